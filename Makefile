@@ -1,0 +1,73 @@
+# Every command a person needs. Each one makes the environment it runs in, when that is missing or out of date.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+
+VENV := .venv
+PLAYBOOK := $(VENV)/bin/ansible-playbook
+INVENTORY ?= inventory/local
+PLAY = $(PLAYBOOK) -i $(INVENTORY) $(ARGS)
+# Written last, so that a broken installation is made again.
+DEPLOY := $(VENV)/.deploy
+DEV := $(VENV)/.dev
+
+.PHONY: help up test smoke status token down purge lint unit stack bench lock check certificate
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(DEPLOY): requirements/deploy.txt bin/environment app/preparer/pyproject.toml
+	@bin/environment deploy
+
+$(DEV): requirements/dev.txt requirements/deploy.txt bin/environment $(wildcard app/*/pyproject.toml)
+	@bin/environment dev
+	@touch $(DEPLOY) $(DEV)
+
+up: $(DEPLOY) ## Deploy everything and stage a file through it
+	@$(PLAY) site.yml
+	@$(PLAY) playbooks/smoke.yml
+	@$(PLAY) playbooks/status.yml
+
+smoke: $(DEPLOY) ## Run the smoke test against the deployed stack
+	@$(PLAY) playbooks/smoke.yml
+
+status: $(DEPLOY) ## Show each service's state and health, and the endpoints
+	@$(PLAY) playbooks/status.yml
+
+down: $(DEPLOY) ## Remove the containers, keep the data
+	@$(PLAY) playbooks/down.yml
+
+purge: $(DEPLOY) ## Remove all but the data (ARGS="-e purge_data=true -e purge_images=true" for those)
+	@$(PLAY) playbooks/purge.yml
+
+check: $(DEPLOY) ## Show what a run would change
+	@$(PLAY) site.yml --check --diff
+
+# A bearer token and nothing else on standard output.
+token: $(DEPLOY) ## Print a bearer token: make token USER=ada
+	@ANSIBLE_STDOUT_CALLBACK=skasrc.cavern.messages $(PLAY) playbooks/token.yml -e user=$(USER)
+
+certificate: $(DEPLOY) ## Issue an X.509 client certificate: make certificate USER=ada
+	@$(PLAY) playbooks/client_certificate.yml -e user=$(USER)
+
+test: ## Everything that CI runs: lint, unit tests, a deployment and the tests against it
+	@bin/test
+
+lint: $(DEV) ## Lint and type-check everything
+	@bin/lint
+
+unit: $(DEV) ## The tests that need no deployment
+	@bin/unit
+
+stack: $(DEV) ## The tests against the deployed stack
+	@$(VENV)/bin/pytest tests/stack $(ARGS)
+
+bench: $(DEV) ## Measure against named peers
+	@$(VENV)/bin/python -m bench $(ARGS)
+
+# uv resolves for the Python that runs the result: the control host's, and that of the images.
+COMPILE = $(VENV)/bin/uv pip compile --quiet --generate-hashes --no-header --upgrade
+lock: $(DEV) ## Pin the newest allowed versions
+	@$(COMPILE) --python-version 3.11 -o requirements/deploy.txt requirements/deploy.in app/preparer/pyproject.toml
+	@$(COMPILE) --python-version 3.11 -o requirements/dev.txt -c requirements/deploy.txt --all-extras requirements/dev.in app/*/pyproject.toml

@@ -1,0 +1,152 @@
+# Copyright (c) 2026, the Cavern deployment team
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From the catalogue to what the converge module takes.
+
+Three steps, each a filter: ``resolve_catalogue`` completes and checks the catalogue, ``select_services`` picks
+what a run's tags ask for, and ``compose_services`` joins what all services share with what each role states.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+
+LABEL = "int.skao.src.cavern"
+
+# Tags that mean "the whole run" to Ansible itself.
+_EVERYTHING = {"all", "always", "tagged"}
+
+
+def _merge(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    """Merge nested dictionaries; lists and scalars of *extra* win."""
+    merged = dict(base)
+    for key, value in extra.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _subnet(network: dict[str, Any]) -> ipaddress.IPv4Network:
+    text = network.get("subnet", "")
+    try:
+        return ipaddress.IPv4Network(text)
+    except ValueError as exc:
+        raise AnsibleFilterError(
+            f"cavern_network.subnet: {text!r} is not an IPv4 subnet such as 172.26.0.0/16 ({exc})"
+        ) from exc
+
+
+def _unique(services: dict[str, Any], field: str) -> None:
+    seen: dict[str, str] = {}
+    for key, service in services.items():
+        value = service.get(field)
+        if not value:
+            continue
+        if value in seen:
+            raise AnsibleFilterError(
+                f"cavern_catalogue.{key}.{field}: {value!r} is also that of {seen[value]}; each service needs its own"
+            )
+        seen[value] = key
+
+
+def resolve_catalogue(
+    catalogue: dict[str, Any],
+    overrides: dict[str, Any],
+    network: dict[str, Any],
+    prefix: str,
+    flavour: str,
+    image_prefix: str,
+    image_tag: str,
+    user: int,
+) -> dict[str, Any]:
+    """Complete each entry of the catalogue and refuse what cannot work."""
+    unknown = sorted(set(overrides) - set(catalogue))
+    if unknown:
+        raise AnsibleFilterError(
+            f"cavern_catalogue_overrides: no such service: {', '.join(unknown)}; "
+            f"the catalogue has {', '.join(sorted(catalogue))}"
+        )
+    subnet = _subnet(network)
+    services: dict[str, Any] = {}
+    for key, entry in _merge(catalogue, overrides).items():
+        service = dict(entry)
+        if not service.get("enabled", True):
+            continue
+        number = service.get("number")
+        if not isinstance(number, int) or not 1 < number < subnet.num_addresses - 1:
+            raise AnsibleFilterError(
+                f"cavern_catalogue.{key}.number: {number!r} is not the host part of an address in {subnet}: "
+                f"give a whole number from 2 to {subnet.num_addresses - 2}"
+            )
+        service["key"] = key
+        service["alias"] = service["container"]
+        service["container"] = prefix + service["container"]
+        service["address"] = str(subnet[number])
+        service.setdefault("flavour", flavour)
+        service.setdefault("user", user)
+        service.setdefault("depends_on", [])
+        service.setdefault("phases", [])
+        image = str(service["image"])
+        service["image"] = image if "/" in image or ":" in image else f"{image_prefix}/{image}:{image_tag}"
+        services[key] = service
+    for key, service in services.items():
+        service["depends_on"] = [name for name in service["depends_on"] if name in services]
+        route = service.get("route")
+        if route is not None and (not route.startswith("/") or route.endswith("/")):
+            raise AnsibleFilterError(
+                f"cavern_catalogue.{key}.route: {route!r} must start with a slash and not end with one"
+            )
+    for field in ("container", "address", "route"):
+        _unique(services, field)
+    return services
+
+
+def select_services(services: dict[str, Any], tags: list[str], groups: list[str]) -> list[str]:
+    """Keys of the services that this host has and that the run's *tags* ask for."""
+    here = [key for key in services if key in groups]
+    wanted = set(tags)
+    if wanted & _EVERYTHING:
+        return here
+    return [key for key in here if wanted & {key, services[key]["role"], *services[key]["phases"]}]
+
+
+def compose_services(
+    keys: list[str], services: dict[str, Any], particulars: dict[str, Any], defaults: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Join the *defaults* that all containers share, the catalogue's entry and what the role states."""
+    composed = []
+    for key in keys:
+        entry = services[key]
+        own = particulars[key]
+        user = entry["user"]
+        shared = {
+            "name": key,
+            "container": entry["container"],
+            "aliases": [entry["alias"]],
+            "hostname": entry["alias"].replace("_", "-"),
+            "image": entry["image"],
+            "address": entry["address"],
+            "user": f"{user}:{user}",
+            "memory": entry["memory"],
+            "depends_on": [name for name in entry["depends_on"] if name in keys],
+        }
+        spec = _merge(_merge(defaults, shared), own)
+        spec["mounts"] = [*defaults.get("mounts", []), *own.get("mounts", [])]
+        spec["files"] = [{"owner": user, "group": user, **item} for item in own.get("files", [])]
+        composed.append(spec)
+    return composed
+
+
+class FilterModule:
+    """Filters over the catalogue."""
+
+    def filters(self) -> dict[str, Any]:
+        """Name the filters for Ansible."""
+        return {
+            "compose_services": compose_services,
+            "resolve_catalogue": resolve_catalogue,
+            "select_services": select_services,
+        }
