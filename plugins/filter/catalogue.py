@@ -113,6 +113,15 @@ def select_services(services: dict[str, Any], tags: list[str], groups: list[str]
     return [key for key in here if wanted & {key, services[key]["role"], *services[key]["phases"]}]
 
 
+def _file(item: dict[str, Any], user: int) -> dict[str, Any]:
+    """Give a file its owner and, since templating drops it, its last line end."""
+    completed = {"owner": user, "group": user, **item}
+    content = completed.get("content")
+    if content and not completed.get("secret") and not content.endswith("\n"):
+        completed["content"] = content + "\n"
+    return completed
+
+
 def compose_services(
     keys: list[str], services: dict[str, Any], particulars: dict[str, Any], defaults: dict[str, Any]
 ) -> list[dict[str, Any]]:
@@ -135,7 +144,7 @@ def compose_services(
         }
         spec = _merge(_merge(defaults, shared), own)
         spec["mounts"] = [*defaults.get("mounts", []), *own.get("mounts", [])]
-        spec["files"] = [{"owner": user, "group": user, **item} for item in own.get("files", [])]
+        spec["files"] = [_file(item, user) for item in own.get("files", [])]
         composed.append(spec)
     return composed
 
