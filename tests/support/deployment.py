@@ -1,0 +1,97 @@
+"""The deployed stack as the tests see it: its URLs, its CA, its users' tokens, and its containers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import docker
+import requests
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def playbook(*arguments: str, inventory: str = "inventory/local", check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run ``ansible-playbook`` in the checkout and return what it printed."""
+    environment = os.environ | {
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "ANSIBLE_NOCOLOR": "1",
+        "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
+    }
+    done = subprocess.run(
+        [str(ROOT / ".venv/bin/ansible-playbook"), "-i", inventory, *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if check and done.returncode:
+        raise AssertionError(f"ansible-playbook {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+@dataclass
+class Deployment:
+    """One deployment on this machine, found by its state directory."""
+
+    public_name: str = "haproxy.cadc.dao.nrc.ca"
+    state: Path = ROOT / "state"
+    data: Path = ROOT / "data"
+    logs: Path = ROOT / "logs"
+    prefix: str = ""
+    _tokens: dict[tuple[str, tuple[tuple[str, Any], ...]], str] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        """Public base URL, without a trailing slash."""
+        return f"https://{self.public_name}"
+
+    @property
+    def ca(self) -> str:
+        """Path of the deployment's CA certificate."""
+        return str(self.state / "certs/ca.pem")
+
+    @cached_property
+    def secrets(self) -> dict[str, str]:
+        """The deployment's generated secrets by name."""
+        loaded: dict[str, str] = yaml.safe_load((self.state / "secrets.yml").read_text())
+        return loaded
+
+    @cached_property
+    def engine(self) -> Any:
+        """Client of the Docker Engine."""
+        return docker.from_env()
+
+    def container(self, name: str) -> Any:
+        """Container by the plain name of its service."""
+        return self.engine.containers.get(self.prefix + name)
+
+    def token(self, user: str, **parameters: Any) -> str:
+        """Access token of *user*, with further form *parameters* such as ``expires_in`` in seconds."""
+        key = (user, tuple(sorted(parameters.items())))
+        if key not in self._tokens:
+            answer = requests.post(
+                f"{self.url}/iam/token",
+                data={"grant_type": "password", "username": user, "password": self.secrets["iam_user_password"], **parameters},
+                auth=("cavern-cli", self.secrets["iam_client_cavern_cli"]),
+                verify=self.ca,
+                timeout=30,
+            )
+            answer.raise_for_status()
+            self._tokens[key] = answer.json()["access_token"]
+        return self._tokens[key]
+
+    def session(self, user: str | None = None) -> requests.Session:
+        """HTTP session that trusts the deployment's CA and, with *user*, carries that user's token."""
+        session = requests.Session()
+        session.trust_env = False
+        session.verify = self.ca
+        if user is not None:
+            session.headers["Authorization"] = f"Bearer {self.token(user)}"
+        return session
