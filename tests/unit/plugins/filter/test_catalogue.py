@@ -1,0 +1,122 @@
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The catalogue's filters: what they complete, and what they refuse and how they say so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from ansible_collections.skasrc.cavern.plugins.filter.catalogue import (
+    compose_services,
+    resolve_catalogue,
+    select_services,
+)
+
+CATALOGUE: dict[str, Any] = {
+    "proxy": {"role": "proxy", "container": "proxy", "number": 2, "image": "haproxy", "memory": "1m", "phases": ["certificates"]},
+    "store": {"role": "store", "container": "src-store", "number": 6, "image": "store", "memory": "1m", "route": "/src/store"},
+    "db": {"role": "postgres", "container": "db", "number": 7, "image": "reg.example/pg:17", "memory": "1m", "user": 8001},
+}
+
+
+def resolve(overrides: dict[str, Any] | None = None, subnet: str = "172.26.0.0/16", prefix: str = "") -> dict[str, Any]:
+    return resolve_catalogue(
+        CATALOGUE,
+        overrides=overrides or {},
+        network={"name": "net", "subnet": subnet},
+        prefix=prefix,
+        flavour="embedded",
+        image_prefix="cavern",
+        image_tag="local",
+        user=8000,
+    )
+
+
+def test_addresses_follow_the_subnet() -> None:
+    services = resolve(subnet="10.1.2.0/24")
+    assert {key: service["address"] for key, service in services.items()} == {
+        "proxy": "10.1.2.2",
+        "store": "10.1.2.6",
+        "db": "10.1.2.7",
+    }
+
+
+def test_images_get_prefix_and_tag_unless_they_have_their_own() -> None:
+    services = resolve()
+    assert services["store"]["image"] == "cavern/store:local"
+    assert services["db"]["image"] == "reg.example/pg:17"
+
+
+def test_a_prefix_names_containers_and_leaves_their_alias() -> None:
+    store = resolve(prefix="b-")["store"]
+    assert (store["container"], store["alias"]) == ("b-src-store", "src-store")
+
+
+def test_overrides_reach_single_fields() -> None:
+    services = resolve({"store": {"number": 60}})
+    assert (services["store"]["address"], services["store"]["route"]) == ("172.26.0.60", "/src/store")
+
+
+def test_a_disabled_service_is_gone_and_nobody_waits_for_it() -> None:
+    services = resolve({"db": {"enabled": False}, "store": {"depends_on": ["db", "proxy"]}})
+    assert "db" not in services
+    assert services["store"]["depends_on"] == ["proxy"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "subnet", "message"),
+    [
+        ({"nobody": {}}, "172.26.0.0/16", "cavern_catalogue_overrides: no such service: nobody"),
+        ({"store": {"number": 2}}, "172.26.0.0/16", "'172.26.0.2' is also that of proxy"),
+        ({"store": {"container": "proxy"}}, "172.26.0.0/16", "container: 'proxy' is also that of proxy"),
+        ({"store": {"number": "six"}}, "172.26.0.0/16", "cavern_catalogue.store.number: 'six'"),
+        ({"store": {"number": 300}}, "10.0.0.0/24", "give a whole number from 2 to 254"),
+        ({"store": {"number": 1}}, "10.0.0.0/24", "cavern_catalogue.store.number: 1"),
+        ({"store": {"route": "src/store"}}, "172.26.0.0/16", "must start with a slash"),
+        ({"store": {"route": "/src/"}}, "172.26.0.0/16", "not end with one"),
+        ({}, "172.26.0.1/16", "cavern_network.subnet: '172.26.0.1/16'"),
+        ({}, "docker", "is not an IPv4 subnet such as 172.26.0.0/16"),
+    ],
+)
+def test_what_cannot_work_is_refused_by_name(overrides: dict[str, Any], subnet: str, message: str) -> None:
+    with pytest.raises(AnsibleFilterError, match=message.replace("(", r"\(")):
+        resolve(overrides, subnet)
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        (["all"], ["proxy", "store"]),
+        (["store"], ["store"]),
+        (["certificates"], ["proxy"]),
+        (["postgres"], []),
+        (["images"], []),
+    ],
+)
+def test_tags_select_among_the_services_of_this_host(tags: list[str], expected: list[str]) -> None:
+    assert select_services(resolve(), tags, groups=["proxy", "store", "unrelated"]) == expected
+
+
+def test_composition_joins_defaults_catalogue_and_role() -> None:
+    defaults = {"read_only": True, "mounts": [{"type": "tmpfs", "target": "/tmp"}], "health": {"interval": 10}}
+    particulars = {
+        "store": {
+            "command": ["serve"],
+            "read_only": False,
+            "health": {"test": ["CMD", "true"]},
+            "mounts": [{"type": "volume", "source": "v", "target": "/v"}],
+            "files": [{"path": "a", "content": "text"}, {"path": "s", "content": "secret", "secret": True}],
+        }
+    }
+    (spec,) = compose_services(["store"], resolve(), particulars, defaults)
+    assert spec["command"] == ["serve"]
+    assert spec["read_only"] is False
+    assert spec["health"] == {"interval": 10, "test": ["CMD", "true"]}
+    assert [mount["target"] for mount in spec["mounts"]] == ["/tmp", "/v"]
+    assert spec["user"] == "8000:8000"
+    assert spec["files"] == [
+        {"owner": 8000, "group": 8000, "path": "a", "content": "text\n"},
+        {"owner": 8000, "group": 8000, "path": "s", "content": "secret", "secret": True},
+    ]
