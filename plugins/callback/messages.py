@@ -1,0 +1,52 @@
+# Copyright (c) 2026, the Cavern deployment team
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: messages
+type: stdout
+short_description: Only what debug tasks say
+version_added: 0.1.0
+description:
+  - Prints the messages of C(ansible.builtin.debug) tasks to standard output and nothing else, so that a playbook can be
+    used in a pipe.
+  - Failures go to standard error. The exit code of C(ansible-playbook) tells of them as usual.
+author:
+  - Cavern deployment team (@skasrc)
+"""
+
+import sys
+from typing import Any
+
+from ansible.plugins.callback import CallbackBase
+
+
+class CallbackModule(CallbackBase):
+    """Standard output holds the messages alone."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "stdout"
+    CALLBACK_NAME = "skasrc.cavern.messages"
+
+    def v2_runner_on_ok(self, result: Any) -> None:
+        if result._task.action in ("debug", "ansible.builtin.debug"):
+            message = result._result.get("msg", "")
+            lines = message if isinstance(message, list) else [message]
+            sys.stdout.write("".join(f"{line}\n" for line in lines))
+            sys.stdout.flush()
+
+    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            self._complain(result)
+
+    def v2_runner_on_unreachable(self, result: Any) -> None:
+        self._complain(result)
+
+    def v2_playbook_on_no_hosts_matched(self) -> None:
+        sys.stderr.write("No host of the inventory matches.\n")
+
+    def _complain(self, result: Any) -> None:
+        message = result._result.get("msg", "failed")
+        sys.stderr.write(f"{result._host.get_name()}: {result._task.get_name()}: {message}\n")

@@ -1,0 +1,182 @@
+# Copyright (c) 2026, the Cavern deployment team
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Docker Engine on the host: does its API answer, and how is it started here. Private to the collection."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PID_FILE = Path("/var/run/docker.pid")
+LOG_FILE = Path("/var/log/dockerd.log")
+INIT_SCRIPT = Path("/etc/init.d/docker")
+SYSTEMD = Path("/run/systemd/system")  # sd_booted(3)
+
+
+class EngineError(Exception):
+    """Docker Engine cannot be reached or started; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the API says of itself."""
+
+    version: str
+    api_version: str
+
+
+class _SocketConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def ask(path: str, timeout: float = 10.0) -> Answer | None:
+    """The version of the Engine behind a Unix socket; None if nothing answers there.
+
+    Raises EngineError if there is an Engine that this user may not talk to.
+    """
+    connection = _SocketConnection(path, timeout)
+    try:
+        connection.request("GET", "/version")
+        response = connection.getresponse()
+        body = json.loads(response.read())
+        return Answer(body["Version"], body["ApiVersion"])
+    except PermissionError as error:
+        raise EngineError(
+            f"this user may not talk to {path}: use become, or add the user to the group docker"
+        ) from error
+    except (OSError, http.client.HTTPException, ValueError, KeyError):
+        return None
+    finally:
+        connection.close()
+
+
+def api_at_least(answer: Answer, minimum: str) -> bool:
+    """Whether the API version, such as 1.41, is not older than the minimum."""
+    return _numbers(answer.api_version) >= _numbers(minimum)
+
+
+def installed() -> bool:
+    return _dockerd() is not None
+
+
+def starters() -> list[str]:
+    """The ways to start the Engine on this host, in the order to try them."""
+    if SYSTEMD.is_dir():
+        return ["systemd"]
+    # Debian's script stops where the open files limit cannot be raised, hence the daemon itself after it.
+    return ["init script", "dockerd"] if INIT_SCRIPT.exists() else ["dockerd"]
+
+
+def start(path: str, timeout: float) -> tuple[str, Answer]:
+    """Start the Engine and wait until its API answers; the way that succeeded, and the answer."""
+    deadline = time.monotonic() + timeout
+    failures = []
+    for starter in starters():
+        try:
+            process = _START[starter]()
+            return starter, _await_answer(path, deadline, process)
+        except EngineError as error:
+            failures.append(f"{starter}: {error}")
+    raise EngineError("; ".join(failures))
+
+
+def _await_answer(path: str, deadline: float, process: subprocess.Popen[Any] | None) -> Answer:
+    pause = 0.05
+    while True:
+        answer = ask(path)
+        if answer:
+            return answer
+        if process and process.poll() is not None:
+            raise EngineError(f"ended with code {process.returncode}: {_tail(LOG_FILE)}")
+        if time.monotonic() > deadline:
+            raise EngineError(f"{path} did not answer in time: {_log()}")
+        time.sleep(pause)
+        pause = min(2 * pause, 0.5)
+
+
+def _start_systemd() -> None:
+    # A unit that failed too often refuses to start until it is reset.
+    subprocess.run(["systemctl", "reset-failed", "docker.service", "docker.socket"], capture_output=True, check=False)
+    _run(["systemctl", "enable", "--now", "docker.service"])
+
+
+def _start_init_script() -> None:
+    _run([str(INIT_SCRIPT), "start"])
+
+
+def _start_dockerd() -> subprocess.Popen[Any]:
+    program = _dockerd()
+    if program is None:
+        raise EngineError("dockerd is not installed")
+    # The daemon outlives this module: a session of its own, and no descriptor of ours.
+    with LOG_FILE.open("ab") as log:
+        return subprocess.Popen(
+            [program, "--pidfile", str(PID_FILE)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd="/",
+            env=os.environ | {"PATH": _path()},
+        )
+
+
+_START = {"systemd": _start_systemd, "init script": _start_init_script, "dockerd": _start_dockerd}
+
+
+def _run(command: list[str]) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"PATH": _path()})
+    except OSError as error:
+        raise EngineError(str(error)) from error
+    if done.returncode:
+        detail = (done.stderr or done.stdout).strip()[-1000:]
+        raise EngineError(f"{' '.join(command)} failed with code {done.returncode}: {detail}")
+
+
+def _path() -> str:
+    # Daemon and firewall tools are in sbin, which the PATH of a plain user lacks even after sudo -E.
+    return f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
+
+
+def _dockerd() -> str | None:
+    return shutil.which("dockerd", path=_path())
+
+
+def _log() -> str:
+    if SYSTEMD.is_dir():
+        done = subprocess.run(
+            ["journalctl", "--unit", "docker", "--lines", "10", "--no-pager", "--output", "cat"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.stdout.strip()
+    return _tail(LOG_FILE)
+
+
+def _tail(path: Path, size: int = 2000) -> str:
+    try:
+        return path.read_bytes()[-size:].decode(errors="replace").strip()
+    except OSError:
+        return f"no log in {path}"
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".")]

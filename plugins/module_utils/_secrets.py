@@ -1,0 +1,132 @@
+# Copyright (c) 2026, the Cavern deployment team
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The secrets of a deployment: which there are, how each is made, what makes a value usable.
+
+Private to the collection.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import secrets
+import string
+from collections.abc import Callable
+from typing import Any
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+
+def _password() -> str:
+    alphabet = string.ascii_letters + string.digits
+    return "".join(secrets.choice(alphabet) for _ in range(40))
+
+
+def _hex_key() -> str:
+    return secrets.token_hex(32)
+
+
+def _fernet_key() -> str:
+    return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+
+
+def _rsa_key() -> str:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=3072)
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
+
+
+def _check_text(value: str) -> str | None:
+    if not value or any(character.isspace() for character in value):
+        return "must not be empty or contain white space"
+    return None
+
+
+def _check_hex_key(value: str) -> str | None:
+    try:
+        long_enough = len(bytes.fromhex(value)) >= 32
+    except ValueError:
+        long_enough = False
+    return None if long_enough else "must be at least 64 hexadecimal digits"
+
+
+def _check_fernet_key(value: str) -> str | None:
+    try:
+        usable = len(base64.urlsafe_b64decode(value)) == 32
+    except (ValueError, binascii.Error):
+        usable = False
+    return None if usable else "must be 32 bytes in URL-safe base64 (a Fernet key)"
+
+
+def _check_rsa_key(value: str) -> str | None:
+    try:
+        key = serialization.load_pem_private_key(value.encode(), password=None)
+    except (ValueError, TypeError):
+        return "must be an RSA private key in PEM without passphrase"
+    if not isinstance(key, rsa.RSAPrivateKey) or key.key_size < 2048:
+        return "must be an RSA private key of at least 2048 bits"
+    return None
+
+
+class Kind:
+    """How a kind of secret is made, and why a given value is not one (None if it is)."""
+
+    def __init__(self, generate: Callable[[], str], check: Callable[[str], str | None]) -> None:
+        self.generate = generate
+        self.check = check
+
+
+PASSWORD = Kind(_password, _check_text)
+HEX_KEY = Kind(_hex_key, _check_hex_key)
+FERNET_KEY = Kind(_fernet_key, _check_fernet_key)
+RSA_KEY = Kind(_rsa_key, _check_rsa_key)
+
+SECRETS: dict[str, Kind] = {
+    "srcnodedb_superuser_password": PASSWORD,
+    "posixmapper_superuser_password": PASSWORD,
+    "cavern_db_password": PASSWORD,
+    "preparer_db_password": PASSWORD,
+    "posix_mapper_db_password": PASSWORD,
+    "rabbitmq_password": PASSWORD,
+    "rabbitmq_monitor_password": PASSWORD,
+    "rabbitmq_erlang_cookie": PASSWORD,
+    "iam_signing_key": RSA_KEY,
+    "iam_user_password": PASSWORD,
+    "iam_client_cavern_cli": PASSWORD,
+    "iam_client_prepare_data": PASSWORD,
+    "iam_client_cavern": PASSWORD,
+    "iam_client_posix_mapper": PASSWORD,
+    "preparer_credential_key": FERNET_KEY,
+    "preparer_callback_key": HEX_KEY,
+    "vospace_preauth_key": HEX_KEY,
+}
+
+
+class SecretError(Exception):
+    """A given secret cannot be used; the message names it, never its value."""
+
+
+def check(values: Any, origin: str) -> dict[str, str]:
+    """Refuse what is not a mapping of texts, and known secrets whose value cannot be used.
+
+    Secrets that this version does not know are kept: another version of the collection may.
+    """
+    if not isinstance(values, dict):
+        raise SecretError(f"{origin}: must be a mapping of names to values")
+    for name, value in values.items():
+        if not isinstance(value, str):
+            raise SecretError(f"{origin}: {name} must be a text, not {type(value).__name__}; quote it")
+        reason = SECRETS[name].check(value) if name in SECRETS else None
+        if reason:
+            raise SecretError(f"{origin}: {name} {reason}")
+    return values
+
+
+def check_names(names: Any, origin: str) -> None:
+    """Refuse names that are no secret of the deployment."""
+    unknown = sorted(set(names) - set(SECRETS))
+    if unknown:
+        raise SecretError(f"{origin}: unknown secret {', '.join(unknown)}; known are {', '.join(SECRETS)}")

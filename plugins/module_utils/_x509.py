@@ -1,0 +1,309 @@
+# Copyright (c) 2026, the Cavern deployment team
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The deployment's certificate authority (RFC 5280). Private to the collection.
+
+Pure functions over the `cryptography` library (38 and later): build a CA, a server and a client certificate,
+and say why an existing one no longer serves. Files are the business of the modules.
+"""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import secrets
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+try:
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+    from cryptography.hazmat.primitives.serialization import pkcs12
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+except ImportError:
+    CRYPTOGRAPHY_ERROR: str | None = traceback.format_exc()
+else:
+    CRYPTOGRAPHY_ERROR = None
+
+# Clocks of two machines may disagree a little.
+BACKDATE = datetime.timedelta(minutes=10)
+TRUST_STORE_PASSWORD = b"changeit"  # Java's customary one; the store holds nothing secret
+
+
+@dataclass(frozen=True)
+class Names:
+    """What a server certificate is valid for."""
+
+    common_name: str
+    dns: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
+
+    def alternatives(self) -> list[Any]:
+        """Subject alternative names in a fixed order, without doubles."""
+        dns = sorted({self.common_name.lower(), *(name.lower() for name in self.dns)})
+        addresses = sorted({ipaddress.ip_address(address) for address in self.addresses}, key=lambda a: (a.version, a))
+        return [*(x509.DNSName(name) for name in dns), *(x509.IPAddress(address) for address in addresses)]
+
+    def as_text(self) -> list[str]:
+        """The alternative names as `DNS:…` and `IP:…`."""
+        return describe_names(self.alternatives())
+
+
+@dataclass
+class Pair:
+    """A certificate with its private key."""
+
+    certificate: Any
+    key: Any
+
+    @property
+    def certificate_pem(self) -> bytes:
+        return self.certificate.public_bytes(serialization.Encoding.PEM)
+
+    @property
+    def key_pem(self) -> bytes:
+        return self.key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+
+
+def now() -> datetime.datetime:
+    """The present, UTC, whole seconds (what a certificate can hold)."""
+    return datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+
+
+def not_after(certificate: Any) -> datetime.datetime:
+    """End of validity as an aware UTC time (`cryptography` before 42 only has naive ones)."""
+    try:
+        return certificate.not_valid_after_utc
+    except AttributeError:
+        return certificate.not_valid_after.replace(tzinfo=datetime.timezone.utc)
+
+
+def fingerprint(certificate: Any) -> str:
+    """SHA-256 fingerprint, upper-case hex pairs joined by colons."""
+    return certificate.fingerprint(hashes.SHA256()).hex(":").upper()
+
+
+def describe_names(names: Any) -> list[str]:
+    """General names as `DNS:…` and `IP:…`."""
+    return [f"IP:{n.value}" if isinstance(n, x509.IPAddress) else f"DNS:{n.value}" for n in names]
+
+
+def alternatives_of(certificate: Any) -> list[str]:
+    """The subject alternative names of a certificate; empty if it has none."""
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        return []
+    return describe_names(extension.value)
+
+
+def describe(certificate: Any) -> dict[str, Any]:
+    """The public facts of a certificate, as returned to users."""
+    return {
+        "subject": certificate.subject.rfc4514_string(),
+        "issuer": certificate.issuer.rfc4514_string(),
+        "serial": f"{certificate.serial_number:x}",
+        "names": alternatives_of(certificate),
+        "not_after": not_after(certificate).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "fingerprint": fingerprint(certificate),
+    }
+
+
+def new_key(key_type: str) -> Any:
+    """A private key: `ec` is P-256, `rsa` has 3072 bits."""
+    if key_type == "ec":
+        return ec.generate_private_key(ec.SECP256R1())
+    return rsa.generate_private_key(public_exponent=65537, key_size=3072)
+
+
+def key_type_of(key: Any) -> str:
+    return "rsa" if isinstance(key, rsa.RSAPrivateKey) else "ec"
+
+
+def load(certificate_pem: bytes | None, key_pem: bytes | None) -> Pair:
+    """Read a certificate and its key. ValueError says which of them is missing, broken or not the other's."""
+    if certificate_pem is None or key_pem is None:
+        raise ValueError("missing")
+    try:
+        certificate = x509.load_pem_x509_certificate(certificate_pem)
+    except ValueError as error:
+        raise ValueError(f"the certificate cannot be read ({error})") from error
+    try:
+        key = serialization.load_pem_private_key(key_pem, password=None)
+    except (ValueError, TypeError) as error:
+        raise ValueError("the key cannot be read (damaged, or protected by a passphrase)") from error
+    if _public_bytes(key.public_key()) != _public_bytes(certificate.public_key()):
+        raise ValueError("the key does not belong to the certificate")
+    return Pair(certificate, key)
+
+
+def create_ca(organization: str, days: int, key_type: str) -> Pair:
+    """A self-signed CA that signs end entities only (path length 0)."""
+    # The random part keeps apart the CAs of two deployments, and the old and the new one of a rotation.
+    name = subject(f"Cavern CA {secrets.token_hex(4)}", organization)
+    key = new_key(key_type)
+    certificate = (
+        _builder(name, name, key.public_key(), now() + datetime.timedelta(days=days))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(key_cert_sign=True, crl_sign=True), critical=True)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return Pair(certificate, key)
+
+
+def issue_server(ca: Pair, names: Names, days: int, key_type: str) -> Pair:
+    """A server certificate for `names`; it never outlives the CA."""
+    key = new_key(key_type)
+    builder = _leaf(ca, subject(names.common_name), key, days, ExtendedKeyUsageOID.SERVER_AUTH)
+    builder = builder.add_extension(x509.SubjectAlternativeName(names.alternatives()), critical=False)
+    return Pair(builder.sign(ca.key, hashes.SHA256()), key)
+
+
+def issue_client(ca: Pair, user: str, days: int, key_type: str) -> Pair:
+    """A client certificate whose subject is `CN=<user>`."""
+    key = new_key(key_type)
+    builder = _leaf(ca, subject(user), key, days, ExtendedKeyUsageOID.CLIENT_AUTH)
+    return Pair(builder.sign(ca.key, hashes.SHA256()), key)
+
+
+def is_signed_by(certificate: Any, ca: Any) -> bool:
+    """Whether the CA's key made the signature of the certificate."""
+    public_key = ca.public_key()
+    if certificate.issuer != ca.subject:
+        return False
+    arguments: tuple[Any, ...] = (ec.ECDSA(certificate.signature_hash_algorithm),)
+    if isinstance(public_key, rsa.RSAPublicKey):
+        arguments = (padding.PKCS1v15(), certificate.signature_hash_algorithm)
+    try:
+        public_key.verify(certificate.signature, certificate.tbs_certificate_bytes, *arguments)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def ageing(certificate: Any, renew_days: int) -> str | None:
+    """Why its age asks for a new certificate, None if it does not."""
+    end = not_after(certificate)
+    left = end - now()
+    if left <= datetime.timedelta(0):
+        return f"expired on {end:%Y-%m-%d}"
+    if left < datetime.timedelta(days=renew_days):
+        return f"expires on {end:%Y-%m-%d}, within {renew_days} days"
+    return None
+
+
+def ca_reason(ca: Pair, renew_days: int, key_type: str) -> str | None:
+    """Why a CA must be replaced, None if it serves."""
+    try:
+        constraints = ca.certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except x509.ExtensionNotFound:
+        return "is not a CA certificate"
+    if not constraints.ca:
+        return "is not a CA certificate"
+    if key_type_of(ca.key) != key_type:
+        return f"key type is {key_type_of(ca.key)}, wanted {key_type}"
+    return ageing(ca.certificate, renew_days)
+
+
+def leaf_reason(leaf: Pair, ca: Pair, renew_days: int, key_type: str) -> str | None:
+    """Why an end-entity certificate must be re-issued, None if it serves."""
+    if not is_signed_by(leaf.certificate, ca.certificate):
+        return "not signed by the present CA"
+    if key_type_of(leaf.key) != key_type:
+        return f"key type is {key_type_of(leaf.key)}, wanted {key_type}"
+    return ageing(leaf.certificate, renew_days)
+
+
+def server_reason(server: Pair, ca: Pair, names: Names, renew_days: int, key_type: str) -> str | None:
+    """Why a server certificate must be re-issued, None if it serves."""
+    present, wanted = alternatives_of(server.certificate), names.as_text()
+    if sorted(present) != sorted(wanted):
+        changes = [f"+{n}" for n in wanted if n not in present] + [f"-{n}" for n in present if n not in wanted]
+        return f"names changed: {' '.join(changes)}"
+    if server.certificate.subject != subject(names.common_name):
+        return f"subject is {server.certificate.subject.rfc4514_string()}"
+    return leaf_reason(server, ca, renew_days, key_type)
+
+
+def trust_store(ca: Any) -> bytes | None:
+    """A PKCS#12 store that Java takes as a trust store; None where `cryptography` (before 45) cannot make one."""
+    if not hasattr(pkcs12, "serialize_java_truststore"):
+        return None
+    return pkcs12.serialize_java_truststore(
+        [pkcs12.PKCS12Certificate(ca, b"cavern-ca")], serialization.BestAvailableEncryption(TRUST_STORE_PASSWORD)
+    )
+
+
+def trust_store_holds(store: bytes | None, ca: Any) -> bool:
+    """Whether a PKCS#12 trust store holds exactly this CA (its bytes differ each time it is made)."""
+    if store is None:
+        return False
+    try:
+        content = pkcs12.load_pkcs12(store, TRUST_STORE_PASSWORD)
+    except ValueError:
+        return False
+    return [entry.certificate for entry in content.additional_certs] == [ca]
+
+
+def _public_bytes(key: Any) -> bytes:
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def subject(common_name: str, organization: str | None = None) -> Any:
+    """A distinguished name: `CN=<common name>`, after the organization if there is one."""
+    attributes = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)]
+    if organization:
+        attributes.insert(0, x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization))
+    return x509.Name(attributes)
+
+
+def _key_usage(**used: bool) -> Any:
+    flags = dict.fromkeys(
+        (
+            "digital_signature",
+            "content_commitment",
+            "key_encipherment",
+            "data_encipherment",
+            "key_agreement",
+            "key_cert_sign",
+            "crl_sign",
+            "encipher_only",
+            "decipher_only",
+        ),
+        False,
+    )
+    return x509.KeyUsage(**(flags | used))
+
+
+def _builder(subject: Any, issuer: Any, public_key: Any, end: datetime.datetime) -> Any:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now() - BACKDATE)
+        .not_valid_after(end)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+    )
+
+
+def _leaf(ca: Pair, subject: Any, key: Any, days: int, usage: Any) -> Any:
+    end = min(now() + datetime.timedelta(days=days), not_after(ca.certificate))
+    return (
+        _builder(subject, ca.certificate.subject, key.public_key(), end)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(
+            _key_usage(digital_signature=True, key_encipherment=key_type_of(key) == "rsa"), critical=True
+        )
+        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.key.public_key()), critical=False
+        )
+    )

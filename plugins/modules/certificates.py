@@ -1,0 +1,339 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the Cavern deployment team
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: certificates
+short_description: The deployment's certificate authority and server certificate
+version_added: 0.1.0
+description:
+  - Creates a certificate authority of the deployment's own and a server certificate for the public name, and
+    derives from them what the services and their clients read.
+  - A certificate is issued again when it is missing or damaged, nears its end, was not signed by the present CA,
+    or is for other names than wanted. Otherwise it is left as it is.
+  - Files are replaced in one step each. Keys have mode V(0600), and never appear in results or diffs.
+author:
+  - Cavern deployment team (@skasrc)
+options:
+  directory:
+    description:
+      - >-
+        Where the files go: C(ca.pem), C(ca.key), C(server.pem), C(server.key), C(haproxy.pem) (certificate and key),
+        C(ca-bundle.pem) (the host's public CAs and ours) and C(truststore.p12) (our CA for Java, password C(changeit)).
+      - Created if missing.
+    type: path
+    required: true
+  common_name:
+    description: The public name. It is the subject of the server certificate and its first alternative name.
+    type: str
+    required: true
+  names:
+    description: Further DNS names of the server certificate.
+    type: list
+    elements: str
+    default: [localhost]
+  addresses:
+    description: IP addresses of the server certificate.
+    type: list
+    elements: str
+    default: [127.0.0.1]
+  organization:
+    description: Organization in the CA's subject, so that people can tell the CAs in their trust store apart.
+    type: str
+    default: Cavern
+  key_type:
+    description:
+      - V(ec) is ECDSA with P-256, V(rsa) is RSA with 3072 bits.
+      - Changing it replaces the CA as well.
+    type: str
+    choices: [ec, rsa]
+    default: ec
+  ca_days:
+    description: Days that a new CA is valid.
+    type: int
+    default: 3650
+  days:
+    description: Days that a new server certificate is valid. It never outlives the CA.
+    type: int
+    default: 397
+  renew_days:
+    description: A certificate that ends within this many days is replaced.
+    type: int
+    default: 30
+  host_bundle:
+    description:
+      - File with the public CAs that C(ca-bundle.pem) starts with.
+      - If there is none, C(ca-bundle.pem) holds our CA alone, and a warning says so.
+    type: path
+    default: /etc/ssl/certs/ca-certificates.crt
+  rotate:
+    description:
+      - What to replace even though it still serves.
+      - V(ca) replaces the server certificate too, since the new CA has to sign it.
+    type: list
+    elements: str
+    choices: [ca, server]
+    default: []
+requirements:
+  - cryptography >= 38
+  - cryptography >= 45 for C(truststore.p12), which is left out with a warning otherwise
+attributes:
+  check_mode:
+    support: full
+    description: Tells what would be issued and why, without writing.
+  diff_mode:
+    support: full
+    description: Shows subjects, names, dates and fingerprints. Keys are never shown.
+"""
+
+EXAMPLES = r"""
+- name: Certificates for the public name
+  skasrc.cavern.certificates:
+    directory: /srv/cavern/state/certs
+    common_name: haproxy.cadc.dao.nrc.ca
+    addresses: [127.0.0.1, 172.26.0.2]
+
+- name: A new server certificate at once
+  skasrc.cavern.certificates:
+    directory: /srv/cavern/state/certs
+    common_name: haproxy.cadc.dao.nrc.ca
+    addresses: [127.0.0.1, 172.26.0.2]
+    rotate: [server]
+"""
+
+RETURN = r"""
+actions:
+  description: What was done (in check mode, would be done), and why.
+  returned: always
+  type: list
+  elements: dict
+  sample: [{object: certificate, name: server, action: reissue, reasons: ["names changed: +DNS:cavern.example.org"]}]
+ca:
+  description: Subject, issuer, serial, names, end of validity and SHA-256 fingerprint of the CA.
+  returned: always, in check mode without serial and fingerprint if it would be new
+  type: dict
+server:
+  description: The same of the server certificate.
+  returned: always, in check mode without serial and fingerprint if it would be new
+  type: dict
+  sample:
+    subject: CN=haproxy.cadc.dao.nrc.ca
+    issuer: CN=Cavern CA 1f3a9c20,O=Cavern
+    serial: 5a0c
+    names: ["DNS:haproxy.cadc.dao.nrc.ca", "DNS:localhost", "IP:127.0.0.1"]
+    not_after: "2027-12-25T10:00:00Z"
+    fingerprint: "AB:CD"
+"""
+
+import ipaddress
+import re
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+
+from ansible_collections.skasrc.cavern.plugins.module_utils import _files, _x509
+
+DNS_NAME = re.compile(r"(?=.{1,253}\Z)(\*\.)?[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*\Z", re.I)
+FIRST_IN_CHECK_MODE = ("serial", "fingerprint")
+
+
+class Certificates:
+    """Compares the directory with what is wanted, issues what must be new, and writes what differs."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.options = module.params
+        self.directory = Path(self.options["directory"])
+        self.names = _x509.Names(
+            self.options["common_name"], tuple(self.options["names"]), tuple(self.options["addresses"])
+        )
+        self.actions: list[dict[str, Any]] = []
+        self.diffs: list[dict[str, str]] = []
+
+    def converge(self) -> dict[str, Any]:
+        """Bring the directory to the wanted state; the result of the module."""
+        if not self.directory.is_dir():
+            self._act("directory", str(self.directory), "create", "missing")
+            if not self.module.check_mode:
+                _files.make_directory(self.directory)
+        ca, new_ca = self._authority()
+        server, new_server = self._server(ca)
+        self._write(ca, server, new_ca, new_server)
+        return {
+            "changed": bool(self.actions),
+            "actions": self.actions,
+            "ca": self._facts(ca.certificate, new_ca),
+            "server": self._facts(server.certificate, new_server),
+            "diff": self.diffs,
+        }
+
+    def _authority(self) -> tuple[_x509.Pair, bool]:
+        def judge(pair: _x509.Pair) -> str | None:
+            return _x509.ca_reason(pair, self.options["renew_days"], self.options["key_type"])
+
+        def issue() -> _x509.Pair:
+            return _x509.create_ca(
+                self.options["organization"], self.options["ca_days"], self.options["key_type"]
+            )
+
+        return self._pair("ca", judge, issue)
+
+    def _server(self, ca: _x509.Pair) -> tuple[_x509.Pair, bool]:
+        def judge(pair: _x509.Pair) -> str | None:
+            return _x509.server_reason(
+                pair, ca, self.names, self.options["renew_days"], self.options["key_type"]
+            )
+
+        def issue() -> _x509.Pair:
+            return _x509.issue_server(ca, self.names, self.options["days"], self.options["key_type"])
+
+        return self._pair("server", judge, issue)
+
+    def _pair(self, name: str, judge: Any, issue: Any) -> tuple[_x509.Pair, bool]:
+        """The pair in the directory, or a new one if a reason asks for it."""
+        certificate, key = (self.directory / f"{name}.pem", self.directory / f"{name}.key")
+        present = None
+        try:
+            present = _x509.load(_files.read_bytes(certificate), _files.read_bytes(key))
+            reason = "rotation was asked for" if name in self.options["rotate"] else judge(present)
+        except ValueError as error:
+            reason = str(error)
+        if present is not None and reason is None:
+            return present, False
+        self._act("certificate", name, "create" if reason == "missing" else "reissue", str(reason))
+        pair = issue()
+        self.diffs.append(
+            {
+                "before_header": str(certificate),
+                "after_header": str(certificate),
+                "before": "" if present is None else self._text(present.certificate, False),
+                "after": self._text(pair.certificate, True),
+            }
+        )
+        return pair, True
+
+    def _write(self, ca: _x509.Pair, server: _x509.Pair, new_ca: bool, new_server: bool) -> None:
+        """Every file with its wanted content; a key always before its certificate."""
+        self._file("ca.key", ca.key_pem if new_ca else None, 0o600)
+        self._file("ca.pem", ca.certificate_pem if new_ca else None, 0o644)
+        self._file("server.key", server.key_pem if new_server else None, 0o600)
+        self._file("server.pem", server.certificate_pem if new_server else None, 0o644)
+        self._derived("haproxy.pem", server.certificate_pem + server.key_pem, 0o600, "the server certificate")
+        self._derived("ca-bundle.pem", self._bundle(ca), 0o644, "the host's CAs or ours")
+        self._trust_store(ca)
+
+    def _bundle(self, ca: _x509.Pair) -> bytes:
+        bundle = _files.read_bytes(Path(self.options["host_bundle"]))
+        if bundle is None:
+            self.module.warn(f"{self.options['host_bundle']} does not exist: ca-bundle.pem holds our CA alone")
+            return ca.certificate_pem
+        return bundle.rstrip(b"\n") + b"\n" + ca.certificate_pem
+
+    def _trust_store(self, ca: _x509.Pair) -> None:
+        # Its bytes differ each time it is made, so that its content decides.
+        if _x509.trust_store_holds(_files.read_bytes(self.directory / "truststore.p12"), ca.certificate):
+            self._file("truststore.p12", None, 0o644)
+            return
+        content = _x509.trust_store(ca.certificate)
+        if content is None:
+            self.module.warn(
+                "truststore.p12 is not made: it needs the Python package cryptography 45 or newer on the host"
+            )
+        else:
+            self._derived("truststore.p12", content, 0o644, "the CA")
+
+    def _derived(self, name: str, content: bytes, mode: int, source: str) -> None:
+        """A file computed from others: written if its bytes differ."""
+        present = _files.read_bytes(self.directory / name)
+        if present == content:
+            self._file(name, None, mode)
+            return
+        self._act("file", name, "create" if present is None else "update", "missing" if present is None else f"{source} changed")
+        self._file(name, content, mode)
+
+    def _file(self, name: str, content: bytes | None, mode: int) -> None:
+        """Write new content, or at least repair the permissions."""
+        path = self.directory / name
+        if content is not None:
+            if not self.module.check_mode:
+                _files.write_atomic(path, content, mode)
+            return
+        present = _files.mode_of(path)
+        if present is not None and present != mode:
+            self._act("file", name, "chmod", f"mode was {present:04o}, wanted {mode:04o}")
+            if not self.module.check_mode:
+                path.chmod(mode)
+
+    def _act(self, kind: str, name: str, action: str, reason: str) -> None:
+        self.actions.append({"object": kind, "name": name, "action": action, "reasons": [reason]})
+
+    def _facts(self, certificate: Any, new: bool) -> dict[str, Any]:
+        facts = _x509.describe(certificate)
+        if new and self.module.check_mode:
+            # What check mode issued is thrown away: its random parts say nothing about the certificate to come.
+            facts = {key: value for key, value in facts.items() if key not in FIRST_IN_CHECK_MODE}
+        return facts
+
+    def _text(self, certificate: Any, new: bool) -> str:
+        return "".join(f"{key}: {value}\n" for key, value in self._facts(certificate, new).items())
+
+
+def check_options(module: AnsibleModule) -> None:
+    """Refuse names, addresses and periods that would give an unusable certificate, before anything is written."""
+    options = module.params
+    for option, names in (("common_name", [options["common_name"]]), ("names", options["names"])):
+        for name in names:
+            if not DNS_NAME.match(name):
+                module.fail_json(msg=f"{option}: {name!r} is not a DNS name")
+    if len(options["common_name"]) > 64:
+        module.fail_json(msg="common_name: a certificate's common name has at most 64 characters")
+    for address in options["addresses"]:
+        try:
+            ipaddress.ip_address(address)
+        except ValueError:
+            module.fail_json(msg=f"addresses: {address!r} is not an IP address")
+    if options["renew_days"] < 0:
+        module.fail_json(msg="renew_days: must not be negative")
+    for option in ("days", "ca_days"):
+        if options[option] <= options["renew_days"]:
+            module.fail_json(
+                msg=f"{option}: {options[option]} must be more than renew_days ({options['renew_days']}), "
+                "or each run would issue a new certificate"
+            )
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "directory": {"type": "path", "required": True},
+            "common_name": {"type": "str", "required": True},
+            "names": {"type": "list", "elements": "str", "default": ["localhost"]},
+            "addresses": {"type": "list", "elements": "str", "default": ["127.0.0.1"]},
+            "organization": {"type": "str", "default": "Cavern"},
+            "key_type": {"type": "str", "choices": ["ec", "rsa"], "default": "ec", "no_log": False},
+            "ca_days": {"type": "int", "default": 3650},
+            "days": {"type": "int", "default": 397},
+            "renew_days": {"type": "int", "default": 30},
+            "host_bundle": {"type": "path", "default": "/etc/ssl/certs/ca-certificates.crt"},
+            "rotate": {"type": "list", "elements": "str", "choices": ["ca", "server"], "default": []},
+        },
+        supports_check_mode=True,
+    )
+    if _x509.CRYPTOGRAPHY_ERROR:
+        module.fail_json(
+            msg=missing_required_lib("cryptography >= 38"), exception=_x509.CRYPTOGRAPHY_ERROR
+        )
+    check_options(module)
+    try:
+        result = Certificates(module).converge()
+    except OSError as error:
+        module.fail_json(msg=f"Certificates in {module.params['directory']}: {error}")
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the Cavern deployment team
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: deployment_secrets
+short_description: The secrets of a deployment
+version_added: 0.1.0
+description:
+  - Reads the secrets file of the deployment on the controller, and generates the secrets that it lacks. What is there
+    stays, unless its rotation is asked for.
+  - The file has mode V(0600), is replaced in one step, and is locked while it is read and written, so that runs at the
+    same time agree.
+  - Values never appear in output or diffs.
+author:
+  - Cavern deployment team (@skasrc)
+options:
+  path:
+    description: The file, on the controller. It and its directory are created if missing.
+    type: path
+    required: true
+  overrides:
+    description:
+      - Secrets given by the caller, for example from Ansible Vault. They win over those of the file and are not written
+        to it.
+      - An unknown name, or a value that the service could not use, is refused.
+    type: dict
+    default: {}
+  rotate:
+    description: Names of secrets to generate anew; V(all) for every one.
+    type: list
+    elements: str
+    default: []
+attributes:
+  action:
+    support: full
+    description: Runs on the controller only.
+  check_mode:
+    support: full
+    description:
+      - Nothing is written. Secrets that are missing get values that are thrown away, so that later tasks can be checked;
+        their names are in RV(ephemeral).
+  diff_mode:
+    support: none
+    description: The file holds secrets.
+"""
+
+EXAMPLES = r"""
+- name: Read or generate the secrets
+  skasrc.cavern.deployment_secrets:
+    path: /srv/cavern/state/secrets.yml
+  register: deployment_secrets
+
+- name: Give the broker a new password
+  skasrc.cavern.deployment_secrets:
+    path: /srv/cavern/state/secrets.yml
+    rotate: [rabbitmq_password]
+"""
+
+RETURN = r"""
+path:
+  description: The file.
+  returned: success
+  type: str
+created:
+  description: Names of the secrets that were generated because they were missing.
+  returned: success
+  type: list
+  elements: str
+rotated:
+  description: Names of the secrets that were generated anew.
+  returned: success
+  type: list
+  elements: str
+overridden:
+  description: Names of the secrets that the caller gave.
+  returned: success
+  type: list
+  elements: str
+ephemeral:
+  description: In check mode, names of the secrets whose values are thrown away.
+  returned: success
+  type: list
+  elements: str
+secrets:
+  description: Every secret by name.
+  returned: success
+  type: dict
+"""
+
+# The work is done by the action plugin of the same name.

@@ -1,0 +1,411 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the Cavern deployment team
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: host
+short_description: What the deployment needs on a host
+version_added: 0.1.0
+description:
+  - Docker Engine present and running, the Python libraries that the collection's modules need, directories, and
+    programs, in one module run.
+  - An Engine whose API answers is left alone, however it came there. Otherwise the distribution's packages are
+    installed (Debian), and the Engine is started by systemd where it runs the host, else by the init script, else
+    directly with its log in C(/var/log/dockerd.log). The module waits until the API answers.
+  - What it created besides packages is noted in O(record), so that O(state=absent) takes away exactly that.
+author:
+  - Cavern deployment team (@skasrc)
+options:
+  socket:
+    description: The Engine's socket.
+    type: path
+    default: /var/run/docker.sock
+  minimum_api_version:
+    description: The oldest API version that will do.
+    type: str
+    default: "1.41"
+  engine_packages:
+    description:
+      - Packages that bring the Engine and its command line client.
+      - Those that the host's archive does not know are passed over, except the first.
+    type: list
+    elements: str
+    default: [docker.io, docker-cli, iptables, ca-certificates]
+  python_libraries:
+    description:
+      - Python libraries that the modules need, with the package of each. A library that the present interpreter has
+        is fine wherever it came from.
+      - For an interpreter that is not the system's, the module fails and says what to install.
+    type: dict
+    default: {}
+  timeout:
+    description: Seconds to wait for package locks and for the Engine's API, each.
+    type: int
+    default: 120
+  directories:
+    description: Directories to create if missing.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path:
+        description: The directory.
+        type: path
+        required: true
+      mode:
+        description: Its permissions. Without it, V(0755) at creation and no change later.
+        type: str
+      owner:
+        description: Numeric user id. Without it, the owner of the parent directory at creation and no change later.
+        type: int
+      group:
+        description: Numeric group id, as O(directories[].owner).
+        type: int
+  programs:
+    description: Executable files.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path:
+        description:
+          - The file. A leading C(~) is the home directory of the user who called sudo, if the module runs by sudo.
+        type: str
+        required: true
+      content:
+        description: The program. A file of that name with other content is replaced if this module wrote it.
+        type: str
+        required: true
+  record:
+    description: File in which the module notes what it created.
+    type: path
+    required: true
+  state:
+    description:
+      - V(absent) deletes the programs and those directories of O(record) that are empty, then O(record) itself.
+        Docker Engine and packages stay.
+    type: str
+    choices: [present, absent]
+    default: present
+attributes:
+  check_mode:
+    support: full
+    description: Tells what would be installed, started and created, without doing it.
+  diff_mode:
+    support: full
+    description: Shows the list of actions.
+"""
+
+EXAMPLES = r"""
+- name: Docker Engine and the data directory
+  skasrc.cavern.host:
+    record: /srv/cavern/state/host.json
+    directories:
+      - path: /srv/cavern/data/rse_data
+"""
+
+RETURN = r"""
+actions:
+  description: What was done (in check mode, would be done), and why.
+  returned: always
+  type: list
+  elements: dict
+  sample: [{object: engine, name: docker, action: start, reasons: ["/var/run/docker.sock does not answer"]}]
+engine:
+  description: Version and API version of Docker Engine, and how it was started if it was.
+  returned: if O(state=present); in check mode only if the Engine answers
+  type: dict
+  sample: {version: 20.10.24+dfsg1, api_version: "1.41", started_by: dockerd}
+"""
+
+import hashlib
+import importlib.util
+import json
+import os
+import pwd
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.skasrc.cavern.plugins.module_utils import _apt, _engine, _files
+
+SYSTEM_INTERPRETERS = ("/usr/bin/python3", "/usr/bin/python")
+APPARMOR = Path("/sys/module/apparmor/parameters/enabled")
+
+
+class HostError(Exception):
+    """The host cannot be brought to the wanted state; the message says why and what to do."""
+
+
+class Record:
+    """What this module created on the host: directories, and programs with the digest of their content."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            self.directories: list[str] = list(content["directories"])
+            self.programs: dict[str, str] = dict(content["programs"])
+        except FileNotFoundError:
+            self.directories, self.programs = [], {}
+        except (ValueError, KeyError, TypeError) as error:
+            raise HostError(f"record: {path} is damaged ({error}); delete it to go on") from error
+
+    def save(self) -> None:
+        content = {"directories": self.directories, "programs": self.programs}
+        _files.make_directory(self.path.parent, 0o700)
+        _files.write_atomic(self.path, json.dumps(content, indent=2).encode() + b"\n", 0o600)
+
+
+class Host:
+    """Compares the host with what is wanted and does what is missing."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.options = module.params
+        self.record = Record(Path(self.options["record"]))
+        self.actions: list[dict[str, Any]] = []
+        self.lists_are_fresh = False
+
+    def converge(self) -> dict[str, Any]:
+        self._python_libraries()
+        engine = self._engine()
+        for directory in self.options["directories"]:
+            self._directory(directory)
+        for program in self.options["programs"]:
+            self._program(program)
+        return {"engine": engine} if engine else {}
+
+    def remove(self) -> None:
+        """Take away the programs, and what the record lists as far as it is empty."""
+        for name, digest in self.record.programs.items():
+            path = Path(name)
+            content = _files.read_bytes(path)
+            if content is None:
+                continue
+            if _digest(content) != digest:
+                self.module.warn(f"{path} stays: it was changed after it was installed")
+                continue
+            self._act("program", name, "remove", "state is absent")
+            if not self.module.check_mode:
+                path.unlink()
+        removed = set(self.record.programs)
+        for name in reversed(self.record.directories):
+            path = Path(name)
+            if not path.is_dir() or any(str(child) not in removed for child in path.iterdir()):
+                continue
+            removed.add(name)
+            self._act("directory", name, "remove", "created by this module, and empty")
+            if not self.module.check_mode:
+                path.rmdir()
+        if self.record.path.exists():
+            self._act("file", str(self.record.path), "remove", "state is absent")
+            if not self.module.check_mode:
+                self.record.path.unlink()
+
+    def _engine(self) -> dict[str, str] | None:
+        path = self.options["socket"]
+        answer = _engine.ask(path)
+        started_by = None
+        if answer is None:
+            if not _engine.installed():
+                self._install("engine", self.options["engine_packages"], "Docker Engine is not installed")
+            # Installing the package may have started the Engine already.
+            answer = None if self.module.check_mode else _engine.ask(path, timeout=2)
+            if answer is None:
+                self._act("engine", "docker", "start", f"{path} does not answer")
+                if self.module.check_mode:
+                    return None
+                self._need_root("start Docker Engine")
+                started_by, answer = _engine.start(path, self.options["timeout"])
+        if not _engine.api_at_least(answer, self.options["minimum_api_version"]):
+            raise HostError(
+                f"Docker Engine {answer.version} is too old: its API is {answer.api_version}, "
+                f"{self.options['minimum_api_version']} is needed"
+            )
+        facts = {"version": answer.version, "api_version": answer.api_version}
+        return facts | {"started_by": started_by} if started_by else facts
+
+    def _python_libraries(self) -> None:
+        missing = {
+            name: package
+            for name, package in self.options["python_libraries"].items()
+            if importlib.util.find_spec(name) is None
+        }
+        if not missing:
+            return
+        if sys.executable not in SYSTEM_INTERPRETERS:
+            raise HostError(
+                f"{sys.executable} lacks {', '.join(missing)}: install them there with "
+                f"`{sys.executable} -m pip install {' '.join(missing)}`, or set ansible_python_interpreter to "
+                "/usr/bin/python3, for which packages are installed"
+            )
+        self._install("python", list(missing.values()), f"the interpreter lacks {', '.join(missing)}")
+
+    def _install(self, name: str, packages: list[str], reason: str) -> None:
+        self._act("package", name, "install", reason)
+        if self.module.check_mode:
+            return
+        if not _apt.available():
+            raise HostError(
+                f"{reason}, and this host has no apt-get to install {', '.join(packages)} with: install it by hand"
+            )
+        self._need_root(f"install {', '.join(packages)}")
+        timeout = self.options["timeout"]
+        if not self.lists_are_fresh:
+            _apt.update(timeout)
+            self.lists_are_fresh = True
+        offered = _apt.known(packages)
+        if packages[0] not in offered:
+            raise HostError(f"{reason}, and the package archives of this host do not offer {packages[0]}")
+        if name == "engine" and APPARMOR.exists() and APPARMOR.read_text(encoding="ascii").strip() == "Y":
+            # Without its parser, an Engine on a kernel with AppArmor cannot start a container.
+            offered.append("apparmor")
+        _apt.install(offered, timeout)
+
+    def _directory(self, wanted: dict[str, Any]) -> None:
+        path = Path(wanted["path"])
+        mode = int(wanted["mode"], 8) if wanted["mode"] else None
+        created = not path.exists()
+        if created:
+            self._act("directory", str(path), "create", "missing")
+            if self.module.check_mode:
+                return
+            self._note(_files.make_directory(path, 0o755 if mode is None else mode))
+        elif not path.is_dir():
+            raise HostError(f"directories: {path} exists and is not a directory")
+        status = path.stat()
+        uid = status.st_uid if wanted["owner"] is None else wanted["owner"]
+        gid = status.st_gid if wanted["group"] is None else wanted["group"]
+        reasons = []
+        if mode is not None and status.st_mode & 0o7777 != mode:
+            reasons.append(f"mode was {status.st_mode & 0o7777:04o}, wanted {mode:04o}")
+        if (uid, gid) != (status.st_uid, status.st_gid):
+            reasons.append(f"owner was {status.st_uid}:{status.st_gid}, wanted {uid}:{gid}")
+        if not reasons:
+            return
+        if not created:
+            self._act("directory", str(path), "update", *reasons)
+        if not self.module.check_mode:
+            os.chown(path, uid, gid)
+            if mode is not None:
+                path.chmod(mode)
+
+    def _program(self, wanted: dict[str, Any]) -> None:
+        path = expand_home(wanted["path"])
+        content = wanted["content"].encode()
+        present = _files.read_bytes(path)
+        noted = self.record.programs.get(str(path))
+        if present == content and _files.mode_of(path) == 0o755:
+            return
+        if present is not None and present != content and noted != _digest(present):
+            raise HostError(
+                f"programs: {path} exists with other content, and this module did not write it; move it away first"
+            )
+        self._act("program", str(path), "create" if present is None else "update", _program_reason(present, content))
+        if self.module.check_mode:
+            return
+        self._note(_files.make_directory(path.parent))
+        if present != content:
+            self.record.programs[str(path)] = _digest(content)
+            self.record.save()
+        _files.write_atomic(path, content, 0o755)
+
+    def _note(self, created: list[Path]) -> None:
+        new = [str(path) for path in created if str(path) not in self.record.directories]
+        if new:
+            self.record.directories.extend(new)
+            self.record.save()
+
+    def _act(self, kind: str, name: str, action: str, *reasons: str) -> None:
+        self.actions.append({"object": kind, "name": name, "action": action, "reasons": list(reasons)})
+
+    def _need_root(self, purpose: str) -> None:
+        if os.geteuid() != 0:
+            raise HostError(f"only root can {purpose}: use become")
+
+
+def expand_home(path: str) -> Path:
+    """A path with `~` as the home of the user behind sudo, else of the present user."""
+    if path != "~" and not path.startswith("~/"):
+        return Path(path)
+    user = os.environ.get("SUDO_USER") if os.geteuid() == 0 else None
+    home = pwd.getpwnam(user).pw_dir if user else pwd.getpwuid(os.geteuid()).pw_dir
+    return Path(home + path[1:])
+
+
+def _program_reason(present: bytes | None, content: bytes) -> str:
+    if present is None:
+        return "missing"
+    return "not executable for all" if present == content else "content changed"
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _diff(actions: list[dict[str, Any]]) -> dict[str, str]:
+    lines = [f"{a['action']} {a['object']} {a['name']}: {'; '.join(a['reasons'])}\n" for a in actions]
+    return {"before": "", "after": "".join(lines)}
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "socket": {"type": "path", "default": "/var/run/docker.sock"},
+            "minimum_api_version": {"type": "str", "default": "1.41"},
+            "engine_packages": {
+                "type": "list",
+                "elements": "str",
+                "default": ["docker.io", "docker-cli", "iptables", "ca-certificates"],
+            },
+            "python_libraries": {"type": "dict", "default": {}},
+            "timeout": {"type": "int", "default": 120},
+            "directories": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "path": {"type": "path", "required": True},
+                    "mode": {"type": "str"},
+                    "owner": {"type": "int"},
+                    "group": {"type": "int"},
+                },
+            },
+            "programs": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "path": {"type": "str", "required": True},
+                    "content": {"type": "str", "required": True},
+                },
+            },
+            "record": {"type": "path", "required": True},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+        },
+        supports_check_mode=True,
+    )
+    for directory in module.params["directories"]:
+        if directory["mode"] is not None and not re.fullmatch("0?[0-7]{3,4}", directory["mode"]):
+            module.fail_json(msg=f"directories: mode {directory['mode']!r} of {directory['path']} is not octal; quote it")
+    result: dict[str, Any] = {}
+    try:
+        host = Host(module)
+        if module.params["state"] == "present":
+            result = host.converge()
+        else:
+            host.remove()
+    except (HostError, _engine.EngineError, _apt.AptError, OSError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=bool(host.actions), actions=host.actions, diff=_diff(host.actions), **result)
+
+
+if __name__ == "__main__":
+    main()
