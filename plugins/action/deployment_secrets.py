@@ -18,8 +18,8 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.skasrc.cavern.plugins.module_utils import _files, _secrets
 
 HEADER = """\
-# The secrets of this deployment, generated. Keep this file out of version control, and back it up with the data.
-# Single values can be given by the variable cavern_secrets_overrides instead, for example from Ansible Vault.
+# The secrets of this deployment, generated. Keep this file out of version control; back it up with the data.
+# Single values can be given by the variable cavern_secrets_overrides instead, say from Ansible Vault.
 """
 
 
@@ -94,8 +94,9 @@ class ActionModule(ActionBase):
             return {}
         if is_encrypted(content):
             raise AnsibleActionFail(
-                f"path: {path} is encrypted with Ansible Vault, so that no secret can be added to it. Leave that "
-                "file as it is generated, and give the values that you keep in a vault as cavern_secrets_overrides"
+                f"path: {path} is encrypted with Ansible Vault, so that no secret can be added to it. Leave "
+                "it as it is generated, and give the values that you keep in a vault as "
+                "cavern_secrets_overrides"
             )
         try:
             values = yaml.safe_load(content)

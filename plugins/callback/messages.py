@@ -10,8 +10,8 @@ type: stdout
 short_description: Only what debug tasks say
 version_added: 0.1.0
 description:
-  - Prints the messages of C(ansible.builtin.debug) tasks to standard output and nothing else, so that a playbook can be
-    used in a pipe.
+  - Prints the messages of C(ansible.builtin.debug) tasks to standard output and nothing else, so that a
+    playbook can be used in a pipe.
   - Failures go to standard error. The exit code of C(ansible-playbook) tells of them as usual.
 author:
   - Cavern deployment team (@skasrc)

@@ -56,7 +56,9 @@ def _apt(arguments: list[str], timeout: float) -> None:
             return
         locked = "Could not get lock" in done.stderr or "Unable to lock" in done.stderr
         if not locked or time.monotonic() > deadline:
-            raise AptError(f"apt-get {' '.join(arguments)} failed: {(done.stderr or done.stdout).strip()[-2000:]}")
+            raise AptError(
+                f"apt-get {' '.join(arguments)} failed: {(done.stderr or done.stdout).strip()[-2000:]}"
+            )
         time.sleep(1)
 
 

@@ -112,7 +112,9 @@ def _await_answer(path: str, deadline: float, process: subprocess.Popen[Any] | N
 
 def _start_systemd() -> None:
     # A unit that failed too often refuses to start until it is reset.
-    subprocess.run(["systemctl", "reset-failed", "docker.service", "docker.socket"], capture_output=True, check=False)
+    subprocess.run(
+        ["systemctl", "reset-failed", "docker.service", "docker.socket"], capture_output=True, check=False
+    )
     _run(["systemctl", "enable", "--now", "docker.service"])
 
 
@@ -142,7 +144,9 @@ _START = {"systemd": _start_systemd, "init script": _start_init_script, "dockerd
 
 def _run(command: list[str]) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"PATH": _path()})
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=os.environ | {"PATH": _path()}
+        )
     except OSError as error:
         raise EngineError(str(error)) from error
     if done.returncode:

@@ -63,7 +63,7 @@ def write_atomic(path: Path, data: bytes, mode: int) -> None:
 
 def make_directory(path: Path, mode: int = 0o755) -> list[Path]:
     """Create `path` and its missing parents; returns those created, outermost first."""
-    missing = []
+    missing: list[Path] = []
     ancestor = path
     while not ancestor.exists():
         missing.insert(0, ancestor)

@@ -53,7 +53,7 @@ def end(project: str) -> str:
 
 
 def plan(text: str, project: str, entries: list[Entry]) -> Plan:
-    """The file with exactly one block of `project` that holds `entries`, or with none if there are no entries.
+    """The file with exactly one block of `project` that holds `entries`; with none if there are no entries.
 
     A block keeps its place; copies of it go. Raises HostsError if an end marker is missing, or if a line
     elsewhere maps a wanted name to another address.
@@ -86,7 +86,9 @@ def _spans(lines: list[str], project: str) -> list[tuple[int, int]]:
     for index, line in enumerate(lines):
         if line.strip() == begin(project):
             if start is not None:
-                raise HostsError(f"the block that begins on line {start + 1} has no line '{end(project)}'; add it")
+                raise HostsError(
+                    f"the block that begins on line {start + 1} has no line '{end(project)}'; add it"
+                )
             start = index
         elif line.strip() == end(project) and start is not None:
             spans.append((start, index))
@@ -98,7 +100,7 @@ def _spans(lines: list[str], project: str) -> list[tuple[int, int]]:
 
 def _mappings(lines: list[str]) -> list[Mapping]:
     """Every name of the file with its address and, inside a managed block, the block's project."""
-    mappings = []
+    mappings: list[Mapping] = []
     block = None
     for number, line in enumerate(lines, start=1):
         words = line.split("#", 1)[0].split()
@@ -121,8 +123,8 @@ def _block(entries: list[Entry], outside: list[Mapping]) -> tuple[list[str], lis
                 if _address(mapping.address) != _address(entry.address):
                     owner = f"of the deployment '{mapping.block}' " if mapping.block else ""
                     raise HostsError(
-                        f"line {mapping.line} {owner}maps {name} to {mapping.address}, wanted {entry.address}. "
-                        "Remove the name from that line, or choose another public name or address"
+                        f"line {mapping.line} {owner}maps {name} to {mapping.address}, wanted {entry.address}"
+                        ". Remove the name from that line, or choose another public name or address"
                     )
             # Another deployment's line may go with that deployment, so only unmanaged lines are relied on.
             own = [m for m in present if m.block is None]

@@ -44,7 +44,9 @@ class Names:
     def alternatives(self) -> list[Any]:
         """Subject alternative names in a fixed order, without doubles."""
         dns = sorted({self.common_name.lower(), *(name.lower() for name in self.dns)})
-        addresses = sorted({ipaddress.ip_address(address) for address in self.addresses}, key=lambda a: (a.version, a))
+        addresses = sorted(
+            {ipaddress.ip_address(address) for address in self.addresses}, key=lambda a: (a.version, a)
+        )
         return [*(x509.DNSName(name) for name in dns), *(x509.IPAddress(address) for address in addresses)]
 
     def as_text(self) -> list[str]:
@@ -72,7 +74,7 @@ class Pair:
 
 def now() -> datetime.datetime:
     """The present, UTC, whole seconds (what a certificate can hold)."""
-    return datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+    return datetime.datetime.now(datetime.UTC).replace(microsecond=0)
 
 
 def not_after(certificate: Any) -> datetime.datetime:
@@ -80,7 +82,7 @@ def not_after(certificate: Any) -> datetime.datetime:
     try:
         return certificate.not_valid_after_utc
     except AttributeError:
-        return certificate.not_valid_after.replace(tzinfo=datetime.timezone.utc)
+        return certificate.not_valid_after.replace(tzinfo=datetime.UTC)
 
 
 def fingerprint(certificate: Any) -> str:
@@ -224,7 +226,9 @@ def server_reason(server: Pair, ca: Pair, names: Names, renew_days: int, key_typ
     """Why a server certificate must be re-issued, None if it serves."""
     present, wanted = alternatives_of(server.certificate), names.as_text()
     if sorted(present) != sorted(wanted):
-        changes = [f"+{n}" for n in wanted if n not in present] + [f"-{n}" for n in present if n not in wanted]
+        changes = [f"+{n}" for n in wanted if n not in present] + [
+            f"-{n}" for n in present if n not in wanted
+        ]
         return f"names changed: {' '.join(changes)}"
     if server.certificate.subject != subject(names.common_name):
         return f"subject is {server.certificate.subject.rfc4514_string()}"
@@ -232,11 +236,12 @@ def server_reason(server: Pair, ca: Pair, names: Names, renew_days: int, key_typ
 
 
 def trust_store(ca: Any) -> bytes | None:
-    """A PKCS#12 store that Java takes as a trust store; None where `cryptography` (before 45) cannot make one."""
+    """A PKCS#12 store that Java takes as a trust store; None where `cryptography` (before 45) lacks it."""
     if not hasattr(pkcs12, "serialize_java_truststore"):
         return None
     return pkcs12.serialize_java_truststore(
-        [pkcs12.PKCS12Certificate(ca, b"cavern-ca")], serialization.BestAvailableEncryption(TRUST_STORE_PASSWORD)
+        [pkcs12.PKCS12Certificate(ca, b"cavern-ca")],
+        serialization.BestAvailableEncryption(TRUST_STORE_PASSWORD),
     )
 
 

@@ -12,8 +12,8 @@ version_added: 0.1.0
 description:
   - Creates a certificate authority of the deployment's own and a server certificate for the public name, and
     derives from them what the services and their clients read.
-  - A certificate is issued again when it is missing or damaged, nears its end, was not signed by the present CA,
-    or is for other names than wanted. Otherwise it is left as it is.
+  - A certificate is issued again when it is missing or damaged, nears its end, was not signed by the present
+    CA, or is for other names than wanted. Otherwise it is left as it is.
   - Files are replaced in one step each. Keys have mode V(0600), and never appear in results or diffs.
 author:
   - Cavern deployment team (@skasrc)
@@ -21,8 +21,9 @@ options:
   directory:
     description:
       - >-
-        Where the files go: C(ca.pem), C(ca.key), C(server.pem), C(server.key), C(haproxy.pem) (certificate and key),
-        C(ca-bundle.pem) (the host's public CAs and ours) and C(truststore.p12) (our CA for Java, password C(changeit)).
+        Where the files go: C(ca.pem), C(ca.key), C(server.pem), C(server.key), C(haproxy.pem) (certificate
+        and key), C(ca-bundle.pem) (the host's public CAs and ours) and C(truststore.p12) (our CA for Java,
+        password C(changeit)).
       - Created if missing.
     type: path
     required: true
@@ -110,7 +111,7 @@ actions:
   returned: always
   type: list
   elements: dict
-  sample: [{object: certificate, name: server, action: reissue, reasons: ["names changed: +DNS:cavern.example.org"]}]
+  sample: [{object: certificate, name: server, action: reissue, reasons: ["names changed: +DNS:a.example"]}]
 ca:
   description: Subject, issuer, serial, names, end of validity and SHA-256 fingerprint of the CA.
   returned: always, in check mode without serial and fingerprint if it would be new
@@ -134,10 +135,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-
 from ansible_collections.skasrc.cavern.plugins.module_utils import _files, _x509
 
-DNS_NAME = re.compile(r"(?=.{1,253}\Z)(\*\.)?[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*\Z", re.I)
+DNS_NAME = re.compile(
+    r"(?=.{1,253}\Z)(\*\.)?[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*\Z", re.I
+)
 FIRST_IN_CHECK_MODE = ("serial", "fingerprint")
 
 
@@ -229,7 +231,9 @@ class Certificates:
     def _bundle(self, ca: _x509.Pair) -> bytes:
         bundle = _files.read_bytes(Path(self.options["host_bundle"]))
         if bundle is None:
-            self.module.warn(f"{self.options['host_bundle']} does not exist: ca-bundle.pem holds our CA alone")
+            self.module.warn(
+                f"{self.options['host_bundle']} does not exist: ca-bundle.pem holds our CA alone"
+            )
             return ca.certificate_pem
         return bundle.rstrip(b"\n") + b"\n" + ca.certificate_pem
 
@@ -252,7 +256,12 @@ class Certificates:
         if present == content:
             self._file(name, None, mode)
             return
-        self._act("file", name, "create" if present is None else "update", "missing" if present is None else f"{source} changed")
+        self._act(
+            "file",
+            name,
+            "create" if present is None else "update",
+            "missing" if present is None else f"{source} changed",
+        )
         self._file(name, content, mode)
 
     def _file(self, name: str, content: bytes | None, mode: int) -> None:
@@ -274,7 +283,7 @@ class Certificates:
     def _facts(self, certificate: Any, new: bool) -> dict[str, Any]:
         facts = _x509.describe(certificate)
         if new and self.module.check_mode:
-            # What check mode issued is thrown away: its random parts say nothing about the certificate to come.
+            # What check mode issued is thrown away: its random parts tell nothing of the certificate to come.
             facts = {key: value for key, value in facts.items() if key not in FIRST_IN_CHECK_MODE}
         return facts
 
@@ -283,7 +292,7 @@ class Certificates:
 
 
 def check_options(module: AnsibleModule) -> None:
-    """Refuse names, addresses and periods that would give an unusable certificate, before anything is written."""
+    """Refuse names, addresses and periods that would make an unusable certificate; nothing is written yet."""
     options = module.params
     for option, names in (("common_name", [options["common_name"]]), ("names", options["names"])):
         for name in names:
@@ -324,9 +333,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     if _x509.CRYPTOGRAPHY_ERROR:
-        module.fail_json(
-            msg=missing_required_lib("cryptography >= 38"), exception=_x509.CRYPTOGRAPHY_ERROR
-        )
+        module.fail_json(msg=missing_required_lib("cryptography >= 38"), exception=_x509.CRYPTOGRAPHY_ERROR)
     check_options(module)
     try:
         result = Certificates(module).converge()

@@ -10,11 +10,12 @@ module: client_certificate
 short_description: An X.509 client certificate for a user
 version_added: 0.1.0
 description:
-  - Issues a client certificate from the deployment's own CA, for clients that present a certificate rather than
-    a token. Its subject is C(CN=<user>).
-  - The file holds certificate and key together, as the VOSpace command line tools expect it, with mode V(0600).
-  - It is issued again when it is missing or damaged, nears its end, is another user's or was not signed by the
-    present CA.
+  - Issues a client certificate from the deployment's own CA, for clients that present a certificate rather
+    than a token. Its subject is C(CN=<user>).
+  - The file holds certificate and key together, as the VOSpace command line tools expect it, with mode
+    V(0600).
+  - It is issued again when it is missing or damaged, nears its end, is another user's or was not signed by
+    the present CA.
 author:
   - Cavern deployment team (@skasrc)
 options:
@@ -86,7 +87,6 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-
 from ansible_collections.skasrc.cavern.plugins.module_utils import _files, _x509
 
 # The names that the services accept in tokens, without the dot-dot that could leave a directory.
@@ -114,7 +114,9 @@ def ensure_present(module: AnsibleModule, path: Path) -> dict[str, Any]:
     try:
         ca = _x509.load(_files.read_bytes(directory / "ca.pem"), _files.read_bytes(directory / "ca.key"))
     except ValueError as error:
-        module.fail_json(msg=f"The CA in {directory} cannot be used: {error}. The role certificates makes one.")
+        module.fail_json(
+            msg=f"The CA in {directory} cannot be used: {error}. The role certificates makes one."
+        )
     reason, certificate = reason_to_issue(module, path, ca)
     if reason is None:
         mode = _files.mode_of(path)
@@ -159,14 +161,12 @@ def main() -> None:
         supports_check_mode=True,
     )
     if _x509.CRYPTOGRAPHY_ERROR:
-        module.fail_json(
-            msg=missing_required_lib("cryptography >= 38"), exception=_x509.CRYPTOGRAPHY_ERROR
-        )
+        module.fail_json(msg=missing_required_lib("cryptography >= 38"), exception=_x509.CRYPTOGRAPHY_ERROR)
     options = module.params
     if not USER.match(options["user"]):
         module.fail_json(
-            msg=f"user: {options['user']!r} is not a user name (1 to 64 letters, digits and '_.@-', the first a letter "
-            "or digit, no '..')"
+            msg=f"user: {options['user']!r} is not a user name (1 to 64 letters, digits and '_.@-', "
+            "the first a letter or digit, no '..')"
         )
     if not 0 <= options["renew_days"] < options["days"]:
         module.fail_json(

@@ -10,10 +10,10 @@ module: deployment_secrets
 short_description: The secrets of a deployment
 version_added: 0.1.0
 description:
-  - Reads the secrets file of the deployment on the controller, and generates the secrets that it lacks. What is there
-    stays, unless its rotation is asked for.
-  - The file has mode V(0600), is replaced in one step, and is locked while it is read and written, so that runs at the
-    same time agree.
+  - Reads the secrets file of the deployment on the controller, and generates the secrets that it lacks. What
+    is there stays, unless its rotation is asked for.
+  - The file has mode V(0600), is replaced in one step, and is locked while it is read and written, so that
+    runs at the same time agree.
   - Values never appear in output or diffs.
 author:
   - Cavern deployment team (@skasrc)
@@ -24,8 +24,8 @@ options:
     required: true
   overrides:
     description:
-      - Secrets given by the caller, for example from Ansible Vault. They win over those of the file and are not written
-        to it.
+      - Secrets given by the caller, for example from Ansible Vault. They win over those of the file and are
+        not written to it.
       - An unknown name, or a value that the service could not use, is refused.
     type: dict
     default: {}
@@ -41,8 +41,8 @@ attributes:
   check_mode:
     support: full
     description:
-      - Nothing is written. Secrets that are missing get values that are thrown away, so that later tasks can be checked;
-        their names are in RV(ephemeral).
+      - Nothing is written. Secrets that are missing get values that are thrown away, so that later tasks can
+        be checked; their names are in RV(ephemeral).
   diff_mode:
     support: none
     description: The file holds secrets.

@@ -10,11 +10,11 @@ module: host
 short_description: What the deployment needs on a host
 version_added: 0.1.0
 description:
-  - Docker Engine present and running, the Python libraries that the collection's modules need, directories, and
-    programs, in one module run.
-  - An Engine whose API answers is left alone, however it came there. Otherwise the distribution's packages are
-    installed (Debian), and the Engine is started by systemd where it runs the host, else by the init script, else
-    directly with its log in C(/var/log/dockerd.log). The module waits until the API answers.
+  - Docker Engine present and running, the Python libraries that the collection's modules need, directories,
+    and programs, in one module run.
+  - An Engine whose API answers is left alone, however it came there. Otherwise the distribution's packages
+    are installed (Debian), and the Engine is started by systemd where it runs the host, else by the init
+    script, else directly with its log in C(/var/log/dockerd.log). The module waits until the API answers.
   - What it created besides packages is noted in O(record), so that O(state=absent) takes away exactly that.
 author:
   - Cavern deployment team (@skasrc)
@@ -36,8 +36,8 @@ options:
     default: [docker.io, docker-cli, iptables, ca-certificates]
   python_libraries:
     description:
-      - Python libraries that the modules need, with the package of each. A library that the present interpreter has
-        is fine wherever it came from.
+      - Python libraries that the modules need, with the package of each. A library that the present
+        interpreter has is fine wherever it came from.
       - For an interpreter that is not the system's, the module fails and says what to install.
     type: dict
     default: {}
@@ -59,7 +59,8 @@ options:
         description: Its permissions. Without it, V(0755) at creation and no change later.
         type: str
       owner:
-        description: Numeric user id. Without it, the owner of the parent directory at creation and no change later.
+        description: Numeric user id. Without it, the owner of the parent directory at creation and no change
+          later.
         type: int
       group:
         description: Numeric group id, as O(directories[].owner).
@@ -72,7 +73,8 @@ options:
     suboptions:
       path:
         description:
-          - The file. A leading C(~) is the home directory of the user who called sudo, if the module runs by sudo.
+          - The file. A leading C(~) is the home directory of the user who called sudo, if the module runs by
+            sudo.
         type: str
         required: true
       content:
@@ -85,8 +87,8 @@ options:
     required: true
   state:
     description:
-      - V(absent) deletes the programs and those directories of O(record) that are empty, then O(record) itself.
-        Docker Engine and packages stay.
+      - V(absent) deletes the programs and those directories of O(record) that are empty, then O(record)
+        itself. Docker Engine and packages stay.
     type: str
     choices: [present, absent]
     default: present
@@ -132,7 +134,6 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.skasrc.cavern.plugins.module_utils import _apt, _engine, _files
 
 SYSTEM_INTERPRETERS = ("/usr/bin/python3", "/usr/bin/python")
@@ -243,8 +244,8 @@ class Host:
         if sys.executable not in SYSTEM_INTERPRETERS:
             raise HostError(
                 f"{sys.executable} lacks {', '.join(missing)}: install them there with "
-                f"`{sys.executable} -m pip install {' '.join(missing)}`, or set ansible_python_interpreter to "
-                "/usr/bin/python3, for which packages are installed"
+                f"`{sys.executable} -m pip install {' '.join(missing)}`, or set ansible_python_interpreter "
+                "to /usr/bin/python3, for which packages are installed"
             )
         self._install("python", list(missing.values()), f"the interpreter lacks {', '.join(missing)}")
 
@@ -254,7 +255,7 @@ class Host:
             return
         if not _apt.available():
             raise HostError(
-                f"{reason}, and this host has no apt-get to install {', '.join(packages)} with: install it by hand"
+                f"{reason}, and this host has no apt-get to install {', '.join(packages)}: do it by hand"
             )
         self._need_root(f"install {', '.join(packages)}")
         timeout = self.options["timeout"]
@@ -306,9 +307,11 @@ class Host:
             return
         if present is not None and present != content and noted != _digest(present):
             raise HostError(
-                f"programs: {path} exists with other content, and this module did not write it; move it away first"
+                f"programs: {path} exists with other content that this module did not write; move it away"
             )
-        self._act("program", str(path), "create" if present is None else "update", _program_reason(present, content))
+        self._act(
+            "program", str(path), "create" if present is None else "update", _program_reason(present, content)
+        )
         if self.module.check_mode:
             return
         self._note(_files.make_directory(path.parent))
@@ -394,7 +397,9 @@ def main() -> None:
     )
     for directory in module.params["directories"]:
         if directory["mode"] is not None and not re.fullmatch("0?[0-7]{3,4}", directory["mode"]):
-            module.fail_json(msg=f"directories: mode {directory['mode']!r} of {directory['path']} is not octal; quote it")
+            module.fail_json(
+                msg=f"directories: mode {directory['mode']!r} of {directory['path']} is not octal; quote it"
+            )
     result: dict[str, Any] = {}
     try:
         host = Host(module)

@@ -10,14 +10,14 @@ module: hosts_entries
 short_description: The deployment's block in the hosts file
 version_added: 0.1.0
 description:
-  - Keeps one block of lines in the hosts file, between two marker lines that name the project. No other line is
-    touched.
-  - If a line outside the block already maps a name to the wanted address, that line is relied on and the name is
-    left out of the block.
-  - If a line outside the block maps a name to another address, the module fails and says which line, since the
-    first mapping would win.
-  - The file is replaced in one step. Where it is a mount point (as in containers) and cannot be replaced, it is
-    rewritten in place.
+  - Keeps one block of lines in the hosts file, between two marker lines that name the project. No other line
+    is touched.
+  - If a line outside the block already maps a name to the wanted address, that line is relied on and the name
+    is left out of the block.
+  - If a line outside the block maps a name to another address, the module fails and says which line, since
+    the first mapping would win.
+  - The file is replaced in one step. Where it is a mount point (as in containers) and cannot be replaced, it
+    is rewritten in place.
 author:
   - Cavern deployment team (@skasrc)
 options:
@@ -91,7 +91,6 @@ import tempfile
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.skasrc.cavern.plugins.module_utils import _hosts
 
 PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
@@ -116,7 +115,9 @@ def check_options(module: AnsibleModule) -> None:
             if not NAME.match(name):
                 module.fail_json(msg=f"entries: {name!r} is not a host name")
             if seen.setdefault(name.lower(), entry["address"]) != entry["address"]:
-                module.fail_json(msg=f"entries: {name} has two addresses, {seen[name.lower()]} and {entry['address']}")
+                module.fail_json(
+                    msg=f"entries: {name} has two addresses, {seen[name.lower()]} and {entry['address']}"
+                )
 
 
 def write(module: AnsibleModule, path: Path, text: str) -> None:
@@ -159,7 +160,9 @@ def main() -> None:
         module.fail_json(msg=f"{path}: {error.strerror}")
     entries = [_hosts.Entry(e["address"], tuple(e["names"])) for e in module.params["entries"]]
     try:
-        plan = _hosts.plan(before, module.params["project"], entries if module.params["state"] == "present" else [])
+        plan = _hosts.plan(
+            before, module.params["project"], entries if module.params["state"] == "present" else []
+        )
     except _hosts.HostsError as error:
         module.fail_json(msg=f"{path}: {error}")
     changed = plan.text != before
