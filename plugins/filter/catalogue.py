@@ -14,7 +14,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-LABEL = "int.skao.src.cavern"
+FLAVOURS = ("embedded", "opencadc")
 
 # Tags that mean "the whole run" to Ansible itself.
 _EVERYTHING = {"all", "always", "tagged"}
@@ -37,6 +37,21 @@ def _subnet(network: dict[str, Any]) -> ipaddress.IPv4Network:
         raise AnsibleFilterError(
             f"cavern_network.subnet: {text!r} is not an IPv4 subnet such as 172.26.0.0/16 ({exc})"
         ) from exc
+
+
+def _flavoured(key: str, entry: dict[str, Any], flavour: str, override: dict[str, Any]) -> dict[str, Any]:
+    """Settle which of its two flavours a service has; those with one only keep it whatever is asked."""
+    service = {name: value for name, value in entry.items() if name != "opencadc"}
+    chosen = service.get("flavour", flavour)
+    if chosen not in FLAVOURS:
+        raise AnsibleFilterError(f"cavern_catalogue.{key}.flavour: {chosen!r} is none of {', '.join(FLAVOURS)}")
+    variant = entry.get("opencadc")
+    if chosen == "opencadc" and variant is not None:
+        # What a deployment sets itself stands above both flavours.
+        return _merge(_merge(service, variant), override) | {"flavour": "opencadc"}
+    if override.get("flavour") == "opencadc":
+        raise AnsibleFilterError(f"cavern_catalogue_overrides.{key}.flavour: there is no OpenCADC image for {key}")
+    return service | {"flavour": "embedded"}
 
 
 def _unique(services: dict[str, Any], field: str) -> None:
@@ -72,9 +87,9 @@ def resolve_catalogue(
     subnet = _subnet(network)
     services: dict[str, Any] = {}
     for key, entry in _merge(catalogue, overrides).items():
-        service = dict(entry)
-        if not service.get("enabled", True):
+        if not entry.get("enabled", True):
             continue
+        service = _flavoured(key, entry, flavour, overrides.get(key, {}))
         number = service.get("number")
         if not isinstance(number, int) or not 1 < number < subnet.num_addresses - 1:
             raise AnsibleFilterError(
@@ -85,7 +100,6 @@ def resolve_catalogue(
         service["alias"] = service["container"]
         service["container"] = prefix + service["container"]
         service["address"] = str(subnet[number])
-        service.setdefault("flavour", flavour)
         service.setdefault("user", user)
         service.setdefault("depends_on", [])
         service.setdefault("phases", [])
@@ -149,6 +163,36 @@ def compose_services(
     return composed
 
 
+def health_checks(services: dict[str, Any], url: str, ca_path: str) -> list[dict[str, Any]]:
+    """What the health module checks: each container, then each service from where its users stand."""
+    host, _, port = url.removeprefix("https://").partition(":")
+    checks: list[dict[str, Any]] = []
+    for key, service in services.items():
+        checks.append({"service": key, "name": "container", "kind": "container", "container": service["container"]})
+        here = {"service": key, "host": service["address"], "port": service.get("port")}
+        if service["role"] == "haproxy":
+            checks.append(
+                {"service": key, "name": "certificate", "kind": "tls", "host": host, "port": int(port or 443), "ca_path": ca_path}
+            )
+        elif service["role"] == "postgres":
+            checks.append(here | {"name": "database", "kind": "postgres"})
+        elif service["role"] == "rabbitmq":
+            checks.append(here | {"name": "broker", "kind": "amqp"})
+        probe = service.get("probe")
+        if probe:
+            checks.append(
+                {
+                    "service": key,
+                    "name": "answer",
+                    "kind": "vosi" if probe.get("vosi") else "http",
+                    "url": url + probe["path"],
+                    "status": probe.get("status", 200),
+                    "ca_path": ca_path,
+                }
+            )
+    return checks
+
+
 class FilterModule:
     """Filters over the catalogue."""
 
@@ -156,6 +200,7 @@ class FilterModule:
         """Name the filters for Ansible."""
         return {
             "compose_services": compose_services,
+            "health_checks": health_checks,
             "resolve_catalogue": resolve_catalogue,
             "select_services": select_services,
         }

@@ -120,3 +120,32 @@ def test_composition_joins_defaults_catalogue_and_role() -> None:
         {"owner": 8000, "group": 8000, "path": "a", "content": "text\n"},
         {"owner": 8000, "group": 8000, "path": "s", "content": "secret", "secret": True},
     ]
+
+
+def test_a_flavour_changes_the_services_that_have_it_and_no_other() -> None:
+    catalogue = CATALOGUE | {
+        "store": CATALOGUE["store"] | {"opencadc": {"image": "images.example/store:1", "user": 0, "memory": "3g"}},
+        "db": CATALOGUE["db"] | {"flavour": "embedded", "opencadc": {"image": "images.example/pg:1"}},
+    }
+    services = resolve_catalogue(
+        catalogue,
+        overrides={"store": {"memory": "5g"}},
+        network={"name": "net", "subnet": "172.26.0.0/16"},
+        prefix="",
+        flavour="opencadc",
+        image_prefix="cavern",
+        image_tag="local",
+        user=8000,
+    )
+    store = services["store"]
+    assert (store["flavour"], store["image"], store["user"], store["memory"]) == ("opencadc", "images.example/store:1", 0, "5g")
+    assert "opencadc" not in store
+    assert services["proxy"]["flavour"] == "embedded"
+    assert services["db"]["image"] == "reg.example/pg:17"
+
+
+def test_a_flavour_that_a_service_lacks_is_refused() -> None:
+    with pytest.raises(AnsibleFilterError, match="there is no OpenCADC image for proxy"):
+        resolve({"proxy": {"flavour": "opencadc"}})
+    with pytest.raises(AnsibleFilterError, match="'openstack' is none of embedded, opencadc"):
+        resolve({"proxy": {"flavour": "openstack"}})
