@@ -19,7 +19,7 @@ from ansible_collections.skasrc.cavern.plugins.module_utils import _files, _secr
 
 HEADER = """\
 # The secrets of this deployment, generated. Keep this file out of version control; back it up with the data.
-# Single values can be given by the variable cavern_secrets_overrides instead, say from Ansible Vault.
+# Single values can be given by the variable secrets_overrides instead, say from Ansible Vault.
 """
 
 
@@ -96,7 +96,7 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(
                 f"path: {path} is encrypted with Ansible Vault, so that no secret can be added to it. Leave "
                 "it as it is generated, and give the values that you keep in a vault as "
-                "cavern_secrets_overrides"
+                "secrets_overrides"
             )
         try:
             values = yaml.safe_load(content)
