@@ -128,10 +128,10 @@ def select_services(services: dict[str, Any], tags: list[str], groups: list[str]
 
 
 def _file(item: dict[str, Any], user: int) -> dict[str, Any]:
-    """Give a file its owner and, since templating drops it, its last line end."""
+    """Give a file its owner and, since templating drops it, its last line end; a bare secret has none."""
     completed = {"owner": user, "group": user, **item}
     content = completed.get("content")
-    if content and not completed.get("secret") and not content.endswith("\n"):
+    if content and not completed["path"].startswith("secrets/") and not content.endswith("\n"):
         completed["content"] = content + "\n"
     return completed
 

@@ -107,7 +107,7 @@ def test_composition_joins_defaults_catalogue_and_role() -> None:
             "read_only": False,
             "health": {"test": ["CMD", "true"]},
             "mounts": [{"type": "volume", "source": "v", "target": "/v"}],
-            "files": [{"path": "a", "content": "text"}, {"path": "s", "content": "secret", "secret": True}],
+            "files": [{"path": "a", "content": "text"}, {"path": "secrets/s", "content": "s", "secret": True}],
         }
     }
     (spec,) = compose_services(["store"], resolve(), particulars, defaults)
@@ -118,7 +118,7 @@ def test_composition_joins_defaults_catalogue_and_role() -> None:
     assert spec["user"] == "8000:8000"
     assert spec["files"] == [
         {"owner": 8000, "group": 8000, "path": "a", "content": "text\n"},
-        {"owner": 8000, "group": 8000, "path": "s", "content": "secret", "secret": True},
+        {"owner": 8000, "group": 8000, "path": "secrets/s", "content": "s", "secret": True},
     ]
 
 
