@@ -1,0 +1,144 @@
+"""The deployment itself: repeatable, truthful in check mode, and repairing what was disturbed, and only that."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+import pytest
+from deployment import ROOT, Deployment, playbook
+
+SERVICES = [
+    "haproxy",
+    "reg",
+    "posix_mapper",
+    "postgres_posixmapper",
+    "cavern",
+    "srcnodedb",
+    "rabbitmq",
+    "core",
+    "celery_worker",
+    "rse_web",
+    "iam",
+]
+PHASES = ["host", "secrets", "certificates", "hosts_entries", "images", "network", "postgres"]
+
+
+def changed(output: str) -> int:
+    """Number of changed tasks in the recap."""
+    counts = re.findall(r"changed=(\d+)", output)
+    assert counts, output
+    return sum(map(int, counts))
+
+
+def started(stack: Deployment) -> dict[str, str]:
+    """When each container of the deployment was started."""
+    containers: list[Any] = stack.engine.containers.list(
+        all=True, filters={"label": "int.skao.src.cavern.project=cavern"}
+    )
+    return {container.name: container.attrs["State"]["StartedAt"] for container in containers}
+
+
+def wait_until_healthy(stack: Deployment) -> None:
+    """Wait for the whole deployment by its own status playbook."""
+    playbook("playbooks/status.yml", "-e", "health_timeout=120")
+    assert stack.container("haproxy").status == "running"
+
+
+def test_second_run_changes_nothing(stack: Deployment) -> None:
+    before = started(stack)
+    assert changed(playbook("site.yml").stdout) == 0
+    assert started(stack) == before
+
+
+def test_check_mode_reports_no_change(stack: Deployment) -> None:
+    before = started(stack)
+    assert changed(playbook("site.yml", "--check", "--diff").stdout) == 0
+    assert started(stack) == before
+
+
+@pytest.mark.parametrize("tag", [*SERVICES, *PHASES])
+def test_each_tag_works_alone(stack: Deployment, tag: str) -> None:
+    assert changed(playbook("site.yml", "--tags", tag).stdout) == 0
+
+
+@pytest.mark.parametrize("act", ["kill", "remove", "pause", "stop"])
+def test_a_run_repairs_one_container_alone(stack: Deployment, act: str) -> None:
+    before = started(stack)
+    container = stack.container("reg")
+    if act == "remove":
+        container.remove(force=True)
+    else:
+        getattr(container, act)()
+    predicted = playbook("site.yml", "--check").stdout
+    assert changed(predicted) == 1
+    assert changed(playbook("site.yml").stdout) == 1
+    after = started(stack)
+    before.pop("reg")
+    assert after.pop("reg")
+    assert after == before
+    wait_until_healthy(stack)
+
+
+def test_a_run_repairs_a_file_edited_by_hand(stack: Deployment) -> None:
+    before = started(stack)
+    file = ROOT / "state/config/rse_web/nginx.conf"
+    good = file.read_text()
+    file.write_text(good.replace("server_tokens off", "server_tokens on"))
+    checked = playbook("site.yml", "--check", "--diff")
+    assert "server_tokens" in checked.stdout
+    assert changed(playbook("site.yml").stdout) == 1
+    assert file.read_text() == good
+    after = started(stack)
+    assert after.pop("rse-web") > before.pop("rse-web")
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "haproxy",
+        "reg",
+        "src-posix-mapper",
+        "postgres_posixmapper",
+        "src-cavern",
+        "srcnodedb",
+        "ska-src-local-data-preparer-rabbitmq",
+        "ska-src-local-data-preparer-core",
+        "ska-src-local-data-preparer-celery-worker",
+        "rse-web",
+        "iam",
+    ],
+)
+def test_the_stack_survives_a_restart_of_any_container(stack: Deployment, name: str) -> None:
+    user = "restart"
+    with stack.session(user) as http:
+        uid = http.get(f"{stack.url}/src/posix-mapper/uid", params={"user": user}, timeout=30).text
+        stack.container(name).restart()
+        wait_until_healthy(stack)
+        deadline = time.monotonic() + 60
+        while (answer := http.get(f"{stack.url}/src/posix-mapper/uid", params={"user": user}, timeout=30)).status_code != 200:
+            assert time.monotonic() < deadline, answer.text
+            time.sleep(0.5)
+        assert answer.text == uid
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("cavern_flavour=openstack", "cavern_flavour"),
+        ('{"cavern_network": {"name": "docker26", "subnet": "172.26.0.0/99"}}', "subnet"),
+        ('{"cavern_network": {"name": "docker26"}}', "subnet"),
+        ("cavern_https_port=https", "cavern_https_port"),
+        ('{"cavern_catalogue_overrides": {"haproxy": {"number": 3}}}', "172.26.0.3"),
+        ("haproxy_client_certificates=perhaps", "haproxy_client_certificates"),
+    ],
+)
+def test_a_wrong_setting_is_refused_before_anything_changes(stack: Deployment, setting: str, message: str) -> None:
+    before = started(stack)
+    refused = playbook("site.yml", "-e", setting, check=False)
+    assert refused.returncode != 0
+    assert message in refused.stdout + refused.stderr
+    assert changed(refused.stdout) == 0
+    assert started(stack) == before
