@@ -217,12 +217,12 @@ class Host:
         if answer is None:
             if not _engine.installed():
                 self._install("engine", self.options["engine_packages"], "Docker Engine is not installed")
-            # Installing the package may have started the Engine already.
-            answer = None if self.module.check_mode else _engine.ask(path, timeout=2)
+            self._act("engine", "docker", "start", f"{path} does not answer")
+            if self.module.check_mode:
+                return None
+            # Installing the package may have started it.
+            started_by, answer = "package", _engine.ask(path, timeout=2)
             if answer is None:
-                self._act("engine", "docker", "start", f"{path} does not answer")
-                if self.module.check_mode:
-                    return None
                 self._need_root("start Docker Engine")
                 started_by, answer = _engine.start(path, self.options["timeout"])
         if not _engine.api_at_least(answer, self.options["minimum_api_version"]):
