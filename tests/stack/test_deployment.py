@@ -118,7 +118,9 @@ def test_the_stack_survives_a_restart_of_any_container(stack: Deployment, name: 
         stack.container(name).restart()
         wait_until_healthy(stack)
         deadline = time.monotonic() + 60
-        while (answer := http.get(f"{stack.url}/src/posix-mapper/uid", params={"user": user}, timeout=30)).status_code != 200:
+        while (
+            answer := http.get(f"{stack.url}/src/posix-mapper/uid", params={"user": user}, timeout=30)
+        ).status_code != 200:
             assert time.monotonic() < deadline, answer.text
             time.sleep(0.5)
         assert answer.text == uid
@@ -135,7 +137,9 @@ def test_the_stack_survives_a_restart_of_any_container(stack: Deployment, name: 
         ("haproxy_client_certificates=perhaps", "haproxy_client_certificates"),
     ],
 )
-def test_a_wrong_setting_is_refused_before_anything_changes(stack: Deployment, setting: str, message: str) -> None:
+def test_a_wrong_setting_is_refused_before_anything_changes(
+    stack: Deployment, setting: str, message: str
+) -> None:
     before = started(stack)
     refused = playbook("site.yml", "-e", setting, check=False)
     assert refused.returncode != 0

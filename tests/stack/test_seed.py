@@ -69,7 +69,9 @@ def test_root_node(stack: Deployment, anonymous: requests.Session) -> None:
 
 
 def test_container_needs_a_token(stack: Deployment, anonymous: requests.Session, container_node: str) -> None:
-    answer = anonymous.put(container_node, data=CONTAINER, headers={"Content-Type": "application/xml"}, timeout=30)
+    answer = anonymous.put(
+        container_node, data=CONTAINER, headers={"Content-Type": "application/xml"}, timeout=30
+    )
     assert answer.status_code == 403
     assert "token" in answer.text
     assert anonymous.get(container_node, timeout=30).status_code == 404
@@ -82,7 +84,9 @@ def test_container_is_created_with_one(http: requests.Session, container_node: s
     assert http.put(container_node, data=CONTAINER, headers=headers, timeout=30).status_code == 409
 
 
-def test_posix_mapper(stack: Deployment, http: requests.Session, anonymous: requests.Session, user: str) -> None:
+def test_posix_mapper(
+    stack: Deployment, http: requests.Session, anonymous: requests.Session, user: str
+) -> None:
     assert anonymous.get(f"{stack.url}/src/posix-mapper/users/pdowler", timeout=30).status_code == 404
     assert anonymous.get(f"{stack.url}/src/posix-mapper/uid", timeout=30).status_code == 401
     answer = http.get(f"{stack.url}/src/posix-mapper/uid", params={"user": user}, timeout=30)
@@ -100,7 +104,9 @@ def test_task(
     body = json.dumps([[DID, RSE_PATH, "./testing"]])
     core = "http://ska-src-local-data-preparer-core:8000/"
     if inside:
-        text = curl_inside(stack, stack.token(user), "-X", "POST", "-H", "Content-Type: application/json", "-d", body, core)
+        text = curl_inside(
+            stack, stack.token(user), "-X", "POST", "-H", "Content-Type: application/json", "-d", body, core
+        )
     else:
         text = http.post(
             f"{stack.url}/prepare-data/", data=body, headers={"Content-Type": "application/json"}, timeout=60
@@ -120,7 +126,9 @@ def test_task(
             break
         assert time.monotonic() < deadline, text
         time.sleep(0.2)
-    assert text.replace(" ", "") == '{"status":"SUCCESS","info":"Data provisioning successful"}'.replace(" ", "")
+    assert text.replace(" ", "") == '{"status":"SUCCESS","info":"Data provisioning successful"}'.replace(
+        " ", ""
+    )
 
     staged = stack.data / "cavern_data/cavern/home" / user / "testing/prepare_data_test.txt"
     assert staged.read_bytes() == content

@@ -16,7 +16,9 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def playbook(*arguments: str, inventory: str = "inventory/local", check: bool = True) -> subprocess.CompletedProcess[str]:
+def playbook(
+    *arguments: str, inventory: str = "inventory/local", check: bool = True
+) -> subprocess.CompletedProcess[str]:
     """Run ``ansible-playbook`` in the checkout and return what it printed."""
     environment = os.environ | {
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
@@ -32,7 +34,9 @@ def playbook(*arguments: str, inventory: str = "inventory/local", check: bool = 
         check=False,
     )
     if check and done.returncode:
-        raise AssertionError(f"ansible-playbook {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+        raise AssertionError(
+            f"ansible-playbook {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        )
     return done
 
 
@@ -78,7 +82,12 @@ class Deployment:
         if key not in self._tokens:
             answer = requests.post(
                 f"{self.url}/iam/token",
-                data={"grant_type": "password", "username": user, "password": self.secrets["iam_user_password"], **parameters},
+                data={
+                    "grant_type": "password",
+                    "username": user,
+                    "password": self.secrets["iam_user_password"],
+                    **parameters,
+                },
                 auth=("cavern-cli", self.secrets["iam_client_cavern_cli"]),
                 verify=self.ca,
                 timeout=30,

@@ -15,13 +15,36 @@ from ansible_collections.skasrc.cavern.plugins.filter.catalogue import (
 )
 
 CATALOGUE: dict[str, Any] = {
-    "proxy": {"role": "proxy", "container": "proxy", "number": 2, "image": "haproxy", "memory": "1m", "phases": ["certificates"]},
-    "store": {"role": "store", "container": "src-store", "number": 6, "image": "store", "memory": "1m", "route": "/src/store"},
-    "db": {"role": "postgres", "container": "db", "number": 7, "image": "reg.example/pg:17", "memory": "1m", "user": 8001},
+    "proxy": {
+        "role": "proxy",
+        "container": "proxy",
+        "number": 2,
+        "image": "haproxy",
+        "memory": "1m",
+        "phases": ["certificates"],
+    },
+    "store": {
+        "role": "store",
+        "container": "src-store",
+        "number": 6,
+        "image": "store",
+        "memory": "1m",
+        "route": "/src/store",
+    },
+    "db": {
+        "role": "postgres",
+        "container": "db",
+        "number": 7,
+        "image": "reg.example/pg:17",
+        "memory": "1m",
+        "user": 8001,
+    },
 }
 
 
-def resolve(overrides: dict[str, Any] | None = None, subnet: str = "172.26.0.0/16", prefix: str = "") -> dict[str, Any]:
+def resolve(
+    overrides: dict[str, Any] | None = None, subnet: str = "172.26.0.0/16", prefix: str = ""
+) -> dict[str, Any]:
     return resolve_catalogue(
         CATALOGUE,
         overrides=overrides or {},
@@ -100,14 +123,21 @@ def test_tags_select_among_the_services_of_this_host(tags: list[str], expected: 
 
 
 def test_composition_joins_defaults_catalogue_and_role() -> None:
-    defaults = {"read_only": True, "mounts": [{"type": "tmpfs", "target": "/tmp"}], "health": {"interval": 10}}
+    defaults = {
+        "read_only": True,
+        "mounts": [{"type": "tmpfs", "target": "/tmp"}],
+        "health": {"interval": 10},
+    }
     particulars = {
         "store": {
             "command": ["serve"],
             "read_only": False,
             "health": {"test": ["CMD", "true"]},
             "mounts": [{"type": "volume", "source": "v", "target": "/v"}],
-            "files": [{"path": "a", "content": "text"}, {"path": "secrets/s", "content": "s", "secret": True}],
+            "files": [
+                {"path": "a", "content": "text"},
+                {"path": "secrets/s", "content": "s", "secret": True},
+            ],
         }
     }
     (spec,) = compose_services(["store"], resolve(), particulars, defaults)
@@ -124,7 +154,8 @@ def test_composition_joins_defaults_catalogue_and_role() -> None:
 
 def test_a_flavour_changes_the_services_that_have_it_and_no_other() -> None:
     catalogue = CATALOGUE | {
-        "store": CATALOGUE["store"] | {"opencadc": {"image": "images.example/store:1", "user": 0, "memory": "3g"}},
+        "store": CATALOGUE["store"]
+        | {"opencadc": {"image": "images.example/store:1", "user": 0, "memory": "3g"}},
         "db": CATALOGUE["db"] | {"flavour": "embedded", "opencadc": {"image": "images.example/pg:1"}},
     }
     services = resolve_catalogue(
@@ -138,7 +169,12 @@ def test_a_flavour_changes_the_services_that_have_it_and_no_other() -> None:
         user=8000,
     )
     store = services["store"]
-    assert (store["flavour"], store["image"], store["user"], store["memory"]) == ("opencadc", "images.example/store:1", 0, "5g")
+    assert (store["flavour"], store["image"], store["user"], store["memory"]) == (
+        "opencadc",
+        "images.example/store:1",
+        0,
+        "5g",
+    )
     assert "opencadc" not in store
     assert services["proxy"]["flavour"] == "embedded"
     assert services["db"]["image"] == "reg.example/pg:17"
