@@ -1,0 +1,82 @@
+"""PostgreSQL: the engine, waiting for the server, and the schema's migrations."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, make_url, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from voservice.config import ServiceSettings
+
+MIGRATION_LOCK = 7_262_601
+logger = logging.getLogger(__name__)
+
+
+def url(settings: ServiceSettings) -> str:
+    """Return SQLAlchemy's URL of the configured database, with the password."""
+    parsed = make_url(settings.database_url).set(drivername="postgresql+asyncpg")
+    password = settings.database_password.get_secret_value()
+    if password:
+        parsed = parsed.set(password=password)
+    return parsed.render_as_string(hide_password=False)
+
+
+def engine(settings: ServiceSettings, pool_size: int = 10) -> AsyncEngine:
+    """Make the engine of a service; connections are tested before use, so a restarted server heals by itself."""
+    return create_async_engine(url(settings), pool_size=pool_size, max_overflow=pool_size, pool_pre_ping=True)
+
+
+async def wait(database: AsyncEngine, seconds: float = 120) -> None:
+    """Wait until the database accepts a query, at most *seconds*."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            async with database.connect() as connection:
+                await connection.execute(text("SELECT 1"))
+                return
+        except (DBAPIError, OSError) as exc:
+            if time.monotonic() > deadline:
+                raise
+            logger.info("Waiting for the database: %s", type(exc).__name__)
+            await asyncio.sleep(0.3)
+
+
+async def _upgrade(database_url: str, migrations: Path, seconds: float) -> None:
+    database = create_async_engine(database_url, poolclass=NullPool)
+    try:
+        await wait(database, seconds)
+        async with database.connect() as connection:
+            await connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATION_LOCK})
+            try:
+                await connection.commit()
+                await connection.run_sync(_run(migrations))
+                await connection.commit()
+            finally:
+                await connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": MIGRATION_LOCK})
+                await connection.commit()
+    finally:
+        await database.dispose()
+
+
+def _run(migrations: Path) -> Callable[[Connection], None]:
+    def upgrade(connection: Connection) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(migrations))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+    return upgrade
+
+
+def migrate(settings: ServiceSettings, migrations: Path, seconds: float = 120) -> None:
+    """Bring the schema to the newest revision; several processes may try at once, one does it."""
+    asyncio.run(_upgrade(url(settings), migrations, seconds))

@@ -1,0 +1,98 @@
+"""Errors as problem documents (RFC 9457)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+
+class Problem(Exception):
+    """An error that its reader can act on; becomes a response by one handler."""
+
+    status = 400
+    title = "Bad request"
+
+    def __init__(self, detail: str, *, headers: dict[str, str] | None = None, **members: Any) -> None:
+        """Say what is wrong and how to mend it in *detail*; *members* are further members of the document."""
+        super().__init__(detail)
+        self.detail = detail
+        self.headers = headers or {}
+        self.members = members
+
+
+class Unauthorized(Problem):
+    """The caller is not known."""
+
+    status, title = 401, "Not authenticated"
+
+
+class Forbidden(Problem):
+    """The caller is known and may not."""
+
+    status, title = 403, "Not permitted"
+
+
+class NotFound(Problem):
+    """There is no such thing for this caller."""
+
+    status, title = 404, "Not found"
+
+
+class Conflict(Problem):
+    """The state of the thing does not allow it."""
+
+    status, title = 409, "Conflict"
+
+
+class TooLarge(Problem):
+    """The request is larger than a limit."""
+
+    status, title = 413, "Too large"
+
+
+class Invalid(Problem):
+    """The request is understood and wrong; ``pointer`` says where."""
+
+    status, title = 422, "Invalid request"
+
+
+class TooMany(Problem):
+    """The caller asks too often."""
+
+    status, title = 429, "Too many requests"
+
+
+class Unavailable(Problem):
+    """Something this service needs does not answer."""
+
+    status, title = 503, "Temporarily unavailable"
+
+
+def document(
+    status: int, title: str, detail: str, headers: dict[str, str] | None = None, **members: Any
+) -> JSONResponse:
+    """Render a problem document."""
+    body = {"type": "about:blank", "title": title, "status": status, "detail": detail, **members}
+    return JSONResponse(body, status, headers, media_type="application/problem+json")
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of *app* with a problem document."""
+
+    @app.exception_handler(Problem)
+    async def problem(_: Request, exc: Problem) -> JSONResponse:
+        return document(exc.status, exc.title, exc.detail, exc.headers, **exc.members)
+
+    @app.exception_handler(RequestValidationError)
+    async def validation(_: Request, exc: RequestValidationError) -> JSONResponse:
+        errors = [{"pointer": "/" + "/".join(map(str, e["loc"])), "detail": e["msg"]} for e in exc.errors()]
+        first = errors[0]
+        return document(422, "Invalid request", f"{first['pointer']}: {first['detail']}", errors=errors)
+
+    @app.exception_handler(HTTPException)
+    async def http(_: Request, exc: HTTPException) -> JSONResponse:
+        return document(exc.status_code, str(exc.detail), str(exc.detail), dict(exc.headers or {}))

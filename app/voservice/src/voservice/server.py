@@ -1,0 +1,26 @@
+"""Runs a service under uvicorn."""
+
+from __future__ import annotations
+
+import uvicorn
+
+from voservice import logging as logs
+from voservice.config import ServiceSettings
+
+
+def serve(app: str, service: str, settings: ServiceSettings, port: int = 8080) -> None:
+    """Serve the application factory *app* (``package.module:factory``) on *port* of all addresses."""
+    logs.configure(service, settings.log_level)
+    uvicorn.run(
+        app,
+        factory=True,
+        host="0.0.0.0",
+        port=port,
+        workers=settings.workers,
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=15,
+        timeout_keep_alive=75,
+    )

@@ -1,0 +1,72 @@
+"""pytest plugin: a private PostgreSQL server for the tests of services that have a database."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+def _binaries() -> Path:
+    found = shutil.which("initdb")
+    candidates = [Path(found).parent] if found else []
+    candidates += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    for directory in candidates:
+        if (directory / "initdb").exists():
+            return directory
+    pytest.fail("no PostgreSQL on this machine: install the package postgresql", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a PostgreSQL server of the tests' own, reached by a socket: ``postgresql://postgres@/{}?host=…``."""
+    binaries = _binaries()
+    directory = Path("/tmp") / f"pg-{uuid.uuid4().hex[:8]}"  # noqa: S108 - a socket's path must be short
+    directory.mkdir(mode=0o755)
+    as_user: list[str] = []
+    if os.geteuid() == 0:
+        shutil.chown(directory, "postgres")
+        as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+
+    def run(*arguments: str) -> None:
+        done = subprocess.run([*as_user, *arguments], capture_output=True, text=True, check=False, cwd="/")
+        if done.returncode:
+            pytest.fail(f"{arguments[0]}: {done.stdout}{done.stderr}", pytrace=False)
+
+    data = directory / "data"
+    run(
+        str(binaries / "initdb"),
+        "-D",
+        str(data),
+        "-U",
+        "postgres",
+        "-A",
+        "trust",
+        "--no-sync",
+        "-E",
+        "UTF8",
+        "--locale=C.UTF-8",
+    )
+    options = (
+        f"-c listen_addresses='' -c unix_socket_directories={directory} -c fsync=off -c max_connections=300"
+    )
+    run(str(binaries / "pg_ctl"), "-D", str(data), "-o", options, "-w", "-l", str(directory / "log"), "start")
+    yield f"postgresql://postgres@/{{}}?host={directory}"
+    run(str(binaries / "pg_ctl"), "-D", str(data), "-m", "immediate", "-w", "stop")
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def database_url(postgres: str) -> Iterator[str]:
+    """URL of an empty database that only one test has."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    host = postgres.split("host=")[1]
+    psql = [str(_binaries() / "psql"), "-h", host, "-U", "postgres", "-qc"]
+    subprocess.run([*psql, f"CREATE DATABASE {name}"], check=True, cwd="/")
+    yield postgres.format(name)
+    subprocess.run([*psql, f"DROP DATABASE {name} WITH (FORCE)"], check=True, cwd="/")
