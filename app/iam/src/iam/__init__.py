@@ -1,0 +1,1 @@
+"""OpenID Connect issuer and group service for development and CI."""

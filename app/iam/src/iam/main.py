@@ -1,0 +1,230 @@
+"""The issuer's application."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from base64 import b64decode
+from typing import Annotated, Any
+
+import jwt
+from fastapi import FastAPI, Form, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from pydantic import ValidationError
+from voservice import vosi
+from voservice.auth import USERNAME, AuthenticationError, bearer
+from voservice.config import load
+from voservice.logging import AccessLog, bind, configure
+
+from iam.config import CLIENT_CREDENTIALS, PASSWORD, TOKEN_EXCHANGE, Client, Directory, IamSettings
+from iam.tokens import ALGORITHM, Signer
+
+
+class OAuthError(Exception):
+    """An error of the token endpoint (RFC 6749 section 5.2)."""
+
+    def __init__(self, error: str, description: str, status: int = 400) -> None:
+        """Keep the code, what to do about it, and the HTTP status."""
+        super().__init__(description)
+        self.error, self.description, self.status = error, description, status
+
+
+def directory(settings: IamSettings) -> Directory:
+    """Read the clients and users, or end with a message that names the file."""
+    try:
+        return Directory.model_validate_json(settings.iam_clients_file.read_text())
+    except (OSError, ValidationError) as exc:
+        raise SystemExit(f"IAM_CLIENTS_FILE {settings.iam_clients_file}: {exc}") from exc
+
+
+def authenticate(request: Request, known: Directory, client_id: str, client_secret: str) -> Client:
+    """Return the client that the request's Basic credentials or form fields prove (RFC 6749 section 2.3.1)."""
+    scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "basic":
+        try:
+            client_id, _, client_secret = b64decode(encoded, validate=True).decode().partition(":")
+        except ValueError as exc:
+            raise OAuthError("invalid_client", "The Basic credentials are not base64", 401) from exc
+    client = known.client(client_id)
+    if client is None or not client.has_secret(client_secret):
+        raise OAuthError("invalid_client", "Unknown client or wrong client secret", 401)
+    return client
+
+
+def create_app() -> FastAPI:
+    """Build the application from the environment."""
+    settings = load(IamSettings)
+    configure("iam", settings.log_level)
+    known = directory(settings)
+    signer = Signer(settings.oidc_issuer, settings.iam_signing_key.get_secret_value())
+    issuer = settings.oidc_issuer
+    base = "/" + issuer.split("://", 1)[-1].partition("/")[2].strip("/")
+    app = FastAPI(
+        title="Issuer for development",
+        description="OpenID Connect issuer and group service. It trusts whoever holds the deployment's secrets.",
+        docs_url=f"{base}/docs",
+        openapi_url=f"{base}/openapi.json",
+        redoc_url=None,
+    )
+    app.add_middleware(AccessLog, quiet=(f"{base}/health",))
+
+    @app.exception_handler(OAuthError)
+    async def refuse(_: Request, exc: OAuthError) -> JSONResponse:
+        headers = {"Cache-Control": "no-store"} | ({"WWW-Authenticate": "Basic"} if exc.status == 401 else {})
+        return JSONResponse({"error": exc.error, "error_description": exc.description}, exc.status, headers)
+
+    @app.exception_handler(AuthenticationError)
+    async def challenge(_: Request, exc: AuthenticationError) -> Response:
+        return PlainTextResponse(exc.description + "\n", 401, {"WWW-Authenticate": exc.challenge})
+
+    def caller(request: Request) -> dict[str, Any]:
+        """Claims of the caller's token."""
+        token = bearer(request.headers.getlist("authorization"))
+        if token is None:
+            raise AuthenticationError("Send a token: Authorization: Bearer <token>", "invalid_request")
+        try:
+            return signer.read(token)
+        except jwt.ExpiredSignatureError as exc:
+            raise AuthenticationError("The token has expired") from exc
+        except jwt.PyJWTError as exc:
+            raise AuthenticationError("The token is not one of this issuer's") from exc
+
+    @app.get(f"{base}/.well-known/openid-configuration")
+    async def metadata() -> dict[str, Any]:
+        return {
+            "issuer": issuer,
+            "jwks_uri": f"{issuer}/jwks",
+            "token_endpoint": f"{issuer}/token",
+            "userinfo_endpoint": f"{issuer}/userinfo",
+            "introspection_endpoint": f"{issuer}/introspect",
+            "grant_types_supported": [PASSWORD, CLIENT_CREDENTIALS, TOKEN_EXCHANGE],
+            "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
+            "id_token_signing_alg_values_supported": [ALGORITHM],
+            "response_types_supported": ["token"],
+            "subject_types_supported": ["public"],
+            "scopes_supported": ["openid", "profile"],
+            "claims_supported": ["sub", "preferred_username", "groups"],
+        }
+
+    @app.get(f"{base}/jwks")
+    async def jwks() -> dict[str, Any]:
+        return signer.jwks
+
+    @app.post(f"{base}/token")
+    async def token(
+        request: Request,
+        grant_type: Annotated[str, Form()] = "",
+        client_id: Annotated[str, Form()] = "",
+        client_secret: Annotated[str, Form()] = "",
+        username: Annotated[str, Form()] = "",
+        password: Annotated[str, Form()] = "",
+        subject_token: Annotated[str, Form()] = "",
+        expires_in: Annotated[str, Form()] = "",
+        audience: Annotated[list[str] | None, Form()] = None,
+        scope: Annotated[str, Form()] = "openid profile",
+    ) -> JSONResponse:
+        client = authenticate(request, known, client_id, client_secret)
+        bind(client=client.client_id, grant=grant_type)
+        if grant_type not in {PASSWORD, CLIENT_CREDENTIALS, TOKEN_EXCHANGE}:
+            raise OAuthError(
+                "unsupported_grant_type", f"grant_type: {grant_type!r} is not one of this issuer's"
+            )
+        if grant_type not in client.grants:
+            raise OAuthError("unauthorized_client", f"The client may not use {grant_type}")
+        lifetime = _lifetime(expires_in, settings)
+        if grant_type == PASSWORD:
+            name = _user(username, password, settings)
+        elif grant_type == CLIENT_CREDENTIALS:
+            if client.username is None:
+                raise OAuthError("unauthorized_client", "The client acts as no user")
+            name = client.username
+        else:
+            try:
+                name = signer.read(subject_token)["preferred_username"]
+            except jwt.PyJWTError as exc:
+                raise OAuthError("invalid_grant", "subject_token: not a valid token of this issuer") from exc
+        audiences = audience or settings.oidc_audiences
+        access = signer.issue(
+            name,
+            known.groups(name),
+            client.client_id,
+            audiences[0] if len(audiences) == 1 else audiences,
+            lifetime,
+            scope,
+        )
+        body = {"access_token": access, "token_type": "Bearer", "expires_in": lifetime, "scope": scope}
+        if grant_type == TOKEN_EXCHANGE:
+            body |= {"issued_token_type": "urn:ietf:params:oauth:token-type:access_token"}
+        return JSONResponse(body, headers={"Cache-Control": "no-store"})
+
+    @app.api_route(f"{base}/userinfo", methods=["GET", "POST"])
+    async def userinfo(request: Request) -> dict[str, Any]:
+        claims = caller(request)
+        return {name: claims[name] for name in ("sub", "preferred_username", "groups")}
+
+    @app.post(f"{base}/introspect")
+    async def introspect(
+        request: Request,
+        token: Annotated[str, Form()] = "",
+        client_id: Annotated[str, Form()] = "",
+        client_secret: Annotated[str, Form()] = "",
+    ) -> dict[str, Any]:
+        authenticate(request, known, client_id, client_secret)
+        try:
+            return {"active": True, "token_type": "Bearer", **signer.read(token)}
+        except jwt.PyJWTError:
+            return {"active": False}
+
+    @app.get(f"{base}/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok", "time": time.strftime("%FT%TZ", time.gmtime())}
+
+    gms = f"{issuer}/gms"
+
+    @app.get(f"{base}/gms/search", response_class=PlainTextResponse)
+    async def search(request: Request) -> Response:
+        """Groups of the caller, one a line (GMS 1.0); ``group`` asks for some of them only."""
+        claims = caller(request)
+        mine = known.groups(claims["preferred_username"])
+        asked = request.query_params.getlist("group")
+        names = [name for name in mine if not asked or name in asked]
+        headers = {"X-VO-Authenticated": claims["preferred_username"]}
+        return PlainTextResponse("".join(f"{name}\n" for name in names), headers=headers)
+
+    @app.get(f"{base}/gms/capabilities")
+    async def capabilities() -> Response:
+        entries = [
+            vosi.Capability("ivo://ivoa.net/std/GMS#search-1.0", f"{gms}/search", methods=(vosi.TOKEN,)),
+            vosi.Capability(
+                "ivo://ivoa.net/std/VOSI#availability", f"{gms}/availability", methods=(vosi.ANONYMOUS,)
+            ),
+            vosi.Capability(
+                "ivo://ivoa.net/std/VOSI#capabilities", f"{gms}/capabilities", methods=(vosi.ANONYMOUS,)
+            ),
+        ]
+        return Response(vosi.capabilities(entries), media_type="text/xml")
+
+    @app.get(f"{base}/gms/availability")
+    async def availability() -> Response:
+        return Response(vosi.availability(True, "accepting requests"), media_type="text/xml")
+
+    return app
+
+
+def _lifetime(text: str, settings: IamSettings) -> int:
+    if not text:
+        return settings.iam_default_lifetime
+    if not text.isdecimal() or not 1 <= int(text) <= settings.iam_max_lifetime:
+        raise OAuthError("invalid_request", f"expires_in: seconds from 1 to {settings.iam_max_lifetime}")
+    return int(text)
+
+
+def _user(username: str, password: str, settings: IamSettings) -> str:
+
+    if not USERNAME.match(username):
+        raise OAuthError(
+            "invalid_request", "username: letters, digits and _.@-, beginning with a letter or digit"
+        )
+    if not secrets.compare_digest(password.encode(), settings.iam_user_password.get_secret_value().encode()):
+        raise OAuthError("invalid_grant", "Wrong password")
+    return username

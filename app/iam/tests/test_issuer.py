@@ -1,0 +1,170 @@
+"""The issuer through its HTTP interface, and its tokens through the verifier that all services use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from iam.main import create_app
+from voservice.auth import AuthenticationError, ClientCredentials, TokenVerifier
+
+ISSUER = "https://vo.example/iam"
+EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
+CLI = ("cli", "cli-secret")
+SERVICE = ("prepare-data", "service-secret")
+
+
+@pytest.fixture(scope="session")
+def key() -> str:
+    private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    return private.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
+
+
+@pytest.fixture
+async def http(tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
+    clients: list[dict[str, Any]] = [
+        {"client_id": "cli", "grants": ["password"]},
+        {
+            "client_id": "prepare-data",
+            "grants": ["client_credentials", EXCHANGE],
+            "username": "admin",
+            "groups": ["ops"],
+        },
+    ]
+    for client, secret in zip(clients, ("cli-secret", "service-secret"), strict=True):
+        file = tmp_path / client["client_id"]
+        file.write_text(secret + "\n")
+        client["secret_file"] = str(file)
+    config = tmp_path / "iam.json"
+    config.write_text(json.dumps({"clients": clients, "users": {"ada": {"groups": ["staff", "astro"]}}}))
+    (tmp_path / "key").write_text(key)
+    monkeypatch.setenv("OIDC_ISSUER", ISSUER)
+    monkeypatch.setenv("OIDC_AUDIENCES", "https://vo.example")
+    monkeypatch.setenv("IAM_CLIENTS_FILE", str(config))
+    monkeypatch.setenv("IAM_SIGNING_KEY_FILE", str(tmp_path / "key"))
+    monkeypatch.setenv("IAM_USER_PASSWORD", "letmein")
+    transport = httpx.ASGITransport(app=create_app())
+    async with httpx.AsyncClient(transport=transport, base_url="https://vo.example") as client:
+        yield client
+
+
+async def grant(http: httpx.AsyncClient, client: tuple[str, str] = CLI, **form: str) -> httpx.Response:
+    return await http.post(f"{ISSUER}/token", data=form, auth=client)
+
+
+async def password(http: httpx.AsyncClient, user: str = "ada", **form: str) -> str:
+    answer = await grant(http, grant_type="password", username=user, password="letmein", **form)
+    assert answer.status_code == 200, answer.text
+    token: str = answer.json()["access_token"]
+    return token
+
+
+async def test_tokens_pass_the_verifier(http: httpx.AsyncClient) -> None:
+    verifier = TokenVerifier(ISSUER, ["https://vo.example"], client=http)
+    identity = await verifier.verify(await password(http))
+    assert identity.username == "ada"
+    assert identity.groups == {"staff", "astro"}
+    again = await verifier.verify(await password(http))
+    assert identity.subject == again.subject
+
+
+async def test_a_service_has_tokens_of_its_own_and_exchanges_those_of_users(http: httpx.AsyncClient) -> None:
+    verifier = TokenVerifier(ISSUER, ["https://vo.example"], client=http)
+    own = ClientCredentials(ISSUER, *SERVICE, client=http)
+    assert (await verifier.verify(await own.token())).username == "admin"
+    assert await own.token() == await own.token()
+    short = await password(http, expires_in="60")
+    long = await verifier.verify(await own.exchange(short, 86_400))
+    before = (await verifier.verify(short)).expires
+    assert long.username == "ada"
+    assert long.expires is not None
+    assert before is not None
+    assert (long.expires - before).total_seconds() > 86_000
+
+
+@pytest.mark.parametrize(
+    ("client", "form", "status", "error"),
+    [
+        (("cli", "wrong"), {"grant_type": "password"}, 401, "invalid_client"),
+        (("nobody", "x"), {"grant_type": "password"}, 401, "invalid_client"),
+        (CLI, {"grant_type": "password", "username": "ada", "password": "guess"}, 400, "invalid_grant"),
+        (
+            CLI,
+            {"grant_type": "password", "username": "../ada", "password": "letmein"},
+            400,
+            "invalid_request",
+        ),
+        (CLI, {"grant_type": "client_credentials"}, 400, "unauthorized_client"),
+        (CLI, {"grant_type": "magic"}, 400, "unsupported_grant_type"),
+        (CLI, {}, 400, "unsupported_grant_type"),
+        (SERVICE, {"grant_type": EXCHANGE, "subject_token": "forged"}, 400, "invalid_grant"),
+        (
+            CLI,
+            {"grant_type": "password", "username": "ada", "password": "letmein", "expires_in": "0"},
+            400,
+            "invalid_request",
+        ),
+    ],
+)
+async def test_bad_requests(
+    http: httpx.AsyncClient, client: tuple[str, str], form: dict[str, str], status: int, error: str
+) -> None:
+    answer = await grant(http, client, **form)
+    assert answer.status_code == status
+    assert answer.json()["error"] == error
+    assert answer.json()["error_description"]
+
+
+async def test_userinfo_and_introspection(http: httpx.AsyncClient) -> None:
+    token = await password(http)
+    info = await http.get(f"{ISSUER}/userinfo", headers={"Authorization": f"Bearer {token}"})
+    assert info.json()["preferred_username"] == "ada"
+    active = await http.post(f"{ISSUER}/introspect", data={"token": token}, auth=SERVICE)
+    assert active.json()["active"] is True
+    inactive = await http.post(f"{ISSUER}/introspect", data={"token": "x"}, auth=SERVICE)
+    assert inactive.json() == {"active": False}
+    refused = await http.get(f"{ISSUER}/userinfo", headers={"Authorization": "Bearer x"})
+    assert refused.status_code == 401
+    assert 'error="invalid_token"' in refused.headers["WWW-Authenticate"]
+
+
+async def test_groups(http: httpx.AsyncClient) -> None:
+    headers = {"Authorization": f"Bearer {await password(http)}"}
+    assert (await http.get(f"{ISSUER}/gms/search", headers=headers)).text == "astro\nstaff\n"
+    some = await http.get(f"{ISSUER}/gms/search?group=staff&group=other", headers=headers)
+    assert some.text == "staff\n"
+    assert (await http.get(f"{ISSUER}/gms/search")).status_code == 401
+    assert b"GMS#search-1.0" in (await http.get(f"{ISSUER}/gms/capabilities")).content
+
+
+@pytest.mark.parametrize(
+    ("issuer", "audiences", "message"),
+    [
+        ("https://other.example/iam", ["https://vo.example"], "The keys of"),
+        (ISSUER, ["https://elsewhere.example"], "another audience"),
+    ],
+)
+async def test_tokens_for_others_are_refused(
+    http: httpx.AsyncClient, issuer: str, audiences: list[str], message: str
+) -> None:
+    verifier = TokenVerifier(issuer, audiences, client=http)
+    with pytest.raises(AuthenticationError, match=message):
+        await verifier.verify(await password(http))
+
+
+async def test_a_forged_token_is_refused(http: httpx.AsyncClient) -> None:
+    header, payload, signature = (await password(http)).split(".")
+    verifier = TokenVerifier(ISSUER, ["https://vo.example"], client=http)
+    other = (await password(http, "eve")).split(".")[1]
+    with pytest.raises(AuthenticationError, match="signature"):
+        await verifier.verify(f"{header}.{other}.{signature}")
+    with pytest.raises(AuthenticationError, match="algorithm"):
+        await verifier.verify(f"eyJhbGciOiJub25lIn0.{payload}.")
