@@ -157,11 +157,19 @@ class Record:
             self.directories, self.programs = [], {}
         except (ValueError, KeyError, TypeError) as error:
             raise HostError(f"record: {path} is damaged ({error}); delete it to go on") from error
+        self._saved = self._content()
 
     def save(self) -> None:
-        content = {"directories": self.directories, "programs": self.programs}
+        """Write the record if it changed."""
+        content = self._content()
+        if content == self._saved:
+            return
         _files.make_directory(self.path.parent, 0o700)
-        _files.write_atomic(self.path, json.dumps(content, indent=2).encode() + b"\n", 0o600)
+        _files.write_atomic(self.path, content, 0o600)
+
+    def _content(self) -> bytes:
+        content = {"directories": self.directories, "programs": self.programs}
+        return json.dumps(content, indent=2).encode() + b"\n"
 
 
 class Host:
@@ -177,10 +185,13 @@ class Host:
     def converge(self) -> dict[str, Any]:
         self._python_libraries()
         engine = self._engine()
-        for directory in self.options["directories"]:
-            self._directory(directory)
-        for program in self.options["programs"]:
-            self._program(program)
+        try:
+            for directory in self.options["directories"]:
+                self._directory(directory)
+            for program in self.options["programs"]:
+                self._program(program)
+        finally:
+            self.record.save()
         return {"engine": engine} if engine else {}
 
     def remove(self) -> None:
@@ -317,14 +328,10 @@ class Host:
         self._note(_files.make_directory(path.parent))
         if present != content:
             self.record.programs[str(path)] = _digest(content)
-            self.record.save()
         _files.write_atomic(path, content, 0o755)
 
     def _note(self, created: list[Path]) -> None:
-        new = [str(path) for path in created if str(path) not in self.record.directories]
-        if new:
-            self.record.directories.extend(new)
-            self.record.save()
+        self.record.directories += [str(path) for path in created if str(path) not in self.record.directories]
 
     def _act(self, kind: str, name: str, action: str, *reasons: str) -> None:
         self.actions.append({"object": kind, "name": name, "action": action, "reasons": list(reasons)})
