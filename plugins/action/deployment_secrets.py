@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 from ansible.errors import AnsibleActionFail
+from ansible.module_utils.basic import missing_required_lib
 from ansible.parsing.vault import is_encrypted
 from ansible.plugins.action import ActionBase
 from ansible_collections.skasrc.cavern.plugins.module_utils import _files, _secrets
@@ -48,6 +49,8 @@ class ActionModule(ActionBase):
                 "rotate": {"type": "list", "elements": "str", "default": []},
             }
         )
+        if not _secrets.HAS_CRYPTOGRAPHY:
+            raise AnsibleActionFail(missing_required_lib("cryptography"))
         path = Path(options["path"]).absolute()
         # Vault-encrypted and templated values arrive as subclasses of str that YAML could not write.
         overrides = {str(name): value for name, value in (options["overrides"] or {}).items()}
