@@ -18,7 +18,7 @@ from typing import Any, Literal
 import httpx
 import jwt
 
-USERNAME = re.compile(r"^(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}$")
+USERNAME = re.compile(r"^(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}\Z")
 LEEWAY = 10
 REFRESH_AGE = 6 * 3600
 STALE_AGE = 48 * 3600

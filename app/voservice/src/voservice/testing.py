@@ -17,7 +17,7 @@ def _binaries() -> Path:
     candidates = [Path(found).parent] if found else []
     candidates += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     for directory in candidates:
-        if (directory / "initdb").exists():
+        if all((directory / program).exists() for program in ("initdb", "pg_ctl", "psql")):
             return directory
     pytest.fail("no PostgreSQL on this machine: install the package postgresql", pytrace=False)
 

@@ -1,0 +1,178 @@
+"""The POSIX mapper's application: ``/uid`` and ``/gid`` as OpenCADC's service answers them, and VOSI."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import httpx
+from fastapi import FastAPI, Request
+from fastapi.responses import PlainTextResponse, Response, StreamingResponse
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
+from voservice import database, vosi
+from voservice.auth import USERNAME, AuthenticationError, Identity, TokenVerifier, bearer
+from voservice.config import load
+from voservice.logging import AccessLog, bind, configure
+
+from posix_mapper.config import PosixMapperSettings
+from posix_mapper.models import InvalidGroup, PosixGroup, PosixUser, group_uri
+from posix_mapper.storage import MappingStore
+
+TSV = "text/tab-separated-values"
+STANDARD = "http://www.opencadc.org/std/posix"
+
+
+class BadParameter(ValueError):
+    """A parameter that cannot be read."""
+
+
+def number(name: str, text: str) -> int:
+    """Read the uid or gid in *text*."""
+    if not text.isdecimal() or int(text) > 2**31 - 1:
+        raise BadParameter(f"{name}: {text!r} is not a number from 0 to {2**31 - 1}")
+    return int(text)
+
+
+def create_app() -> FastAPI:
+    """Build the application from the environment."""
+    settings = load(PosixMapperSettings)
+    configure("posix-mapper", settings.log_level)
+    engine = database.engine(settings)
+    store = MappingStore(engine)
+    client = httpx.AsyncClient(timeout=10)
+    verifier = TokenVerifier(
+        settings.oidc_issuer,
+        settings.oidc_audiences,
+        client=client,
+        algorithms=settings.oidc_algorithms,
+        require_audience=settings.oidc_require_audience,
+    )
+    base = settings.posix_mapper_context_path
+    public = settings.public_url + base
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        for name, uid in settings.posix_mapper_reserved_users.items():
+            await store.reserve(name, uid)
+        yield
+        await client.aclose()
+        await engine.dispose()
+
+    app = FastAPI(
+        title="POSIX mapper",
+        description="Gives users and groups the uid and gid under which they own files.",
+        lifespan=lifespan,
+        docs_url=f"{base}/docs",
+        openapi_url=f"{base}/openapi.json",
+        redoc_url=None,
+    )
+    app.router.redirect_slashes = False
+    app.add_middleware(AccessLog, quiet=(f"{base}/availability",))
+
+    async def caller(request: Request) -> Identity:
+        token = bearer(request.headers.getlist("authorization"))
+        if token is None:
+            raise AuthenticationError("", "")
+        identity = await verifier.verify(token)
+        bind(user=identity.username)
+        return identity
+
+    def parameters(request: Request, *names: str) -> list[list[str]]:
+        items = request.query_params.multi_items()
+        return [[value for key, value in items if key.lower() == name] for name in names]
+
+    async def answer(
+        request: Request,
+        identity: Identity,
+        everything: Callable[[], AsyncIterator[PosixUser] | AsyncIterator[PosixGroup]],
+        some: Callable[[], Awaitable[list[PosixUser] | list[PosixGroup]]] | None,
+    ) -> Response:
+        tsv = request.headers.get("accept") == TSV
+        headers = {"X-VO-Authenticated": identity.username}
+        media_type = TSV if tsv else "text/plain"
+        if some is not None:
+            body = "".join(entry.tsv() if tsv else entry.text() for entry in await some())
+            return Response(body, headers=headers, media_type=media_type)
+
+        async def lines() -> AsyncIterator[str]:
+            async for entry in everything():
+                yield entry.tsv() if tsv else entry.text()
+
+        return StreamingResponse(lines(), headers=headers, media_type=media_type)
+
+    @app.get(f"{base}/uid", summary="Users and their numbers")
+    async def uid(request: Request) -> Response:
+        """Users by ``user`` (made where unknown) and ``uid``, or all of them."""
+        identity = await caller(request)
+        names, uids = parameters(request, "user", "uid")
+        for name in names:
+            if not USERNAME.match(name):
+                raise BadParameter(f"user: {name!r} is not a user name: letters, digits and _.@-")
+        numbers = [number("uid", text) for text in uids]
+        return await answer(
+            request,
+            identity,
+            store.all_users,
+            (lambda: store.users(names, numbers)) if names or uids else None,
+        )
+
+    @app.get(f"{base}/gid", summary="Groups and their numbers")
+    async def gid(request: Request) -> Response:
+        """Groups by ``group`` (made where unknown) and ``gid``, or all of them."""
+        identity = await caller(request)
+        uris, gids = parameters(request, "group", "gid")
+        wanted = [group_uri(uri) for uri in uris]
+        numbers = [number("gid", text) for text in gids]
+        return await answer(
+            request,
+            identity,
+            store.all_groups,
+            (lambda: store.groups(wanted, numbers)) if uris or gids else None,
+        )
+
+    @app.get(f"{base}/availability", summary="Whether the service and its database answer")
+    async def availability(detail: str = "") -> Response:
+        """VOSI availability; with ``detail=min`` only a status, 200 or 503."""
+        try:
+            await store.check()
+            available, note = True, "service is accepting requests"
+        except (SQLAlchemyError, OSError) as exc:
+            available, note = False, f"the database does not answer: {type(exc).__name__}"
+        if detail == "min":
+            return Response(status_code=200 if available else 503)
+        return Response(vosi.availability(available, note), media_type="text/xml")
+
+    @app.get(f"{base}/capabilities", summary="What the service offers and where")
+    async def capabilities() -> Response:
+        """VOSI capabilities."""
+        anonymous = (vosi.ANONYMOUS,)
+        entries = [
+            vosi.Capability(f"{STANDARD}#user-mapping-0.1", f"{public}/uid", methods=(vosi.TOKEN,)),
+            vosi.Capability(f"{STANDARD}#group-mapping-0.1", f"{public}/gid", methods=(vosi.TOKEN,)),
+            vosi.Capability(
+                "ivo://ivoa.net/std/VOSI#availability", f"{public}/availability", methods=anonymous
+            ),
+            vosi.Capability(
+                "ivo://ivoa.net/std/VOSI#capabilities", f"{public}/capabilities", methods=anonymous
+            ),
+        ]
+        return Response(vosi.capabilities(entries), media_type="text/xml")
+
+    @app.exception_handler(AuthenticationError)
+    async def unauthorized(_: Request, exc: AuthenticationError) -> Response:
+        if not exc.error:
+            return PlainTextResponse("Caller is not authenticated.", 401, {"WWW-Authenticate": "Bearer"})
+        return PlainTextResponse(exc.description, 401, {"WWW-Authenticate": exc.challenge})
+
+    @app.exception_handler(BadParameter)
+    @app.exception_handler(InvalidGroup)
+    async def bad(_: Request, exc: Exception) -> Response:
+        return PlainTextResponse(f"{exc}\n", 400)
+
+    @app.exception_handler(HTTPException)
+    async def other(request: Request, exc: HTTPException) -> Response:
+        text = f"unsupported: HTTP {request.method}" if exc.status_code == 405 else "not found"
+        return PlainTextResponse(f"{text}\n", exc.status_code, exc.headers)
+
+    return app

@@ -1,0 +1,52 @@
+"""Users and groups, and the two formats in which they are written (OpenCADC's POSIX mapper)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+# OpenCADC's form of a group: ivo://authority/path?name.
+GROUP_URI = re.compile(r"^ivo://[A-Za-z0-9._~-]+/[A-Za-z0-9/_.~-]+\?[A-Za-z0-9/_.~-]+$")
+
+
+class InvalidGroup(ValueError):
+    """The text is no group identifier."""
+
+
+@dataclass(frozen=True)
+class PosixUser:
+    """A user; the default group's gid equals the uid."""
+
+    username: str
+    uid: int
+
+    def tsv(self) -> str:
+        """Name, uid and gid, separated by tabs."""
+        return f"{self.username}\t{self.uid}\t{self.uid}\n"
+
+    def text(self) -> str:
+        """A line as in passwd(5)."""
+        return f"{self.username}:x:{self.uid}:{self.uid}:::\n"
+
+
+@dataclass(frozen=True)
+class PosixGroup:
+    """A group by its full identifier."""
+
+    uri: str
+    gid: int
+
+    def tsv(self) -> str:
+        """Identifier and gid, separated by a tab."""
+        return f"{self.uri}\t{self.gid}\n"
+
+    def text(self) -> str:
+        """A line as in group(5)."""
+        return f"{self.uri.partition('?')[2]}:x:{self.gid}:\n"
+
+
+def group_uri(text: str) -> str:
+    """Return *text* if it is a group identifier, else raise ``InvalidGroup``."""
+    if len(text) > 255 or not GROUP_URI.match(text):
+        raise InvalidGroup(f"group: {text!r} is not a group identifier such as ivo://opencadc.org/gms?team")
+    return text
