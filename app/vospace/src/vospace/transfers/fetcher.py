@@ -1,0 +1,299 @@
+"""Fetching one file from an HTTP source, whole or not at all.
+
+The fetcher asks for the bytes as they are stored (no content coding), follows redirects only where the source policy
+lets it, and repeats what failed for a passing reason. A repetition resumes behind the bytes already had, by `Range`, if
+the source gave a validator that `If-Range` may carry (RFC 9110 section 13.1.5); otherwise it starts over. Length and
+checksums that the source or the caller stated are compared before the sink is told that all is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import re
+from dataclasses import dataclass
+from typing import Protocol
+
+import aiohttp
+from yarl import URL
+
+from vospace.transfers.digests import Expected, stated
+from vospace.transfers.errors import FetchFailed
+from vospace.transfers.sources import SourcePolicy, SourceRefused
+
+logger = logging.getLogger(__name__)
+
+MAX_REDIRECTS = 5
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+
+
+class Sink(Protocol):
+    """Where the bytes go. `length` counts what was accepted."""
+
+    @property
+    def length(self) -> int: ...
+
+    @property
+    def md5(self) -> str: ...
+
+    @property
+    def adler32(self) -> str: ...
+
+    async def write(self, data: bytes) -> None: ...
+
+    async def flush(self) -> None:
+        """After this the three measures hold for all that was written."""
+        ...
+
+    async def restart(self) -> None:
+        """Forget all bytes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FetchLimits:
+    """Times in seconds, sizes in bytes. `attempts` are counted since the last progress."""
+
+    max_bytes: int = 0
+    connect_timeout: float = 10.0
+    stall_timeout: float = 60.0
+    attempts: int = 5
+    backoff: float = 0.5
+    backoff_max: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What arrived: length in bytes, lower-case hex checksums, the source's content type if it named one."""
+
+    length: int
+    md5: str
+    adler32: str
+    content_type: str | None
+
+
+class _Retry(Exception):
+    """This attempt failed for a reason that may pass."""
+
+    def __init__(self, detail: str, after: float = 0.0, *, start_over: bool = False) -> None:
+        super().__init__(detail)
+        self.after = after
+        self.start_over = start_over
+
+
+def open_session(limits: FetchLimits, connections: int) -> aiohttp.ClientSession:
+    """A session for fetchers: connections are kept alive, nothing is decoded, no cookies, no proxies from outside."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=connections, ttl_dns_cache=60, keepalive_timeout=30),
+        timeout=aiohttp.ClientTimeout(
+            total=None, sock_connect=limits.connect_timeout, connect=None, sock_read=limits.stall_timeout
+        ),
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"Accept-Encoding": "identity", "User-Agent": "vospace"},
+        read_bufsize=1 << 20,
+    )
+
+
+class Fetcher:
+    """Fetches files by one session."""
+
+    def __init__(self, session: aiohttp.ClientSession, policy: SourcePolicy, limits: FetchLimits) -> None:
+        self._session = session
+        self._policy = policy
+        self._limits = limits
+
+    async def fetch(self, url: str, sink: Sink, expected: Expected) -> Fetched:
+        """Fill the sink with the file behind `url`. Raises FetchFailed; the sink's bytes are then worthless."""
+        try:
+            source = self._policy.check(url)
+        except SourceRefused as error:
+            raise FetchFailed("InvalidArgument", str(error)) from error
+        attempt = _Attempt(self._session, self._policy, self._limits, source, sink, expected)
+        failures = 0
+        while True:
+            before = sink.length
+            try:
+                return await attempt.run()
+            except SourceRefused as error:
+                raise FetchFailed("InvalidArgument", str(error)) from error
+            except _Retry as retry:
+                problem, after = str(retry), retry.after
+                if retry.start_over:
+                    await attempt.start_over()
+            except aiohttp.ClientSSLError as error:
+                raise FetchFailed("TransferFailed", f"{_show(source)}: {error}") from error
+            except (TimeoutError, aiohttp.ClientError, OSError) as error:
+                problem, after = f"{type(error).__name__}: {error}".rstrip(": "), 0.0
+            failures = 1 if sink.length > before else failures + 1
+            if failures >= self._limits.attempts:
+                raise FetchFailed("TransferFailed", f"{_show(source)}: {problem}", transient=True)
+            delay = min(self._limits.backoff * 2 ** (failures - 1), self._limits.backoff_max)
+            delay = max(delay * random.uniform(0.5, 1.0), min(after, self._limits.backoff_max))  # noqa: S311 - jitter
+            logger.info(
+                "fetch of %s failed at byte %d, again in %.1f s: %s",
+                _show(source),
+                sink.length,
+                delay,
+                problem,
+            )
+            await asyncio.sleep(delay)
+
+
+class _Attempt:
+    """What the attempts at one source have in common: where they stand and what the source said of the file."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        policy: SourcePolicy,
+        limits: FetchLimits,
+        source: URL,
+        sink: Sink,
+        expected: Expected,
+    ) -> None:
+        self._session = session
+        self._policy = policy
+        self._limits = limits
+        self._source = source
+        self._sink = sink
+        self._expected = expected
+        self._stated = Expected()
+        self._validator: str | None = None
+        self._resumed = False
+        self._content_type: str | None = None
+
+    async def start_over(self) -> None:
+        await self._sink.restart()
+        self._stated = Expected()
+        self._validator = None
+        self._resumed = False
+
+    async def run(self) -> Fetched:
+        if self._stated.length is not None and self._sink.length == self._stated.length:
+            return await self._verify()  # broke behind the last byte
+        if self._sink.length and self._validator is None:
+            await self.start_over()
+        headers = {}
+        if self._sink.length and self._validator is not None:
+            headers = {"Range": f"bytes={self._sink.length}-", "If-Range": self._validator}
+        response = await self._request(headers)
+        try:
+            await self._accept(response)
+            await self._read(response)
+        except BaseException:
+            response.close()
+            raise
+        response.release()
+        return await self._verify()
+
+    async def _request(self, headers: dict[str, str]) -> aiohttp.ClientResponse:
+        url = self._source
+        for _ in range(MAX_REDIRECTS + 1):
+            response = await self._session.get(url, headers=headers, allow_redirects=False)
+            location = response.headers.get("Location")
+            if response.status not in _REDIRECTS or location is None:
+                return response
+            response.close()
+            url = self._policy.redirect(url, location)
+        raise FetchFailed("TransferFailed", f"{_show(self._source)}: more than {MAX_REDIRECTS} redirects")
+
+    async def _accept(self, response: aiohttp.ClientResponse) -> None:
+        """Judge status and headers; afterwards what is read belongs behind the bytes the sink has."""
+        status = response.status
+        if status == 200:
+            if self._sink.length:
+                await self.start_over()
+            self._take_statements(response, response.content_length)
+        elif status == 206 and self._sink.length:
+            self._resume(response)
+        elif status == 416 and self._sink.length:
+            raise _Retry("the source refused the range", start_over=True)
+        elif status in (404, 410):
+            raise FetchFailed("SourceNotFound", f"{_show(self._source)}: {status} {response.reason}")
+        elif status in _PASSING:
+            raise _Retry(f"source answered {status} {response.reason}", _retry_after(response))
+        else:
+            raise FetchFailed(
+                "TransferFailed", f"{_show(self._source)}: source answered {status} {response.reason}"
+            )
+        self._check_announced()
+
+    def _take_statements(self, response: aiohttp.ClientResponse, length: int | None) -> None:
+        digests = stated(response.headers)
+        self._stated = Expected(length, digests.md5, digests.adler32)
+        self._validator = _validator(response)
+        self._content_type = response.headers.get("Content-Type")
+
+    def _resume(self, response: aiohttp.ClientResponse) -> None:
+        match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        if match is None or int(match[1]) != self._sink.length:
+            raise _Retry("the source sent another range than asked", start_over=True)
+        total = None if match[3] == "*" else int(match[3])
+        if self._stated.length is not None and total is not None and total != self._stated.length:
+            raise _Retry("the file changed at the source", start_over=True)
+        self._resumed = True
+
+    def _check_announced(self) -> None:
+        length = self._stated.length
+        if length is None:
+            return
+        if self._expected.length is not None and length != self._expected.length:
+            raise FetchFailed(
+                "SizeMismatch", f"{_show(self._source)} has {length} bytes, expected {self._expected.length}"
+            )
+        self._check_size(length)
+
+    def _check_size(self, length: int) -> None:
+        if self._limits.max_bytes and length > self._limits.max_bytes:
+            raise FetchFailed(
+                "InvalidArgument",
+                f"{_show(self._source)} is larger than the limit of {self._limits.max_bytes} bytes",
+            )
+
+    async def _read(self, response: aiohttp.ClientResponse) -> None:
+        try:
+            async for data in response.content.iter_any():
+                await self._sink.write(data)
+                if self._expected.length is not None and self._sink.length > self._expected.length:
+                    raise FetchFailed(
+                        "SizeMismatch",
+                        f"{_show(self._source)} has more than the expected {self._expected.length} bytes",
+                    )
+                self._check_size(self._sink.length)
+        finally:
+            await self._sink.flush()
+
+    async def _verify(self) -> Fetched:
+        sink = self._sink
+        if self._stated.length is not None and sink.length != self._stated.length:
+            raise _Retry(f"the source sent {sink.length} of {self._stated.length} bytes")
+        for expected, whose in ((self._stated, "stated by the source"), (self._expected, "asked for")):
+            problem = expected.mismatch(sink.length, sink.md5, sink.adler32)
+            if problem is None:
+                continue
+            if self._resumed:  # the pieces may be of two versions of the file
+                raise _Retry(f"{problem} ({whose})", start_over=True)
+            fault = "SizeMismatch" if problem.startswith("length") else "ChecksumMismatch"
+            raise FetchFailed(fault, f"{_show(self._source)}: {problem} ({whose})")
+        return Fetched(sink.length, sink.md5, sink.adler32, self._content_type)
+
+
+def _validator(response: aiohttp.ClientResponse) -> str | None:
+    """What `If-Range` may carry: a strong entity tag, else the time of the last change."""
+    tag = response.headers.get("ETag")
+    if tag is not None and not tag.startswith("W/"):
+        return tag
+    return response.headers.get("Last-Modified") if tag is None else None
+
+
+def _retry_after(response: aiohttp.ClientResponse) -> float:
+    value = response.headers.get("Retry-After", "")
+    return float(value) if value.isdigit() else 0.0
+
+
+def _show(url: URL) -> str:
+    return str(url.with_query(None))[:200]

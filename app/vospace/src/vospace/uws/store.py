@@ -1,0 +1,340 @@
+"""Rows of the job table. SQL only: every method is one transaction and one truth.
+
+A running job is leased: `worker` names the process, `lease_until` is renewed by heartbeats. Each statement that
+ends or advances a job asks for the lease in its WHERE clause, so a process that stalled and lost it can write
+nothing more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, and_, delete, func, insert, or_, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from vospace.uws.model import (
+    FINAL,
+    ErrorSummary,
+    ExecutionPhase,
+    Job,
+    JobReference,
+    LeaseLost,
+    Outcome,
+    Parameter,
+    Result,
+)
+from vospace.uws.tables import job
+
+Phase = ExecutionPhase
+STOPPABLE = (Phase.PENDING, Phase.QUEUED, Phase.EXECUTING, Phase.HELD, Phase.SUSPENDED)
+
+
+class JobStore:
+    """The job table behind an engine."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
+
+    async def insert(self, new: Job) -> None:
+        async with self.engine.begin() as connection:
+            await self.insert_with(connection, new)
+
+    @staticmethod
+    async def insert_with(connection: AsyncConnection, new: Job) -> None:
+        """Insert inside the caller's transaction, so that what belongs to the job appears with it or not at all."""
+        await connection.execute(insert(job).values(_values(new)))
+
+    async def get(self, job_id: str) -> Job | None:
+        async with self.engine.connect() as connection:
+            row = (await connection.execute(select(job).where(job.c.id == job_id))).one_or_none()
+        return None if row is None else _job(row)
+
+    async def phase(self, job_id: str) -> ExecutionPhase | None:
+        async with self.engine.connect() as connection:
+            phase = (
+                await connection.execute(select(job.c.phase).where(job.c.id == job_id))
+            ).scalar_one_or_none()
+        return None if phase is None else Phase(phase)
+
+    async def references(
+        self,
+        kinds: Collection[str],
+        owner: str,
+        phases: Collection[ExecutionPhase] = (),
+        after: datetime | None = None,
+        last: int | None = None,
+    ) -> list[JobReference]:
+        """The owner's jobs, youngest first. Without `phases`, archived ones are left out (UWS 1.1, 2.2.2.1)."""
+        query = (
+            select(job.c.id, job.c.owner, job.c.run_id, job.c.phase, job.c.creation_time)
+            .where(job.c.kind.in_(kinds), job.c.owner == owner)
+            .order_by(job.c.creation_time.desc(), job.c.queue.desc())
+        )
+        if phases:
+            query = query.where(job.c.phase.in_([p.value for p in phases]))
+        else:
+            query = query.where(job.c.phase != Phase.ARCHIVED.value)
+        if after is not None:
+            query = query.where(job.c.creation_time > after)
+        if last is not None:
+            query = query.limit(last)
+        async with self.engine.connect() as connection:
+            rows = (await connection.execute(query)).all()
+        return [JobReference(r.id, r.owner, r.run_id, Phase(r.phase), r.creation_time) for r in rows]
+
+    async def change(
+        self, job_id: str, when: Collection[ExecutionPhase], values: dict[str, Any], *, requeue: bool = False
+    ) -> Job | None:
+        """Set columns if the job is in one of the phases; the job as it then is, or None if it was not."""
+        if requeue:
+            values = values | {"queue": func.nextval(func.pg_get_serial_sequence("vospace.job", "queue"))}
+        statement = (
+            update(job)
+            .where(job.c.id == job_id, job.c.phase.in_([p.value for p in when]))
+            .values(values)
+            .returning(job)
+        )
+        async with self.engine.begin() as connection:
+            row = (await connection.execute(statement)).one_or_none()
+        return None if row is None else _job(row)
+
+    async def queue(self, job_id: str) -> Job | None:
+        """PENDING or HELD to QUEUED."""
+        return await self.change(
+            job_id, (Phase.PENDING, Phase.HELD), {"phase": Phase.QUEUED.value}, requeue=True
+        )
+
+    async def abort(self, job_id: str, error: ErrorSummary | None = None) -> Job | None:
+        """Any unfinished phase to ABORTED. Waits for a run that is just committing, and then changes nothing."""
+        values = {"phase": Phase.ABORTED.value, "end_time": func.clock_timestamp(), "lease_until": None}
+        return await self.change(job_id, STOPPABLE, values | _error_values(error))
+
+    async def delete(self, job_id: str) -> None:
+        async with self.engine.begin() as connection:
+            await connection.execute(delete(job).where(job.c.id == job_id))
+
+    # What the executor does with jobs.
+
+    async def claim(self, worker: str, kinds: Collection[str], limit: int, lease: float) -> list[Job]:
+        """Lease up to `limit` jobs: queued ones, and running ones whose process stopped renewing its lease."""
+        candidates = (
+            select(job.c.id)
+            .where(
+                job.c.kind.in_(kinds),
+                or_(
+                    job.c.phase == Phase.QUEUED.value,
+                    and_(job.c.phase == Phase.EXECUTING.value, job.c.lease_until < func.clock_timestamp()),
+                ),
+            )
+            .order_by(job.c.queue)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        statement = (
+            update(job)
+            .where(job.c.id.in_(candidates.scalar_subquery()))
+            .values(
+                phase=Phase.EXECUTING.value,
+                worker=worker,
+                lease_until=_in(lease),
+                attempt=job.c.attempt + 1,
+                start_time=func.coalesce(job.c.start_time, func.clock_timestamp()),
+            )
+            .returning(job)
+        )
+        async with self.engine.begin() as connection:
+            rows = (await connection.execute(statement)).all()
+        return [_job(row) for row in rows]
+
+    async def hold(self, worker: str, job_id: str, lease: float) -> Job | None:
+        """SUSPENDED to EXECUTING under this worker's lease, for work done inside a request."""
+        values = {
+            "phase": Phase.EXECUTING.value,
+            "worker": worker,
+            "lease_until": _in(lease),
+            "start_time": func.clock_timestamp(),
+        }
+        return await self.change(job_id, (Phase.SUSPENDED,), values)
+
+    async def renew(self, worker: str, job_ids: Collection[str], lease: float) -> set[str]:
+        """Renew leases; the ids that still are this worker's to run."""
+        statement = (
+            update(job)
+            .where(job.c.id.in_(job_ids), _held(worker))
+            .values(lease_until=_in(lease))
+            .returning(job.c.id)
+        )
+        async with self.engine.begin() as connection:
+            return set((await connection.execute(statement)).scalars())
+
+    async def release(self, worker: str, job_id: str) -> None:
+        """Give an unfinished job back, for another process to continue at once."""
+        statement = (
+            update(job)
+            .where(job.c.id == job_id, _held(worker))
+            .values(lease_until=func.clock_timestamp(), attempt=0)
+        )
+        async with self.engine.begin() as connection:
+            await connection.execute(statement)
+
+    async def checkpoint(self, worker: str, job_id: str, state: dict[str, Any]) -> None:
+        """Record progress. Raises LeaseLost."""
+        statement = (
+            update(job)
+            .where(job.c.id == job_id, _held(worker))
+            .values(checkpoint=state, attempt=1)
+            .returning(job.c.id)
+        )
+        async with self.engine.begin() as connection:
+            if (await connection.execute(statement)).scalar_one_or_none() is None:
+                raise LeaseLost(job_id)
+
+    async def announce(self, worker: str, job_id: str, results: Sequence[Result]) -> None:
+        """Publish results of a job that still runs. Raises LeaseLost."""
+        statement = (
+            update(job)
+            .where(job.c.id == job_id, _held(worker))
+            .values(results=[[r.id, r.href] for r in results])
+            .returning(job.c.id)
+        )
+        async with self.engine.begin() as connection:
+            if (await connection.execute(statement)).scalar_one_or_none() is None:
+                raise LeaseLost(job_id)
+
+    @asynccontextmanager
+    async def committing(self, worker: str, job_id: str) -> AsyncIterator[AsyncConnection]:
+        """Hold the job's row locked for a moment: an abort that comes now waits, and finds the job as this block
+        leaves it. Raises LeaseLost on entry if the job is no longer this worker's to run."""
+        async with self.engine.begin() as connection:
+            lock = select(job.c.id).where(job.c.id == job_id, _held(worker)).with_for_update()
+            if (await connection.execute(lock)).scalar_one_or_none() is None:
+                raise LeaseLost(job_id)
+            yield connection
+
+    async def finish(self, worker: str, job_id: str, outcome: Outcome) -> bool:
+        """End a run; False if the job is no longer this worker's."""
+        async with self.engine.begin() as connection:
+            return await self.finish_with(connection, worker, job_id, outcome)
+
+    @staticmethod
+    async def finish_with(connection: AsyncConnection, worker: str, job_id: str, outcome: Outcome) -> bool:
+        values: dict[str, Any] = {
+            "phase": outcome.phase.value,
+            "results": [[r.id, r.href] for r in outcome.results],
+            "end_time": func.clock_timestamp() if outcome.phase in FINAL else None,
+            "lease_until": None,
+        }
+        statement = (
+            update(job)
+            .where(job.c.id == job_id, _held(worker))
+            .values(values | _error_values(outcome.error))
+            .returning(job.c.id)
+        )
+        return (await connection.execute(statement)).scalar_one_or_none() is not None
+
+    # Housekeeping.
+
+    async def end_overdue(self, message: str) -> list[str]:
+        """Abort jobs that exceeded their execution duration and that no process works on (a negotiated transfer
+        waits for the client, a package for its download)."""
+        statement = (
+            update(job)
+            .where(
+                job.c.phase.in_([Phase.EXECUTING.value, Phase.SUSPENDED.value]),
+                job.c.lease_until.is_(None),
+                job.c.execution_duration > 0,
+                job.c.start_time + func.make_interval(0, 0, 0, 0, 0, 0, job.c.execution_duration)
+                < func.clock_timestamp(),
+            )
+            .values(
+                phase=Phase.ABORTED.value,
+                end_time=func.clock_timestamp(),
+                error_message=message,
+                error_transient=False,
+            )
+            .returning(job.c.id)
+        )
+        async with self.engine.begin() as connection:
+            return list((await connection.execute(statement)).scalars())
+
+    async def destroy_expired(self, limit: int = 200) -> list[str]:
+        """Delete jobs past their destruction time, with all that belongs to them; running ones stop."""
+        expired = (
+            select(job.c.id)
+            .where(job.c.destruction_time < func.clock_timestamp())
+            .order_by(job.c.destruction_time)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        async with self.engine.begin() as connection:
+            statement = delete(job).where(job.c.id.in_(expired.scalar_subquery())).returning(job.c.id)
+            return list((await connection.execute(statement)).scalars())
+
+    async def ready(self) -> None:
+        """Raise if the table cannot be read (VOSI availability)."""
+        async with self.engine.connect() as connection:
+            await connection.execute(select(job.c.id).limit(1))
+
+
+def _held(worker: str) -> ColumnElement[bool]:
+    return and_(job.c.worker == worker, job.c.phase == Phase.EXECUTING.value, job.c.lease_until.is_not(None))
+
+
+def _in(seconds: float) -> ColumnElement[datetime]:
+    return func.clock_timestamp() + text("make_interval(secs => :lease)").bindparams(lease=seconds)
+
+
+def _error_values(error: ErrorSummary | None) -> dict[str, Any]:
+    return {} if error is None else {"error_message": error.message, "error_transient": error.transient}
+
+
+def _values(new: Job) -> dict[str, Any]:
+    return {
+        "id": new.id,
+        "kind": new.kind,
+        "owner": new.owner,
+        "caller": new.caller,
+        "run_id": new.run_id,
+        "phase": new.phase.value,
+        "creation_time": new.creation_time,
+        "start_time": new.start_time,
+        "end_time": new.end_time,
+        "quote": new.quote,
+        "execution_duration": new.execution_duration,
+        "destruction_time": new.destruction_time,
+        "parameters": [[p.name, p.value] for p in new.parameters],
+        "results": [[r.id, r.href] for r in new.results],
+        "job_info": new.job_info,
+        "job_info_type": new.job_info_type,
+        "checkpoint": new.checkpoint,
+    } | _error_values(new.error)
+
+
+def _job(row: Row[Any]) -> Job:
+    base = Job(
+        id=row.id,
+        kind=row.kind,
+        owner=row.owner,
+        caller=row.caller,
+        run_id=row.run_id,
+        phase=Phase(row.phase),
+        creation_time=row.creation_time,
+        start_time=row.start_time,
+        end_time=row.end_time,
+        quote=row.quote,
+        execution_duration=row.execution_duration,
+        destruction_time=row.destruction_time,
+        parameters=tuple(Parameter(name, value) for name, value in row.parameters),
+        results=tuple(Result(result_id, href) for result_id, href in row.results),
+        job_info=row.job_info,
+        job_info_type=row.job_info_type,
+        checkpoint=row.checkpoint,
+        attempt=row.attempt,
+    )
+    if row.error_message is None:
+        return base
+    return replace(base, error=ErrorSummary(row.error_message, row.error_transient))

@@ -1,0 +1,297 @@
+"""The job engine on a real PostgreSQL, with several executors as several processes would be."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import text
+
+from vospace.uws.executor import Executor, Pool, Run
+from vospace.uws.model import (
+    ErrorSummary,
+    ExecutionPhase,
+    Job,
+    JobFailure,
+    LeaseLost,
+    Limits,
+    Outcome,
+    Parameter,
+    Result,
+    now,
+)
+from vospace.uws.service import JobService, Owner
+from vospace.uws.tables import metadata
+
+Phase = ExecutionPhase
+ADA = Owner("ada", {"username": "ada"})
+LIMITS = {"test": Limits(execution=3600, destruction=86400)}
+
+
+@pytest.fixture
+async def service(store, make_notices) -> JobService:
+    notices = make_notices()
+    await notices.start()
+    return JobService(store, notices, LIMITS)
+
+
+Start = Callable[..., Awaitable[Executor]]
+
+
+@pytest.fixture
+async def start(store, make_notices) -> AsyncIterator[Start]:
+    executors: list[Executor] = []
+
+    async def start(runner, slots: int = 4, lease: float = 1.0, **options) -> Executor:
+        notices = make_notices()
+        executor = Executor(store, notices, [Pool("test", slots, {"test": runner})], lease=lease, **options)
+        await notices.start()
+        await executor.start()
+        executors.append(executor)
+        return executor
+
+    yield start
+    for executor in executors:
+        await executor.stop()
+
+
+async def submit(service: JobService, **options) -> Job:
+    job = await service.create(service.new("test", ADA, **options))
+    return await service.run(job)
+
+
+async def ended(service: JobService, job: Job) -> Job:
+    while job.phase.active:
+        job = await service.wait(job.id, ADA, 10)
+    return job
+
+
+async def test_tables_and_migrations_agree(engine):
+    def differences(connection):
+        options = {"include_schemas": True, "compare_type": True, "version_table_schema": "vospace"}
+        found = compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
+        flat = [change for entry in found for change in (entry if isinstance(entry, list) else [entry])]
+        return [change for change in flat if change[0] != "modify_comment"]
+
+    async with engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+
+
+async def test_a_job_runs_and_its_waiter_hears_at_once(service, start):
+    async def runner(run: Run) -> Outcome:
+        return Outcome(results=(Result("answer", "final:42"),))
+
+    await start(runner)
+    job = await service.create(service.new("test", ADA, parameters=[Parameter("Target", "x")]))
+    assert (await service.wait(job.id, ADA, 0)).phase is Phase.PENDING
+    waiter = asyncio.create_task(service.wait(job.id, ADA, 60, Phase.PENDING))
+    await asyncio.sleep(0)
+    await service.run(job)
+    assert (await waiter).phase is not Phase.PENDING
+    job = await ended(service, job)
+    assert job.phase is Phase.COMPLETED
+    assert job.parameter("TARGET") == "x"
+    assert job.result("answer") == Result("answer", "final:42")
+    assert job.creation_time <= job.start_time <= job.end_time
+
+
+async def test_each_job_runs_once_among_several_executors(service, start):
+    runs: list[str] = []
+
+    async def runner(run: Run) -> Outcome:
+        runs.append(run.job.id)
+        await asyncio.sleep(0.01)
+        return Outcome()
+
+    for _ in range(3):
+        await start(runner, slots=3)
+    jobs = [await submit(service) for _ in range(30)]
+    for job in jobs:
+        assert (await ended(service, job)).phase is Phase.COMPLETED
+    assert sorted(runs) == sorted(job.id for job in jobs)
+
+
+async def test_failures_are_told(service, start):
+    async def runner(run: Run) -> Outcome:
+        if run.job.parameter("how") == "fault":
+            raise JobFailure("NodeNotFound: /x", transient=True)
+        raise RuntimeError("broken")
+
+    await start(runner)
+    fault = await ended(service, await submit(service, parameters=[Parameter("how", "fault")]))
+    assert (fault.phase, fault.error) == (Phase.ERROR, ErrorSummary("NodeNotFound: /x", transient=True))
+    crash = await ended(service, await submit(service))
+    assert (crash.phase, crash.error) == (Phase.ERROR, ErrorSummary("InternalFault: broken"))
+
+
+async def test_abort_and_delete_stop_the_run_in_another_process(service, start):
+    began, stopped = asyncio.Queue(), asyncio.Queue()
+
+    async def runner(run: Run) -> Outcome:
+        await began.put(run.job.id)
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await stopped.put(run.job.id)
+        return Outcome()
+
+    await start(runner)
+    job = await submit(service)
+    await began.get()
+    await service.abort(job)
+    assert await asyncio.wait_for(stopped.get(), 5) == job.id
+    assert (await service.get(job.id, ADA)).phase is Phase.ABORTED
+    other = await submit(service)
+    await began.get()
+    await service.delete(other)
+    assert await asyncio.wait_for(stopped.get(), 5) == other.id
+
+
+async def test_a_commit_cannot_be_aborted_halfway(service, start):
+    inside, go = asyncio.Event(), asyncio.Event()
+
+    async def runner(run: Run) -> None:
+        async with run.committing() as connection:
+            inside.set()
+            await go.wait()
+            await run.finish(connection, Outcome(results=(Result("done", "x:y"),)))
+
+    await start(runner)
+    job = await submit(service)
+    await inside.wait()
+    abort = asyncio.create_task(service.abort(job))
+    await asyncio.sleep(0.1)
+    assert not abort.done()
+    go.set()
+    await abort
+    assert (await service.get(job.id, ADA)).phase is Phase.COMPLETED
+
+
+async def test_a_dead_process_is_followed_by_another(service, start, store):
+    async def runner(run: Run) -> Outcome:
+        await run.checkpoint({"step": run.job.checkpoint.get("step", 0) + 1})
+        return Outcome(results=(Result("step", f"final:{run.job.checkpoint['step']}"),))
+
+    job = await submit(service)
+    claimed = await store.claim("dead", ["test"], 1, 0.2)
+    assert [c.id for c in claimed] == [job.id]
+    await store.checkpoint("dead", job.id, {"step": 7})
+    await start(runner, lease=0.6)
+    job = await ended(service, job)
+    assert (job.phase, job.results) == (Phase.COMPLETED, (Result("step", "final:7"),))
+    with pytest.raises(LeaseLost):
+        await store.checkpoint("dead", job.id, {"step": 9})
+    assert not await store.finish("dead", job.id, Outcome(Phase.ERROR))
+
+
+async def test_a_job_that_kills_its_process_is_failed_at_last(service, start, store):
+    job = await submit(service)
+    for number in range(3):
+        assert (await store.claim(f"dead{number}", ["test"], 1, 0.0))[0].id == job.id
+
+    async def runner(run: Run) -> Outcome:
+        return Outcome()
+
+    await start(runner, max_attempts=3)
+    job = await ended(service, job)
+    assert job.phase is Phase.ERROR
+    assert job.error == ErrorSummary("InternalFault: the service stopped 3 times while it ran this job", True)
+
+
+async def test_a_stopping_process_gives_its_jobs_back_at_once(service, start):
+    began = asyncio.Queue()
+
+    async def slow(run: Run) -> Outcome:
+        await began.put(run.job.id)
+        await asyncio.sleep(3600)
+        return Outcome()
+
+    async def quick(run: Run) -> Outcome:
+        return Outcome()
+
+    first = await start(slow, lease=30)
+    job = await submit(service)
+    await began.get()
+    await start(quick, lease=30)
+    await first.stop()
+    assert (await asyncio.wait_for(ended(service, job), 5)).phase is Phase.COMPLETED
+
+
+async def test_execution_duration_is_enforced_and_may_be_shortened(service, start):
+    async def runner(run: Run) -> Outcome:
+        await asyncio.sleep(3600)
+        return Outcome()
+
+    await start(runner)
+    job = await service.create(service.new("test", ADA))
+    assert (await service.set_execution_duration(job, 10**6)).execution_duration == 3600
+    assert (await service.set_execution_duration(job, 0)).execution_duration == 3600
+    await service.run(job)
+    while (await service.get(job.id, ADA)).phase is not Phase.EXECUTING:
+        await service.wait(job.id, ADA, 5, Phase.QUEUED)
+    await service.set_execution_duration(job, 1)
+    job = await ended(service, job)
+    assert job.phase is Phase.ABORTED
+    assert job.error.message == "the execution duration of 1 s is exceeded"
+
+
+async def test_destruction_stops_and_removes(service, start, store):
+    stopped = asyncio.Event()
+
+    async def runner(run: Run) -> Outcome:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            stopped.set()
+        return Outcome()
+
+    await start(runner, housekeeping=0.1)
+    job = await submit(service)
+    while (await service.get(job.id, ADA)).phase is not Phase.EXECUTING:
+        await service.wait(job.id, ADA, 5, Phase.QUEUED)
+    await service.set_destruction(job, now() - timedelta(seconds=1))
+    await asyncio.wait_for(stopped.wait(), 10)
+    while await store.get(job.id) is not None:
+        await asyncio.sleep(0.05)
+
+
+async def test_job_that_nobody_works_on_ends_with_its_duration(service, store):
+    job = await service.create(service.new("test", ADA, phase=Phase.EXECUTING))
+    await service.set_execution_duration(job, 1)
+    while not await store.end_overdue("over"):
+        await asyncio.sleep(0.2)
+    job = await service.get(job.id, ADA)
+    assert (job.phase, job.error) == (Phase.ABORTED, ErrorSummary("over"))
+
+
+async def test_lists(service):
+    jobs = [await service.create(service.new("test", ADA)) for _ in range(4)]
+    await service.run(jobs[1])
+    other = await service.create(service.new("test", Owner("bob", None)))
+    listed = await service.references(["test"], ADA)
+    assert [r.id for r in listed] == [j.id for j in reversed(jobs)]
+    assert [r.id for r in await service.references(["test"], ADA, [Phase.QUEUED])] == [jobs[1].id]
+    assert [r.id for r in await service.references(["test"], ADA, last=2)] == [jobs[3].id, jobs[2].id]
+    after = await service.references(["test"], ADA, after=jobs[1].creation_time)
+    assert [r.id for r in after] == [jobs[3].id, jobs[2].id]
+    assert other.id not in {r.id for r in listed}
+
+
+async def test_waiters_survive_a_broken_connection(service, engine):
+    job = await service.create(service.new("test", ADA))
+    waiter = asyncio.create_task(service.wait(job.id, ADA, 30))
+    await asyncio.sleep(0.3)
+    async with engine.connect() as connection:
+        await connection.execute(
+            text(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"
+                " AND pid <> pg_backend_pid()"
+            )
+        )
+        await connection.commit()
+    await service.abort(job)
+    assert (await asyncio.wait_for(waiter, 10)).phase is Phase.ABORTED
