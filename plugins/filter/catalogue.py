@@ -44,13 +44,17 @@ def _flavoured(key: str, entry: dict[str, Any], flavour: str, override: dict[str
     service = {name: value for name, value in entry.items() if name != "opencadc"}
     chosen = service.get("flavour", flavour)
     if chosen not in FLAVOURS:
-        raise AnsibleFilterError(f"cavern_catalogue.{key}.flavour: {chosen!r} is none of {', '.join(FLAVOURS)}")
+        raise AnsibleFilterError(
+            f"cavern_catalogue.{key}.flavour: {chosen!r} is none of {', '.join(FLAVOURS)}"
+        )
     variant = entry.get("opencadc")
     if chosen == "opencadc" and variant is not None:
         # What a deployment sets itself stands above both flavours.
         return _merge(_merge(service, variant), override) | {"flavour": "opencadc"}
     if override.get("flavour") == "opencadc":
-        raise AnsibleFilterError(f"cavern_catalogue_overrides.{key}.flavour: there is no OpenCADC image for {key}")
+        raise AnsibleFilterError(
+            f"cavern_catalogue_overrides.{key}.flavour: there is no OpenCADC image for {key}"
+        )
     return service | {"flavour": "embedded"}
 
 
@@ -133,6 +137,8 @@ def _file(item: dict[str, Any], user: int) -> dict[str, Any]:
     content = completed.get("content")
     if content and not completed["path"].startswith("secrets/") and not content.endswith("\n"):
         completed["content"] = content + "\n"
+    if completed.get("secret") and content is not None:
+        completed["secret_content"] = completed.pop("content")
     return completed
 
 
@@ -168,11 +174,20 @@ def health_checks(services: dict[str, Any], url: str, ca_path: str) -> list[dict
     host, _, port = url.removeprefix("https://").partition(":")
     checks: list[dict[str, Any]] = []
     for key, service in services.items():
-        checks.append({"service": key, "name": "container", "kind": "container", "container": service["container"]})
+        checks.append(
+            {"service": key, "name": "container", "kind": "container", "container": service["container"]}
+        )
         here = {"service": key, "host": service["address"], "port": service.get("port")}
         if service["role"] == "haproxy":
             checks.append(
-                {"service": key, "name": "certificate", "kind": "tls", "host": host, "port": int(port or 443), "ca_path": ca_path}
+                {
+                    "service": key,
+                    "name": "certificate",
+                    "kind": "tls",
+                    "host": host,
+                    "port": int(port or 443),
+                    "ca_path": ca_path,
+                }
             )
         elif service["role"] == "postgres":
             checks.append(here | {"name": "database", "kind": "postgres"})

@@ -148,7 +148,7 @@ def test_composition_joins_defaults_catalogue_and_role() -> None:
     assert spec["user"] == "8000:8000"
     assert spec["files"] == [
         {"owner": 8000, "group": 8000, "path": "a", "content": "text\n"},
-        {"owner": 8000, "group": 8000, "path": "secrets/s", "content": "s", "secret": True},
+        {"owner": 8000, "group": 8000, "path": "secrets/s", "secret_content": "s", "secret": True},
     ]
 
 

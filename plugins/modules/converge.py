@@ -1,0 +1,318 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the Cavern deployment team
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: converge
+short_description: Bring a set of containers, with network and configuration, to the wanted state
+version_added: 0.1.0
+author:
+  - Cavern deployment team (@ska-telescope)
+description:
+  - Compares network, configuration files, volumes, containers and health of several services with what is wanted and
+    changes what differs, all in one task.
+  - Services that do not depend on each other are brought up side by side; a service waits until those in its
+    O(services[].depends_on) are healthy.
+  - Compares with what really runs, so that changes made by hand are found and undone.
+  - Everything it makes is labelled with the O(project), and it never touches a container of another one.
+requirements:
+  - docker (Python package) 7.0 or later
+  - Docker Engine 20.10 or later
+attributes:
+  check_mode:
+    support: full
+    description: Reports what a run would do, even on a machine that has no engine or images yet.
+  diff_mode:
+    support: full
+    description: Shows the lines of files and the options of containers that change, never a secret.
+options:
+  project:
+    description: Name of the deployment.
+    type: str
+    required: true
+  network:
+    description: The network that all services share.
+    type: dict
+    required: true
+    suboptions:
+      name:
+        description: Name of the network.
+        type: str
+        required: true
+      subnet:
+        description: IPv4 subnet.
+        type: str
+        required: true
+      gateway:
+        description: Address of the host in the network.
+        type: str
+      bridge:
+        description: Name of the bridge interface; that of the network by default.
+        type: str
+      mtu:
+        description: Largest packet in bytes.
+        type: int
+      ensure:
+        description: Make the network even where no service is selected.
+        type: bool
+        default: false
+  config_dir:
+    description: Directory below which each service has its configuration files.
+    type: path
+    required: true
+  catalogue:
+    description: Keys of every service of the project; containers of others are surplus.
+    type: list
+    elements: str
+    default: []
+  state:
+    description:
+      - V(present) means running and healthy.
+      - V(stopped) and V(absent) apply to O(services), or to all of the project where none is given.
+    type: str
+    choices: [present, stopped, absent]
+    default: present
+  prune:
+    description: Also remove containers of the project that are not in the O(catalogue).
+    type: bool
+    default: false
+  recreate:
+    description: Services to make anew although nothing differs.
+    type: list
+    elements: str
+    default: []
+  remove_network:
+    description: With O(state=absent), remove the network too.
+    type: bool
+    default: false
+  remove_volumes:
+    description: With O(state=absent), remove the volumes of the project too.
+    type: bool
+    default: false
+  timeout:
+    description: Seconds in which everything must be healthy.
+    type: int
+    default: 300
+  threads:
+    description: How many services are compared at once.
+    type: int
+    default: 8
+  services:
+    description: The services to bring to the wanted state.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name: {description: Key of the service., type: str, required: true}
+      container: {description: Name of the container., type: str, required: true}
+      image: {description: Image that is on the host., type: str, required: true}
+      address: {description: IPv4 address in the network., type: str, required: true}
+      aliases: {description: More names in the network., type: list, elements: str, default: []}
+      hostname: {description: Host name inside., type: str}
+      command: {description: Command and arguments., type: list, elements: str, default: []}
+      entrypoint: {description: Entry point., type: list, elements: str, default: []}
+      user: {description: User and group as numbers., type: str}
+      working_dir: {description: Working directory., type: str}
+      environment: {description: Environment. Shown in diffs; secrets belong into files., type: dict, default: {}}
+      ports:
+        description: Published ports.
+        type: list
+        elements: dict
+        default: []
+        suboptions:
+          host_address: {description: Address of the host., type: str, default: 127.0.0.1}
+          host_port: {description: Port of the host., type: int, required: true}
+          container_port: {description: Port of the container., type: int, required: true}
+          protocol: {description: Protocol., type: str, choices: [tcp, udp], default: tcp}
+      mounts:
+        description: Mounts.
+        type: list
+        elements: dict
+        default: []
+        suboptions:
+          type: {description: Kind of mount., type: str, choices: [bind, volume, tmpfs], required: true}
+          source: {description: Path on the host or name of a volume., type: str}
+          target: {description: Path in the container., type: str, required: true}
+          read_only: {description: Mount it read-only., type: bool, default: false}
+          tmpfs_size: {description: Size of a tmpfs such as 64m., type: str}
+          tmpfs_mode: {description: Permissions of a tmpfs., type: str}
+      directories:
+        description: Directories on the host to make before the container.
+        type: list
+        elements: dict
+        default: []
+        suboptions:
+          path: {description: Path., type: path, required: true}
+          mode: {description: Permissions in octal., type: str}
+          owner: {description: uid., type: int}
+          group: {description: gid., type: int}
+      files:
+        description: Configuration files; others in the service's directory are removed.
+        type: list
+        elements: dict
+        default: []
+        suboptions:
+          path: {description: Path below the service's directory., type: str, required: true}
+          content: {description: Content that may be shown., type: str}
+          secret_content: {description: Content that is never shown., type: str}
+          source: {description: File on the host to copy instead., type: path}
+          mode: {description: Permissions in octal., type: str, default: '0444'}
+          owner: {description: uid., type: int, default: 0}
+          group: {description: gid., type: int, default: 0}
+          secret: {description: Never show the content of the source., type: bool, default: false}
+          on_change:
+            description: What a change asks of the container.
+            type: str
+            choices: [none, reload, restart, recreate]
+            default: restart
+      config_target: {description: Where the configuration directory is mounted., type: str, default: /config}
+      extra_hosts: {description: Entries of the container's hosts file., type: dict, default: {}}
+      dns: {description: Name servers., type: list, elements: str, default: []}
+      read_only: {description: Read-only root file system., type: bool, default: false}
+      cap_add: {description: Capabilities to add., type: list, elements: str, default: []}
+      cap_drop: {description: Capabilities to drop., type: list, elements: str, default: []}
+      security_opt: {description: Security options., type: list, elements: str, default: []}
+      init: {description: Run an init process., type: bool, default: false}
+      stop_signal: {description: Signal that stops it., type: str}
+      stop_timeout: {description: Seconds before it is killed., type: int}
+      memory: {description: Memory limit such as 256m., type: str}
+      memory_swap: {description: Limit of memory and swap together; the memory limit by default., type: str}
+      pids_limit: {description: Most processes., type: int}
+      ulimits: {description: Limits by name., type: dict, default: {}}
+      shm_size: {description: Size of /dev/shm., type: str}
+      restart_policy:
+        description: When Docker restarts it.
+        type: str
+        choices: ['no', always, unless-stopped, on-failure]
+        default: unless-stopped
+      health:
+        description: How its health is tested.
+        type: dict
+        suboptions:
+          test: {description: Test as Docker takes it; begins with CMD or CMD-SHELL., type: list, elements: str}
+          interval: {description: Seconds between Docker's tests., type: int, default: 10}
+          timeout: {description: Seconds that one may take., type: int, default: 5}
+          retries: {description: Failures before it counts as unhealthy., type: int, default: 3}
+          start_period: {description: Seconds in which failures do not count., type: int, default: 60}
+      reload:
+        description: How it reads changed files again without a restart.
+        type: dict
+        suboptions:
+          signal: {description: Signal to send., type: str}
+          command: {description: Command to run inside., type: list, elements: str}
+      depends_on: {description: Services that must be healthy first., type: list, elements: str, default: []}
+      labels: {description: More labels., type: dict, default: {}}
+      log:
+        description: Limits of the log.
+        type: dict
+        suboptions:
+          max_size: {description: Size of one file., type: str, default: 10m}
+          max_file: {description: Number of files., type: int, default: 3}
+"""
+
+EXAMPLES = r"""
+- name: Run a web server that is reached at a static address
+  skasrc.cavern.converge:
+    project: example
+    network: {name: example, subnet: 172.30.0.0/24}
+    config_dir: /srv/example/config
+    services:
+      - name: web
+        container: example-web
+        image: cavern/nginx:local
+        address: 172.30.0.2
+        command: [nginx, -c, /config/nginx.conf, -g, daemon off;]
+        files:
+          - {path: nginx.conf, content: "{{ lookup('ansible.builtin.template', 'nginx.conf.j2') }}"}
+        health: {test: [CMD, curl, --fail, http://127.0.0.1:8080/]}
+
+- name: Take all containers of the deployment away
+  skasrc.cavern.converge:
+    project: example
+    network: {name: example, subnet: 172.30.0.0/24}
+    config_dir: /srv/example/config
+    state: absent
+"""
+
+RETURN = r"""
+actions:
+  description: What was done, or in check mode would be, and why.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    object: {description: Kind of thing., type: str, sample: container}
+    name: {description: Its name or path., type: str, sample: rse-web}
+    action: {description: What was done., type: str, sample: restart}
+    reasons: {description: Why., type: list, elements: str, sample: ["files: nginx.conf"]}
+services:
+  description: State of each selected service after the run.
+  returned: always
+  type: dict
+  sample: {haproxy: {container: haproxy, address: 172.26.0.2, image: "cavern/haproxy:local", state: running, health: healthy}}
+"""
+
+from typing import Any
+
+import yaml
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible_collections.skasrc.cavern.plugins.module_utils import _converge_engine as engine
+from ansible_collections.skasrc.cavern.plugins.module_utils._converge_plan import PlanError
+
+
+def _specification(options: dict[str, Any]) -> dict[str, Any]:
+    """Argument spec of documented options: what a person reads is what is checked."""
+    spec: dict[str, Any] = {}
+    for name, option in options.items():
+        entry = {
+            key: value
+            for key, value in option.items()
+            if key in ("type", "required", "default", "choices", "elements")
+        }
+        if "suboptions" in option:
+            entry["options"] = _specification(option["suboptions"])
+        if name == "secret_content":
+            entry["no_log"] = True
+        spec[name] = entry
+    return spec
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        _specification(
+            yaml.load(DOCUMENTATION, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["options"]
+        ),
+        supports_check_mode=True,
+    )
+    if engine.docker is None:
+        if module.check_mode:
+            module.exit_json(
+                changed=True, actions=[], services={}, msg="the Python package docker is yet to be installed"
+            )
+        module.fail_json(msg=missing_required_lib("docker"))
+    client = engine.connect()
+    if client is None and not module.check_mode:
+        module.fail_json(msg="Docker Engine does not answer; the role host installs and starts it")
+    converger = engine.Converger(client, module.params, module.check_mode)
+    try:
+        if module.params["state"] == "present":
+            converger.look()
+            if not module.check_mode:
+                converger.act()
+        else:
+            converger.stop(remove=module.params["state"] == "absent")
+    except (engine.ConvergeError, PlanError) as exc:
+        module.fail_json(msg=str(exc), actions=converger.actions)
+    result = converger.result()
+    if not module._diff:
+        result.pop("diff")
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
