@@ -10,7 +10,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from vospace.models.errors import InvalidArgument, JobNotFound, PermissionDenied
-
 from vospace.uws.model import (
     ExecutionPhase,
     Job,

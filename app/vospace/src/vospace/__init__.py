@@ -1,0 +1,1 @@
+"""VOSpace 2.1 on a POSIX file system."""

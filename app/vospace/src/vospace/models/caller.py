@@ -1,0 +1,62 @@
+"""Who asks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from vospace.models.errors import PermissionDenied
+
+Method = Literal["anonymous", "token", "certificate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A caller with the numbers that the file system knows him by.
+
+    `gids` are the numbers of all his groups, his own included; the names of the groups are in `groups`."""
+
+    username: str | None = None
+    uid: int | None = None
+    gid: int | None = None
+    gids: frozenset[int] = frozenset()
+    groups: frozenset[str] = frozenset()
+    method: Method = "anonymous"
+
+    @property
+    def anonymous(self) -> bool:
+        return self.uid is None
+
+    @property
+    def ids(self) -> tuple[int, int]:
+        """uid and gid of what he makes. Raises PermissionDenied for an anonymous caller."""
+        if self.uid is None or self.gid is None:
+            raise PermissionDenied("anonymous callers own nothing")
+        return self.uid, self.gid
+
+    def record(self) -> dict[str, Any]:
+        """What a job keeps of its owner: no credential."""
+        return {
+            "username": self.username,
+            "uid": self.uid,
+            "gid": self.gid,
+            "gids": sorted(self.gids),
+            "groups": sorted(self.groups),
+            "method": self.method,
+        }
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any] | None) -> Caller:
+        if record is None:
+            return ANONYMOUS
+        return cls(
+            username=record["username"],
+            uid=record["uid"],
+            gid=record["gid"],
+            gids=frozenset(record["gids"]),
+            groups=frozenset(record["groups"]),
+            method=record["method"],
+        )
+
+
+ANONYMOUS = Caller()

@@ -1,0 +1,1 @@
+"""What is allowed, in which order, and what is an error."""

@@ -1,0 +1,112 @@
+"""Who may do what, by the numbers that the file system keeps, so that a mounted space grants the same."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from vospace.models.caller import Caller
+from vospace.models.errors import NodeLocked, PermissionDenied
+from vospace.models.uri import Naming, Path
+from vospace.storage import attributes
+from vospace.storage.posix_acl import READ, WRITE
+from vospace.storage.tree import Directory, Status
+
+QUOTA = f"{attributes.CORE}quota"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the deployment decides."""
+
+    naming: Naming
+    root_uid: int
+    root_writers: frozenset[str]
+    allocation_parents: frozenset[Path]
+    self_allocate: str
+    self_allocate_groups: frozenset[str]
+
+    def is_admin(self, caller: Caller) -> bool:
+        return caller.uid == self.root_uid
+
+
+class Gate:
+    """Lets one caller through the containers on the way to a node, and remembers what applies to what is below."""
+
+    def __init__(self, rules: Rules, caller: Caller) -> None:
+        self.rules = rules
+        self.caller = caller
+        self.allocation_uid: int | None = None
+        self.quota: tuple[Path, int] | None = None
+
+    def __call__(self, directory: Directory) -> None:
+        """Raises PermissionDenied for a container that the caller may not read."""
+        path = directory.path
+        if not path:
+            self.allocation_uid = self.quota = None
+            return
+        if path[:-1] in self.rules.allocation_parents:
+            self.allocation_uid = directory.status.stat.st_uid
+        limit = attributes.one(directory.descriptor, QUOTA)
+        if limit is not None and limit.isdecimal():
+            self.quota = (path, int(limit))
+        if not self.may_read(directory.status):
+            raise PermissionDenied(self.rules.naming.uri(path))
+
+    def may_read(self, status: Status) -> bool:
+        return status.public or self._is_owner(status) or bool(self._group_bits(status) & (READ | WRITE))
+
+    def may_write(self, status: Status) -> bool:
+        return self._is_owner(status) or bool(self._group_bits(status) & WRITE)
+
+    def may_create_in(self, directory: Directory, name: str, *, container: bool) -> bool:
+        """Whether the caller may add (or, for an existing name, remove) a node."""
+        caller, rules = self.caller, self.rules
+        if caller.anonymous:
+            return False
+        if not directory.path:
+            return rules.is_admin(caller) or not rules.root_writers.isdisjoint({"any", caller.username})
+        if directory.path in rules.allocation_parents:
+            return rules.is_admin(caller) or (container and self._may_allocate(name))
+        return self.may_write(directory.status)
+
+    def require_create(self, directory: Directory, name: str, *, container: bool = False) -> None:
+        """Raises PermissionDenied or NodeLocked."""
+        if not self.may_create_in(directory, name, container=container):
+            raise PermissionDenied(self.rules.naming.uri(directory.path))
+        require_unlocked(directory.descriptor)
+
+    def require_write(self, status: Status, descriptor: int, path: Path) -> None:
+        if not self.may_write(status):
+            raise PermissionDenied(self.rules.naming.uri(path))
+        require_unlocked(descriptor)
+
+    def _may_allocate(self, name: str) -> bool:
+        if name != self.caller.username or self.rules.self_allocate == "none":
+            return False
+        return self.rules.self_allocate == "any" or _share(
+            self.caller.groups, self.rules.self_allocate_groups
+        )
+
+    def _is_owner(self, status: Status) -> bool:
+        uid = self.caller.uid
+        return uid is not None and uid in (status.stat.st_uid, self.allocation_uid)
+
+    def _group_bits(self, status: Status) -> int:
+        gids = self.caller.gids
+        if not gids:
+            return 0
+        bits = status.acl.group if status.stat.st_gid in gids else 0
+        for gid, granted in status.acl.groups.items():
+            if gid in gids:
+                bits |= granted
+        return bits
+
+
+def require_unlocked(descriptor: int) -> None:
+    if attributes.one(descriptor, attributes.LOCKED) == "true":
+        raise NodeLocked
+
+
+def _share(one: Collection[str], other: Collection[str]) -> bool:
+    return not set(one).isdisjoint(other)

@@ -1,0 +1,676 @@
+"""The space: nodes found, read, made, changed, moved, copied and removed on behalf of a caller.
+
+All methods are synchronous and thread-safe; the event loop calls them by `asyncio.to_thread`, batches of files in one
+thread. A method raises a Fault of models/errors for what a caller did wrong, and leaves everything as it was then.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from vospace.config import Settings
+from vospace.models.caller import Caller
+from vospace.models.errors import (
+    ContainerNotFound,
+    DuplicateNode,
+    InvalidArgument,
+    NodeNotFound,
+    PermissionDenied,
+    QuotaExceeded,
+    TypeNotSupported,
+)
+from vospace.models.node import Change, Node
+from vospace.models.uri import Naming, Path, parse_path
+from vospace.services.authorisation import QUOTA, Gate, Rules, require_unlocked
+from vospace.services.usage import Usage
+from vospace.storage import attributes, posix_acl
+from vospace.storage.posix_acl import Acl
+from vospace.storage.staging import StagedFile, sweep
+from vospace.storage.tree import Directory, Kind, Status, Tree, Walk, make_directory
+
+COPY_BLOCK = 8 << 20
+
+
+@dataclass(slots=True)
+class Located:
+    """A place in the space: an open container, a name in it, and the caller's gate there."""
+
+    directory: Directory
+    name: str
+    gate: Gate
+
+    @property
+    def path(self) -> Path:
+        return (*self.directory.path, self.name)
+
+    @property
+    def kind(self) -> Kind | None:
+        return self.directory.kind(self.name)
+
+
+@dataclass(slots=True)
+class OpenFile:
+    """A data node open for reading; the reader closes `descriptor`."""
+
+    path: Path
+    descriptor: int
+    status: Status
+    properties: Mapping[str, str]
+
+
+class Upload:
+    """A data node being written. Write to `descriptor`, then `commit`; `close` in any case."""
+
+    def __init__(self, space: Space, place: Located, replace: bool) -> None:
+        self._space = space
+        self._place = place
+        self._replace = replace
+        self.room = space.room(place)
+        self._staged = StagedFile(place.directory)
+
+    @property
+    def path(self) -> Path:
+        return self._place.path
+
+    @property
+    def descriptor(self) -> int:
+        return self._staged.descriptor
+
+    @property
+    def stamp(self) -> list[int]:
+        return self._staged.stamp
+
+    def check_room(self, size: int) -> None:
+        """Raises QuotaExceeded if a file of that many bytes does not fit."""
+        if self.room is not None and size > self.room:
+            raise QuotaExceeded(None if self._place.gate.quota is None else self._place.gate.quota[1])
+
+    def prepare(self, properties: Mapping[str, str | None], *, sync: bool = True) -> None:
+        """Give it owner and properties (an existing node keeps its own) and make the bytes durable."""
+        size = os.fstat(self.descriptor).st_size
+        self.check_room(size)
+        caller = self._place.gate.caller
+        if self._replace and self._staged.inherit(self._place.name):
+            attributes.write(self.descriptor, properties)
+        else:
+            self._staged.own(*caller.ids, properties)
+        if sync:
+            self._staged.sync()
+
+    def place(self, *, sync: bool = True) -> None:
+        """Make the node visible. Raises DuplicateNode if there is one and it is not to be replaced."""
+        try:
+            self._staged.place(self._place.name, replace=self._replace)
+        except IsADirectoryError:
+            raise DuplicateNode(self._space.naming.uri(self.path)) from None
+        if self._place.gate.quota is not None:
+            self._space.usage.add(self._place.gate.quota[0], os.fstat(self.descriptor).st_size)
+        if sync:
+            self._place.directory.sync()
+
+    def commit(self, properties: Mapping[str, str | None]) -> None:
+        """`prepare` and `place`."""
+        self.prepare(properties)
+        self.place()
+
+    def close(self) -> None:
+        self._staged.close()
+        self._place.directory.close()
+
+
+class Space:
+    """One VOSpace on one directory."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.naming = Naming(settings.vospace_resource_id)
+        self.rules = Rules(
+            naming=self.naming,
+            root_uid=settings.vospace_root_owner_uid,
+            root_writers=frozenset(settings.vospace_root_writers),
+            allocation_parents=frozenset(parse_path(p) for p in settings.vospace_allocation_parents),
+            self_allocate=settings.vospace_self_allocate,
+            self_allocate_groups=frozenset(settings.vospace_self_allocate_groups),
+        )
+        self._root_ids = (settings.vospace_root_owner_uid, settings.vospace_root_owner_gid)
+        self._default_quota = settings.vospace_default_quota_bytes
+        self.usage = Usage()
+        settings.root.mkdir(parents=True, exist_ok=True)
+        self.tree = Tree(settings.root)
+        self._prepare_root()
+
+    def close(self) -> None:
+        self.tree.close()
+
+    def _prepare_root(self) -> None:
+        """The root and the allocation parents belong to the root owner and are public, so that users can reach what
+        is theirs below; what exists keeps its permissions."""
+        with self.tree.top() as top:
+            os.fchown(top.descriptor, *self._root_ids)
+            os.fchmod(top.descriptor, 0o775)
+            for path in sorted(self.rules.allocation_parents):
+                if len(path) != 1:
+                    raise ValueError(
+                        f"an allocation parent must be a top-level container, not /{'/'.join(path)}"
+                    )
+                try:
+                    os.mkdir(path[0], 0o775, dir_fd=top.descriptor)
+                except FileExistsError:
+                    continue
+                with top.open_directory(path[0]) as made:
+                    os.fchown(made.descriptor, *self._root_ids)
+                    os.fchmod(made.descriptor, 0o775)
+
+    # Finding.
+
+    @contextmanager
+    def locate(self, caller: Caller, path: Path, *, follow: bool = False) -> Iterator[Located]:
+        """The place of a node, which may be missing; `follow` a link in the last step. Raises NodeNotFound if a
+        container above is missing, PermissionDenied if one is not readable."""
+        place = self.place(caller, path, follow=follow)
+        try:
+            yield place
+        finally:
+            place.directory.close()
+
+    def place(self, caller: Caller, path: Path, *, follow: bool = False) -> Located:
+        """As `locate`; the caller closes the directory."""
+        gate = Gate(self.rules, caller)
+        directory, name = Walk(self.tree, gate).parent(path, follow_leaf=follow)
+        return Located(directory, name, gate)
+
+    def resolve(self, caller: Caller, path: Path) -> Path:
+        """The path with all links followed, the last included; the node itself may be missing."""
+        if not path:
+            return path
+        with self.locate(caller, path, follow=True) as place:
+            return place.path
+
+    def node(self, caller: Caller, path: Path, *, follow: bool = False) -> Node:
+        """Raises NodeNotFound."""
+        if not path:
+            with self.tree.top() as top:
+                return self._describe_directory(top, Gate(self.rules, caller))
+        with self._existing(caller, path, follow=follow) as place:
+            return self._describe(place)
+
+    def children(
+        self, caller: Caller, path: Path, start: str | None = None, limit: int | None = None
+    ) -> Iterator[Node]:
+        """Nodes of a container by name, from `start` on (inclusive). Raises PermissionDenied without the right to read
+        the container."""
+        gate = Gate(self.rules, caller)
+        with Walk(self.tree, gate).container(path) as directory:
+            names = sorted(directory.names())
+            allocation, quota = gate.allocation_uid, gate.quota
+            count = 0
+            for name in names:
+                if start is not None and name < start:
+                    continue
+                if limit is not None and count >= limit:
+                    return
+                gate.allocation_uid, gate.quota = allocation, quota
+                try:
+                    node = self._describe(Located(directory, name, gate))
+                except (FileNotFoundError, NodeNotFound, TypeNotSupported):
+                    continue
+                count += 1
+                yield node
+
+    @contextmanager
+    def _existing(self, caller: Caller, path: Path, *, follow: bool = False) -> Iterator[Located]:
+        try:
+            place = self.place(caller, path, follow=follow)
+        except ContainerNotFound:
+            raise NodeNotFound(self.naming.uri(path)) from None
+        try:
+            if place.kind is None:
+                raise NodeNotFound(self.naming.uri(path))
+            yield place
+        finally:
+            place.directory.close()
+
+    def _describe(self, place: Located) -> Node:
+        directory, name = place.directory, place.name
+        match place.kind:
+            case Kind.CONTAINER:
+                with directory.open_directory(name) as opened:
+                    if opened.path[:-1] in self.rules.allocation_parents:
+                        place.gate.allocation_uid = opened.status.stat.st_uid
+                    return self._describe_directory(opened, place.gate)
+            case Kind.DATA:
+                descriptor = directory.open_file(name)
+                try:
+                    return self._describe_open(descriptor, place.path, Status.of(descriptor), place.gate)
+                finally:
+                    os.close(descriptor)
+            case Kind.LINK:
+                return self._describe_link(place)
+            case Kind.OTHER:
+                raise TypeNotSupported(self.naming.uri(place.path))
+        raise NodeNotFound(self.naming.uri(place.path))
+
+    def _describe_directory(self, directory: Directory, gate: Gate) -> Node:
+        default = directory.default_acl
+        node = self._describe_open(directory.descriptor, directory.path, directory.status, gate)
+        if not directory.path:
+            writable = not gate.caller.anonymous and gate.may_create_in(directory, "", container=True)
+            return replace(node, public=True, readable=True, writable=writable)
+        return replace(node, inherits=default is not None and bool(default.groups))
+
+    def _describe_open(self, descriptor: int, path: Path, status: Status, gate: Gate) -> Node:
+        groups = status.acl.groups
+        return Node(
+            path=path,
+            kind=status.kind.value,
+            uid=status.stat.st_uid,
+            length=status.stat.st_size,
+            modified_ns=status.stat.st_mtime_ns,
+            public=status.public,
+            read_gids=frozenset(g for g, bits in groups.items() if bits & 6 == 4),
+            write_gids=frozenset(g for g, bits in groups.items() if bits & 2),
+            properties=attributes.read(descriptor),
+            readable=gate.may_read(status),
+            writable=gate.may_write(status),
+        )
+
+    def _describe_link(self, place: Located) -> Node:
+        found = place.directory.stat(place.name)
+        if found is None:
+            raise NodeNotFound(self.naming.uri(place.path))
+        text = place.directory.link_text(place.name)
+        target: Path | str
+        try:
+            target = self.tree.link_target(place.directory.path, text)
+        except NodeNotFound:
+            raise
+        except Exception:  # a link out of the space is shown as it is
+            target = text
+        return Node(
+            path=place.path,
+            kind=Kind.LINK.value,
+            uid=found.st_uid,
+            length=0,
+            modified_ns=found.st_mtime_ns,
+            public=True,
+            target=target,
+            readable=True,
+            writable=place.gate.may_write(place.directory.status),
+        )
+
+    # Making and changing.
+
+    def create_container(
+        self, caller: Caller, path: Path, change: Change | None = None, owner: tuple[int, int] | None = None
+    ) -> Node:
+        """A new container. `owner`: uid and gid of another user, for the root owner's allocations. Raises
+        DuplicateNode, ContainerNotFound, PermissionDenied."""
+        change = change or Change()
+        if not path:
+            raise DuplicateNode(self.naming.root)
+        with self.locate(caller, path) as place:
+            if place.kind is not None:
+                raise DuplicateNode(self.naming.uri(path))
+            place.gate.require_create(place.directory, place.name, container=True)
+            allocation = place.directory.path in self.rules.allocation_parents
+            if owner is not None and not (allocation and self.rules.is_admin(caller)):
+                raise PermissionDenied("only the root owner creates allocations for others")
+            if allocation and self._default_quota and QUOTA not in change.properties:
+                change = replace(change, properties={**change.properties, QUOTA: str(self._default_quota)})
+            made = make_directory(place.directory, place.name)
+            try:
+                with made:
+                    os.fchown(made.descriptor, *(owner or caller.ids))
+                    self._apply(made.descriptor, change)
+                place.directory.sync()
+            except BaseException:
+                os.rmdir(place.name, dir_fd=place.directory.descriptor)
+                raise
+            return self._describe(place)
+
+    def ensure_container(self, caller: Caller, path: Path) -> None:
+        """Make the container and those above it that are missing, each owned by the caller."""
+        missing: list[Path] = []
+        while path:
+            try:
+                gate = Gate(self.rules, caller)
+                Walk(self.tree, gate).container(path).close()
+                break
+            except ContainerNotFound:
+                missing.append(path)
+                path = path[:-1]
+        for wanted in reversed(missing):
+            try:
+                self.create_container(caller, wanted)
+            except DuplicateNode:
+                with self.locate(caller, wanted, follow=True) as place:
+                    if place.kind is not Kind.CONTAINER:
+                        raise ContainerNotFound(self.naming.uri(wanted)) from None
+
+    def create_link(self, caller: Caller, path: Path, target: Path) -> Node:
+        """A link to a path of this space, which need not exist."""
+        with self.locate(caller, path) as place:
+            if place.kind is not None:
+                raise DuplicateNode(self.naming.uri(path))
+            place.gate.require_create(place.directory, place.name)
+            text = self.tree.link_text(place.directory.path, target)
+            descriptor = place.directory.descriptor
+            os.symlink(text, place.name, dir_fd=descriptor)
+            os.chown(place.name, *caller.ids, dir_fd=descriptor, follow_symlinks=False)
+            place.directory.sync()
+            return self._describe(place)
+
+    def update(self, caller: Caller, path: Path, change: Change, *, unlocking: bool = False) -> Node:
+        """Change a container or data node. Raises PermissionDenied, NodeLocked unless `unlocking`, NodeNotFound."""
+        if not path:
+            if not self.rules.is_admin(caller):
+                raise PermissionDenied(self.naming.root)
+            with self.tree.top() as top:
+                self._apply(top.descriptor, change)
+            return self.node(caller, path)
+        with self._existing(caller, path) as place:
+            if place.kind is Kind.LINK:
+                if change != Change():
+                    raise InvalidArgument("a link has no properties to change")
+                return self._describe(place)
+            with self._opened(place) as descriptor:
+                status = Status.of(descriptor)
+                allocation = place.directory.path in self.rules.allocation_parents
+                if allocation:
+                    place.gate.allocation_uid = status.stat.st_uid
+                if not (place.gate.may_write(status) or (allocation and self.rules.is_admin(caller))):
+                    raise PermissionDenied(self.naming.uri(path))
+                if QUOTA in change.properties and not self.rules.is_admin(caller):
+                    raise PermissionDenied("only the root owner sets a quota")
+                if not unlocking and attributes.LOCKED not in change.properties:
+                    require_unlocked(descriptor)
+                self._apply(descriptor, change)
+                os.fsync(descriptor)
+            return self._describe(place)
+
+    @contextmanager
+    def _opened(self, place: Located) -> Iterator[int]:
+        if place.kind is Kind.CONTAINER:
+            with place.directory.open_directory(place.name) as opened:
+                yield opened.descriptor
+            return
+        descriptor = place.directory.open_file(place.name)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _apply(self, descriptor: int, change: Change) -> None:
+        attributes.write(descriptor, change.properties)
+        if (change.public, change.read_gids, change.write_gids, change.inherits) == (None,) * 4:
+            return
+        status = Status.of(descriptor)
+        container = status.kind is Kind.CONTAINER
+        old = status.acl.groups
+        readers = change.read_gids
+        if readers is None:
+            readers = frozenset(g for g, bits in old.items() if bits & 6 == 4)
+        writers = change.write_gids
+        if writers is None:
+            writers = frozenset(g for g, bits in old.items() if bits & 2)
+        public = status.public if change.public is None else change.public
+        execute = 1 if container else 0
+        groups = dict.fromkeys(readers, 4 | execute) | dict.fromkeys(writers, 6 | execute)
+        other = (4 | execute) if public else 0
+        kept = 0 if container else status.acl.user & 1
+        acl = Acl(6 | execute | kept, 6 | execute, other, groups)
+        os.fchmod(descriptor, acl.mode)
+        if groups:
+            os.setxattr(descriptor, posix_acl.ACCESS, acl.encode())
+        else:
+            _remove(descriptor, posix_acl.ACCESS)
+            os.fchmod(descriptor, acl.mode)
+        if container:
+            inherits = change.inherits
+            if inherits is None:
+                inherits = _has(descriptor, posix_acl.DEFAULT)
+            if inherits:
+                os.setxattr(descriptor, posix_acl.DEFAULT, acl.encode())
+            else:
+                _remove(descriptor, posix_acl.DEFAULT)
+
+    # Bytes.
+
+    def upload(self, caller: Caller, path: Path, *, replace: bool = True) -> Upload:
+        """Begin to write a data node. The containers above must exist; an existing node is replaced at the end, or
+        refused by DuplicateNode. Raises PermissionDenied, NodeLocked, QuotaExceeded, InvalidArgument (no data node)."""
+        if not path:
+            raise InvalidArgument("the root is not a data node")
+        place = self.place(caller, path, follow=True)
+        try:
+            self.check_upload(place, replace=replace)
+            return Upload(self, place, replace)
+        except BaseException:
+            place.directory.close()
+            raise
+
+    def check_upload(self, place: Located, *, replace: bool) -> None:
+        match place.kind:
+            case None:
+                place.gate.require_create(place.directory, place.name)
+            case Kind.DATA:
+                if not replace:
+                    raise DuplicateNode(self.naming.uri(place.path))
+                descriptor = place.directory.open_file(place.name)
+                try:
+                    place.gate.require_write(Status.of(descriptor), descriptor, place.path)
+                finally:
+                    os.close(descriptor)
+            case _:
+                raise InvalidArgument(f"not a data node: {self.naming.uri(place.path)}")
+
+    def room(self, place: Located) -> int | None:
+        """Bytes that may be written there, None without a quota."""
+        if place.gate.quota is None:
+            return None
+        path, limit = place.gate.quota
+        with Walk(self.tree, lambda _: None).container(path) as directory:
+            return self.usage.room(directory, limit)
+
+    def open(self, caller: Caller, path: Path) -> OpenFile:
+        """Open a data node to read it, links followed. Raises NodeNotFound, PermissionDenied, InvalidArgument."""
+        if not path:
+            raise InvalidArgument("not a data node")
+        with self._existing(caller, path, follow=True) as place:
+            descriptor = place.directory.open_file(place.name)
+            try:
+                status = Status.of(descriptor)
+                if not place.gate.may_read(status):
+                    raise PermissionDenied(self.naming.uri(place.path))
+                return OpenFile(place.path, descriptor, status, attributes.read(descriptor))
+            except BaseException:
+                os.close(descriptor)
+                raise
+
+    # Removing, moving, copying.
+
+    def delete(self, caller: Caller, path: Path) -> None:
+        """Remove a node; a link, not its target. Raises InvalidArgument for a container that is not empty."""
+        if not path:
+            raise PermissionDenied("the root cannot be deleted")
+        with self._existing(caller, path) as place:
+            self._remove(place)
+            place.directory.sync()
+        self.usage.forget()
+
+    def _remove(self, place: Located) -> None:
+        kind = place.kind
+        place.gate.require_create(place.directory, place.name, container=kind is Kind.CONTAINER)
+        if kind in (Kind.CONTAINER, Kind.DATA):
+            with self._opened(place) as descriptor:
+                require_unlocked(descriptor)
+        descriptor = place.directory.descriptor
+        try:
+            if kind is not Kind.CONTAINER:
+                os.unlink(place.name, dir_fd=descriptor)
+                return
+            if place.path in self.rules.allocation_parents:
+                raise PermissionDenied(self.naming.uri(place.path))
+            with place.directory.open_directory(place.name) as opened:
+                sweep(opened)
+            os.rmdir(place.name, dir_fd=descriptor)
+        except FileNotFoundError:
+            raise NodeNotFound(self.naming.uri(place.path)) from None
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                raise InvalidArgument(f"container node '{place.name}' is not empty") from None
+            raise
+
+    def move(
+        self,
+        caller: Caller,
+        source: Path,
+        destination: Path,
+        before: Callable[[Path, list[int]], None] | None = None,
+    ) -> Path:
+        """Move or rename a node, atomically: into the destination if that is a container, else to that new name. The
+        moved node becomes the caller's. `before(path, stamp)` is called just before, with the final path and the node's
+        inode. Returns the final path."""
+        if not source:
+            raise PermissionDenied("the root cannot be moved")
+        with self._existing(caller, source) as old, self._new_place(caller, source, destination) as new:
+            kind = old.kind
+            if new.path[: len(old.path)] == old.path:
+                raise InvalidArgument("a node cannot be moved into itself")
+            old.gate.require_create(old.directory, old.name, container=kind is Kind.CONTAINER)
+            new.gate.require_create(new.directory, new.name, container=kind is Kind.CONTAINER)
+            if kind in (Kind.CONTAINER, Kind.DATA):
+                with self._opened(old) as descriptor:
+                    require_unlocked(descriptor)
+            found = old.directory.stat(old.name)
+            if found is None:
+                raise NodeNotFound(self.naming.uri(source))
+            target = new.path
+            if before is not None:
+                before(target, [found.st_ino, 0, 0])
+            self._rename(old, new, kind)
+            os.chown(new.name, *caller.ids, dir_fd=new.directory.descriptor, follow_symlinks=False)
+            new.directory.sync()
+            if old.directory.path != new.directory.path:
+                old.directory.sync()
+        self.usage.forget()
+        return target
+
+    def _rename(self, old: Located, new: Located, kind: Kind | None) -> None:
+        here, there = old.directory.descriptor, new.directory.descriptor
+        try:
+            if kind is Kind.DATA:  # link and unlink: a name that appears meanwhile is not overwritten
+                os.link(old.name, new.name, src_dir_fd=here, dst_dir_fd=there, follow_symlinks=False)
+                os.unlink(old.name, dir_fd=here)
+            else:
+                if kind is Kind.LINK and old.directory.path != new.directory.path:
+                    self._relink(old, new)
+                    return
+                os.rename(old.name, new.name, src_dir_fd=here, dst_dir_fd=there)
+        except FileExistsError:
+            raise DuplicateNode(self.naming.uri(new.path)) from None
+        except FileNotFoundError:
+            raise NodeNotFound(self.naming.uri(old.path)) from None
+
+    def _relink(self, old: Located, new: Located) -> None:
+        """A link that moves keeps its target, so its relative text changes."""
+        text = old.directory.link_text(old.name)
+        if not text.startswith("/"):
+            text = self.tree.link_text(new.directory.path, self.tree.link_target(old.directory.path, text))
+        os.symlink(text, new.name, dir_fd=new.directory.descriptor)
+        os.unlink(old.name, dir_fd=old.directory.descriptor)
+
+    @contextmanager
+    def _new_place(self, caller: Caller, source: Path, destination: Path) -> Iterator[Located]:
+        """Where a moved or copied node goes: below an existing container, or to a new name."""
+        final = destination
+        if not destination:
+            final = (source[-1],)
+        else:
+            with self.locate(caller, destination, follow=True) as place:
+                if place.kind is Kind.CONTAINER:
+                    final = (*place.path, source[-1])
+        with self.locate(caller, final) as place:
+            if place.kind is not None:
+                raise DuplicateNode(self.naming.uri(place.path))
+            yield place
+
+    def destination(self, caller: Caller, source: Path, destination: Path) -> Path:
+        """The final path of a move or copy. Raises DuplicateNode, PermissionDenied, ContainerNotFound."""
+        with self._new_place(caller, source, destination) as place:
+            place.gate.require_create(place.directory, place.name, container=True)
+            return place.path
+
+    def copy_file(
+        self, caller: Caller, source: Path, target: Path, cancelled: Callable[[], bool]
+    ) -> Upload | None:
+        """Stage a copy of a data node with its properties, for the caller to `place`; None if `cancelled()` said so."""
+        opened = self.open(caller, source)
+        try:
+            upload = self.upload(caller, target, replace=False)
+            try:
+                size = opened.status.stat.st_size
+                upload.check_room(size)
+                done = 0
+                while done < size:
+                    if cancelled():
+                        upload.close()
+                        return None
+                    count = os.copy_file_range(
+                        opened.descriptor, upload.descriptor, min(COPY_BLOCK, size - done)
+                    )
+                    if count == 0:
+                        break
+                    done += count
+                upload.prepare(dict(opened.properties))
+                return upload
+            except BaseException:
+                upload.close()
+                raise
+        finally:
+            os.close(opened.descriptor)
+
+    def walk(self, caller: Caller, path: Path, *, bottom_up: bool = False) -> Iterator[tuple[Path, str]]:
+        """Paths and kinds of a node and all below it, containers before or after what they hold. A link in the first
+        step is followed, others are not. Memory grows with depth, and with the names of one container at a time.
+        What cannot be read is left out."""
+        real = self.resolve(caller, path)
+        node = self.node(caller, real)
+        yield from self._walk(caller, node.path, node.kind, bottom_up)
+
+    def _walk(self, caller: Caller, path: Path, kind: str, bottom_up: bool) -> Iterator[tuple[Path, str]]:
+        if kind != Kind.CONTAINER:
+            yield path, kind
+            return
+        if not bottom_up:
+            yield path, kind
+        gate = Gate(self.rules, caller)
+        try:
+            with Walk(self.tree, gate).container(path) as directory:
+                found = [(name, directory.kind(name)) for name in sorted(directory.names())]
+        except (PermissionDenied, NodeNotFound):
+            found = []
+        for name, below in found:
+            if below in (Kind.CONTAINER, Kind.DATA, Kind.LINK):
+                assert below is not None
+                yield from self._walk(caller, (*path, name), below.value, bottom_up)
+        if bottom_up:
+            yield path, kind
+
+
+def _has(descriptor: int, name: str) -> bool:
+    try:
+        return bool(os.getxattr(descriptor, name))
+    except OSError:
+        return False
+
+
+def _remove(descriptor: int, name: str) -> None:
+    try:
+        os.removexattr(descriptor, name)
+    except OSError as error:
+        if error.errno not in (errno.ENODATA, errno.ENOTSUP):
+            raise

@@ -1,0 +1,151 @@
+"""Files that become visible only when they are whole.
+
+A staged file has no name at all while it is written (O_TMPFILE), so that nothing is left of it when the process dies.
+Where the file system cannot do that, it has a reserved name in the target's own directory and is locked; a leftover of
+a dead process is recognised by the lock being free.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import stat
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+
+from vospace.models.errors import DuplicateNode
+from vospace.models.uri import STAGING_PREFIX
+from vospace.storage import attributes, posix_acl
+from vospace.storage.tree import Directory, Status
+
+STALE_SECONDS = 3600.0
+_NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL})
+
+
+class StagedFile:
+    """A file being written, open as `descriptor`. Steps: write, `own`, `sync`, `place`; `close` in any case."""
+
+    __slots__ = ("_directory", "_temporary", "descriptor")
+
+    def __init__(self, directory: Directory) -> None:
+        """`directory` must stay open until the file is placed."""
+        self._directory = directory
+        self._temporary: str | None = None
+        # With a default ACL on the directory the mode is a mask on what is inherited, else it is the mode.
+        mode = 0o666 if directory.default_acl is not None else 0o660
+        flags = os.O_RDWR | os.O_CLOEXEC
+        try:
+            self.descriptor = os.open(".", flags | os.O_TMPFILE, mode, dir_fd=directory.descriptor)
+        except OSError as error:
+            if error.errno not in _NO_TMPFILE:
+                raise
+            self._temporary = _temporary_name()
+            flags |= os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+            self.descriptor = os.open(self._temporary, flags, mode, dir_fd=directory.descriptor)
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def __enter__(self) -> StagedFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def own(self, uid: int, gid: int, properties: Mapping[str, str | None]) -> None:
+        """Give it its owner and properties."""
+        os.fchown(self.descriptor, uid, gid)
+        attributes.write(self.descriptor, properties)
+
+    def inherit(self, name: str) -> bool:
+        """Take over owner, permissions and properties (but those of the content) of the file that it will replace;
+        False if there is none."""
+        try:
+            old = self._directory.open_file(name)
+        except FileNotFoundError:
+            return False
+        try:
+            status = Status.of(old)
+            os.fchown(self.descriptor, status.stat.st_uid, status.stat.st_gid)
+            os.fchmod(self.descriptor, stat.S_IMODE(status.stat.st_mode) & 0o777)
+            if status.acl.groups:
+                os.setxattr(self.descriptor, posix_acl.ACCESS, os.getxattr(old, posix_acl.ACCESS))
+            kept = {k: v for k, v in attributes.read(old).items() if k not in attributes.OF_CONTENT}
+            attributes.write(self.descriptor, kept)
+        finally:
+            os.close(old)
+        return True
+
+    def sync(self) -> None:
+        """Make bytes and attributes durable."""
+        os.fsync(self.descriptor)
+
+    @property
+    def stamp(self) -> list[int]:
+        """What tells this file from any other: inode, size, time of change in ns; the same before and after placing."""
+        found = os.fstat(self.descriptor)
+        return [found.st_ino, found.st_size, found.st_mtime_ns]
+
+    def place(self, name: str, *, replace: bool) -> None:
+        """Give it its name, at once and as a whole. Raises DuplicateNode if the name is taken and not `replace`."""
+        directory = self._directory.descriptor
+        if self._temporary is None:
+            source = f"/proc/self/fd/{self.descriptor}"
+            try:
+                os.link(source, name, dst_dir_fd=directory, follow_symlinks=True)
+                return
+            except FileExistsError:
+                if not replace:
+                    raise DuplicateNode("/" + "/".join((*self._directory.path, name))) from None
+            self._temporary = _temporary_name()
+            os.link(source, self._temporary, dst_dir_fd=directory, follow_symlinks=True)
+        if replace:
+            os.rename(self._temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+        else:
+            try:
+                os.link(
+                    self._temporary, name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False
+                )
+            except FileExistsError:
+                raise DuplicateNode("/" + "/".join((*self._directory.path, name))) from None
+            os.unlink(self._temporary, dir_fd=directory)
+        self._temporary = None
+
+    def close(self) -> None:
+        """Forget the file unless it was placed."""
+        if self.descriptor < 0:
+            return
+        if self._temporary is not None:
+            with suppress(FileNotFoundError):
+                os.unlink(self._temporary, dir_fd=self._directory.descriptor)
+            self._temporary = None
+        os.close(self.descriptor)
+        self.descriptor = -1
+
+
+def sweep(directory: Directory) -> int:
+    """Remove what dead processes left in a directory; the number of files."""
+    removed = 0
+    with os.scandir(directory.descriptor) as entries:
+        names = [entry.name for entry in entries if entry.name.startswith(STAGING_PREFIX)]
+    for name in names:
+        try:
+            descriptor = directory.open_file(name)
+        except OSError:
+            continue
+        try:
+            if time.time() - os.fstat(descriptor).st_ctime < STALE_SECONDS:
+                continue
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(name, dir_fd=directory.descriptor)
+            removed += 1
+        except (BlockingIOError, FileNotFoundError):
+            continue
+        finally:
+            os.close(descriptor)
+    return removed
+
+
+def _temporary_name() -> str:
+    return STAGING_PREFIX + secrets.token_hex(12)

@@ -1,0 +1,275 @@
+"""The tree of directories and files below the root of the space.
+
+Every step is taken by a directory's descriptor and never follows a symbolic link of the file system: a link found on
+the way is read and resolved against the root of the space (VOSpace 2.1 section 3.4), so that nothing outside can be
+reached whatever is planted, or changed meanwhile, by those who mount the file system.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path as FilePath
+
+from vospace.models.errors import (
+    ContainerNotFound,
+    DuplicateNode,
+    InvalidArgument,
+    UnreadableLinkTarget,
+)
+from vospace.models.uri import STAGING_PREFIX, Path
+from vospace.storage import posix_acl
+from vospace.storage.posix_acl import Acl
+
+MAX_LINKS = 20
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class Kind(StrEnum):
+    CONTAINER = "ContainerNode"
+    DATA = "DataNode"
+    LINK = "LinkNode"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What a node is, whose, and who may do what."""
+
+    kind: Kind
+    stat: os.stat_result
+    acl: Acl
+
+    @property
+    def public(self) -> bool:
+        return bool(self.acl.other & posix_acl.READ)
+
+    @classmethod
+    def of(cls, descriptor: int) -> Status:
+        """Of an open file or directory."""
+        found = os.fstat(descriptor)
+        acl = None
+        with suppress(OSError, ValueError):
+            acl = Acl.decode(os.getxattr(descriptor, posix_acl.ACCESS))
+        return cls(_kind(found.st_mode), found, acl or Acl.of_mode(found.st_mode))
+
+
+class Directory:
+    """An open directory; closes itself at the end of a `with` block."""
+
+    __slots__ = ("descriptor", "path", "status")
+
+    def __init__(self, descriptor: int, path: Path, status: Status | None = None) -> None:
+        self.descriptor = descriptor
+        self.path = path
+        self.status = status or Status.of(descriptor)
+
+    def __enter__(self) -> Directory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+    @property
+    def default_acl(self) -> Acl | None:
+        """What new nodes inherit, None without inheritance."""
+        try:
+            return Acl.decode(os.getxattr(self.descriptor, posix_acl.DEFAULT))
+        except (OSError, ValueError):
+            return None
+
+    def stat(self, name: str) -> os.stat_result | None:
+        try:
+            return os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def kind(self, name: str) -> Kind | None:
+        found = self.stat(name)
+        return None if found is None else _kind(found.st_mode)
+
+    def open_directory(self, name: str) -> Directory:
+        """Raises NotADirectoryError (also for a link) or FileNotFoundError."""
+        try:
+            descriptor = os.open(name, _OPEN_DIRECTORY, dir_fd=self.descriptor)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise NotADirectoryError(errno.ENOTDIR, "a link", name) from error
+            raise
+        return Directory(descriptor, (*self.path, name))
+
+    def open_file(self, name: str, flags: int = 0) -> int:
+        """A descriptor of a regular file. Raises FileNotFoundError; InvalidArgument for anything else."""
+        found = self.stat(name)
+        if found is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+        if not stat.S_ISREG(found.st_mode):
+            raise InvalidArgument("not a data node")
+        descriptor = os.open(name, _OPEN_FILE | flags, dir_fd=self.descriptor)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise InvalidArgument("not a data node")
+        return descriptor
+
+    def link_text(self, name: str) -> str:
+        return os.readlink(name, dir_fd=self.descriptor)
+
+    def names(self) -> Iterator[str]:
+        """Names of nodes, in no order: without files being staged and names that are no Unicode."""
+        with os.scandir(self.descriptor) as entries:
+            for entry in entries:
+                name = entry.name
+                if name.startswith(STAGING_PREFIX):
+                    continue
+                try:
+                    name.encode("utf-8")
+                except UnicodeEncodeError:
+                    continue
+                yield name
+
+    def sync(self) -> None:
+        """Make names durable."""
+        os.fsync(self.descriptor)
+
+
+class Tree:
+    """The space's root directory."""
+
+    def __init__(self, root: FilePath) -> None:
+        self.root = root
+        self._descriptor = os.open(root, _OPEN_DIRECTORY)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def top(self) -> Directory:
+        return Directory(os.dup(self._descriptor), ())
+
+    def link_target(self, parent: Path, text: str) -> Path:
+        """Where the text of a link in container `parent` leads. Raises UnreadableLinkTarget if outside the space."""
+        if text.startswith("/"):
+            root = str(self.root).rstrip("/")
+            if text != root and not text.startswith(root + "/"):
+                raise UnreadableLinkTarget(f"link to file://{text[:200]}")
+            text, steps = text[len(root) :], []
+        else:
+            steps = list(parent)
+        for name in text.split("/"):
+            if name in ("", "."):
+                continue
+            if name == "..":
+                if not steps:
+                    raise UnreadableLinkTarget("a link leads out of the space")
+                steps.pop()
+            else:
+                steps.append(name)
+        return tuple(steps)
+
+    def link_text(self, parent: Path, target: Path) -> str:
+        """The text of a link in container `parent` that leads to `target`: relative, so that the space can be mounted
+        anywhere."""
+        common = 0
+        while common < min(len(parent), len(target)) and parent[common] == target[common]:
+            common += 1
+        return "/".join([".."] * (len(parent) - common) + list(target[common:])) or "."
+
+
+Check = Callable[[Directory], None]
+"""Called with every container on the way; raises to refuse it."""
+
+
+class Walk:
+    """One resolution of a path, step by step, with a check at each container."""
+
+    def __init__(self, tree: Tree, check: Check) -> None:
+        self._tree = tree
+        self._check = check
+        self._links = 0
+
+    def parent(self, path: Path, *, follow_leaf: bool) -> tuple[Directory, str]:
+        """The open container of the node and the node's name there, links in the way (and, if asked, at the end)
+        followed; the node itself may be missing. Raises NodeNotFound, UnreadableLinkTarget, and what the check
+        raises."""
+        if not path:
+            raise InvalidArgument("the root has no container")
+        directory = self._container(path[:-1])
+        name = path[-1]
+        try:
+            if follow_leaf and directory.kind(name) is Kind.LINK:
+                target = self._follow(directory, name)
+                if not target:
+                    raise UnreadableLinkTarget("a link leads to the root, which is no data node")
+                directory.close()
+                return self.parent(target, follow_leaf=True)
+        except BaseException:
+            directory.close()
+            raise
+        return directory, name
+
+    def container(self, path: Path) -> Directory:
+        """The open container of that path, links followed, readable itself."""
+        return self._container(path)
+
+    def _container(self, path: Path) -> Directory:
+        directory = self._tree.top()
+        steps = list(path)
+        index = 0
+        try:
+            self._check(directory)
+            while index < len(steps):
+                name = steps[index]
+                try:
+                    below = directory.open_directory(name)
+                except FileNotFoundError:
+                    raise ContainerNotFound("/" + "/".join(steps[: index + 1])) from None
+                except NotADirectoryError:
+                    if directory.kind(name) is not Kind.LINK:
+                        raise ContainerNotFound("/" + "/".join(steps[: index + 1])) from None
+                    steps = [*self._follow(directory, name), *steps[index + 1 :]]
+                    index = 0
+                    directory.close()
+                    directory = self._tree.top()
+                    continue
+                directory.close()
+                directory = below
+                self._check(directory)
+                index += 1
+        except BaseException:
+            directory.close()
+            raise
+        return directory
+
+    def _follow(self, directory: Directory, name: str) -> Path:
+        self._links += 1
+        if self._links > MAX_LINKS:
+            raise UnreadableLinkTarget("too many links, or a cycle of links")
+        return self._tree.link_target(directory.path, directory.link_text(name))
+
+
+def make_directory(parent: Directory, name: str) -> Directory:
+    """A new directory; what it inherits is set by the file system. Raises DuplicateNode."""
+    mode = 0o777 if parent.default_acl is not None else 0o770
+    try:
+        os.mkdir(name, mode, dir_fd=parent.descriptor)
+    except FileExistsError:
+        raise DuplicateNode("/" + "/".join((*parent.path, name))) from None
+    return parent.open_directory(name)
+
+
+def _kind(mode: int) -> Kind:
+    if stat.S_ISDIR(mode):
+        return Kind.CONTAINER
+    if stat.S_ISREG(mode):
+        return Kind.DATA
+    return Kind.LINK if stat.S_ISLNK(mode) else Kind.OTHER

@@ -1,0 +1,199 @@
+"""Transfer documents (VOSpace 2.1 section 3.6 and its XML schema; namespace `http://www.ivoa.net/xml/VOSpace/v2.0`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from lxml import etree
+
+from vospace.models.errors import InvalidArgument
+
+VOS = "http://www.ivoa.net/xml/VOSpace/v2.0"
+_NAMESPACES = (VOS, "http://www.ivoa.net/xml/VOSpace/v2.1")
+_CHILDREN = ("target", "direction", "view", "protocol", "keepBytes", "param")
+_PROTOCOL_CHILDREN = ("endpoint", "param", "securityMethod")
+_REPEATED = ("target", "protocol", "param")
+
+CORE = "ivo://ivoa.net/vospace/core#"
+PUSH_TO = "pushToVoSpace"
+PULL_TO = "pullToVoSpace"
+PUSH_FROM = "pushFromVoSpace"
+PULL_FROM = "pullFromVoSpace"
+BIDIRECTIONAL = "ivo://cadc.nrc.ca/vospace#biDirectional"
+
+PARAM_LENGTH = f"{CORE}length"
+PARAM_MD5 = f"{CORE}MD5"
+PARAM_ADLER32 = "ivo://skao.int/vospace/core#adler32"
+PARAM_FORMAT = f"{CORE}format"
+VIEW_DEFAULT = f"{CORE}defaultview"
+VIEW_DATA = "ivo://cadc.nrc.ca/vospace/view#data"
+VIEW_PACKAGE = "vos://cadc.nrc.ca~vospace/CADC/std/Pkg-1.0"
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """How bytes travel: a protocol URI and, once negotiated or for a service-driven transfer, an endpoint."""
+
+    uri: str
+    endpoint: str | None = None
+    security_method: str | None = None
+    params: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    uri: str
+    params: tuple[tuple[str, str], ...] = ()
+
+    def param(self, uri: str) -> str | None:
+        return next((value for key, value in self.params if key == uri), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """What a client asks for. `keep_bytes` is true where the document does not say (VOSpace 2.1 section 3.6.3.2)."""
+
+    targets: tuple[str, ...]
+    direction: str
+    view: View | None = None
+    protocols: tuple[Protocol, ...] = ()
+    keep_bytes: bool | None = None
+    params: tuple[tuple[str, str], ...] = ()
+    version: str | None = None
+
+    @property
+    def keeps_bytes(self) -> bool:
+        return self.keep_bytes is not False
+
+    def param(self, uri: str) -> str | None:
+        return next((value for key, value in self.params if key == uri), None)
+
+    def with_protocols(self, protocols: tuple[Protocol, ...]) -> Transfer:
+        return replace(self, protocols=protocols)
+
+
+def read_transfer(document: bytes | str) -> Transfer:
+    """Parse and check a transfer document. Raises InvalidArgument, naming the element that is wrong."""
+    root = _parse(document)
+    name = etree.QName(root)
+    if name.localname != "transfer" or name.namespace not in _NAMESPACES:
+        raise InvalidArgument(
+            f"invalid input: expected element transfer in namespace {VOS}, found {root.tag}"
+        )
+    children = _children(root, name.namespace, _CHILDREN)
+    targets = tuple(_text(element) for element in children["target"])
+    if not targets:
+        raise InvalidArgument("invalid input: element target is missing")
+    if not children["direction"]:
+        raise InvalidArgument("invalid input: element direction is missing")
+    view = children["view"][0] if children["view"] else None
+    keep = _text(children["keepBytes"][0]) if children["keepBytes"] else None
+    if keep not in (None, "true", "false", "1", "0"):
+        raise InvalidArgument(f"invalid input: keepBytes must be true or false, not {keep!r}")
+    return Transfer(
+        targets=targets,
+        direction=_text(children["direction"][0]),
+        view=None if view is None else View(_uri(view), _params(view, name.namespace)),
+        protocols=tuple(_protocol(element, name.namespace) for element in children["protocol"]),
+        keep_bytes=None if keep is None else keep in ("true", "1"),
+        params=_params(root, name.namespace),
+        version=root.get("version"),
+    )
+
+
+def write_transfer(transfer: Transfer) -> bytes:
+    """A document that the VOSpace 2.1 schema accepts."""
+    root = etree.Element(_q("transfer"), nsmap={"vos": VOS}, version="2.1")
+    for target in transfer.targets:
+        _add(root, "target", target)
+    _add(root, "direction", transfer.direction)
+    if transfer.view is not None:
+        view = etree.SubElement(root, _q("view"), uri=transfer.view.uri)
+        _add_params(view, transfer.view.params)
+    for protocol in transfer.protocols:
+        element = etree.SubElement(root, _q("protocol"), uri=protocol.uri)
+        if protocol.endpoint is not None:
+            _add(element, "endpoint", protocol.endpoint)
+        _add_params(element, protocol.params)
+        if protocol.security_method is not None:
+            etree.SubElement(element, _q("securityMethod"), uri=protocol.security_method)
+    if transfer.keep_bytes is not None:
+        _add(root, "keepBytes", "true" if transfer.keep_bytes else "false")
+    _add_params(root, transfer.params)
+    return etree.tostring(root, xml_declaration=True, encoding="UTF-8", pretty_print=True)
+
+
+def _parse(document: bytes | str) -> etree._Element:
+    content = document.encode() if isinstance(document, str) else document
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=False, remove_comments=True)
+    try:
+        root = etree.fromstring(content, parser)
+    except (etree.XMLSyntaxError, ValueError) as error:
+        raise InvalidArgument(f"invalid input: {error}") from None
+    if root.getroottree().docinfo.internalDTD is not None:
+        raise InvalidArgument("invalid input: a document type declaration is not allowed")
+    return root
+
+
+def _children(
+    parent: etree._Element, namespace: str | None, allowed: tuple[str, ...]
+) -> dict[str, list[etree._Element]]:
+    """Children by name; their order is that of the schema."""
+    found: dict[str, list[etree._Element]] = {name: [] for name in allowed}
+    position = 0
+    for child in parent:
+        if not isinstance(child.tag, str):
+            continue
+        name = etree.QName(child)
+        if name.namespace != namespace or name.localname not in allowed:
+            raise InvalidArgument(f"invalid input: unexpected element {child.tag}")
+        index = allowed.index(name.localname)
+        if index < position:
+            raise InvalidArgument(
+                f"invalid input: element {name.localname} must come before {allowed[position]}"
+            )
+        position = index
+        if found[name.localname] and name.localname not in _REPEATED:
+            raise InvalidArgument(f"invalid input: more than one element {name.localname}")
+        found[name.localname].append(child)
+    return found
+
+
+def _protocol(element: etree._Element, namespace: str | None) -> Protocol:
+    children = _children(element, namespace, _PROTOCOL_CHILDREN)
+    endpoint = _text(children["endpoint"][0]) if children["endpoint"] else ""
+    methods = children["securityMethod"]
+    return Protocol(
+        uri=_uri(element),
+        endpoint=endpoint or None,
+        security_method=_uri(methods[0]) if methods else None,
+        params=_params(element, namespace),
+    )
+
+
+def _params(parent: etree._Element, namespace: str | None) -> tuple[tuple[str, str], ...]:
+    return tuple((_uri(param), _text(param)) for param in parent.findall(f"{{{namespace}}}param"))
+
+
+def _uri(element: etree._Element) -> str:
+    uri = (element.get("uri") or "").strip()
+    if not uri:
+        raise InvalidArgument(f"invalid input: element {etree.QName(element).localname} lacks attribute uri")
+    return uri
+
+
+def _text(element: etree._Element) -> str:
+    return (element.text or "").strip()
+
+
+def _add(parent: etree._Element, name: str, text: str) -> None:
+    etree.SubElement(parent, _q(name)).text = text
+
+
+def _add_params(parent: etree._Element, params: tuple[tuple[str, str], ...]) -> None:
+    for uri, value in params:
+        etree.SubElement(parent, _q("param"), uri=uri).text = value
+
+
+def _q(name: str) -> str:
+    return f"{{{VOS}}}{name}"

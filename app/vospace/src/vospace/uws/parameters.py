@@ -1,0 +1,87 @@
+"""Parameters of a request: from the query and from a form, names case-insensitive (UWS 1.1 section 2.2.2)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from urllib.parse import parse_qsl
+
+from starlette.requests import Request
+
+from vospace.models.errors import InvalidArgument
+from vospace.uws.model import Parameter
+
+FORM = "application/x-www-form-urlencoded"
+MULTIPART = "multipart/form-data"
+MAX_FIELDS = 10_000
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+class Parameters:
+    """Names and values in the order in which they came."""
+
+    def __init__(self, items: Iterable[tuple[str, str]]) -> None:
+        self.items = tuple(Parameter(name, value) for name, value in items)
+        for parameter in self.items:
+            if _NOT_XML.search(parameter.name) or _NOT_XML.search(parameter.value):
+                raise InvalidArgument(
+                    f"parameter {parameter.name[:40]!r} has characters that XML cannot carry"
+                )
+
+    def first(self, name: str) -> str | None:
+        wanted = name.lower()
+        return next((p.value for p in self.items if p.name.lower() == wanted), None)
+
+    def all(self, name: str) -> list[str]:
+        wanted = name.lower()
+        return [p.value for p in self.items if p.name.lower() == wanted]
+
+    def integer(self, name: str) -> int | None:
+        """Raises InvalidArgument for what is no whole number."""
+        value = self.first(name)
+        if value is None:
+            return None
+        try:
+            return int(value)
+        except ValueError:
+            raise InvalidArgument(f"{name} must be a whole number, not {value[:40]!r}") from None
+
+    def without(self, *names: str) -> tuple[Parameter, ...]:
+        dropped = {name.lower() for name in names}
+        return tuple(p for p in self.items if p.name.lower() not in dropped)
+
+
+def media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").split(";", 1)[0].strip().lower()
+
+
+async def limited_body(request: Request, limit: int) -> bytes:
+    """The body. Raises InvalidArgument if it is longer than `limit` bytes."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise InvalidArgument(f"the request body is larger than {limit} bytes")
+    return bytes(body)
+
+
+async def read_parameters(request: Request, limit: int = 1 << 20) -> Parameters:
+    """Parameters of the query and, if the body is a form, of the body."""
+    items = list(request.query_params.multi_items())
+    kind = media_type(request)
+    if kind == FORM:
+        items += form_items(await limited_body(request, limit))
+    elif kind == MULTIPART:
+        async with request.form(max_files=0, max_fields=1000, max_part_size=limit) as form:
+            items += [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
+    return Parameters(items)
+
+
+def form_items(body: bytes) -> list[tuple[str, str]]:
+    """The fields of an urlencoded form. Raises InvalidArgument."""
+    try:
+        return parse_qsl(
+            body.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS
+        )
+    except ValueError as error:
+        raise InvalidArgument("the form cannot be read: it must be urlencoded UTF-8") from error
