@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 LABEL = "int.skao.src.cavern.inputs"
+# On what a build leaves behind that is no image of its own.
+STAGE_LABEL = "int.skao.src.cavern.stage"
 # What tools leave behind, and tests, are no part of an image.
 IGNORED = {"__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", "tests", "build", "dist"}
 
@@ -64,13 +66,10 @@ def closure(recipes: dict[str, Any], names: list[str]) -> list[str]:
     return ordered
 
 
-def waves(recipes: dict[str, Any], names: list[str]) -> list[list[str]]:
-    """The names in groups: each group builds on earlier ones alone, so that its members build side by side."""
-    depth: dict[str, int] = {}
-    for name in names:
-        parent = recipes[name].get("from")
-        depth[name] = depth.get(parent, -1) + 1 if parent else 0
-    return [[n for n in names if depth[n] == level] for level in range(max(depth.values(), default=-1) + 1)]
+def next_builds(recipes: dict[str, Any], pending: list[str], unfinished: set[str]) -> list[str]:
+    """Those of the pending builds whose parent is not unfinished, the ones that most others wait for first."""
+    ready = [name for name in pending if recipes[name].get("from") not in unfinished]
+    return sorted(ready, key=lambda name: -sum(recipes[other].get("from") == name for other in pending))
 
 
 def inputs(recipes: dict[str, Any], names: list[str], root: Path, settings: dict[str, str]) -> dict[str, str]:
@@ -81,7 +80,7 @@ def inputs(recipes: dict[str, Any], names: list[str], root: Path, settings: dict
         digest = hashlib.sha256(repr(sorted(settings.items())).encode())
         digest.update(digests[recipe["from"]].encode() if recipe.get("from") else b"")
         digest.update(repr(sorted((recipe.get("arguments") or {}).items())).encode())
-        digest.update(repr(recipe.get("packages") or []).encode())
+        digest.update(repr((recipe.get("packages"), recipe.get("users"))).encode())
         for target, path in _files(name, recipe, root):
             digest.update(f"{target}\0{_mode(path):o}\0{path.stat().st_size}\0".encode())
             digest.update(path.read_bytes())

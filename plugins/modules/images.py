@@ -139,7 +139,7 @@ import subprocess
 import tarfile
 import threading
 import traceback
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +169,11 @@ class ImagesError(Exception):
     """An image cannot be had; the message says which, why, and what to do."""
 
 
+def connect(timeout: int) -> Any:
+    """A client of the Engine. Each thread has its own."""
+    return docker.from_env(version="auto", timeout=timeout).api
+
+
 class Images:
     """Compares the Engine's images with the needed ones."""
 
@@ -176,7 +181,7 @@ class Images:
         self.module = module
         self.options = module.params
         self.recipes: dict[str, Any] = self.options["recipes"]
-        self.api = docker.from_env(version="auto", timeout=self.options["timeout"]).api
+        self.api = connect(self.options["timeout"])
         self.actions: list[dict[str, Any]] = []
         self.to_build: list[str] = []
 
@@ -233,6 +238,8 @@ class Images:
                     raise
                 self.actions.pop()
                 self.module.warn(f"{image} stays: {error.explanation}")
+        if not self.module.check_mode:
+            self._prune()
 
     def present(self) -> dict[str, str]:
         found = {image: self._inspect(image) for image in self.options["images"]}
@@ -266,21 +273,28 @@ class Images:
         if self.module.check_mode or len(contexts) < len(self.to_build):
             # The action plugin brings the contexts in a second run.
             return
-        lock = threading.Lock()
-        for wave in _images.waves(self.recipes, self.to_build):
-            with ThreadPoolExecutor(BUILD_THREADS) as pool:
-                jobs = [pool.submit(self._build_one, name, lock) for name in wave]
-            for job in jobs:
-                job.result()
+        pending, running = list(self.to_build), dict[Future[None], str]()
+        with ThreadPoolExecutor(BUILD_THREADS) as pool:
+            while pending or running:
+                for name in _images.next_builds(self.recipes, pending, {*pending, *running.values()}):
+                    if len(running) < BUILD_THREADS:
+                        pending.remove(name)
+                        running[pool.submit(self._build_one, name)] = name
+                for job in wait(running, return_when=FIRST_COMPLETED).done:
+                    running.pop(job)
+                    job.result()
+        self._prune()
 
-    def _build_one(self, name: str, lock: threading.Lock) -> None:
-        if self.recipes[name].get("from"):
-            self._build_from(name)
-        else:
-            with lock:
-                self._bootstrap(name)
+    def _build_one(self, name: str) -> None:
+        build = self._build_from if self.recipes[name].get("from") else self._bootstrap
+        build(name, connect(self.options["timeout"]))
 
-    def _bootstrap(self, name: str) -> None:
+    def _prune(self) -> None:
+        """Delete build stages, and images that a newer one has replaced and no container uses."""
+        for label in (_images.STAGE_LABEL, _images.LABEL):
+            self.api.prune_images(filters={"dangling": True, "label": label})
+
+    def _bootstrap(self, name: str, api: Any) -> None:
         """Make the image from Debian packages, and take it over only when all of it has arrived."""
         self._need_mmdebstrap()
         recipe = self.recipes[name]
@@ -314,29 +328,35 @@ class Images:
         errors: list[bytes] = []
         reader = threading.Thread(target=lambda: errors.append(process.stderr.read()))
         reader.start()
+        refusal = None
         try:
-            self.api.import_image_from_stream(
+            api.import_image_from_stream(
                 process.stdout,
                 repository=staged.rsplit(":", 1)[0],
                 tag=staged.rsplit(":", 1)[1],
                 changes=[f"LABEL {_images.LABEL}={recipe['inputs']}"],
             )
+        except APIError as error:
+            # What the archive lacks, mmdebstrap explains better.
+            refusal = error
         finally:
             process.stdout.close()
             reader.join()
             code = process.wait()
         if code:
             raise ImagesError(f"{self.reference(name)}: mmdebstrap failed: {errors[0].decode()[-2000:]}")
-        self.api.tag(staged, f"{self.options['prefix']}/{name}", self.options["tag"])
-        self.api.remove_image(staged, noprune=True)
+        if refusal:
+            raise refusal
+        api.tag(staged, f"{self.options['prefix']}/{name}", self.options["tag"])
+        api.remove_image(staged, noprune=True)
 
-    def _build_from(self, name: str) -> None:
+    def _build_from(self, name: str, api: Any) -> None:
         recipe = self.recipes[name]
         arguments = {"FROM": self.reference(recipe["from"]), **(recipe.get("arguments") or {})}
         if self.options["pip_index_url"]:
             arguments["PIP_INDEX_URL"] = self.options["pip_index_url"]
         log: list[str] = []
-        for message in self.api.build(
+        for message in api.build(
             fileobj=self._context(recipe),
             custom_context=True,
             tag=self.reference(name),
