@@ -502,7 +502,7 @@ class Converger:
                 if code == 0:
                     service.health = "healthy"
                     return
-            if inspect["RestartCount"] >= restarts + 5 or (
+            if inspect["RestartCount"] >= restarts + 3 or (
                 state.get("Status") in ("exited", "dead") and service.options["restart_policy"] == "no"
             ):
                 raise ConvergeError(self._autopsy(service, "does not stay up", last))

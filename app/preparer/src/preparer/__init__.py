@@ -1,0 +1,1 @@
+"""prepare-data: stages files of a Rucio Storage Element into users' areas."""

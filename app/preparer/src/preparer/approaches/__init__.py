@@ -1,0 +1,1 @@
+"""Ways to bring a file into a user's area."""

@@ -1,0 +1,1 @@
+"""Client of the prepare-data API."""

@@ -1,0 +1,1 @@
+"""The ledger: what was asked, and what became of every file."""

@@ -1,0 +1,153 @@
+"""Tables of the ledger."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    Uuid,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+
+class TaskState(StrEnum):
+    """Where a task stands. The last four are final."""
+
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    LOST = "LOST"
+
+
+class FileState(StrEnum):
+    """Where a file stands. All but the first are final."""
+
+    PENDING = "PENDING"
+    STAGED = "STAGED"
+    PRESENT = "PRESENT"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    RELEASED = "RELEASED"
+
+
+ACTIVE = (TaskState.QUEUED, TaskState.RUNNING)
+GOOD = (FileState.STAGED, FileState.PRESENT)
+
+metadata = MetaData()
+now = func.clock_timestamp()
+
+
+def _time(name: str, **options: bool) -> Column[object]:
+    return Column(name, DateTime(timezone=True), **options)
+
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("username", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("approach", Text, nullable=False),
+    Column("state", Text, nullable=False, server_default=TaskState.QUEUED),
+    Column("info", Text),
+    Column("created", DateTime(timezone=True), nullable=False, server_default=now),
+    _time("started"),
+    _time("finished"),
+    Column("credential", LargeBinary),
+    _time("credential_expires"),
+    Column("idempotency_key", Text),
+    Column("content_hash", Text, nullable=False),
+    Column("files", Integer, nullable=False),
+    Column("files_done", Integer, nullable=False, server_default="0"),
+    Column("files_failed", Integer, nullable=False, server_default="0"),
+    Column("bytes_done", BigInteger, nullable=False, server_default="0"),
+    Column("cancel", Boolean, nullable=False, server_default=text("false")),
+    Column("published", Boolean, nullable=False, server_default=text("false")),
+    Column("worker", Text),
+    _time("lease"),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    # The bulk job underneath, so that another worker follows it instead of beginning anew.
+    Column("job", Text),
+    Column("job_event", BigInteger, nullable=False, server_default="0"),
+    Column("callback", Text),
+    Column("callback_attempts", Integer, nullable=False, server_default="0"),
+    _time("callback_next"),
+    Column("callback_status", Text),
+    Column("lifetime", Integer),
+    _time("expires"),
+    Index("tasks_user", "username", "created"),
+    Index("tasks_key", "username", "idempotency_key", unique=True, postgresql_where=text("idempotency_key IS NOT NULL")),
+    Index(
+        "tasks_same",
+        "username",
+        "content_hash",
+        unique=True,
+        postgresql_where=text("state IN ('QUEUED', 'RUNNING') AND NOT cancel"),
+    ),
+    Index("tasks_active", "state", "created", postgresql_where=text("state IN ('QUEUED', 'RUNNING')")),
+    Index("tasks_unpublished", "created", postgresql_where=text("NOT published")),
+    Index("tasks_expiring", "expires", postgresql_where=text("expires IS NOT NULL")),
+    Index("tasks_callbacks", "callback_next", postgresql_where=text("callback_next IS NOT NULL")),
+)
+
+files = Table(
+    "files",
+    metadata,
+    Column("task", Uuid, ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("did", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("size", BigInteger),
+    Column("md5", Text),
+    Column("adler32", Text),
+    Column("state", Text, nullable=False, server_default=FileState.PENDING),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("bytes", BigInteger),
+    Column("found_md5", Text),
+    Column("found_adler32", Text),
+    Column("fault", Text),
+    Column("detail", Text),
+    _time("finished"),
+    Index("files_pending", "task", "number", postgresql_where=text("state = 'PENDING'")),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("task", Uuid, ForeignKey("tasks.id", ondelete="CASCADE"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("at", DateTime(timezone=True), nullable=False, server_default=now),
+    Column("worker", Text),
+    Column("fault", Text, nullable=False),
+    Column("detail", Text),
+    Index("attempts_file", "task", "number"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("task", Uuid, ForeignKey("tasks.id", ondelete="CASCADE"), nullable=False),
+    Column("at", DateTime(timezone=True), nullable=False, server_default=now),
+    Column("kind", Text, nullable=False),
+    Column("detail", JSONB, nullable=False, server_default=text("'{}'")),
+    Index("events_task", "task", "id"),
+)
