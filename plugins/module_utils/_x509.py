@@ -63,7 +63,7 @@ class Pair:
 
     @property
     def certificate_pem(self) -> bytes:
-        return self.certificate.public_bytes(serialization.Encoding.PEM)
+        return pem(self.certificate)
 
     @property
     def key_pem(self) -> bytes:
@@ -125,6 +125,18 @@ def new_key(key_type: str) -> Any:
 
 def key_type_of(key: Any) -> str:
     return "rsa" if isinstance(key, rsa.RSAPrivateKey) else "ec"
+
+
+def pem(certificate: Any) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def load_certificate(content: bytes | None) -> Any:
+    """A certificate; None if there is none, or none that can be read."""
+    try:
+        return None if content is None else x509.load_pem_x509_certificate(content)
+    except ValueError:
+        return None
 
 
 def load(certificate_pem: bytes | None, key_pem: bytes | None) -> Pair:

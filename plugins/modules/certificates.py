@@ -14,6 +14,8 @@ description:
     derives from them what the services and their clients read.
   - A certificate is issued again when it is missing or damaged, nears its end, was not signed by the present
     CA, or is for other names than wanted. Otherwise it is left as it is.
+  - When the CA is replaced, services and client certificates keep trusting the one before it until that one
+    ends, so that nothing fails while a deployment takes the new one up.
   - Files are replaced in one step each. Keys have mode V(0600), and never appear in results or diffs.
 author:
   - Cavern deployment team (@skasrc)
@@ -22,8 +24,9 @@ options:
     description:
       - >-
         Where the files go: C(ca.pem), C(ca.key), C(server.pem), C(server.key), C(haproxy.pem) (certificate
-        and key), C(ca-bundle.pem) (the host's public CAs and ours) and C(truststore.p12) (our CA for Java,
-        password C(changeit)).
+        and key), C(ca-bundle.pem) (the host's public CAs and ours), C(client-ca.pem) (CAs whose client
+        certificates are accepted), C(truststore.p12) (our CA for Java, password C(changeit)) and, after the
+        CA was replaced, C(ca-previous.pem).
       - Created if missing.
     type: path
     required: true
@@ -74,9 +77,11 @@ options:
     description:
       - What to replace even though it still serves.
       - V(ca) replaces the server certificate too, since the new CA has to sign it.
+      - V(previous) issues nothing, but ends the trust in the CA before the present one, as is due when its key
+        became known to others.
     type: list
     elements: str
-    choices: [ca, server]
+    choices: [ca, server, previous]
     default: []
 requirements:
   - cryptography >= 38
@@ -162,9 +167,10 @@ class Certificates:
             self._act("directory", str(self.directory), "create", "missing")
             if not self.module.check_mode:
                 _files.make_directory(self.directory)
+        before = self._load("ca")
         ca, new_ca = self._authority()
         server, new_server = self._server(ca)
-        self._write(ca, server, new_ca, new_server)
+        self._write(ca, server, new_ca, new_server, self._previous(before, ca))
         return {
             "changed": bool(self.actions),
             "actions": self.actions,
@@ -195,6 +201,25 @@ class Certificates:
 
         return self._pair("server", judge, issue)
 
+    def _previous(self, before: _x509.Pair | None, ca: _x509.Pair) -> Any:
+        """The certificate of the CA before the present one, while that is still to be trusted."""
+        if before and before.certificate != ca.certificate:
+            previous = before.certificate
+        else:
+            previous = _x509.load_certificate(_files.read_bytes(self.directory / "ca-previous.pem"))
+        if previous is None or "previous" in self.options["rotate"] or _x509.ageing(previous, 0):
+            return None
+        return previous
+
+    def _load(self, name: str) -> _x509.Pair | None:
+        try:
+            return _x509.load(
+                _files.read_bytes(self.directory / f"{name}.pem"),
+                _files.read_bytes(self.directory / f"{name}.key"),
+            )
+        except ValueError:
+            return None
+
     def _pair(self, name: str, judge: Any, issue: Any) -> tuple[_x509.Pair, bool]:
         """The pair in the directory, or a new one if a reason asks for it."""
         certificate, key = (self.directory / f"{name}.pem", self.directory / f"{name}.key")
@@ -218,24 +243,38 @@ class Certificates:
         )
         return pair, True
 
-    def _write(self, ca: _x509.Pair, server: _x509.Pair, new_ca: bool, new_server: bool) -> None:
+    def _write(
+        self, ca: _x509.Pair, server: _x509.Pair, new_ca: bool, new_server: bool, previous: Any
+    ) -> None:
         """Every file with its wanted content; a key always before its certificate."""
+        # First of all, or an interruption would lose it.
+        self._previous_file(previous)
         self._file("ca.key", ca.key_pem if new_ca else None, 0o600)
         self._file("ca.pem", ca.certificate_pem if new_ca else None, 0o644)
         self._file("server.key", server.key_pem if new_server else None, 0o600)
         self._file("server.pem", server.certificate_pem if new_server else None, 0o644)
         self._derived("haproxy.pem", server.certificate_pem + server.key_pem, 0o600, "the server certificate")
-        self._derived("ca-bundle.pem", self._bundle(ca), 0o644, "the host's CAs or ours")
+        authorities = ca.certificate_pem + (_x509.pem(previous) if previous else b"")
+        self._derived("client-ca.pem", authorities, 0o644, "the CA")
+        self._derived("ca-bundle.pem", self._bundle(authorities), 0o644, "the host's CAs or ours")
         self._trust_store(ca)
 
-    def _bundle(self, ca: _x509.Pair) -> bytes:
+    def _previous_file(self, previous: Any) -> None:
+        if previous:
+            self._derived("ca-previous.pem", _x509.pem(previous), 0o644, "the CA")
+        elif (self.directory / "ca-previous.pem").exists():
+            self._act("file", "ca-previous.pem", "remove", "it ended, or is no longer trusted")
+            if not self.module.check_mode:
+                (self.directory / "ca-previous.pem").unlink()
+
+    def _bundle(self, authorities: bytes) -> bytes:
         bundle = _files.read_bytes(Path(self.options["host_bundle"]))
         if bundle is None:
             self.module.warn(
                 f"{self.options['host_bundle']} does not exist: ca-bundle.pem holds our CA alone"
             )
-            return ca.certificate_pem
-        return bundle.rstrip(b"\n") + b"\n" + ca.certificate_pem
+            return authorities
+        return bundle.rstrip(b"\n") + b"\n" + authorities
 
     def _trust_store(self, ca: _x509.Pair) -> None:
         # Its bytes differ each time it is made, so that its content decides.
@@ -328,7 +367,12 @@ def main() -> None:
             "days": {"type": "int", "default": 397},
             "renew_days": {"type": "int", "default": 30},
             "host_bundle": {"type": "path", "default": "/etc/ssl/certs/ca-certificates.crt"},
-            "rotate": {"type": "list", "elements": "str", "choices": ["ca", "server"], "default": []},
+            "rotate": {
+                "type": "list",
+                "elements": "str",
+                "choices": ["ca", "server", "previous"],
+                "default": [],
+            },
         },
         supports_check_mode=True,
     )

@@ -17,6 +17,7 @@ MODES = {
     "server.pem": 0o644,
     "haproxy.pem": 0o600,
     "ca-bundle.pem": 0o644,
+    "client-ca.pem": 0o644,
     "truststore.p12": 0o644,
 }
 
@@ -94,9 +95,35 @@ def test_rotating_the_server_certificate_keeps_the_ca(run_module: Any, options: 
 def test_rotating_the_ca_renews_all_that_hangs_on_it(run_module: Any, options: dict[str, Any]) -> None:
     run_module(certificates, **options)
     before = _files(options)
+    checked = run_module(certificates, check=True, **options, rotate=["ca"])
     result = run_module(certificates, **options, rotate=["ca"])
+    assert result["actions"] == checked["actions"]
     assert result["actions"][1]["reasons"] == ["not signed by the present CA"]
-    assert not set(before.values()) & set(_files(options).values())
+    after = _files(options)
+    assert not set(before.values()) & {
+        content for name, content in after.items() if name != "ca-previous.pem"
+    }
+    assert not run_module(certificates, **options)["changed"]
+
+
+def test_ca_before_the_present_one_stays_trusted_until_told(run_module: Any, options: dict[str, Any]) -> None:
+    run_module(certificates, **options)
+    first = _files(options)["ca.pem"]
+    run_module(certificates, **options, rotate=["ca"])
+    files = _files(options)
+    assert files["ca-previous.pem"] == first
+    assert files["client-ca.pem"] == files["ca.pem"] + first
+    assert files["ca-bundle.pem"].endswith(files["ca.pem"] + first)
+    result = run_module(certificates, **options, rotate=["previous"])
+    assert _names(result) == [
+        ("file", "ca-previous.pem"),
+        ("file", "client-ca.pem"),
+        ("file", "ca-bundle.pem"),
+    ]
+    files = _files(options)
+    assert "ca-previous.pem" not in files
+    assert files["client-ca.pem"] == files["ca.pem"]
+    assert not run_module(certificates, **options)["changed"]
 
 
 def test_certificate_near_its_end_is_renewed(run_module: Any, options: dict[str, Any]) -> None:
