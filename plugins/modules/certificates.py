@@ -376,6 +376,13 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    if _x509.CRYPTOGRAPHY_ERROR and module.check_mode:
+        # A bare machine: the same run would have installed the library.
+        actions = [
+            {"object": "certificate", "name": name, "action": "create", "reasons": ["missing"]}
+            for name in ("ca", "server")
+        ]
+        module.exit_json(changed=True, actions=actions, ca={}, server={})
     if _x509.CRYPTOGRAPHY_ERROR:
         module.fail_json(msg=missing_required_lib("cryptography >= 38"), exception=_x509.CRYPTOGRAPHY_ERROR)
     check_options(module)
