@@ -157,7 +157,7 @@ class Converger:
         if not self.params["services"] and not network.get("ensure"):
             return
         bridge = network.get("bridge") or network["name"]
-        known = self._call(lambda: self.client.networks()) or []
+        known = [] if self.client is None else self.client.networks()
         found = next((item for item in known if item["Name"] == network["name"]), None)
         if found is None:
             taken = host.overlap(network["subnet"], known, network["name"], bridge)
@@ -362,7 +362,7 @@ class Converger:
                 if host.port_in_use(address, port["host_port"]):
                     raise ConvergeError(
                         f"{service.name}: port {port['host_port']} of {address} is taken by {self._listener(port)}; "
-                        "stop that, or choose another with cavern_https_port, cavern_http_port or cavern_publish_address"
+                        "stop that, or change cavern_https_port, cavern_http_port or cavern_publish_address"
                     )
 
     def _listener(self, port: dict[str, Any]) -> str:

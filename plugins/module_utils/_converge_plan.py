@@ -36,7 +36,7 @@ def size(text: Any) -> int:
 
 
 def waves(depends: dict[str, list[str]]) -> list[list[str]]:
-    """Order services so that each comes after those it depends on; services of one wave need not wait for each other."""
+    """Order services so that each comes after those it depends on; those of one wave need not wait for each other."""
     left = {name: {other for other in others if other in depends} for name, others in depends.items()}
     order: list[list[str]] = []
     while left:
@@ -151,25 +151,21 @@ def active(inspect: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     networks = inspect["NetworkSettings"]["Networks"] or {}
     endpoint = networks.get(options["network"]) or {}
     environment = dict(entry.partition("=")[::2] for entry in config.get("Env") or [])
-    aliases = set(endpoint.get("Aliases") or []) - {inspect["Id"][:12], inspect["Name"].lstrip("/")}
+    aliases = set(endpoint.get("Aliases") or [])
     health = config.get("Healthcheck") or {}
     ports = [
         f"{binding.get('HostIp') or '0.0.0.0'}:{binding['HostPort']}:{port}"
         for port, bindings in (host.get("PortBindings") or {}).items()
         for binding in bindings or []
     ]
-    # A label is ours to compare if we would set it, or if a former run of ours did.
-    labels = {
-        key: value
-        for key, value in (config.get("Labels") or {}).items()
-        if key in options["labels"] or key.startswith(LABEL)
-    }
+    # Images bring labels of their own.
+    labels = {key: value for key, value in (config.get("Labels") or {}).items() if key in options["labels"]}
     found: dict[str, Any] = {
         "network": options["network"]
         if set(networks) == {options["network"]}
         else ", ".join(sorted(networks)),
         "address": (endpoint.get("IPAMConfig") or {}).get("IPv4Address") or endpoint.get("IPAddress") or "",
-        "aliases": sorted(aliases & set(options["aliases"]) | aliases - {config.get("Hostname")}),
+        "aliases": sorted(aliases & set(options["aliases"])),
         "hostname": config.get("Hostname"),
         "environment": {key: environment[key] for key in options["environment"] if key in environment},
         "mounts": sorted(

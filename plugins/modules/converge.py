@@ -253,42 +253,155 @@ services:
   description: State of each selected service after the run.
   returned: always
   type: dict
-  sample: {haproxy: {container: haproxy, address: 172.26.0.2, image: "cavern/haproxy:local", state: running, health: healthy}}
+  sample:
+    haproxy: {container: haproxy, address: 172.26.0.2, image: "cavern/haproxy:local", state: running, health: healthy}
 """
 
 from typing import Any
 
-import yaml
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.skasrc.cavern.plugins.module_utils import _converge_engine as engine
 from ansible_collections.skasrc.cavern.plugins.module_utils._converge_plan import PlanError
 
+SERVICE: dict[str, Any] = {
+    "name": {"type": "str", "required": True},
+    "container": {"type": "str", "required": True},
+    "image": {"type": "str", "required": True},
+    "address": {"type": "str", "required": True},
+    "aliases": {"type": "list", "elements": "str", "default": []},
+    "hostname": {"type": "str"},
+    "command": {"type": "list", "elements": "str", "default": []},
+    "entrypoint": {"type": "list", "elements": "str", "default": []},
+    "user": {"type": "str"},
+    "working_dir": {"type": "str"},
+    "environment": {"type": "dict", "default": {}},
+    "ports": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "host_address": {"type": "str", "default": "127.0.0.1"},
+            "host_port": {"type": "int", "required": True},
+            "container_port": {"type": "int", "required": True},
+            "protocol": {"type": "str", "choices": ["tcp", "udp"], "default": "tcp"},
+        },
+    },
+    "mounts": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "type": {"type": "str", "choices": ["bind", "volume", "tmpfs"], "required": True},
+            "source": {"type": "str"},
+            "target": {"type": "str", "required": True},
+            "read_only": {"type": "bool", "default": False},
+            "tmpfs_size": {"type": "str"},
+            "tmpfs_mode": {"type": "str"},
+        },
+    },
+    "directories": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "path": {"type": "path", "required": True},
+            "mode": {"type": "str"},
+            "owner": {"type": "int"},
+            "group": {"type": "int"},
+        },
+    },
+    "files": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "path": {"type": "str", "required": True},
+            "content": {"type": "str"},
+            "secret_content": {"type": "str", "no_log": True},
+            "source": {"type": "path"},
+            "mode": {"type": "str", "default": "0444"},
+            "owner": {"type": "int", "default": 0},
+            "group": {"type": "int", "default": 0},
+            "secret": {"type": "bool", "default": False, "no_log": False},
+            "on_change": {
+                "type": "str",
+                "choices": ["none", "reload", "restart", "recreate"],
+                "default": "restart",
+            },
+        },
+    },
+    "config_target": {"type": "str", "default": "/config"},
+    "extra_hosts": {"type": "dict", "default": {}},
+    "dns": {"type": "list", "elements": "str", "default": []},
+    "read_only": {"type": "bool", "default": False},
+    "cap_add": {"type": "list", "elements": "str", "default": []},
+    "cap_drop": {"type": "list", "elements": "str", "default": []},
+    "security_opt": {"type": "list", "elements": "str", "default": []},
+    "init": {"type": "bool", "default": False},
+    "stop_signal": {"type": "str"},
+    "stop_timeout": {"type": "int"},
+    "memory": {"type": "str"},
+    "memory_swap": {"type": "str"},
+    "pids_limit": {"type": "int"},
+    "ulimits": {"type": "dict", "default": {}},
+    "shm_size": {"type": "str"},
+    "restart_policy": {
+        "type": "str",
+        "choices": ["no", "always", "unless-stopped", "on-failure"],
+        "default": "unless-stopped",
+    },
+    "health": {
+        "type": "dict",
+        "options": {
+            "test": {"type": "list", "elements": "str"},
+            "interval": {"type": "int", "default": 10},
+            "timeout": {"type": "int", "default": 5},
+            "retries": {"type": "int", "default": 3},
+            "start_period": {"type": "int", "default": 60},
+        },
+    },
+    "reload": {
+        "type": "dict",
+        "options": {"signal": {"type": "str"}, "command": {"type": "list", "elements": "str"}},
+    },
+    "depends_on": {"type": "list", "elements": "str", "default": []},
+    "labels": {"type": "dict", "default": {}},
+    "log": {
+        "type": "dict",
+        "options": {"max_size": {"type": "str", "default": "10m"}, "max_file": {"type": "int", "default": 3}},
+    },
+}
 
-def _specification(options: dict[str, Any]) -> dict[str, Any]:
-    """Argument spec of documented options: what a person reads is what is checked."""
-    spec: dict[str, Any] = {}
-    for name, option in options.items():
-        entry = {
-            key: value
-            for key, value in option.items()
-            if key in ("type", "required", "default", "choices", "elements")
-        }
-        if "suboptions" in option:
-            entry["options"] = _specification(option["suboptions"])
-        if name == "secret_content":
-            entry["no_log"] = True
-        spec[name] = entry
-    return spec
+ARGUMENTS: dict[str, Any] = {
+    "project": {"type": "str", "required": True},
+    "network": {
+        "type": "dict",
+        "required": True,
+        "options": {
+            "name": {"type": "str", "required": True},
+            "subnet": {"type": "str", "required": True},
+            "gateway": {"type": "str"},
+            "bridge": {"type": "str"},
+            "mtu": {"type": "int"},
+            "ensure": {"type": "bool", "default": False},
+        },
+    },
+    "config_dir": {"type": "path", "required": True},
+    "catalogue": {"type": "list", "elements": "str", "default": []},
+    "state": {"type": "str", "choices": ["present", "stopped", "absent"], "default": "present"},
+    "prune": {"type": "bool", "default": False},
+    "recreate": {"type": "list", "elements": "str", "default": []},
+    "remove_network": {"type": "bool", "default": False},
+    "remove_volumes": {"type": "bool", "default": False},
+    "timeout": {"type": "int", "default": 300},
+    "threads": {"type": "int", "default": 8},
+    "services": {"options": SERVICE, "type": "list", "elements": "dict", "default": []},
+}
 
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
-        _specification(
-            yaml.load(DOCUMENTATION, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["options"]
-        ),
-        supports_check_mode=True,
-    )
+    module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
     if engine.docker is None:
         if module.check_mode:
             module.exit_json(
