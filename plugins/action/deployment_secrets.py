@@ -47,6 +47,7 @@ class ActionModule(ActionBase):
                 "path": {"type": "path", "required": True},
                 "overrides": {"type": "dict", "default": {}, "no_log": True},
                 "rotate": {"type": "list", "elements": "str", "default": []},
+                "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             }
         )
         if not _secrets.HAS_CRYPTOGRAPHY:
@@ -55,6 +56,8 @@ class ActionModule(ActionBase):
         # Vault-encrypted and templated values arrive as subclasses of str that YAML could not write.
         overrides = {str(name): value for name, value in (options["overrides"] or {}).items()}
         try:
+            if options["state"] == "absent":
+                return self._remove(path)
             _secrets.check_names(overrides, "overrides")
             _secrets.check(overrides, "overrides")
             _secrets.check_names(set(options["rotate"]) - {"all"}, "rotate")
@@ -91,6 +94,13 @@ class ActionModule(ActionBase):
             "_ansible_no_log": True,
         }
 
+    def _remove(self, path: Path) -> dict[str, Any]:
+        present = [file for file in (path, _lock(path)) if file.exists()]
+        if not self._task.check_mode:
+            for file in present:
+                file.unlink()
+        return {"changed": bool(present), "path": str(path)}
+
     def _read(self, path: Path) -> dict[str, str]:
         content = _files.read_bytes(path)
         if content is None:
@@ -111,12 +121,15 @@ class ActionModule(ActionBase):
         return _secrets.check({} if values is None else values, str(path))
 
 
+def _lock(path: Path) -> Path:
+    return path.parent / f".{path.name}.lock"
+
+
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold a lock beside the file, so that two runs do not generate two sets of secrets."""
     _files.make_directory(path.parent, 0o700)
-    lock = path.parent / f".{path.name}.lock"
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(_lock(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -34,6 +34,12 @@ options:
     type: list
     elements: str
     default: []
+  state:
+    description:
+      - V(absent) deletes the file. Data that was encrypted with its keys is lost then.
+    type: str
+    choices: [present, absent]
+    default: present
 attributes:
   action:
     support: full
@@ -67,27 +73,27 @@ path:
   type: str
 created:
   description: Names of the secrets that were generated because they were missing.
-  returned: success
+  returned: if O(state=present)
   type: list
   elements: str
 rotated:
   description: Names of the secrets that were generated anew.
-  returned: success
+  returned: if O(state=present)
   type: list
   elements: str
 overridden:
   description: Names of the secrets that the caller gave.
-  returned: success
+  returned: if O(state=present)
   type: list
   elements: str
 ephemeral:
   description: In check mode, names of the secrets whose values are thrown away.
-  returned: success
+  returned: if O(state=present)
   type: list
   elements: str
 secrets:
   description: Every secret by name.
-  returned: success
+  returned: if O(state=present)
   type: dict
 """
 

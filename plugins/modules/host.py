@@ -87,8 +87,8 @@ options:
     required: true
   state:
     description:
-      - V(absent) deletes the programs and those directories of O(record) that are empty, then O(record)
-        itself. Docker Engine and packages stay.
+      - V(absent) deletes the programs, O(record), and those directories noted there that are empty. Docker
+        Engine and packages stay.
     type: str
     choices: [present, absent]
     default: present
@@ -207,7 +207,11 @@ class Host:
             self._act("program", name, "remove", "state is absent")
             if not self.module.check_mode:
                 path.unlink()
-        removed = set(self.record.programs)
+        if self.record.path.exists():
+            self._act("file", str(self.record.path), "remove", "state is absent")
+            if not self.module.check_mode:
+                self.record.path.unlink()
+        removed = {*self.record.programs, str(self.record.path)}
         for name in reversed(self.record.directories):
             path = Path(name)
             if not path.is_dir() or any(str(child) not in removed for child in path.iterdir()):
@@ -216,10 +220,6 @@ class Host:
             self._act("directory", name, "remove", "created by this module, and empty")
             if not self.module.check_mode:
                 path.rmdir()
-        if self.record.path.exists():
-            self._act("file", str(self.record.path), "remove", "state is absent")
-            if not self.module.check_mode:
-                self.record.path.unlink()
 
     def _engine(self) -> dict[str, str] | None:
         path = self.options["socket"]

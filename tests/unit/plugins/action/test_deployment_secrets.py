@@ -125,6 +125,15 @@ def test_runs_at_the_same_time_agree(path: Path) -> None:
     assert all(result["secrets"] == results[0]["secrets"] for result in results)
 
 
+def test_absent_deletes_the_file(path: Path) -> None:
+    run(path)
+    assert run(path, check=True, state="absent")["changed"]
+    assert path.exists()
+    assert run(path, state="absent")["changed"]
+    assert list(path.parent.iterdir()) == []
+    assert not run(path, state="absent")["changed"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
