@@ -15,27 +15,55 @@ Approach = Literal["cavern_api_approach", "copy_to_user_area", "symbolic_link"]
 class PreparerSettings(ServiceSettings):
     """What prepare-data is told; the names without a prefix are those of SKA's own service."""
 
-    prepare_data_approach: Approach = Field("cavern_api_approach", description="How files are staged by default")
-    supported_approaches: CommaList = Field(default=["cavern_api_approach"], description="Approaches a request may name")
+    prepare_data_approach: Approach = Field(
+        "cavern_api_approach", description="How files are staged by default"
+    )
+    supported_approaches: CommaList = Field(
+        default=["cavern_api_approach"], description="Approaches a request may name"
+    )
     cavern_api_url: str = Field("https://haproxy.cadc.dao.nrc.ca/src/cavern", description="Cavern's base URL")
-    cavern_api_token: SecretStr = Field(SecretStr(""), description="Token of Cavern's administrator, if not by client")
-    abs_url_rse_root: str = Field("http://rse-web:80/rse/deterministic", description="Root of the RSE by HTTP")
-    abs_path_rse_root: Path = Field(Path("/rse_data/deterministic"), description="Root of the RSE where it is mounted")
-    abs_path_user_area_root: Path = Field(Path("/users/cavern/home"), description="Users' areas where they are mounted")
-    abs_path_celery_results: Path = Field(Path("/results"), description="Where receipts of finished requests are written")
-    celery_broker_url: str = Field("amqp://preparer@localhost:5672//", description="Broker, without the password")
+    cavern_api_token: SecretStr = Field(
+        SecretStr(""), description="Token of Cavern's administrator, if not by client"
+    )
+    abs_url_rse_root: str = Field(
+        "http://rse-web:80/rse/deterministic", description="Root of the RSE by HTTP"
+    )
+    abs_path_rse_root: Path = Field(
+        Path("/rse_data/deterministic"), description="Root of the RSE where it is mounted"
+    )
+    abs_path_user_area_root: Path = Field(
+        Path("/users/cavern/home"), description="Users' areas where they are mounted"
+    )
+    abs_path_celery_results: Path = Field(
+        Path("/results"), description="Where receipts of finished requests are written"
+    )
+    celery_broker_url: str = Field(
+        "amqp://preparer@localhost:5672//", description="Broker, without the password"
+    )
     celery_broker_password: SecretStr = Field(SecretStr(""), description="Password of the broker's user")
     api_root_path: str = Field("", description="Path under which a proxy serves the API")
 
     preparer_vos_uri: str = Field("vos://opencadc.org~cavern", description="URI of Cavern's root node")
     preparer_home: str = Field("/home", description="Container that holds the users' areas")
-    preparer_path_algorithm: Literal["hash", "identity"] = Field("hash", description="The RSE's deterministic layout")
-    preparer_path_check: Literal["strict", "off"] = Field("strict", description="Whether the path must agree with the DID")
-    preparer_credential_key: SecretStr = Field(SecretStr(""), description="Fernet key that encrypts users' tokens at rest")
+    preparer_path_algorithm: Literal["hash", "identity"] = Field(
+        "hash", description="The RSE's deterministic layout"
+    )
+    preparer_path_check: Literal["strict", "off"] = Field(
+        "strict", description="Whether the path must agree with the DID"
+    )
+    preparer_credential_key: SecretStr = Field(
+        SecretStr(""), description="Fernet key that encrypts users' tokens at rest"
+    )
     preparer_credential_lifetime: int = Field(604_800, ge=60, description="Life asked for a task's own token")
-    preparer_callback_key: SecretStr = Field(SecretStr(""), description="Key that signs callbacks (HMAC-SHA256)")
-    preparer_callback_hosts: CommaList = Field(default_factory=list, description="Hosts that may be called back")
-    preparer_operator_groups: CommaList = Field(default_factory=list, description="Groups that see everybody's tasks")
+    preparer_callback_key: SecretStr = Field(
+        SecretStr(""), description="Key that signs callbacks (HMAC-SHA256)"
+    )
+    preparer_callback_hosts: CommaList = Field(
+        default_factory=list, description="Hosts that may be called back"
+    )
+    preparer_operator_groups: CommaList = Field(
+        default_factory=list, description="Groups that see everybody's tasks"
+    )
     preparer_max_items: int = Field(100_000, ge=1, description="Most files of a request")
     preparer_max_body: int = Field(64 * 2**20, ge=1024, description="Largest body of a request")
     preparer_max_active: int = Field(1000, ge=1, description="Most unfinished tasks of one user")
@@ -43,13 +71,25 @@ class PreparerSettings(ServiceSettings):
     preparer_site_tasks: int = Field(32, ge=1, description="Tasks of the site that are staged at once")
     preparer_file_concurrency: int = Field(16, ge=1, description="Files of one task in transfer at once")
     preparer_file_attempts: int = Field(5, ge=1, description="Tries of one file before it fails")
-    preparer_task_attempts: int = Field(20, ge=1, description="Workers lost over one task before it counts as lost")
+    preparer_task_attempts: int = Field(
+        20, ge=1, description="Workers lost over one task before it counts as lost"
+    )
     preparer_batch: int = Field(20_000, ge=1, description="Files in one bulk job")
-    preparer_lease: float = Field(30.0, ge=1, description="Silence of a worker after which its tasks are another's")
-    preparer_poll: float = Field(3.0, gt=0, description="Interval at which work is looked for that no message announced")
-    preparer_retry_delay: float = Field(1.0, gt=0, description="First delay before a file is tried again; it doubles")
-    preparer_retry_delay_max: float = Field(60.0, gt=0, description="Longest delay before a file is tried again")
-    preparer_worker_name: str = Field(default_factory=lambda: uuid.uuid4().hex[:12], description="Name of this worker")
+    preparer_lease: float = Field(
+        30.0, ge=1, description="Silence of a worker after which its tasks are another's"
+    )
+    preparer_poll: float = Field(
+        3.0, gt=0, description="Interval at which work is looked for that no message announced"
+    )
+    preparer_retry_delay: float = Field(
+        1.0, gt=0, description="First delay before a file is tried again; it doubles"
+    )
+    preparer_retry_delay_max: float = Field(
+        60.0, gt=0, description="Longest delay before a file is tried again"
+    )
+    preparer_worker_name: str = Field(
+        default_factory=lambda: uuid.uuid4().hex[:12], description="Name of this worker"
+    )
 
     @field_validator(
         "supported_approaches", "preparer_callback_hosts", "preparer_operator_groups", mode="before"

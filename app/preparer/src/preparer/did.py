@@ -1,6 +1,6 @@
 """Data identifiers (DIDs) and where Rucio's deterministic layouts put them on a storage element.
 
-Only the standard library is used here: the client works paths out by itself with the same code that core checks them with.
+Only the standard library is used here: the client works paths out with the same code that core checks them with.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def relative(text: str) -> tuple[str, ...]:
 
 
 def destination(text: str) -> tuple[str, ...]:
-    """Segments of a directory relative to the user's area: ``./testing`` and ``testing/`` are the same, ``.`` is none."""
+    """Segments of a directory below the user's area: ``./testing`` and ``testing/`` are the same, ``.`` is none."""
     trimmed = text.strip()
     while trimmed.startswith("./"):
         trimmed = trimmed[2:].lstrip("/") if trimmed != "./" else ""

@@ -92,7 +92,13 @@ tasks = Table(
     Column("lifetime", Integer),
     _time("expires"),
     Index("tasks_user", "username", "created"),
-    Index("tasks_key", "username", "idempotency_key", unique=True, postgresql_where=text("idempotency_key IS NOT NULL")),
+    Index(
+        "tasks_key",
+        "username",
+        "idempotency_key",
+        unique=True,
+        postgresql_where=text("idempotency_key IS NOT NULL"),
+    ),
     Index(
         "tasks_same",
         "username",

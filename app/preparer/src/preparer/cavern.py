@@ -1,0 +1,361 @@
+"""Client of Cavern: nodes, transfers, files, and the bulk pull of our own service (VOSpace 2.1, UWS 1.1).
+
+One instance serves a whole worker: connections are kept alive, and what a Cavern can do is asked once and kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urljoin, urlsplit
+from xml.sax.saxutils import escape
+
+import aiohttp
+from lxml import etree
+
+BULK_PULL = "ivo://skao.int/std/VOSpace#bulk-pull-1.0"
+CORE = "ivo://ivoa.net/vospace/core#"
+ADLER32 = "ivo://skao.int/vospace/core#adler32"
+QUOTA = f"{CORE}quota"
+LENGTH = f"{CORE}length"
+VOS = "http://www.ivoa.net/xml/VOSpace/v2.0"
+XSI = "http://www.w3.org/2001/XMLSchema-instance"
+
+CAPABILITIES_AGE = 600.0
+ACTIVE_PHASES = {"PENDING", "QUEUED", "EXECUTING", "SUSPENDED", "HELD", "UNKNOWN"}
+TRANSIENT_STATUS = {408, 423, 425, 429, 500, 502, 503, 504}
+TRANSIENT_FAULTS = ("NodeBusy", "NodeLocked", "ServiceBusy", "TransientException", "TransferFailed")
+
+
+class CavernError(Exception):
+    """Cavern refused, or could not be asked. ``fault`` is the standard's word for it."""
+
+    def __init__(
+        self, fault: str, detail: str, *, transient: bool = False, retry_after: float | None = None
+    ) -> None:
+        """Say what happened and whether trying again may help."""
+        super().__init__(f"{fault}: {detail}" if detail else fault)
+        self.fault = fault
+        self.detail = detail or fault
+        self.transient = transient
+        self.retry_after = retry_after
+
+
+class PullNotImplemented(CavernError):
+    """This Cavern has no pull by the server."""
+
+
+class JobVanished(CavernError):
+    """The job is no longer known: Cavern lost it."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One file of a bulk pull."""
+
+    source: str
+    target: str
+    size: int | None = None
+    md5: str | None = None
+    adler32: str | None = None
+
+    def document(self) -> dict[str, Any]:
+        """JSON of the row, without what is unknown."""
+        pairs = {
+            "source": self.source,
+            "target": self.target,
+            "size": self.size,
+            "md5": self.md5,
+            "adler32": self.adler32,
+        }
+        return {key: value for key, value in pairs.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Node:
+    """What is asked of a node's document."""
+
+    kind: str
+    properties: dict[str, str]
+
+    def number(self, uri: str) -> int | None:
+        """Value of a numeric property."""
+        text = self.properties.get(uri, "")
+        return int(text) if text.isdecimal() else None
+
+
+def fault(status: int, body: str, retry_after: str | None = None) -> CavernError:
+    """Error of an HTTP answer; its text begins with the fault's name (OpenCADC's convention)."""
+    line = body.strip().splitlines()[0][:500] if body.strip() else ""
+    name, colon, detail = line.partition(":")
+    if not colon or " " in name.strip():
+        defaults = {
+            401: "NotAuthenticated",
+            403: "PermissionDenied",
+            404: "NodeNotFound",
+            409: "DuplicateNode",
+        }
+        defaults |= {412: "ChecksumMismatch", 413: "QuotaExceeded", 423: "NodeLocked"}
+        name, detail = defaults.get(status, "InternalFault"), line or f"HTTP {status}"
+    delay = float(retry_after) if retry_after and retry_after.isdecimal() else None
+    return CavernError(name.strip(), detail.strip(), transient=status in TRANSIENT_STATUS, retry_after=delay)
+
+
+class Cavern:
+    """One Cavern, for any user whose token is given with the call."""
+
+    def __init__(self, url: str, vos_uri: str, session: aiohttp.ClientSession) -> None:
+        """Speak to the service at *url* whose root node is *vos_uri*."""
+        self.url = url
+        self.vos_uri = vos_uri
+        self.session = session
+        self._capabilities: tuple[float, dict[str, str]] = (float("-inf"), {})
+        self._pulls: bool | None = None
+
+    # -- requests ------------------------------------------------------------------------------------------
+
+    async def _request(
+        self, method: str, url: str, token: str, *, ok: tuple[int, ...] = (200, 201, 204), **options: Any
+    ) -> tuple[int, bytes, Any]:
+        headers = {"Authorization": f"Bearer {token}", **options.pop("headers", {})}
+        try:
+            async with self.session.request(
+                method, url, headers=headers, allow_redirects=False, **options
+            ) as answer:
+                body = await answer.read()
+                if answer.status not in ok:
+                    raise fault(
+                        answer.status, body.decode(errors="replace"), answer.headers.get("Retry-After")
+                    )
+                return answer.status, body, answer.headers
+        except (aiohttp.ClientError, TimeoutError) as exc:
+            raise CavernError(
+                "TransferFailed", f"Cavern cannot be asked: {exc or type(exc).__name__}", transient=True
+            ) from exc
+
+    def node_url(self, path: str) -> str:
+        """URL of the node at *path*, which begins with a slash."""
+        return f"{self.url}/nodes{quote(path)}"
+
+    def uri(self, path: str) -> str:
+        """VOSpace URI of the node at *path*."""
+        return self.vos_uri + path
+
+    async def node(self, path: str, token: str) -> Node | None:
+        """The node at *path* without its children, or None."""
+        try:
+            _, body, _ = await self._request(
+                "GET", self.node_url(path), token, params={"limit": "0", "detail": "max"}
+            )
+        except CavernError as exc:
+            if exc.fault in {"NodeNotFound", "ContainerNotFound"}:
+                return None
+            raise
+        root = etree.fromstring(body, etree.XMLParser(resolve_entities=False, no_network=True))
+        properties = {p.get("uri", ""): (p.text or "").strip() for p in root.iter(f"{{{VOS}}}property")}
+        return Node(root.get(f"{{{XSI}}}type", "").partition(":")[2], properties)
+
+    async def create_container(self, path: str, token: str, properties: dict[str, str] | None = None) -> bool:
+        """Create a container; False if it was there already."""
+        entries = "".join(
+            f'<vos:property uri="{escape(uri)}">{escape(value)}</vos:property>'
+            for uri, value in (properties or {}).items()
+        )
+        document = (
+            f'<vos:node xmlns:vos="{VOS}" xmlns:xsi="{XSI}" xsi:type="vos:ContainerNode" '
+            f'uri="{escape(self.uri(path))}">'
+            f"<vos:properties>{entries}</vos:properties><vos:nodes/></vos:node>"
+        )
+        headers = {"Content-Type": "text/xml"}
+        try:
+            await self._request("PUT", self.node_url(path), token, data=document.encode(), headers=headers)
+        except CavernError as exc:
+            if exc.fault == "DuplicateNode":
+                return False
+            raise
+        return True
+
+    async def delete(self, path: str, token: str) -> None:
+        """Delete the node at *path*; that it is gone already is as good."""
+        try:
+            await self._request("DELETE", self.node_url(path), token)
+        except CavernError as exc:
+            if exc.fault != "NodeNotFound":
+                raise
+
+    # -- what this Cavern can do -----------------------------------------------------------------------------
+
+    async def capabilities(self) -> dict[str, str]:
+        """Access URLs by standard identifier."""
+        fetched, known = self._capabilities
+        if time.monotonic() - fetched < CAPABILITIES_AGE:
+            return known
+        try:
+            async with self.session.get(f"{self.url}/capabilities") as answer:
+                answer.raise_for_status()
+                root = etree.fromstring(
+                    await answer.read(), etree.XMLParser(resolve_entities=False, no_network=True)
+                )
+        except (aiohttp.ClientError, TimeoutError, etree.XMLSyntaxError) as exc:
+            if known:
+                return known
+            raise CavernError(
+                "TransferFailed", f"Cavern does not say what it can do: {exc}", transient=True
+            ) from exc
+        found = {
+            c.get("standardID", ""): (c.findtext(".//{*}accessURL") or "").strip()
+            for c in root.iter("{*}capability")
+        }
+        self._capabilities = (time.monotonic(), found)
+        return found
+
+    async def bulk_pull_url(self) -> str | None:
+        """URL of the bulk pull, where this Cavern has it."""
+        return (await self.capabilities()).get(BULK_PULL)
+
+    @property
+    def can_pull(self) -> bool:
+        """False once this Cavern has said that it does not implement pulling."""
+        return self._pulls is not False
+
+    # -- bulk pull -------------------------------------------------------------------------------------------
+
+    async def start_bulk_pull(self, url: str, rows: list[Row], concurrency: int, token: str) -> str:
+        """Start pulling *rows*; returns the job's URL."""
+        body = json.dumps(
+            {"rows": [row.document() for row in rows], "if_exists": "verify", "concurrency": concurrency}
+        )
+        headers = {"Content-Type": "application/json"}
+        _, _, answer = await self._request(
+            "POST", url, token, ok=(303,), data=body.encode(), headers=headers, params={"PHASE": "RUN"}
+        )
+        return urljoin(url, answer["Location"])
+
+    async def bulk_results(self, job: str, after: int, token: str) -> AsyncIterator[dict[str, Any]]:
+        """Results of a bulk job as they come, beginning after the event *after*; ends with the job."""
+        headers = {"Authorization": f"Bearer {token}", "Accept": "application/x-ndjson"}
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=120)
+        try:
+            async with self.session.get(
+                f"{job}/results/files", params={"from": str(after)}, headers=headers, timeout=timeout
+            ) as answer:
+                if answer.status == 404:
+                    raise JobVanished("JobNotFound", "Cavern no longer knows the job", transient=True)
+                if answer.status != 200:
+                    raise fault(answer.status, await answer.text(), answer.headers.get("Retry-After"))
+                async for line in answer.content:
+                    if line.strip():
+                        yield json.loads(line)
+        except (aiohttp.ClientError, TimeoutError, ValueError) as exc:
+            detail = f"the results broke off: {exc or type(exc).__name__}"
+            raise CavernError("TransferFailed", detail, transient=True) from exc
+
+    async def phase(self, job: str, token: str, wait: int = 0) -> str:
+        """Phase of a job; with *wait*, answered when it changes or after so many seconds."""
+        params = {"WAIT": str(wait)} if wait else {}
+        timeout = aiohttp.ClientTimeout(total=wait + 60)
+        try:
+            _, body, _ = await self._request("GET", job, token, params=params, timeout=timeout)
+        except CavernError as exc:
+            if exc.fault in {"NodeNotFound", "JobNotFound"}:
+                raise JobVanished("JobNotFound", "Cavern no longer knows the job", transient=True) from exc
+            raise
+        root = etree.fromstring(body, etree.XMLParser(resolve_entities=False, no_network=True))
+        return (root.findtext("{*}phase") or "UNKNOWN").strip()
+
+    async def abort(self, job: str, token: str) -> None:
+        """Ask a job to end."""
+        try:
+            await self._request("POST", f"{job}/phase", token, ok=(200, 303), data={"PHASE": "ABORT"})
+        except CavernError as exc:
+            if not isinstance(exc, JobVanished) and exc.fault not in {"NodeNotFound", "JobNotFound"}:
+                raise
+
+    async def error(self, job: str, token: str) -> CavernError:
+        """Why a job ended in ERROR."""
+        try:
+            _, body, _ = await self._request("GET", f"{job}/error", token)
+        except CavernError as exc:
+            return exc
+        text = body.decode(errors="replace").strip()
+        if text.endswith("not implemented"):
+            return PullNotImplemented("OperationNotSupported", text)
+        name, _, detail = text.partition(":")
+        known = name.strip() if " " not in name.strip() else "TransferFailed"
+        return CavernError(known, detail.strip() or text, transient=known in TRANSIENT_FAULTS)
+
+    # -- one transfer ----------------------------------------------------------------------------------------
+
+    async def pull(self, row: Row, token: str, cancelled: Callable[[], bool]) -> None:
+        """Let Cavern pull one file, and wait for the end of its job (VOSpace 2.1 section 3.6.2)."""
+        protocol = "httpsget" if row.source.startswith("https:") else "httpget"
+        params = [(LENGTH, row.size), (f"{CORE}MD5", row.md5), (ADLER32, row.adler32)]
+        document = (
+            f'<vos:transfer xmlns:vos="{VOS}" version="2.1"><vos:target>{escape(row.target)}</vos:target>'
+            f'<vos:direction>pullToVoSpace</vos:direction><vos:protocol uri="{CORE}{protocol}">'
+            f"<vos:endpoint>{escape(row.source)}</vos:endpoint></vos:protocol>"
+            + "".join(
+                f'<vos:param uri="{uri}">{value}</vos:param>' for uri, value in params if value is not None
+            )
+            + "</vos:transfer>"
+        )
+        job = await self._start(document, token)
+        try:
+            while (phase := await self.phase(job, token, wait=10)) in ACTIVE_PHASES:
+                if cancelled():
+                    await self.abort(job, token)
+                    raise CavernError("Cancelled", "Cancelled while it was pulled")
+        except asyncio.CancelledError:
+            await asyncio.shield(self.abort(job, token))
+            raise
+        if phase != "COMPLETED":
+            error = await self.error(job, token)
+            if isinstance(error, PullNotImplemented):
+                self._pulls = False
+            raise error
+        self._pulls = True
+
+    async def _start(self, document: str, token: str) -> str:
+        _, _, answer = await self._request(
+            "POST",
+            f"{self.url}/transfers",
+            token,
+            ok=(303,),
+            data=document.encode(),
+            headers={"Content-Type": "text/xml"},
+        )
+        job = urljoin(self.url + "/", answer["Location"])
+        if urlsplit(job).netloc != urlsplit(self.url).netloc:
+            raise CavernError("InternalFault", f"the job's URL {job} is not on Cavern's host")
+        await self._request("POST", f"{job}/phase", token, ok=(200, 303), data={"PHASE": "RUN"})
+        return job
+
+    async def move(self, source: str, target: str, token: str) -> None:
+        """Move a node (VOSpace 2.1 section 3.3.2)."""
+        document = (
+            f'<vos:transfer xmlns:vos="{VOS}" version="2.1"><vos:target>{escape(self.uri(source))}</vos:target>'
+            f"<vos:direction>{escape(self.uri(target))}</vos:direction><vos:keepBytes>false</vos:keepBytes></vos:transfer>"
+        )
+        job = await self._start(document, token)
+        while (phase := await self.phase(job, token, wait=10)) in ACTIVE_PHASES:
+            continue
+        if phase != "COMPLETED":
+            raise await self.error(job, token)
+
+    async def put(self, path: str, chunks: AsyncIterator[bytes], size: int | None, token: str) -> str | None:
+        """Write a file as a stream; returns the hexadecimal MD5 that Cavern says it stored, if it says so."""
+        headers = {"Content-Type": "application/octet-stream"}
+        if size is not None:
+            headers["Content-Length"] = str(size)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=600)
+        url = f"{self.url}/files{quote(path)}"
+        _, _, answer = await self._request("PUT", url, token, data=chunks, headers=headers, timeout=timeout)
+        algorithm, _, value = answer.get("Digest", "").partition("=")
+        if algorithm.strip().lower() != "md5":
+            return None
+        return base64.b64decode(value).hex()

@@ -1,0 +1,663 @@
+"""What is asked of the ledger, each in one transaction."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Row, and_, func, insert, or_, select, text, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from preparer.ledger.tables import ACTIVE, GOOD, FileState, TaskState, attempts, events, files, now, tasks
+
+Task = Row[Any]
+File = Row[Any]
+
+INSERT_ROWS = 5000
+
+
+@dataclass(frozen=True)
+class NewFile:
+    """One file of a request."""
+
+    did: str
+    path: str
+    target: str
+    size: int | None = None
+    md5: str | None = None
+    adler32: str | None = None
+
+
+@dataclass(frozen=True)
+class NewTask:
+    """A request that passed every check."""
+
+    username: str
+    subject: str
+    approach: str
+    content_hash: str
+    files: Sequence[NewFile]
+    credential: bytes | None = None
+    credential_expires: datetime | None = None
+    idempotency_key: str | None = None
+    callback: str | None = None
+    lifetime: int | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one file."""
+
+    number: int
+    state: FileState
+    bytes: int | None = None
+    md5: str | None = None
+    adler32: str | None = None
+    fault: str | None = None
+    detail: str | None = None
+
+
+class KeyReused(Exception):
+    """The idempotency key belongs to another request."""
+
+
+class Ledger:
+    """The record of all tasks and files. PostgreSQL is the truth; messages only wake workers up."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        """Use the database of *engine*."""
+        self.engine = engine
+
+    # -- requests --------------------------------------------------------------------------------------------
+
+    async def submit(self, new: NewTask) -> tuple[uuid.UUID, bool]:
+        """Write a request; returns its id and whether it is new. The same one still under way is not made twice."""
+        for _ in range(3):
+            async with self.engine.begin() as connection:
+                known = await self._same(connection, new)
+                if known is not None:
+                    return known, False
+            try:
+                async with self.engine.begin() as connection:
+                    return await self._insert(connection, new), True
+            except IntegrityError:
+                # Another request wrote the same one in between; it is found now, or has ended by now.
+                continue
+        raise RuntimeError("the same request keeps appearing and ending")
+
+    async def _same(self, connection: AsyncConnection, new: NewTask) -> uuid.UUID | None:
+        if new.idempotency_key is not None:
+            row = (
+                await connection.execute(
+                    select(tasks.c.id, tasks.c.content_hash).where(
+                        tasks.c.username == new.username, tasks.c.idempotency_key == new.idempotency_key
+                    )
+                )
+            ).first()
+            if row is not None:
+                if row.content_hash != new.content_hash:
+                    raise KeyReused
+                return uuid.UUID(str(row.id))
+        found = await connection.scalar(
+            select(tasks.c.id).where(
+                tasks.c.username == new.username,
+                tasks.c.content_hash == new.content_hash,
+                tasks.c.state.in_(ACTIVE),
+                ~tasks.c.cancel,
+            )
+        )
+        return uuid.UUID(str(found)) if found else None
+
+    async def _insert(self, connection: AsyncConnection, new: NewTask) -> uuid.UUID:
+        task = uuid.uuid4()
+        await connection.execute(
+            insert(tasks).values(
+                id=task,
+                username=new.username,
+                subject=new.subject,
+                approach=new.approach,
+                content_hash=new.content_hash,
+                files=len(new.files),
+                credential=new.credential,
+                credential_expires=new.credential_expires,
+                idempotency_key=new.idempotency_key,
+                callback=new.callback,
+                lifetime=new.lifetime,
+            )
+        )
+        # Arrays instead of rows: one round trip for thousands of files.
+        statement = text(
+            "INSERT INTO files (task, number, did, path, target, size, md5, adler32)"
+            " SELECT :task, * FROM unnest(CAST(:numbers AS int[]), CAST(:dids AS text[]), CAST(:paths AS text[]),"
+            " CAST(:targets AS text[]), CAST(:sizes AS bigint[]), CAST(:md5s AS text[]), CAST(:adlers AS text[]))"
+        )
+        for start in range(0, len(new.files), INSERT_ROWS):
+            part = new.files[start : start + INSERT_ROWS]
+            await connection.execute(
+                statement,
+                {
+                    "task": task,
+                    "numbers": list(range(start, start + len(part))),
+                    "dids": [file.did for file in part],
+                    "paths": [file.path for file in part],
+                    "targets": [file.target for file in part],
+                    "sizes": [file.size for file in part],
+                    "md5s": [file.md5 for file in part],
+                    "adlers": [file.adler32 for file in part],
+                },
+            )
+        await self._event(connection, task, "submitted", files=len(new.files))
+        return task
+
+    async def active_count(self, username: str) -> int:
+        """Number of the user's unfinished tasks."""
+        async with self.engine.connect() as connection:
+            count = await connection.scalar(
+                select(func.count()).where(tasks.c.username == username, tasks.c.state.in_(ACTIVE))
+            )
+            return int(count or 0)
+
+    async def task(self, task: uuid.UUID, username: str | None = None) -> Task | None:
+        """One task; with *username* only if it is that user's."""
+        query = select(tasks).where(tasks.c.id == task)
+        if username is not None:
+            query = query.where(tasks.c.username == username)
+        async with self.engine.connect() as connection:
+            return (await connection.execute(query)).first()
+
+    async def list_tasks(
+        self, username: str | None, state: str | None, before: datetime | None, limit: int
+    ) -> Sequence[Task]:
+        """Tasks, the newest first."""
+        query = select(tasks).order_by(tasks.c.created.desc()).limit(limit)
+        if username is not None:
+            query = query.where(tasks.c.username == username)
+        if state is not None:
+            query = query.where(tasks.c.state == state)
+        if before is not None:
+            query = query.where(tasks.c.created < before)
+        async with self.engine.connect() as connection:
+            return (await connection.execute(query)).all()
+
+    async def list_files(
+        self, task: uuid.UUID, states: Sequence[str] | None = None, after: int = -1, limit: int = 1000
+    ) -> Sequence[File]:
+        """Files of a task by number."""
+        query = (
+            select(files)
+            .where(files.c.task == task, files.c.number > after)
+            .order_by(files.c.number)
+            .limit(limit)
+        )
+        if states:
+            query = query.where(files.c.state.in_(states))
+        async with self.engine.connect() as connection:
+            return (await connection.execute(query)).all()
+
+    async def faults(self, task: uuid.UUID, limit: int = 3) -> Sequence[Row[Any]]:
+        """Commonest faults of a task's failed files, each with an example."""
+        query = (
+            select(
+                files.c.fault,
+                func.count().label("count"),
+                func.min(files.c.did + ": " + files.c.detail).label("example"),
+            )
+            .where(files.c.task == task, files.c.state == FileState.FAILED)
+            .group_by(files.c.fault)
+            .order_by(func.count().desc())
+            .limit(limit)
+        )
+        async with self.engine.connect() as connection:
+            return (await connection.execute(query)).all()
+
+    async def cancel(self, task: uuid.UUID) -> None:
+        """Ask for a task's end; a task that nobody works on ends at once."""
+        async with self.engine.begin() as connection:
+            await connection.execute(
+                update(tasks).where(tasks.c.id == task, tasks.c.state.in_(ACTIVE)).values(cancel=True)
+            )
+            ended = await connection.execute(
+                update(tasks)
+                .where(tasks.c.id == task, tasks.c.state == TaskState.QUEUED)
+                .values(
+                    state=TaskState.CANCELLED,
+                    finished=now,
+                    info="Cancelled before it began",
+                    credential=None,
+                    callback_next=self._callback_time(),
+                )
+            )
+            if ended.rowcount:
+                await self._cancel_files(connection, task)
+            await self._event(connection, task, "cancel")
+
+    async def retry(self, task: uuid.UUID, credential: bytes | None, expires: datetime | None) -> int:
+        """Put the failed and cancelled files of a finished task back; returns how many."""
+        async with self.engine.begin() as connection:
+            again = await connection.execute(
+                update(files)
+                .where(files.c.task == task, files.c.state.in_([FileState.FAILED, FileState.CANCELLED]))
+                .values(state=FileState.PENDING, attempts=0, fault=None, detail=None, finished=None)
+            )
+            if again.rowcount:
+                await connection.execute(
+                    update(tasks)
+                    .where(tasks.c.id == task, tasks.c.state.not_in(ACTIVE))
+                    .values(
+                        state=TaskState.QUEUED,
+                        info=None,
+                        finished=None,
+                        cancel=False,
+                        published=False,
+                        attempts=0,
+                        files_failed=0,
+                        job=None,
+                        job_event=0,
+                        credential=credential,
+                        credential_expires=expires,
+                        callback_attempts=0,
+                        callback_status=None,
+                    )
+                )
+                await self._event(connection, task, "retry", files=again.rowcount)
+            return again.rowcount
+
+    # -- the outbox ------------------------------------------------------------------------------------------
+
+    async def unpublished(self, limit: int = 500) -> Sequence[uuid.UUID]:
+        """Tasks whose message the broker has not confirmed."""
+        async with self.engine.connect() as connection:
+            rows = await connection.execute(
+                select(tasks.c.id).where(~tasks.c.published).order_by(tasks.c.created).limit(limit)
+            )
+            return [uuid.UUID(str(row.id)) for row in rows]
+
+    async def published(self, task: uuid.UUID) -> None:
+        """Note that the broker has confirmed the task's message."""
+        async with self.engine.begin() as connection:
+            await connection.execute(update(tasks).where(tasks.c.id == task).values(published=True))
+
+    # -- workers ---------------------------------------------------------------------------------------------
+
+    async def claim(self, worker: str, lease: float, user_tasks: int, max_attempts: int) -> Task | None:
+        """Take the next task: the oldest of the users with least under way. A silent worker's tasks are waiting ones."""
+        running = tasks.alias("running")
+        load = (
+            select(func.count())
+            .where(
+                running.c.username == tasks.c.username,
+                running.c.state == TaskState.RUNNING,
+                running.c.lease > now,
+            )
+            .scalar_subquery()
+        )
+        waiting = or_(
+            tasks.c.state == TaskState.QUEUED, and_(tasks.c.state == TaskState.RUNNING, tasks.c.lease < now)
+        )
+        async with self.engine.begin() as connection:
+            found = await connection.scalar(
+                select(tasks.c.id)
+                .where(waiting, load < user_tasks)
+                .order_by(load, tasks.c.created)
+                .limit(1)
+                .with_for_update(skip_locked=True, of=tasks)
+            )
+            if found is None:
+                return None
+            row = (
+                await connection.execute(
+                    update(tasks)
+                    .where(tasks.c.id == found)
+                    .values(
+                        state=TaskState.RUNNING,
+                        worker=worker,
+                        lease=now + timedelta(seconds=lease),
+                        attempts=tasks.c.attempts + 1,
+                        started=func.coalesce(tasks.c.started, now),
+                        published=True,
+                    )
+                    .returning(tasks)
+                )
+            ).one()
+            await self._event(connection, row.id, "claimed", worker=worker, attempt=row.attempts)
+            if row.attempts > max_attempts:
+                await self._finish(
+                    connection,
+                    row.id,
+                    TaskState.LOST,
+                    f"Given up after {max_attempts} workers were lost over it",
+                )
+                return None
+            return row
+
+    async def renew(self, worker: str, lease: float, held: Sequence[uuid.UUID]) -> dict[uuid.UUID, bool]:
+        """Extend the worker's hold on its tasks; returns those still its own and whether their end is asked for."""
+        async with self.engine.begin() as connection:
+            rows = await connection.execute(
+                update(tasks)
+                .where(tasks.c.id.in_(held), tasks.c.worker == worker, tasks.c.state == TaskState.RUNNING)
+                .values(lease=now + timedelta(seconds=lease))
+                .returning(tasks.c.id, tasks.c.cancel)
+            )
+            return {uuid.UUID(str(row.id)): bool(row.cancel) for row in rows}
+
+    async def yield_task(self, task: uuid.UUID, worker: str) -> None:
+        """Give a task back, for another worker to go on with at once."""
+        async with self.engine.begin() as connection:
+            await connection.execute(
+                update(tasks)
+                .where(tasks.c.id == task, tasks.c.worker == worker, tasks.c.state == TaskState.RUNNING)
+                .values(
+                    state=TaskState.QUEUED,
+                    worker=None,
+                    lease=None,
+                    attempts=tasks.c.attempts - 1,
+                    published=False,
+                )
+            )
+
+    async def job(self, task: uuid.UUID, job: str | None, event: int = 0) -> None:
+        """Remember the bulk job underneath a task."""
+        async with self.engine.begin() as connection:
+            await connection.execute(update(tasks).where(tasks.c.id == task).values(job=job, job_event=event))
+
+    async def record(self, task: uuid.UUID, outcomes: Sequence[Outcome], event: int | None = None) -> None:
+        """Write what became of some files; each counts once however often it is told."""
+        if not outcomes:
+            return
+        async with self.engine.begin() as connection:
+            rows = await connection.execute(
+                text(
+                    "UPDATE files SET state = n.state, bytes = n.bytes, found_md5 = n.md5, found_adler32 = n.adler32,"
+                    " fault = n.fault, detail = n.detail, finished = clock_timestamp()"
+                    " FROM unnest(CAST(:numbers AS int[]), CAST(:states AS text[]), CAST(:bytes AS bigint[]),"
+                    " CAST(:md5s AS text[]), CAST(:adlers AS text[]), CAST(:faults AS text[]), CAST(:details AS text[]))"
+                    " AS n (number, state, bytes, md5, adler32, fault, detail)"
+                    " WHERE files.task = :task AND files.number = n.number AND files.state = 'PENDING'"
+                    " RETURNING files.state, files.bytes"
+                ),
+                {
+                    "task": task,
+                    "numbers": [o.number for o in outcomes],
+                    "states": [str(o.state) for o in outcomes],
+                    "bytes": [o.bytes for o in outcomes],
+                    "md5s": [o.md5 for o in outcomes],
+                    "adlers": [o.adler32 for o in outcomes],
+                    "faults": [o.fault for o in outcomes],
+                    "details": [o.detail for o in outcomes],
+                },
+            )
+            done, failed, size = 0, 0, 0
+            for state, count in rows:
+                if state in GOOD:
+                    done += 1
+                    size += count or 0
+                elif state == FileState.FAILED:
+                    failed += 1
+            values: dict[str, Any] = {
+                "files_done": tasks.c.files_done + done,
+                "files_failed": tasks.c.files_failed + failed,
+                "bytes_done": tasks.c.bytes_done + size,
+            }
+            if event is not None:
+                values["job_event"] = func.greatest(tasks.c.job_event, event)
+            await connection.execute(update(tasks).where(tasks.c.id == task).values(**values))
+
+    async def tried(self, task: uuid.UUID, worker: str, failures: Sequence[Outcome]) -> None:
+        """Note failed tries of files that will be tried again."""
+        if not failures:
+            return
+        async with self.engine.begin() as connection:
+            await connection.execute(
+                insert(attempts),
+                [
+                    {
+                        "task": task,
+                        "number": o.number,
+                        "worker": worker,
+                        "fault": o.fault or "Unknown",
+                        "detail": o.detail,
+                    }
+                    for o in failures
+                ],
+            )
+            await connection.execute(
+                update(files)
+                .where(files.c.task == task, files.c.number.in_([o.number for o in failures]))
+                .values(attempts=files.c.attempts + 1)
+            )
+
+    async def finish(self, task: uuid.UUID, worker: str) -> Task | None:
+        """Close a task whose files are all final, with the state that they make."""
+        async with self.engine.begin() as connection:
+            row = (
+                await connection.execute(
+                    select(tasks).where(tasks.c.id == task, tasks.c.worker == worker).with_for_update()
+                )
+            ).first()
+            if row is None or row.state != TaskState.RUNNING:
+                return None
+            if row.cancel:
+                await self._cancel_files(connection, task)
+            counts = {
+                state: number
+                for state, number in await connection.execute(
+                    select(files.c.state, func.count()).where(files.c.task == task).group_by(files.c.state)
+                )
+            }
+            if counts.get(FileState.PENDING):
+                return None
+            good = sum(counts.get(state, 0) for state in GOOD)
+            if good == row.files:
+                state, info = TaskState.SUCCEEDED, "Data provisioning successful"
+            elif counts.get(FileState.CANCELLED):
+                state, info = TaskState.CANCELLED, f"Cancelled: {good} of {row.files} files staged"
+            else:
+                state, info = TaskState.FAILED, f"{good} of {row.files} files staged"
+            return await self._finish(connection, task, state, info)
+
+    async def fail(self, task: uuid.UUID, worker: str, fault: str, detail: str) -> None:
+        """Fail every file of a task that is still pending, for one reason."""
+        async with self.engine.begin() as connection:
+            failed = await connection.execute(
+                update(files)
+                .where(files.c.task == task, files.c.state == FileState.PENDING)
+                .values(state=FileState.FAILED, fault=fault, detail=detail, finished=now)
+            )
+            await connection.execute(
+                update(tasks)
+                .where(tasks.c.id == task, tasks.c.worker == worker)
+                .values(files_failed=tasks.c.files_failed + failed.rowcount)
+            )
+
+    async def _finish(
+        self, connection: AsyncConnection, task: uuid.UUID, state: TaskState, info: str
+    ) -> Task | None:
+        if state == TaskState.FAILED:
+            causes = await connection.execute(
+                select(func.min(files.c.detail), func.count().label("count"))
+                .where(files.c.task == task, files.c.state == FileState.FAILED)
+                .group_by(files.c.fault)
+                .order_by(func.count().desc())
+                .limit(3)
+            )
+            info = f"{info}; " + "; ".join(f"{count} failed: {detail}" for detail, count in causes)
+        if state == TaskState.LOST:
+            await connection.execute(
+                update(files)
+                .where(files.c.task == task, files.c.state == FileState.PENDING)
+                .values(state=FileState.FAILED, fault="Lost", detail=info, finished=now)
+            )
+        row = (
+            await connection.execute(
+                update(tasks)
+                .where(tasks.c.id == task)
+                .values(
+                    state=state,
+                    info=info[:2000],
+                    finished=now,
+                    worker=None,
+                    lease=None,
+                    job=None,
+                    callback_next=self._callback_time(),
+                    expires=func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, tasks.c.lifetime),
+                    # A credential is kept only as long as something is to be done with it.
+                    credential=text("CASE WHEN lifetime IS NULL THEN NULL ELSE credential END"),
+                )
+                .returning(tasks)
+            )
+        ).one()
+        await self._event(connection, task, "finished", state=str(state))
+        return row
+
+    @staticmethod
+    def _callback_time() -> Any:
+        return text("CASE WHEN callback IS NULL THEN NULL ELSE clock_timestamp() END")
+
+    @staticmethod
+    async def _cancel_files(connection: AsyncConnection, task: uuid.UUID) -> None:
+        await connection.execute(
+            update(files)
+            .where(files.c.task == task, files.c.state == FileState.PENDING)
+            .values(state=FileState.CANCELLED, finished=now)
+        )
+
+    @staticmethod
+    async def _event(connection: AsyncConnection, task: uuid.UUID, kind: str, **detail: Any) -> None:
+        await connection.execute(insert(events).values(task=task, kind=kind, detail=detail))
+
+    async def list_events(self, task: uuid.UUID, after: int = 0, limit: int = 1000) -> Sequence[Row[Any]]:
+        """Events of a task in order."""
+        query = (
+            select(events)
+            .where(events.c.task == task, events.c.id > after)
+            .order_by(events.c.id)
+            .limit(limit)
+        )
+        async with self.engine.connect() as connection:
+            return (await connection.execute(query)).all()
+
+    # -- housekeeping ----------------------------------------------------------------------------------------
+
+    async def due_callbacks(self, limit: int = 50) -> Sequence[Task]:
+        """Tasks whose caller is to be told now; each is put off a little, so that one worker tells at a time."""
+        async with self.engine.begin() as connection:
+            due = (
+                select(tasks.c.id)
+                .where(tasks.c.callback_next <= now)
+                .order_by(tasks.c.callback_next)
+                .limit(limit)
+                .with_for_update(skip_locked=True)
+            )
+            rows = await connection.execute(
+                update(tasks)
+                .where(tasks.c.id.in_(due))
+                .values(
+                    callback_attempts=tasks.c.callback_attempts + 1,
+                    callback_next=now
+                    + func.make_interval(
+                        0, 0, 0, 0, 0, 0, func.least(3600, func.power(2, tasks.c.callback_attempts + 2))
+                    ),
+                )
+                .returning(tasks)
+            )
+            return rows.all()
+
+    async def called_back(self, task: uuid.UUID, status: str, final: bool) -> None:
+        """Note how a callback went; a final one is not tried again."""
+        values: dict[str, Any] = {"callback_status": status[:500]}
+        if final:
+            values["callback_next"] = None
+        async with self.engine.begin() as connection:
+            await connection.execute(update(tasks).where(tasks.c.id == task).values(**values))
+
+    async def expired(self, limit: int = 10) -> Sequence[Task]:
+        """Finished tasks whose staged copies have outlived their time; put off, as callbacks are."""
+        async with self.engine.begin() as connection:
+            due = (
+                select(tasks.c.id)
+                .where(tasks.c.expires <= now, tasks.c.state.not_in(ACTIVE))
+                .limit(limit)
+                .with_for_update(skip_locked=True)
+            )
+            rows = await connection.execute(
+                update(tasks)
+                .where(tasks.c.id.in_(due))
+                .values(expires=now + timedelta(seconds=60))
+                .returning(tasks)
+            )
+            return rows.all()
+
+    async def release(self, task: uuid.UUID, numbers: Sequence[int], complete: bool) -> None:
+        """Note that staged copies are gone; *complete* ends the task's lifetime."""
+        async with self.engine.begin() as connection:
+            if numbers:
+                await connection.execute(
+                    update(files)
+                    .where(files.c.task == task, files.c.number.in_(numbers))
+                    .values(state=FileState.RELEASED)
+                )
+            if complete:
+                await connection.execute(
+                    update(tasks).where(tasks.c.id == task).values(expires=None, credential=None)
+                )
+                await self._event(connection, task, "released")
+
+    async def renew_lifetime(self, task: uuid.UUID, lifetime: int) -> None:
+        """Let staged copies live *lifetime* seconds from now."""
+        async with self.engine.begin() as connection:
+            await connection.execute(
+                update(tasks)
+                .where(tasks.c.id == task)
+                .values(lifetime=lifetime, expires=now + timedelta(seconds=lifetime))
+            )
+            await self._event(connection, task, "renewed", lifetime=lifetime)
+
+    async def expire_now(self, task: uuid.UUID) -> None:
+        """Let the staged copies go at the next opportunity."""
+        async with self.engine.begin() as connection:
+            await connection.execute(update(tasks).where(tasks.c.id == task).values(expires=now))
+
+    async def rates(self, limit: int = 50) -> tuple[float, float] | None:
+        """Measured files and bytes a second of the last successful tasks, or None without any."""
+        recent = (
+            select(
+                tasks.c.files_done,
+                tasks.c.bytes_done,
+                func.extract("epoch", tasks.c.finished - tasks.c.started).label("s"),
+            )
+            .where(tasks.c.state == TaskState.SUCCEEDED, tasks.c.files_done > 0)
+            .order_by(tasks.c.finished.desc())
+            .limit(limit)
+            .subquery()
+        )
+        async with self.engine.connect() as connection:
+            row = (
+                await connection.execute(
+                    select(func.sum(recent.c.files_done), func.sum(recent.c.bytes_done), func.sum(recent.c.s))
+                )
+            ).one()
+        if not row[2]:
+            return None
+        seconds = max(float(row[2]), 0.001)
+        return float(row[0]) / seconds, float(row[1]) / seconds
+
+    async def counts(self) -> dict[str, int]:
+        """Number of tasks by state."""
+        async with self.engine.connect() as connection:
+            rows = await connection.execute(select(tasks.c.state, func.count()).group_by(tasks.c.state))
+            return {state: number for state, number in rows}
+
+    async def oldest_waiting(self) -> float:
+        """Seconds that the oldest unfinished task has waited."""
+        async with self.engine.connect() as connection:
+            age = await connection.scalar(
+                select(func.extract("epoch", now - func.min(tasks.c.created))).where(
+                    tasks.c.state.in_(ACTIVE)
+                )
+            )
+            return float(age or 0.0)
