@@ -102,6 +102,10 @@ class QuotaExceeded(Fault):
         super().__init__("" if limit is None else f"limit: {limit}")
 
 
+class RequestTooLarge(Fault):
+    name, status = "RequestEntityTooLarge", 413
+
+
 class ChecksumMismatch(Fault):
     name, status = "ChecksumMismatch", 412
 

@@ -17,6 +17,7 @@ from vospace.models.caller import Caller
 from vospace.models.errors import (
     ContainerNotFound,
     DuplicateNode,
+    Fault,
     InvalidArgument,
     NodeNotFound,
     PermissionDenied,
@@ -29,6 +30,7 @@ from vospace.services.authorisation import QUOTA, Gate, Rules, require_unlocked
 from vospace.services.usage import Usage
 from vospace.storage import attributes, posix_acl
 from vospace.storage.posix_acl import Acl
+from vospace.storage.rename import rename_new
 from vospace.storage.staging import StagedFile, sweep
 from vospace.storage.tree import Directory, Kind, Status, Tree, Walk, make_directory
 
@@ -65,7 +67,20 @@ class OpenFile:
 class Upload:
     """A data node being written. Write to `descriptor`, then `commit`; `close` in any case."""
 
-    def __init__(self, space: Space, place: Located, replace: bool) -> None:
+    def __init__(
+        self,
+        space: Space,
+        place: Located,
+        *,
+        exists: bool,
+        replace: bool,
+        keep_properties: bool,
+        owned: bool = True,
+    ) -> None:
+        """`owned`: the place's directory is closed with the upload."""
+        self._keep_properties = keep_properties
+        self._exists = exists
+        self._owned = owned
         self._space = space
         self._place = place
         self._replace = replace
@@ -94,17 +109,17 @@ class Upload:
         size = os.fstat(self.descriptor).st_size
         self.check_room(size)
         caller = self._place.gate.caller
-        if self._replace and self._staged.inherit(self._place.name):
+        if self._exists and self._staged.inherit(self._place.name, properties=self._keep_properties):
             attributes.write(self.descriptor, properties)
         else:
             self._staged.own(*caller.ids, properties)
         if sync:
             self._staged.sync()
 
-    def place(self, *, sync: bool = True) -> None:
+    def place(self, *, replace: bool | None = None, sync: bool = True) -> None:
         """Make the node visible. Raises DuplicateNode if there is one and it is not to be replaced."""
         try:
-            self._staged.place(self._place.name, replace=self._replace)
+            self._staged.place(self._place.name, replace=self._replace if replace is None else replace)
         except IsADirectoryError:
             raise DuplicateNode(self._space.naming.uri(self.path)) from None
         if self._place.gate.quota is not None:
@@ -119,7 +134,8 @@ class Upload:
 
     def close(self) -> None:
         self._staged.close()
-        self._place.directory.close()
+        if self._owned:
+            self._place.directory.close()
 
 
 class Space:
@@ -439,20 +455,27 @@ class Space:
 
     # Bytes.
 
-    def upload(self, caller: Caller, path: Path, *, replace: bool = True) -> Upload:
+    def upload(
+        self, caller: Caller, path: Path, *, replace: bool = True, keep_properties: bool = True
+    ) -> Upload:
         """Begin to write a data node. The containers above must exist; an existing node is replaced at the end, or
         refused by DuplicateNode. Raises PermissionDenied, NodeLocked, QuotaExceeded, InvalidArgument (no data node)."""
         if not path:
             raise InvalidArgument("the root is not a data node")
         place = self.place(caller, path, follow=True)
         try:
-            self.check_upload(place, replace=replace)
-            return Upload(self, place, replace)
+            exists = self.check_upload(place, replace=replace)
+            return Upload(self, place, exists=exists, replace=replace, keep_properties=keep_properties)
         except BaseException:
             place.directory.close()
             raise
 
-    def check_upload(self, place: Located, *, replace: bool) -> None:
+    def upload_at(self, place: Located, exists: bool) -> Upload:
+        """As `upload`, at a place that was checked and whose directory stays the caller's."""
+        return Upload(self, place, exists=exists, replace=True, keep_properties=False, owned=False)
+
+    def check_upload(self, place: Located, *, replace: bool) -> bool:
+        """Whether there is a node that would be replaced. Raises as `upload` does."""
         match place.kind:
             case None:
                 place.gate.require_create(place.directory, place.name)
@@ -464,8 +487,10 @@ class Space:
                     place.gate.require_write(Status.of(descriptor), descriptor, place.path)
                 finally:
                     os.close(descriptor)
+                return True
             case _:
                 raise InvalidArgument(f"not a data node: {self.naming.uri(place.path)}")
+        return False
 
     def room(self, place: Located) -> int | None:
         """Bytes that may be written there, None without a quota."""
@@ -490,15 +515,31 @@ class Space:
                 os.close(descriptor)
                 raise
 
+    def stamp(self, caller: Caller, path: Path) -> list[int]:
+        """What tells a node from any other, as `Upload.stamp`."""
+        with self._existing(caller, path) as place:
+            found = place.directory.stat(place.name)
+            if found is None:
+                raise NodeNotFound(self.naming.uri(path))
+            return [found.st_ino, found.st_size, found.st_mtime_ns]
+
+    def has_stamp(self, caller: Caller, path: Path, stamp: list[int]) -> bool:
+        """Whether the node with that stamp is at that path."""
+        try:
+            return self.stamp(caller, path) == stamp
+        except Fault:
+            return False
+
     # Removing, moving, copying.
 
-    def delete(self, caller: Caller, path: Path) -> None:
+    def delete(self, caller: Caller, path: Path, *, sync: bool = True) -> None:
         """Remove a node; a link, not its target. Raises InvalidArgument for a container that is not empty."""
         if not path:
             raise PermissionDenied("the root cannot be deleted")
         with self._existing(caller, path) as place:
             self._remove(place)
-            place.directory.sync()
+            if sync:
+                place.directory.sync()
         self.usage.forget()
 
     def _remove(self, place: Located) -> None:
@@ -524,52 +565,40 @@ class Space:
                 raise InvalidArgument(f"container node '{place.name}' is not empty") from None
             raise
 
-    def move(
-        self,
-        caller: Caller,
-        source: Path,
-        destination: Path,
-        before: Callable[[Path, list[int]], None] | None = None,
-    ) -> Path:
-        """Move or rename a node, atomically: into the destination if that is a container, else to that new name. The
-        moved node becomes the caller's. `before(path, stamp)` is called just before, with the final path and the node's
-        inode. Returns the final path."""
+    def move(self, caller: Caller, source: Path, final: Path) -> None:
+        """Move a node, atomically, to exactly that path (see `destination`), where nothing may be. The moved node becomes
+        the caller's. Raises DuplicateNode, NodeNotFound, PermissionDenied, NodeLocked, InvalidArgument."""
         if not source:
             raise PermissionDenied("the root cannot be moved")
-        with self._existing(caller, source) as old, self._new_place(caller, source, destination) as new:
+        with self._existing(caller, source) as old, self.locate(caller, final) as new:
             kind = old.kind
             if new.path[: len(old.path)] == old.path:
                 raise InvalidArgument("a node cannot be moved into itself")
+            if new.kind is not None:
+                raise DuplicateNode(self.naming.uri(new.path))
             old.gate.require_create(old.directory, old.name, container=kind is Kind.CONTAINER)
             new.gate.require_create(new.directory, new.name, container=kind is Kind.CONTAINER)
             if kind in (Kind.CONTAINER, Kind.DATA):
                 with self._opened(old) as descriptor:
                     require_unlocked(descriptor)
-            found = old.directory.stat(old.name)
-            if found is None:
-                raise NodeNotFound(self.naming.uri(source))
-            target = new.path
-            if before is not None:
-                before(target, [found.st_ino, 0, 0])
             self._rename(old, new, kind)
             os.chown(new.name, *caller.ids, dir_fd=new.directory.descriptor, follow_symlinks=False)
             new.directory.sync()
             if old.directory.path != new.directory.path:
                 old.directory.sync()
         self.usage.forget()
-        return target
 
     def _rename(self, old: Located, new: Located, kind: Kind | None) -> None:
-        here, there = old.directory.descriptor, new.directory.descriptor
         try:
-            if kind is Kind.DATA:  # link and unlink: a name that appears meanwhile is not overwritten
-                os.link(old.name, new.name, src_dir_fd=here, dst_dir_fd=there, follow_symlinks=False)
-                os.unlink(old.name, dir_fd=here)
+            if kind is Kind.LINK and old.directory.path != new.directory.path:
+                self._relink(old, new)
             else:
-                if kind is Kind.LINK and old.directory.path != new.directory.path:
-                    self._relink(old, new)
-                    return
-                os.rename(old.name, new.name, src_dir_fd=here, dst_dir_fd=there)
+                rename_new(
+                    old.name,
+                    new.name,
+                    source_dir=old.directory.descriptor,
+                    target_dir=new.directory.descriptor,
+                )
         except FileExistsError:
             raise DuplicateNode(self.naming.uri(new.path)) from None
         except FileNotFoundError:
@@ -583,26 +612,34 @@ class Space:
         os.symlink(text, new.name, dir_fd=new.directory.descriptor)
         os.unlink(old.name, dir_fd=old.directory.descriptor)
 
-    @contextmanager
-    def _new_place(self, caller: Caller, source: Path, destination: Path) -> Iterator[Located]:
-        """Where a moved or copied node goes: below an existing container, or to a new name."""
-        final = destination
-        if not destination:
-            final = (source[-1],)
-        else:
-            with self.locate(caller, destination, follow=True) as place:
-                if place.kind is Kind.CONTAINER:
-                    final = (*place.path, source[-1])
+    def destination(self, caller: Caller, source: Path, wanted: Path) -> Path:
+        """The final path of a move or copy: below an existing container, or a new name. Raises DuplicateNode if that is
+        taken, PermissionDenied, ContainerNotFound, InvalidArgument below the source itself."""
+        if not source:
+            raise PermissionDenied("the root cannot be moved")
+        final: Path = (source[-1],)
+        if wanted:
+            with self.locate(caller, wanted, follow=True) as place:
+                final = (*place.path, source[-1]) if place.kind is Kind.CONTAINER else place.path
         with self.locate(caller, final) as place:
+            if place.path[: len(source)] == source:
+                raise InvalidArgument("a node cannot be moved or copied into itself")
             if place.kind is not None:
                 raise DuplicateNode(self.naming.uri(place.path))
-            yield place
-
-    def destination(self, caller: Caller, source: Path, destination: Path) -> Path:
-        """The final path of a move or copy. Raises DuplicateNode, PermissionDenied, ContainerNotFound."""
-        with self._new_place(caller, source, destination) as place:
             place.gate.require_create(place.directory, place.name, container=True)
             return place.path
+
+    def copy_container(self, caller: Caller, source: Path, target: Path) -> None:
+        """A new empty container with the properties of another."""
+        node = self.node(caller, source)
+        kept = {key: value for key, value in node.properties.items() if key not in (QUOTA, attributes.LOCKED)}
+        self.create_container(caller, target, Change(properties=kept))
+
+    def copy_link(self, caller: Caller, source: Path, target: Path) -> None:
+        """A link to the same place; one that leads out of the space is left out."""
+        node = self.node(caller, source)
+        if isinstance(node.target, tuple):
+            self.create_link(caller, target, node.target)
 
     def copy_file(
         self, caller: Caller, source: Path, target: Path, cancelled: Callable[[], bool]
@@ -625,7 +662,7 @@ class Space:
                     if count == 0:
                         break
                     done += count
-                upload.prepare(dict(opened.properties))
+                upload.prepare({k: v for k, v in opened.properties.items() if k != attributes.LOCKED})
                 return upload
             except BaseException:
                 upload.close()

@@ -19,6 +19,7 @@ from contextlib import suppress
 from vospace.models.errors import DuplicateNode
 from vospace.models.uri import STAGING_PREFIX
 from vospace.storage import attributes, posix_acl
+from vospace.storage.rename import rename_new
 from vospace.storage.tree import Directory, Status
 
 STALE_SECONDS = 3600.0
@@ -58,9 +59,9 @@ class StagedFile:
         os.fchown(self.descriptor, uid, gid)
         attributes.write(self.descriptor, properties)
 
-    def inherit(self, name: str) -> bool:
-        """Take over owner, permissions and properties (but those of the content) of the file that it will replace;
-        False if there is none."""
+    def inherit(self, name: str, *, properties: bool) -> bool:
+        """Take over owner, permissions and, if asked, properties (but those of the content) of the file that it will
+        replace; False if there is none."""
         try:
             old = self._directory.open_file(name)
         except FileNotFoundError:
@@ -71,8 +72,9 @@ class StagedFile:
             os.fchmod(self.descriptor, stat.S_IMODE(status.stat.st_mode) & 0o777)
             if status.acl.groups:
                 os.setxattr(self.descriptor, posix_acl.ACCESS, os.getxattr(old, posix_acl.ACCESS))
-            kept = {k: v for k, v in attributes.read(old).items() if k not in attributes.OF_CONTENT}
-            attributes.write(self.descriptor, kept)
+            if properties:
+                kept = {k: v for k, v in attributes.read(old).items() if k not in attributes.OF_CONTENT}
+                attributes.write(self.descriptor, kept)
         finally:
             os.close(old)
         return True
@@ -104,12 +106,9 @@ class StagedFile:
             os.rename(self._temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
         else:
             try:
-                os.link(
-                    self._temporary, name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False
-                )
+                rename_new(self._temporary, name, source_dir=directory, target_dir=directory)
             except FileExistsError:
                 raise DuplicateNode("/" + "/".join((*self._directory.path, name))) from None
-            os.unlink(self._temporary, dir_fd=directory)
         self._temporary = None
 
     def close(self) -> None:

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
@@ -106,13 +106,14 @@ class Fetcher:
         self._policy = policy
         self._limits = limits
 
-    async def fetch(self, url: str, sink: Sink, expected: Expected) -> Fetched:
-        """Fill the sink with the file behind `url`. Raises FetchFailed; the sink's bytes are then worthless."""
+    async def fetch(self, url: str, sink: Sink, expected: Expected, room: int | None = None) -> Fetched:
+        """Fill the sink with the file behind `url`; `room`: bytes left of a quota. Raises FetchFailed; the sink's
+        bytes are then worthless."""
         try:
             source = self._policy.check(url)
         except SourceRefused as error:
             raise FetchFailed("InvalidArgument", str(error)) from error
-        attempt = _Attempt(self._session, self._policy, self._limits, source, sink, expected)
+        attempt = _Attempt(self._session, self._policy, self._limits, source, sink, expected, room)
         failures = 0
         while True:
             before = sink.length
@@ -154,6 +155,7 @@ class _Attempt:
         source: URL,
         sink: Sink,
         expected: Expected,
+        room: int | None,
     ) -> None:
         self._session = session
         self._policy = policy
@@ -161,6 +163,7 @@ class _Attempt:
         self._source = source
         self._sink = sink
         self._expected = expected
+        self._room = room
         self._stated = Expected()
         self._validator: str | None = None
         self._resumed = False
@@ -214,7 +217,7 @@ class _Attempt:
             raise _Retry("the source refused the range", start_over=True)
         elif status in (404, 410):
             raise FetchFailed("SourceNotFound", f"{_show(self._source)}: {status} {response.reason}")
-        elif status in _PASSING:
+        elif status in PASSING_STATUS:
             raise _Retry(f"source answered {status} {response.reason}", _retry_after(response))
         else:
             raise FetchFailed(
@@ -248,6 +251,8 @@ class _Attempt:
         self._check_size(length)
 
     def _check_size(self, length: int) -> None:
+        if self._room is not None and length > self._room:
+            raise FetchFailed("QuotaExceeded", f"{_show(self._source)} does not fit into the quota")
         if self._limits.max_bytes and length > self._limits.max_bytes:
             raise FetchFailed(
                 "InvalidArgument",

@@ -57,6 +57,15 @@ class Run:
         """Make an effect and the job's end one: inside, the job cannot be aborted; end it with `finish`."""
         return self._store.committing(self._worker, self.job.id)
 
+    async def end(self, outcome: Outcome) -> None:
+        """End the job outside of a runner."""
+        await self._store.finish(self._worker, self.job.id, outcome)
+
+    async def progress(self, connection: AsyncConnection) -> None:
+        """Inside `committing`: count what is committed as progress."""
+        if self.job.attempt > 1:
+            await self._store.progress_with(connection, self.job.id)
+
     async def finish(self, connection: AsyncConnection, outcome: Outcome) -> None:
         """End the job inside `committing`."""
         await self._store.finish_with(connection, self._worker, self.job.id, outcome)

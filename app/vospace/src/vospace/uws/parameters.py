@@ -51,6 +51,11 @@ class Parameters:
         return tuple(p for p in self.items if p.name.lower() not in dropped)
 
 
+def wants_run(parameters: Parameters) -> bool:
+    """Whether a creating request asks to start the job at once."""
+    return (parameters.first("PHASE") or "").upper() == "RUN"
+
+
 def media_type(request: Request) -> str:
     return request.headers.get("content-type", "").split(";", 1)[0].strip().lower()
 

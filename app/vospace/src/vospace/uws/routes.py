@@ -4,8 +4,6 @@ Differences from the bare standard that clients rely on: single values are text/
 answered by 303 to the job, a deletion by 303 to the list, `/error` is the text of the error and 404 without one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime
 from typing import Annotated

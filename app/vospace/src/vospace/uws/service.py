@@ -11,6 +11,7 @@ from typing import Any
 
 from vospace.models.errors import InvalidArgument, JobNotFound, PermissionDenied
 from vospace.uws.model import (
+    ErrorSummary,
     ExecutionPhase,
     Job,
     JobReference,
@@ -79,6 +80,21 @@ class JobService:
     async def create(self, job: Job) -> Job:
         await self.store.insert(job)
         return job
+
+    async def create_ended(
+        self,
+        job: Job,
+        phase: ExecutionPhase,
+        results: tuple[Result, ...],
+        error: ErrorSummary | None = None,
+        checkpoint: dict[str, Any] | None = None,
+    ) -> Job:
+        """Store a job whose work was done in the request."""
+        ended = now() if phase.final else None
+        done = replace(
+            job, phase=phase, results=results, error=error, end_time=ended, checkpoint=checkpoint or {}
+        )
+        return await self.create(done)
 
     async def get(self, job_id: str, owner: Owner) -> Job:
         """Raises JobNotFound; PermissionDenied for another user's job."""

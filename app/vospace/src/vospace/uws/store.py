@@ -236,6 +236,10 @@ class JobStore:
         )
         return (await connection.execute(statement)).scalar_one_or_none() is not None
 
+    @staticmethod
+    async def progress_with(connection: AsyncConnection, job_id: str) -> None:
+        await connection.execute(update(job).where(job.c.id == job_id).values(attempt=1))
+
     # Housekeeping.
 
     async def end_overdue(self, message: str) -> list[str]:

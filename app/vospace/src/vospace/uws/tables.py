@@ -12,13 +12,12 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
-    SmallInteger,
     String,
     Table,
     Text,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 SCHEMA = "vospace"
 PHASE_CHANNEL = "vospace_job"
@@ -83,8 +82,7 @@ bulk_row = Table(
     Column("fault", String(32)),
     Column("detail", Text),
     Column("transient", Boolean, nullable=False, server_default=text("false")),
-    Column("tries", SmallInteger, nullable=False, server_default=text("0")),
-    Column("stamp", JSONB, comment="identity of the file about to be renamed into place"),
+    Column("stamp", ARRAY(BigInteger), comment="inode, size, mtime of the file about to appear"),
     Column("started", DateTime(timezone=True)),
     Column("ended", DateTime(timezone=True)),
     Index("bulk_row_by_event", "job_id", "event", unique=True, postgresql_where=text("event IS NOT NULL")),

@@ -56,8 +56,7 @@ UPGRADE = (
         fault     varchar(32),
         detail    text,
         transient boolean NOT NULL DEFAULT false,
-        tries     smallint NOT NULL DEFAULT 0,
-        stamp     jsonb,
+        stamp     bigint[],
         started   timestamptz,
         ended     timestamptz,
         PRIMARY KEY (job_id, row)
@@ -83,6 +82,32 @@ UPGRADE = (
     CREATE TRIGGER job_notice AFTER INSERT OR UPDATE OR DELETE ON vospace.job
        FOR EACH ROW EXECUTE FUNCTION vospace.job_notice()
     """,
+    # A bulk pull that ends before its rows do tells what became of them, whoever ended it.
+    """
+    CREATE FUNCTION vospace.bulk_close() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        UPDATE vospace.bulk_row AS r
+           SET state = CASE NEW.phase WHEN 'ABORTED' THEN 'ABORTED' ELSE 'ERROR' END,
+               fault = CASE NEW.phase WHEN 'ABORTED' THEN NULL ELSE 'InternalFault' END,
+               detail = NEW.error_message,
+               transient = true,
+               event = open.event,
+               ended = clock_timestamp()
+          FROM (SELECT row,
+                       row_number() OVER (ORDER BY row)
+                       + (SELECT coalesce(max(event), 0) FROM vospace.bulk_row WHERE job_id = NEW.id) AS event
+                  FROM vospace.bulk_row
+                 WHERE job_id = NEW.id AND event IS NULL) AS open
+         WHERE r.job_id = NEW.id AND r.row = open.row;
+        RETURN NULL;
+    END
+    $$
+    """,
+    """
+    CREATE TRIGGER bulk_close AFTER UPDATE OF phase ON vospace.job
+       FOR EACH ROW WHEN (NEW.kind = 'bulk-pull' AND NEW.phase IN ('ABORTED', 'ERROR') AND NEW.phase <> OLD.phase)
+       EXECUTE FUNCTION vospace.bulk_close()
+    """,
 )
 
 
@@ -95,3 +120,4 @@ def downgrade() -> None:
     op.execute("DROP TABLE vospace.bulk_row")
     op.execute("DROP TABLE vospace.job")
     op.execute("DROP FUNCTION vospace.job_notice")
+    op.execute("DROP FUNCTION vospace.bulk_close")

@@ -1,0 +1,118 @@
+"""`/bulk-pull`: the request that makes a job, and its results as they come."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response, StreamingResponse
+
+from vospace.bulk.request import RequestReader
+from vospace.bulk.store import RowStore
+from vospace.config import Settings
+from vospace.models.errors import InvalidArgument, JobNotFound, PermissionDenied, RequestTooLarge, ServiceBusy
+from vospace.uws.model import Job, Parameter, is_job_id
+from vospace.uws.parameters import Parameters, wants_run
+from vospace.uws.routes import OwnerOf
+from vospace.uws.service import JobService, Owner
+from vospace.uws.tables import ROWS_CHANNEL
+
+KIND = "bulk-pull"
+LINES = 1000
+RECHECK = 20.0
+COPY_ROWS = 5000
+BODY_TIMEOUT = 300.0
+SUBMISSIONS = 4
+"""Requests that are read at a time in a process: each holds a database connection."""
+
+
+class BulkHandlers:
+    """Requests about bulk pulls besides those of any job list."""
+
+    def __init__(self, jobs: JobService, rows: RowStore, settings: Settings, owner_of: OwnerOf) -> None:
+        self._jobs = jobs
+        self._rows = rows
+        self._settings = settings
+        self._owner_of = owner_of
+        self._submissions = asyncio.Semaphore(SUBMISSIONS)
+
+    def router(self) -> APIRouter:
+        router = APIRouter(tags=["bulk pull"])
+        owner_of = self._owner_of
+
+        @router.get(
+            "/bulk-pull/{job_id}/results/files",
+            summary="What became of each file, a line of JSON each, as they finish",
+            responses={200: {"content": {"application/x-ndjson": {}}}},
+        )
+        async def get_files(
+            request: Request, job_id: str, owner: Annotated[Owner, Depends(owner_of)]
+        ) -> Response:
+            if not is_job_id(job_id):
+                raise JobNotFound(job_id)
+            job = await self._jobs.get(job_id, owner)
+            if job.kind != KIND:
+                raise JobNotFound(job_id)
+            parameters = Parameters(request.query_params.multi_items())
+            after = parameters.integer("from") or 0
+            if not 0 <= after < 1 << 31:
+                raise InvalidArgument("from must be the number of an event")
+            follow = (parameters.first("follow") or "true").lower() != "false"
+            return StreamingResponse(
+                self._lines(job.id, after, follow),
+                media_type="application/x-ndjson",
+                headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+            )
+
+        return router
+
+    async def create(self, request: Request, owner: Owner) -> Job:
+        """A job of a POST: nothing of it exists until the whole request was read and found good."""
+        if owner.name is None:
+            raise PermissionDenied("a bulk pull needs a token or a certificate")
+        query = Parameters(request.query_params.multi_items())
+        if self._submissions.locked():
+            raise ServiceBusy("too many bulk pulls are being submitted")
+        settings = self._settings
+        reader = RequestReader(settings.vospace_bulk_max_rows, 256)
+        job = self._jobs.new(KIND, owner, run_id=query.first("RUNID"))
+        async with self._submissions:
+            try:
+                async with asyncio.timeout(BODY_TIMEOUT), self._rows.creating(job) as writer:
+                    size = 0
+                    async for chunk in request.stream():
+                        size += len(chunk)
+                        if size > settings.vospace_bulk_max_bytes:
+                            raise RequestTooLarge(
+                                f"the request is larger than {settings.vospace_bulk_max_bytes} bytes"
+                            )
+                        reader.feed(chunk)
+                        if reader.pending >= COPY_ROWS:
+                            await writer.write(reader.take())
+                    reader.end()
+                    await writer.write(reader.take())
+                    concurrency = reader.concurrency or settings.vospace_bulk_concurrency
+                    writer.parameters = (
+                        Parameter("rows", str(reader.count)),
+                        Parameter("if_exists", reader.if_exists.value),
+                        Parameter("concurrency", str(concurrency)),
+                    )
+            except TimeoutError:
+                raise InvalidArgument(f"the request did not arrive within {BODY_TIMEOUT:.0f} s") from None
+        return await self._jobs.run(job) if wants_run(query) else job
+
+    async def _lines(self, job_id: str, after: int, follow: bool) -> AsyncIterator[bytes]:
+        with self._jobs.notices.subscribe(job_id, ROWS_CHANNEL) as changed:
+            while True:
+                phase = await self._jobs.store.phase(job_id)
+                while lines := await self._rows.results(job_id, after, LINES):
+                    after = int(lines[-1]["event"])
+                    yield "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines).encode()
+                if not follow or phase is None or phase.final:
+                    return
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(RECHECK):
+                        await changed.wait()
+                changed.clear()

@@ -1,0 +1,158 @@
+"""Reading a bulk pull's request as it arrives: JSON of up to 64 MiB with memory for a few rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import ijson
+
+from vospace.bulk.model import IfExists
+from vospace.models.errors import InvalidArgument, RequestTooLarge
+from vospace.transfers.digests import adler32_hex, md5_hex
+
+MAX_URI = 8192
+_ROW_KEYS = frozenset({"source", "target", "size", "md5", "adler32"})
+
+RowValues = tuple[int, str, str, int | None, str | None, str | None]
+"""row, source, target, size, md5, adler32"""
+
+
+@dataclass(slots=True)
+class RequestReader:
+    """Feed it the body; `take` gives the rows that are complete. What is wrong is named: `rows[3].md5: ...`."""
+
+    max_rows: int
+    max_concurrency: int
+    if_exists: IfExists = IfExists.VERIFY
+    concurrency: int | None = None
+    count: int = 0
+    _rows: list[RowValues] = field(default_factory=list)
+    _events: Any = field(default_factory=ijson.sendable_list)
+    _parser: Any = None
+    _row: dict[str, Any] | None = None
+    _key: str | None = None
+    _depth: int = 0
+    _in_rows: bool = False
+    _seen_rows: bool = False
+
+    def feed(self, chunk: bytes) -> None:
+        """Raises InvalidArgument, RequestTooLarge."""
+        self._parse(lambda parser: parser.send(chunk))
+
+    def end(self) -> None:
+        """Raises InvalidArgument for a request that is not whole."""
+        self._parse(lambda parser: parser.close())
+        if not self._seen_rows:
+            raise InvalidArgument("rows is missing: a list of {source, target}")
+        if not self.count:
+            raise InvalidArgument("rows is empty")
+
+    @property
+    def pending(self) -> int:
+        """Complete rows that were not taken yet."""
+        return len(self._rows)
+
+    def take(self) -> list[RowValues]:
+        rows, self._rows = self._rows, []
+        return rows
+
+    def _parse(self, step: Callable[[Any], None]) -> None:
+        if self._parser is None:
+            self._parser = ijson.basic_parse_coro(self._events)
+        try:
+            step(self._parser)
+        except (ijson.JSONError, UnicodeDecodeError) as error:
+            raise InvalidArgument(f"the request is not JSON: {error}") from None
+        for event, value in self._events:
+            self._on(event, value)
+        del self._events[:]
+
+    def _on(self, event: str, value: Any) -> None:
+        if event in ("start_map", "start_array"):
+            self._open(event)
+        elif event in ("end_map", "end_array"):
+            self._depth -= 1
+            if self._row is not None:
+                self._close_row()
+            elif self._in_rows and self._depth == 1:
+                self._in_rows = False
+        elif event == "map_key":
+            self._key = value
+        elif self._row is not None:
+            self._row[self._key or ""] = value
+        elif self._depth == 1:
+            self._option(self._key or "", value)
+        else:
+            raise InvalidArgument(
+                f"rows[{self.count}] must be an object with source and target"
+                if self._in_rows
+                else "expected an object"
+            )
+
+    def _open(self, event: str) -> None:
+        self._depth += 1
+        where = (self._depth, event)
+        if where == (1, "start_map"):
+            return
+        if where == (2, "start_array") and self._key == "rows" and not self._seen_rows:
+            self._in_rows = self._seen_rows = True
+        elif where == (3, "start_map") and self._in_rows:
+            self._row = {}
+        elif self._row is not None:
+            raise InvalidArgument(f"rows[{self.count}].{self._key}: expected a single value")
+        elif self._in_rows:
+            raise InvalidArgument(f"rows[{self.count}] must be an object with source and target")
+        else:
+            raise InvalidArgument(f"unexpected {self._key or 'list'}: expected an object with rows")
+
+    def _option(self, key: str, value: Any) -> None:
+        match key:
+            case "if_exists":
+                try:
+                    self.if_exists = IfExists(value)
+                except ValueError:
+                    raise InvalidArgument("if_exists must be verify, replace or fail") from None
+            case "concurrency":
+                if type(value) is not int or not 1 <= value <= self.max_concurrency:
+                    raise InvalidArgument(f"concurrency must be a number from 1 to {self.max_concurrency}")
+                self.concurrency = value
+            case "rows":
+                raise InvalidArgument("rows must be a list of {source, target}")
+            case _:
+                raise InvalidArgument(
+                    f"unknown field {key[:40]!r}: there are rows, if_exists and concurrency"
+                )
+
+    def _close_row(self) -> None:
+        row, self._row = self._row or {}, None
+        number = self.count
+        if number >= self.max_rows:
+            raise RequestTooLarge(f"more than {self.max_rows} rows: send several bulk pulls")
+        unknown = row.keys() - _ROW_KEYS
+        if unknown:
+            raise InvalidArgument(f"rows[{number}]: unknown field {min(unknown)[:40]!r}")
+        texts = []
+        for key in ("source", "target"):
+            text = row.get(key)
+            if not isinstance(text, str) or not text or len(text) > MAX_URI or "\x00" in text:
+                raise InvalidArgument(f"rows[{number}].{key}: expected a URI of at most {MAX_URI} characters")
+            texts.append(text)
+        size = row.get("size")
+        if size is not None and (type(size) is not int or not 0 <= size < 1 << 63):
+            raise InvalidArgument(f"rows[{number}].size: expected a number of bytes")
+        md5 = self._checksum(number, row, "md5", md5_hex)
+        adler32 = self._checksum(number, row, "adler32", adler32_hex)
+        self._rows.append((number, texts[0], texts[1], size, md5, adler32))
+        self.count += 1
+
+    @staticmethod
+    def _checksum(number: int, row: dict[str, Any], key: str, read: Callable[[str], str]) -> str | None:
+        value = row.get(key)
+        if value is None:
+            return None
+        try:
+            return read(value if isinstance(value, str) else "")
+        except ValueError as error:
+            raise InvalidArgument(f"rows[{number}].{key}: {error}") from None

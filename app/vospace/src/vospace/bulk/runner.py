@@ -1,0 +1,356 @@
+"""The work of a bulk pull.
+
+Rows are read in pages, judged (containers made, permissions checked, files already there verified), fetched by a bounded
+number of workers, and placed in batches by one committer. What is guaranteed of a row that is told as COMPLETED:
+
+- its bytes have the length and checksums that were asked for and that the source stated,
+- bytes, owner and properties were durable (one `syncfs` for the batch, which is what an `fsync` of each file would give)
+  before the file appeared under its name, at once and as a whole,
+- the name was durable (`fsync` of each directory of the batch) before the row was told.
+
+A batch is placed and told under the lock of the job's row: an abort comes before it or after it. Which files a batch is
+about to place is noted first; a run that continues after a crash thereby knows its own files and does not fetch them
+again or take them for someone else's. A job needs memory for one page of rows and for the files in flight, not for its
+length.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
+
+from vospace.bulk.model import Finished, IfExists, Row, RowState
+from vospace.bulk.store import RowStore
+from vospace.bulk.targets import Target, Targets, failed
+from vospace.config import Settings
+from vospace.models.caller import Caller
+from vospace.models.errors import Fault
+from vospace.services.space import Space, Upload
+from vospace.storage import attributes
+from vospace.storage.rename import sync_file_system
+from vospace.transfers.commit import uninterrupted
+from vospace.transfers.errors import FetchFailed
+from vospace.transfers.fetcher import Fetched, Fetcher
+from vospace.transfers.sinks import FileSink, MemorySink, storage_failure
+from vospace.uws.executor import Run
+from vospace.uws.model import ErrorSummary, ExecutionPhase, Outcome, Result
+
+logger = logging.getLogger(__name__)
+
+PAGE = 512
+BATCH_FILES = 512
+BATCH_BYTES = 16 << 20
+BATCH_SECONDS = 0.1
+SMALL = 1 << 20
+"""Files up to this size wait in memory for their batch; longer ones are written as they arrive."""
+
+
+class BulkSink:
+    """Memory at first, a staged file once the body grows beyond SMALL."""
+
+    def __init__(self, space: Space, target: Target) -> None:
+        self._space = space
+        self._target = target
+        self._sink: MemorySink | FileSink = MemorySink()
+        self.upload: Upload | None = None
+
+    @property
+    def length(self) -> int:
+        return self._sink.length
+
+    @property
+    def md5(self) -> str:
+        return self._sink.md5
+
+    @property
+    def adler32(self) -> str:
+        return self._sink.adler32
+
+    @property
+    def data(self) -> bytearray:
+        return self._sink.data if isinstance(self._sink, MemorySink) else bytearray()
+
+    async def write(self, data: bytes) -> None:
+        await self._sink.write(data)
+        if isinstance(self._sink, MemorySink) and self._sink.length > SMALL:
+            held = bytes(self._sink.data)
+            self.upload = await asyncio.to_thread(
+                self._space.upload_at, self._target.place, self._target.exists
+            )
+            self._sink = FileSink(self.upload.descriptor)
+            await self._sink.write(held)
+
+    async def flush(self) -> None:
+        await self._sink.flush()
+
+    async def restart(self) -> None:
+        await self._sink.restart()
+
+    async def close(self) -> None:
+        if isinstance(self._sink, FileSink):
+            await self._sink.close()
+        if self.upload is not None:
+            self.upload.close()
+
+
+@dataclass(slots=True)
+class Arrived:
+    """A file that was fetched and waits for its batch."""
+
+    target: Target
+    sink: BulkSink
+    fetched: Fetched
+
+    async def close(self) -> None:
+        await self.sink.close()
+        self.target.close()
+
+
+class BulkRunner:
+    """Runs bulk pulls."""
+
+    def __init__(self, space: Space, rows: RowStore, fetcher: Fetcher, settings: Settings) -> None:
+        self._space = space
+        self._rows = rows
+        self._fetcher = fetcher
+        self._concurrency = settings.vospace_bulk_concurrency
+        self._url = f"{settings.service_url}/bulk-pull"
+
+    async def __call__(self, run: Run) -> Outcome:
+        result = Result("files", f"{self._url}/{run.job.id}/results/files")
+        await run.announce(result)
+        await _Pull(self._space, self._rows, self._fetcher, run, self._concurrency).work()
+        counts = await self._rows.counts(run.job.id)
+        errors = counts.get(RowState.ERROR, 0)
+        if not errors:
+            return Outcome(results=(result,))
+        first, transient = await self._rows.first_failure(run.job.id)
+        message = f"TransferFailed: {errors} of {sum(counts.values())} files failed: {first}"
+        return Outcome(ExecutionPhase.ERROR, (result,), ErrorSummary(message, transient))
+
+
+class _Pull:
+    """One run of one bulk pull."""
+
+    def __init__(self, space: Space, rows: RowStore, fetcher: Fetcher, run: Run, concurrency: int) -> None:
+        self._space = space
+        self._rows = rows
+        self._fetcher = fetcher
+        self._run = run
+        self._workers = int(run.job.parameter("concurrency") or concurrency)
+        self._if_exists = IfExists(run.job.parameter("if_exists") or IfExists.VERIFY)
+        caller = Caller.from_record(run.job.caller)
+        self._targets = Targets(space, caller, self._if_exists)
+        self._arrivals: asyncio.Queue[Arrived | Finished | None] = asyncio.Queue(BATCH_FILES)
+        self._waiting = 0
+        self._room = asyncio.Condition()
+        self._event = 0
+
+    async def work(self) -> None:
+        self._event = await self._rows.last_event(self._run.job.id) + 1
+        todo: asyncio.Queue[Target | None] = asyncio.Queue(PAGE)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._commit_all())
+                workers = [group.create_task(self._fetch_all(todo)) for _ in range(self._workers)]
+                try:
+                    async with aclosing(self._judge_all()) as targets:
+                        async for target in targets:
+                            await todo.put(target)
+                finally:
+                    for _ in workers:
+                        todo.put_nowait(None) if not todo.full() else await todo.put(None)
+                await asyncio.wait(workers)
+                await self._arrivals.put(None)
+        except BaseExceptionGroup as group_error:
+            raise _single(group_error) from group_error
+        finally:
+            await self._drop(todo)
+            self._targets.close()
+
+    async def _drop(self, todo: asyncio.Queue[Target | None]) -> None:
+        while not todo.empty():
+            if (target := todo.get_nowait()) is not None:
+                target.close()
+        while not self._arrivals.empty():
+            item = self._arrivals.get_nowait()
+            if isinstance(item, Arrived):
+                await item.close()
+
+    async def _judge_all(self) -> AsyncGenerator[Target, None]:
+        """Targets to fetch for, in order; rows that need no fetch go straight to the committer."""
+        after = -1
+        while rows := await self._rows.open_rows(self._run.job.id, after, PAGE):
+            after = rows[-1].index
+            judged = await asyncio.to_thread(self._judge, rows)
+            targets = deque(item for item in judged if isinstance(item, Target))
+            try:
+                for item in judged:
+                    if isinstance(item, Finished):
+                        await self._arrivals.put(item)
+                while targets:
+                    yield targets.popleft()
+            finally:
+                for target in targets:
+                    target.close()
+
+    def _judge(self, rows: list[Row]) -> list[Target | Finished]:
+        return [self._targets.find(row, time.time()) for row in rows]
+
+    async def _fetch_all(self, todo: asyncio.Queue[Target | None]) -> None:
+        while (target := await todo.get()) is not None:
+            target.started = time.time()
+            sink = BulkSink(self._space, target)
+            try:
+                room = self._space.room(target.place) if target.place.gate.quota else None
+                fetched = await self._fetcher.fetch(target.row.source, sink, target.row.expected, room)
+            except (FetchFailed, Fault) as error:
+                await sink.close()
+                target.close()
+                await self._arrivals.put(_unfetched(target, error))
+            except BaseException:
+                await sink.close()
+                target.close()
+                raise
+            else:
+                async with self._room:
+                    await self._room.wait_for(lambda: self._waiting < 2 * BATCH_BYTES)
+                    self._waiting += len(sink.data)
+                await self._arrivals.put(Arrived(target, sink, fetched))
+
+    # Batches.
+
+    async def _commit_all(self) -> None:
+        more = True
+        while more:
+            batch, more = await self._gather()
+            if batch:
+                try:
+                    await uninterrupted(partial(self._commit, batch))
+                finally:
+                    await self._close(batch)
+
+    async def _gather(self) -> tuple[list[Arrived | Finished], bool]:
+        """What has arrived, up to the limits of a batch; whether there is more to come."""
+        first = await self._arrivals.get()
+        if first is None:
+            return [], False
+        batch, size = [first], 0
+        deadline = asyncio.get_running_loop().time() + BATCH_SECONDS
+        while len(batch) < BATCH_FILES and size < BATCH_BYTES:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    item = await self._arrivals.get()
+            except TimeoutError:
+                break
+            if item is None:
+                return batch, False
+            batch.append(item)
+            size += len(item.sink.data) if isinstance(item, Arrived) else 0
+        return batch, True
+
+    async def _close(self, batch: list[Arrived | Finished]) -> None:
+        freed = 0
+        for item in batch:
+            if isinstance(item, Arrived):
+                freed += len(item.sink.data)
+                await item.close()
+        async with self._room:
+            self._waiting -= freed
+            self._room.notify_all()
+
+    async def _commit(self, batch: list[Arrived | Finished]) -> None:
+        done = [item for item in batch if isinstance(item, Finished)]
+        arrived = [item for item in batch if isinstance(item, Arrived)]
+        staged, unstaged = await asyncio.to_thread(self._stage, arrived)
+        done += unstaged
+        await self._rows.stamp(
+            self._run.job.id, {item.target.row.index: upload.stamp for item, upload in staged}
+        )
+        async with self._run.committing() as connection:
+            done += await asyncio.to_thread(self._place, staged)
+            await self._rows.finish(connection, self._run.job.id, self._event, done)
+            await self._run.progress(connection)
+        self._event += len(done)
+
+    def _stage(self, arrived: list[Arrived]) -> tuple[list[tuple[Arrived, Upload]], list[Finished]]:
+        """Write the files of a batch under no name, and make all of them durable at once."""
+        staged: list[tuple[Arrived, Upload]] = []
+        failures: list[Finished] = []
+        for item in arrived:
+            try:
+                staged.append((item, self._stage_one(item)))
+            except (Fault, FetchFailed) as error:
+                failures.append(_unfetched(item.target, error))
+            except OSError as error:
+                failures.append(_unfetched(item.target, storage_failure(error)))
+        if staged:
+            sync_file_system(staged[0][1].descriptor)
+        return staged, failures
+
+    def _stage_one(self, item: Arrived) -> Upload:
+        upload = item.sink.upload
+        if upload is None:
+            upload = item.sink.upload = self._space.upload_at(item.target.place, item.target.exists)
+            view = memoryview(item.sink.data)
+            while view:
+                view = view[os.write(upload.descriptor, view) :]
+        fetched = item.fetched
+        properties = {attributes.MD5: fetched.md5, attributes.ADLER32: fetched.adler32}
+        if fetched.content_type and fetched.content_type != "application/octet-stream":
+            properties[attributes.TYPE] = fetched.content_type
+        upload.prepare(properties, sync=False)
+        return upload
+
+    def _place(self, staged: list[tuple[Arrived, Upload]]) -> list[Finished]:
+        """Give the files of a batch their names, and make the names durable."""
+        done: list[Finished] = []
+        directories = {}
+        for item, upload in staged:
+            row, fetched = item.target.row, item.fetched
+            try:
+                upload.place(replace=self._if_exists is not IfExists.FAIL, sync=False)
+            except Fault as fault:
+                done.append(failed(row, item.target.started, fault))
+                continue
+            directory = item.target.place.directory
+            directories[directory.path] = directory
+            done.append(
+                Finished(
+                    row.index,
+                    RowState.COMPLETED,
+                    item.target.started,
+                    fetched.length,
+                    fetched.md5,
+                    fetched.adler32,
+                )
+            )
+        for directory in directories.values():
+            directory.sync()
+        return done
+
+
+def _unfetched(target: Target, error: FetchFailed | Fault) -> Finished:
+    if isinstance(error, Fault):
+        return failed(target.row, target.started, error)
+    return Finished(
+        target.row.index,
+        RowState.ERROR,
+        target.started,
+        fault=error.fault,
+        detail=error.detail,
+        transient=error.transient,
+    )
+
+
+def _single(error: BaseExceptionGroup) -> BaseException:
+    """The first cause of a group, where the others only followed it."""
+    first = error.exceptions[0]
+    return _single(first) if isinstance(first, BaseExceptionGroup) else first

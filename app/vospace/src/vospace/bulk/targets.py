@@ -1,0 +1,193 @@
+"""Where the files of a bulk pull go: containers opened once, permissions checked once for each."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+
+from vospace.bulk.model import Finished, IfExists, Row, RowState
+from vospace.models.caller import Caller
+from vospace.models.errors import DuplicateNode, Fault, InvalidArgument, InvalidURI
+from vospace.models.uri import Path
+from vospace.services.space import Located, Space
+from vospace.storage import attributes
+from vospace.storage.tree import Kind, Status
+from vospace.transfers.digests import Digester
+
+MAX_OPEN = 256
+_BLOCK = 1 << 20
+
+
+class Target:
+    """The place of one row's file; holds its container open until `close`."""
+
+    __slots__ = ("_entry", "exists", "place", "row", "started")
+
+    def __init__(self, row: Row, place: Located, entry: _Entry | None, exists: bool, started: float) -> None:
+        self.row = row
+        self.place = place
+        self.exists = exists
+        self.started = started
+        self._entry = entry
+        if entry is not None:
+            entry.users += 1
+
+    def close(self) -> None:
+        if self._entry is None:
+            self.place.directory.close()
+        else:
+            self._entry.release()
+
+
+class _Entry:
+    """An open container in the cache, closed when it is out of the cache and out of use."""
+
+    __slots__ = ("located", "may_create", "retired", "users")
+
+    def __init__(self, located: Located, may_create: Fault | None) -> None:
+        self.located = located
+        self.may_create = may_create
+        self.users = 0
+        self.retired = False
+
+    def release(self) -> None:
+        self.users -= 1
+        self.close_if_idle()
+
+    def close_if_idle(self) -> None:
+        if self.retired and self.users == 0:
+            self.located.directory.close()
+
+
+class Targets:
+    """Finds targets for one job; used by one thread at a time."""
+
+    def __init__(self, space: Space, caller: Caller, if_exists: IfExists) -> None:
+        self._space = space
+        self._caller = caller
+        self._if_exists = if_exists
+        self._entries: OrderedDict[Path, _Entry] = OrderedDict()
+
+    def close(self) -> None:
+        while self._entries:
+            self._retire()
+
+    def find(self, row: Row, started: float) -> Target | Finished:
+        """Where the row's file goes, or how the row ends without a fetch."""
+        try:
+            return self._find(row, started)
+        except Fault as fault:
+            return failed(row, started, fault)
+        except OSError as error:
+            detail = f"{row.target}: {error.strerror}"
+            return Finished(
+                row.index, RowState.ERROR, started, fault="InternalFault", detail=detail, transient=True
+            )
+
+    def _find(self, row: Row, started: float) -> Target | Finished:
+        path = self._space.naming.path(row.target)
+        if not path:
+            raise InvalidURI("the root is not a data node")
+        entry = self._entry(path[:-1])
+        directory = entry.located.directory
+        place = Located(directory, path[-1], entry.located.gate)
+        kind = place.kind
+        if kind is Kind.LINK:
+            place = self._space.place(self._caller, path, follow=True)
+            try:
+                kind = place.kind
+                if kind is None:
+                    self._space.check_upload(place, replace=True)
+                return self._judge(row, place, None, kind, started)
+            except BaseException:
+                place.directory.close()
+                raise
+        if kind is None and entry.may_create is not None:
+            raise entry.may_create
+        return self._judge(row, place, entry, kind, started)
+
+    def _judge(
+        self, row: Row, place: Located, entry: _Entry | None, kind: Kind | None, started: float
+    ) -> Target | Finished:
+        if kind is None:
+            return Target(row, place, entry, False, started)
+        if kind is not Kind.DATA:
+            raise InvalidArgument(f"not a data node: {row.target}")
+        descriptor = place.directory.open_file(place.name)
+        try:
+            status = Status.of(descriptor)
+            if row.stamp == [status.stat.st_ino, status.stat.st_size, status.stat.st_mtime_ns]:
+                return self._present(row, descriptor, started, RowState.COMPLETED)
+            if self._if_exists is IfExists.FAIL:
+                raise DuplicateNode(row.target)
+            if not place.gate.may_read(status) and not place.gate.may_write(status):
+                place.gate.require_write(status, descriptor, place.path)
+            if self._if_exists is IfExists.VERIFY and _same(row, descriptor, status.stat.st_size):
+                return self._present(row, descriptor, started, RowState.SKIPPED)
+            place.gate.require_write(status, descriptor, place.path)
+        finally:
+            os.close(descriptor)
+        return Target(row, place, entry, True, started)
+
+    @staticmethod
+    def _present(row: Row, descriptor: int, started: float, state: RowState) -> Finished:
+        found = attributes.read(descriptor)
+        size = os.fstat(descriptor).st_size
+        md5, adler32 = found.get(attributes.MD5), found.get(attributes.ADLER32)
+        return Finished(
+            row.index, state, started, size, md5 or row.expected.md5, adler32 or row.expected.adler32
+        )
+
+    def _entry(self, path: Path) -> _Entry:
+        entry = self._entries.get(path)
+        if entry is None:
+            self._space.ensure_container(self._caller, path)
+            located = self._space.place(self._caller, (*path, "x"))
+            may_create: Fault | None = None
+            try:
+                located.gate.require_create(located.directory, located.name)
+            except Fault as fault:
+                may_create = fault
+            entry = self._entries[path] = _Entry(located, may_create)
+            if len(self._entries) > MAX_OPEN:
+                self._retire()
+        else:
+            self._entries.move_to_end(path)
+        return entry
+
+    def _retire(self) -> None:
+        _, entry = self._entries.popitem(last=False)
+        entry.retired = True
+        entry.close_if_idle()
+
+
+def failed(row: Row, started: float, fault: Fault) -> Finished:
+    return Finished(
+        row.index,
+        RowState.ERROR,
+        started,
+        fault=fault.name,
+        detail=fault.detail or row.target,
+        transient=fault.transient,
+    )
+
+
+def _same(row: Row, descriptor: int, size: int) -> bool:
+    """Whether a file is the one asked for; without a checksum to compare nothing is known."""
+    expected = row.expected
+    if (expected.md5 is None and expected.adler32 is None) or (
+        expected.length is not None and size != expected.length
+    ):
+        return False
+    found = attributes.read(descriptor)
+    md5, adler32 = found.get(attributes.MD5), found.get(attributes.ADLER32)
+    if (expected.md5 is not None and md5 is None) or (expected.adler32 is not None and adler32 is None):
+        digester = Digester()
+        position = 0
+        while block := os.pread(descriptor, _BLOCK, position):
+            digester.update(block)
+            position += len(block)
+        md5, adler32 = digester.md5, digester.adler32
+    return (expected.md5 is None or md5 == expected.md5) and (
+        expected.adler32 is None or adler32 == expected.adler32
+    )

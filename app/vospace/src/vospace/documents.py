@@ -1,0 +1,253 @@
+"""Node documents (VOSpace 2.1 section 3.1; namespace `http://www.ivoa.net/xml/VOSpace/v2.0`) as Cavern reads and writes
+them: prefix `vos`, properties in the order of their URIs, dates in UTC without a zone letter."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from xml.sax.saxutils import escape, quoteattr
+
+from lxml import etree
+
+from vospace.models.errors import InvalidArgument, RequestTooLarge, TypeNotSupported
+from vospace.models.node import Node
+from vospace.models.uri import Naming, Path
+from vospace.storage.attributes import CORE, LOCKED, MD5
+
+VOS = "http://www.ivoa.net/xml/VOSpace/v2.0"
+XSI = "http://www.w3.org/2001/XMLSchema-instance"
+_NAMESPACES = (VOS, "http://www.ivoa.net/xml/VOSpace/v2.1")
+MAX_DOCUMENT = 256 << 10
+
+LENGTH = f"{CORE}length"
+DATE = f"{CORE}date"
+CREATOR = f"{CORE}creator"
+QUOTA = f"{CORE}quota"
+PUBLIC = f"{CORE}ispublic"
+GROUP_READ = f"{CORE}groupread"
+GROUP_WRITE = f"{CORE}groupwrite"
+INHERIT = "ivo://cadc.nrc.ca/vospace/core#inheritPermissions"
+READABLE = "ivo://cadc.nrc.ca/vospace/core#readable"
+WRITABLE = "ivo://cadc.nrc.ca/vospace/core#writable"
+
+READ_ONLY = frozenset(
+    {
+        LENGTH,
+        DATE,
+        MD5,
+        CREATOR,
+        QUOTA,
+        READABLE,
+        WRITABLE,
+        "ivo://skao.int/vospace/core#adler32",
+        f"{CORE}content-date",
+        f"{CORE}availableSpace",
+    }
+)
+_STANDARD = frozenset(
+    f"{CORE}{name}"
+    for name in (
+        "type encoding title subject description publisher contributor format identifier source language relation"
+        " coverage rights runid"
+    ).split()
+)
+_KINDS = {
+    "ContainerNode": "ContainerNode",
+    "DataNode": "DataNode",
+    "StructuredDataNode": "DataNode",
+    "UnstructuredDataNode": "DataNode",
+    "LinkNode": "LinkNode",
+}
+_CHILDREN = frozenset({"properties", "accepts", "provides", "capabilities", "nodes", "target"})
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDocument:
+    """What a client sent. A property of None is to be removed (`xsi:nil`)."""
+
+    kind: str
+    uri: str | None
+    properties: Mapping[str, str | None] = field(default_factory=dict)
+    target: str | None = None
+
+
+def read_node(content: bytes) -> NodeDocument:
+    """Parse and check a node document. `uri` and `nodes` may be missing. Raises InvalidArgument, TypeNotSupported."""
+    if len(content) > MAX_DOCUMENT:
+        raise RequestTooLarge(f"a node document is limited to {MAX_DOCUMENT} bytes")
+    if not content.strip():
+        raise InvalidArgument("no node document")
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=False, remove_comments=True)
+    try:
+        root = etree.fromstring(content, parser)
+    except (etree.XMLSyntaxError, ValueError) as error:
+        raise InvalidArgument(f"invalid input: {error}") from None
+    if root.getroottree().docinfo.internalDTD is not None:
+        raise InvalidArgument("invalid input: a document type declaration is not allowed")
+    name = etree.QName(root)
+    if name.localname != "node" or name.namespace not in _NAMESPACES:
+        raise InvalidArgument(f"invalid input: expected element node in namespace {VOS}, found {root.tag}")
+    kind = (root.get(f"{{{XSI}}}type") or "").rpartition(":")[2]
+    if not kind:
+        raise InvalidArgument("invalid input: element node lacks attribute xsi:type")
+    if kind not in _KINDS:
+        raise TypeNotSupported(f"invalid input: xsi:type {kind[:60]!r}")
+    properties: dict[str, str | None] = {}
+    target = None
+    for child in root:
+        if not isinstance(child.tag, str):
+            continue
+        tag = etree.QName(child)
+        if tag.namespace != name.namespace or tag.localname not in _CHILDREN:
+            raise InvalidArgument(f"invalid input: unexpected element {child.tag}")
+        if tag.localname == "properties":
+            properties = _properties(child, name.namespace)
+        elif tag.localname == "target":
+            target = (child.text or "").strip()
+    if _KINDS[kind] == "LinkNode" and not target:
+        raise InvalidArgument("invalid input: a LinkNode needs element target")
+    return NodeDocument(_KINDS[kind], (root.get("uri") or "").strip() or None, properties, target)
+
+
+def _properties(parent: etree._Element, namespace: str | None) -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for element in parent:
+        if not isinstance(element.tag, str):
+            continue
+        if element.tag != f"{{{namespace}}}property":
+            raise InvalidArgument(f"invalid input: unexpected element {element.tag}")
+        uri = (element.get("uri") or "").strip()
+        if not uri:
+            raise InvalidArgument("invalid input: element property lacks attribute uri")
+        removed = element.get(f"{{{XSI}}}nil") in ("true", "1")
+        found[uri] = None if removed else (element.text or "").strip()
+    return found
+
+
+def check_key(key: str) -> None:
+    """Raises InvalidArgument for a property that cannot be."""
+    if key.startswith("ivo://ivoa.net/vospace") and key not in _STANDARD:
+        raise InvalidArgument(f"unrecognized property {key[:120]}")
+    if len(key.encode()) > 240 or _NOT_XML.search(key) or "\x00" in key:
+        raise InvalidArgument(f"property key {key[:80]!r} cannot be stored: too long, or unprintable")
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Names of owners and groups, by number."""
+
+    users: Mapping[int, str]
+    groups: Mapping[int, str]
+
+
+class NodeWriter:
+    """Writes nodes in the detail that was asked for: `min`, `properties` or `max`."""
+
+    def __init__(self, naming: Naming, detail: str) -> None:
+        self._naming = naming
+        self._detail = detail
+
+    def opening(self, node: Node, names: Names) -> str:
+        """The document up to the children of a container, or the whole of any other node."""
+        head = '<?xml version="1.0" encoding="UTF-8"?>\n'
+        return head + self._node(node, names, "", root=True)
+
+    def child(self, node: Node, names: Names) -> str:
+        return self._node(node, names, "    ", root=False)
+
+    def closing(self, node: Node) -> str:
+        return "  </vos:nodes>\n</vos:node>\n" if node.kind == "ContainerNode" else ""
+
+    def _node(self, node: Node, names: Names, indent: str, *, root: bool) -> str:
+        spaces = f' xmlns:vos="{VOS}" xmlns:xsi="{XSI}"' if root else ""
+        busy = ' busy="false"' if node.kind == "DataNode" and self._detail != "min" else ""
+        lines = [
+            f'{indent}<vos:node{spaces} uri={_attribute(self._naming.uri(node.path))} xsi:type="vos:{node.kind}"{busy}>'
+        ]
+        lines.append(self._properties(node, names, indent))
+        if node.kind == "LinkNode":
+            lines.append(f"{indent}  <vos:target>{_text(self._target(node))}</vos:target>")
+        elif node.kind == "DataNode":
+            lines += [f"{indent}  <vos:accepts/>", f"{indent}  <vos:provides/>"]
+        elif root:
+            lines.append(f"{indent}  <vos:nodes>")
+            return "\n".join(lines) + "\n"
+        else:
+            lines.append(f"{indent}  <vos:nodes/>")
+        lines.append(f"{indent}</vos:node>")
+        return "\n".join(lines) + "\n"
+
+    def _target(self, node: Node) -> str:
+        if isinstance(node.target, tuple):
+            return self._naming.uri(node.target)
+        return f"file://{node.target}"
+
+    def _properties(self, node: Node, names: Names, indent: str) -> str:
+        if self._detail == "min":
+            return f"{indent}  <vos:properties/>"
+        values = properties_of(node, names, readable=self._detail == "max")
+        lines = [f"{indent}  <vos:properties>"]
+        for uri in sorted(values):
+            flag = ' readOnly="true"' if uri in READ_ONLY else ""
+            lines.append(
+                f"{indent}    <vos:property uri={_attribute(uri)}{flag}>{_text(values[uri])}</vos:property>"
+            )
+        lines.append(f"{indent}  </vos:properties>")
+        return "\n".join(lines)
+
+
+def properties_of(node: Node, names: Names, *, readable: bool) -> dict[str, str]:
+    """All properties that a client sees, stored ones and those that the file system knows."""
+    values = {key: value for key, value in node.properties.items() if key != LOCKED or value == "true"}
+    if node.kind == "DataNode":
+        values[LENGTH] = str(node.length)
+    values[DATE] = _date(node.modified_ns)
+    values[CREATOR] = names.users.get(node.uid, str(node.uid))
+    values[PUBLIC] = "true" if node.public else "false"
+    if node.read_gids:
+        values[GROUP_READ] = _groups(node.read_gids, names)
+    if node.write_gids:
+        values[GROUP_WRITE] = _groups(node.write_gids, names)
+    if node.inherits:
+        values[INHERIT] = "true"
+    if readable:
+        if node.readable:
+            values[READABLE] = "true"
+        if node.writable:
+            values[WRITABLE] = "true"
+    return values
+
+
+def numbers_in(nodes: Iterable[Node]) -> tuple[set[int], set[int]]:
+    """uids and gids whose names are needed to write the nodes."""
+    uids: set[int] = set()
+    gids: set[int] = set()
+    for node in nodes:
+        uids.add(node.uid)
+        gids |= node.read_gids | node.write_gids
+    return uids, gids
+
+
+def path_of(document: NodeDocument, path: Path, naming: Naming) -> bool:
+    """Whether the document's uri, if it has one, is that of the path."""
+    return document.uri is None or naming.path(document.uri) == path
+
+
+def _groups(gids: frozenset[int], names: Names) -> str:
+    return " ".join(sorted(names.groups[gid] for gid in gids if gid in names.groups))
+
+
+def _date(nanoseconds: int) -> str:
+    moment = datetime.fromtimestamp(nanoseconds // 10**9, UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{nanoseconds // 10**6 % 1000:03d}"
+
+
+def _attribute(value: str) -> str:
+    return quoteattr(_NOT_XML.sub("\ufffd", value))
+
+
+def _text(value: str) -> str:
+    return escape(_NOT_XML.sub("\ufffd", value))

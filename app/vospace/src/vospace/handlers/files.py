@@ -1,0 +1,253 @@
+"""`/files`: the bytes of data nodes."""
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from email.utils import formatdate, parsedate_to_datetime
+from typing import Annotated
+from urllib.parse import quote
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response, StreamingResponse
+
+from vospace.models.caller import Caller
+from vospace.models.errors import ChecksumMismatch, InvalidArgument, QuotaExceeded
+from vospace.models.uri import Path, decode_path
+from vospace.services.preauth import PREFIX, Mode, Preauth
+from vospace.services.space import OpenFile, Space
+from vospace.storage import attributes
+from vospace.transfers.errors import FetchFailed
+from vospace.transfers.sinks import FileSink
+
+BLOCK = 1 << 20
+CallerOf = Callable[[Request], Awaitable[Caller]]
+
+
+class FileHandlers:
+    """GET, HEAD and PUT of data nodes, with ranges and conditions (RFC 9110 sections 13 and 14)."""
+
+    def __init__(self, space: Space, preauth: Preauth, files_path: str, caller_of: CallerOf) -> None:
+        self._space = space
+        self._preauth = preauth
+        self._prefix = f"{files_path}/"
+        self._caller_of = caller_of
+
+    def router(self) -> APIRouter:
+        router = APIRouter(tags=["files"])
+        caller_of = self._caller_of
+        Who = Annotated[Caller, Depends(caller_of)]
+
+        @router.get("/files/{path:path}", summary="Read a data node")
+        async def get_file(request: Request, caller: Who) -> Response:
+            return await self._read(request, caller, body=True)
+
+        @router.head("/files/{path:path}", summary="Headers of a data node")
+        async def head_file(request: Request, caller: Who) -> Response:
+            return await self._read(request, caller, body=False)
+
+        @router.put("/files/{path:path}", summary="Write a data node")
+        async def put_file(request: Request, caller: Who) -> Response:
+            return await self._write(request, caller)
+
+        return router
+
+    def _target(self, request: Request, caller: Caller, mode: Mode) -> tuple[Path, Caller]:
+        raw = request.scope["raw_path"].decode("ascii").split("?", 1)[0]
+        rest = raw[raw.index(self._prefix) + len(self._prefix) :]
+        if not rest.startswith(PREFIX):
+            return decode_path(rest), caller
+        token, _, node = rest.removeprefix(PREFIX).partition("/")
+        path = decode_path(node)
+        return path, self._preauth.caller(token, path, mode)
+
+    async def _read(self, request: Request, caller: Caller, *, body: bool) -> Response:
+        path, caller = self._target(request, caller, "read")
+        opened = await asyncio.to_thread(self._space.open, caller, path)
+        try:
+            headers = _headers(opened)
+            if (status := _condition(request, headers)) is not None:
+                os.close(opened.descriptor)
+                return Response(status_code=status, headers=_unchanged(headers))
+            size = opened.status.stat.st_size
+            start, end, partial = 0, size, False
+            if (span := _range(request, headers, size)) is not None:
+                start, end = span
+                if start >= end:
+                    os.close(opened.descriptor)
+                    return Response(status_code=416, headers={"Content-Range": f"bytes */{size}"})
+                partial = True
+                headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+            headers["Content-Length"] = str(end - start)
+            code = 206 if partial else (204 if size == 0 and body else 200)
+            if not body or size == 0:
+                os.close(opened.descriptor)
+                if code == 204:
+                    del headers["Content-Length"]
+                return Response(status_code=code, headers=headers)
+            return StreamingResponse(
+                _blocks(opened.descriptor, start, end), status_code=code, headers=headers
+            )
+        except BaseException:
+            os.close(opened.descriptor)
+            raise
+
+    async def _write(self, request: Request, caller: Caller) -> Response:
+        path, caller = self._target(request, caller, "write")
+        expected_md5 = _digest(request)
+        declared = request.headers.get("content-length")
+        if request.headers.get("content-range") is not None:
+            raise InvalidArgument("Content-Range is not supported: send the whole file")
+        if declared == "0" and request.headers.get("x-total-length", "0") != "0":
+            # The Python client announces a very large file with an empty request, then sends it.
+            return Response(status_code=201, headers={"Content-Length": "0"})
+        upload = await asyncio.to_thread(self._space.upload, caller, path)
+        sink = FileSink(upload.descriptor)
+        try:
+            if declared is not None and declared.isdecimal():
+                upload.check_room(int(declared))
+            async for chunk in request.stream():
+                await sink.write(chunk)
+                if upload.room is not None and sink.length > upload.room:
+                    upload.check_room(sink.length)
+            await sink.flush()
+            if declared is not None and declared.isdecimal() and sink.length != int(declared):
+                raise InvalidArgument(f"the body has {sink.length} bytes, announced were {declared}")
+            if expected_md5 is not None and expected_md5 != sink.md5:
+                raise ChecksumMismatch(f"checksum mismatch: md5 {expected_md5} != {sink.md5}")
+            properties = {attributes.MD5: sink.md5, attributes.ADLER32: sink.adler32}
+            kind = request.headers.get("content-type")
+            if kind:
+                properties[attributes.TYPE] = kind
+            if encoding := request.headers.get("content-encoding"):
+                properties[attributes.ENCODING] = encoding
+            await asyncio.to_thread(upload.commit, properties)
+        except FetchFailed as failure:
+            if failure.fault == "QuotaExceeded":
+                raise QuotaExceeded from failure
+            raise
+        finally:
+            await sink.close()
+            upload.close()
+        headers = {
+            "Digest": "md5=" + base64.b64encode(bytes.fromhex(sink.md5)).decode(),
+            "Content-Length": "0",
+        }
+        if kind:
+            headers["Content-Type"] = kind
+        return Response(status_code=201, headers=headers)
+
+
+async def _blocks(descriptor: int, start: int, end: int) -> AsyncIterator[bytes]:
+    try:
+        while start < end:
+            block = await asyncio.to_thread(os.pread, descriptor, min(BLOCK, end - start), start)
+            if not block:
+                raise OSError("the file became shorter while it was read")
+            start += len(block)
+            yield block
+    finally:
+        os.close(descriptor)
+
+
+def _headers(opened: OpenFile) -> dict[str, str]:
+    found = opened.status.stat
+    name = opened.path[-1]
+    plain = name.encode("ascii", "replace").decode().replace('"', "_").replace("\\", "_")
+    disposition = f'inline; filename="{plain}"'
+    if plain != name:
+        disposition += f"; filename*=UTF-8''{quote(name, safe='')}"
+    headers = {
+        "Content-Disposition": disposition,
+        "Last-Modified": formatdate(found.st_mtime, usegmt=True),
+        "ETag": f'"{found.st_ino:x}-{found.st_size:x}-{found.st_mtime_ns:x}"',
+        "Accept-Ranges": "bytes",
+    }
+    properties = opened.properties
+    if (md5 := properties.get(attributes.MD5)) is not None:
+        with_md5 = _base64_of_hex(md5)
+        if with_md5 is not None:
+            headers["Digest"] = f"md5={with_md5}"
+    headers["Content-Type"] = _header_value(properties.get(attributes.TYPE)) or "application/octet-stream"
+    if encoding := _header_value(properties.get(attributes.ENCODING)):
+        headers["Content-Encoding"] = encoding
+    return headers
+
+
+def _header_value(value: str | None) -> str | None:
+    return value if value and value.isprintable() and value.isascii() else None
+
+
+def _base64_of_hex(text: str) -> str | None:
+    try:
+        return base64.b64encode(bytes.fromhex(text)).decode()
+    except ValueError:
+        return None
+
+
+def _unchanged(headers: dict[str, str]) -> dict[str, str]:
+    return {name: headers[name] for name in ("ETag", "Last-Modified") if name in headers}
+
+
+def _condition(request: Request, headers: dict[str, str]) -> int | None:
+    """304 or 412 where a condition of the request says so (RFC 9110 section 13.2.2)."""
+    tag = headers["ETag"]
+    match = request.headers.get("if-match")
+    if match is not None and match != "*" and tag not in _tags(match):
+        return 412
+    none = request.headers.get("if-none-match")
+    if none is not None:
+        return 304 if none == "*" or tag in _tags(none) else None
+    since, changed = _date(request.headers.get("if-modified-since", "")), _date(headers["Last-Modified"])
+    if since is not None and changed is not None and since >= changed:
+        return 304
+    return None
+
+
+def _tags(value: str) -> list[str]:
+    return [tag.strip().removeprefix("W/") for tag in value.split(",")]
+
+
+def _date(value: str) -> float | None:
+    try:
+        return parsedate_to_datetime(value).timestamp()
+    except (ValueError, TypeError):
+        return None
+
+
+def _range(request: Request, headers: dict[str, str], size: int) -> tuple[int, int] | None:
+    """First byte and the one behind the last, None for the whole file. Several ranges are answered by the whole."""
+    value = request.headers.get("range")
+    if value is None or not value.startswith("bytes=") or "," in value:
+        return None
+    condition = request.headers.get("if-range")
+    if condition is not None and condition not in (headers["ETag"], headers["Last-Modified"]):
+        return None
+    first, dash, last = value.removeprefix("bytes=").strip().partition("-")
+    if not dash or not (first or last) or not (first or "0").isdecimal() or not (last or "0").isdecimal():
+        return None
+    if not first:
+        return max(0, size - int(last)), size
+    if last and int(last) < int(first):
+        return None
+    return int(first), min(size, int(last) + 1) if last else size
+
+
+def _digest(request: Request) -> str | None:
+    """The MD5 that the client states (RFC 3230), hex. Raises InvalidArgument for what cannot be read."""
+    value = request.headers.get("digest")
+    if value is None:
+        return None
+    for part in value.split(","):
+        algorithm, _, text = part.strip().partition("=")
+        if algorithm.lower() == "md5":
+            try:
+                raw = base64.b64decode(text, validate=True)
+            except binascii.Error:
+                raw = b""
+            if len(raw) != hashlib.md5(usedforsecurity=False).digest_size:
+                raise InvalidArgument("Digest: md5 must be the base64 of 16 bytes")
+            return raw.hex()
+    raise ChecksumMismatch("checksum mismatch: only md5 is supported in Digest")

@@ -1,0 +1,286 @@
+"""`/nodes`: the metadata of nodes (VOSpace 2.1 section 3.4 and 3.5), in Cavern's forms."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable, Iterator
+from itertools import islice
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import RedirectResponse, Response, StreamingResponse
+
+from vospace import documents
+from vospace.documents import (
+    MAX_DOCUMENT,
+    Names,
+    NodeDocument,
+    NodeWriter,
+    numbers_in,
+    properties_of,
+    read_node,
+)
+from vospace.handlers.files import CallerOf
+from vospace.models.caller import Caller
+from vospace.models.errors import (
+    InvalidArgument,
+    InvalidURI,
+    PermissionDenied,
+    RequestTooLarge,
+)
+from vospace.models.node import Change, Node
+from vospace.models.uri import Path, check_name, decode_path, encode_path
+from vospace.services.changes import Changes
+from vospace.services.identities import Identities
+from vospace.services.space import Space
+from vospace.storage import attributes
+from vospace.uws.parameters import Parameters
+
+PAGE = 1000
+EMPTY_MD5 = "d41d8cd98f00b204e9800998ecf8427e"
+EMPTY_ADLER32 = "00000001"
+
+
+class NodeHandlers:
+    """GET, PUT, POST and DELETE of nodes."""
+
+    def __init__(
+        self,
+        space: Space,
+        identities: Identities,
+        changes: Changes,
+        *,
+        nodes_path: str,
+        service_url: str,
+        caller_of: CallerOf,
+    ) -> None:
+        self._space = space
+        self._identities = identities
+        self._changes = changes
+        self._prefix = nodes_path
+        self._service_url = service_url
+        self._caller_of = caller_of
+
+    def router(self) -> APIRouter:
+        router = APIRouter(tags=["nodes"])
+        Who = Annotated[Caller, Depends(self._caller_of)]
+
+        for path in ("/nodes", "/nodes/{path:path}"):
+
+            @router.get(path, summary="A node, and what is in it if it is a container")
+            async def get_node(request: Request, caller: Who) -> Response:
+                return await self._get(request, caller)
+
+            @router.put(path, summary="Create a node", status_code=201)
+            async def put_node(request: Request, caller: Who) -> Response:
+                return await self._put(request, caller)
+
+            @router.post(path, summary="Change a node's properties")
+            async def post_node(request: Request, caller: Who) -> Response:
+                return await self._post(request, caller)
+
+            @router.delete(path, summary="Remove a node; a container must be empty")
+            async def delete_node(request: Request, caller: Who) -> Response:
+                await asyncio.to_thread(self._space.delete, caller, self._path(request))
+                return Response(status_code=200)
+
+        return router
+
+    def _path(self, request: Request) -> Path:
+        raw = request.scope["raw_path"].decode("ascii").split("?", 1)[0]
+        return decode_path(raw[raw.index(self._prefix) + len(self._prefix) :])
+
+    # GET
+
+    async def _get(self, request: Request, caller: Caller) -> Response:
+        path = self._path(request)
+        parameters = Parameters(request.query_params.multi_items())
+        if (parameters.first("view") or "").lower() == "data":
+            return RedirectResponse(f"{self._service_url}/files{encode_path(path)}", status_code=303)
+        detail = parameters.first("detail") or "properties"
+        rendering = parameters.first("Accept") or "text/xml"
+        if rendering not in ("text/xml", "application/xml", "application/json"):
+            raise InvalidArgument(f"Accept must be text/xml or application/json, not {rendering[:60]}")
+        limit = parameters.integer("limit")
+        if limit is not None and limit < 0:
+            raise InvalidArgument("value for limit must be a positive integer.")
+        start = self._start(parameters.first("uri"), path)
+        sort = _sort(parameters)
+        node = await asyncio.to_thread(self._space.node, caller, path)
+        children: Iterator[Node] = iter(())
+        if node.kind == "ContainerNode" and limit != 0 and node.readable:
+            if sort is None:
+                children = self._space.children(caller, path, start, limit)
+            else:
+                children = iter(await asyncio.to_thread(self._sorted, caller, path, start, limit, sort))
+        if rendering == "application/json":
+            return await self._json(node, children, detail)
+        return StreamingResponse(self._xml(node, children, detail), media_type="text/xml")
+
+    def _start(self, uri: str | None, path: Path) -> str | None:
+        """The name of the child at which the list begins (VOSpace 2.1 section 3.5.1, parameter uri)."""
+        if uri is None:
+            return None
+        child = self._space.naming.path(uri)
+        if not child or child[:-1] != path:
+            raise InvalidURI(f"uri is not a child of {self._space.naming.uri(path)}")
+        return check_name(child[-1])
+
+    def _sorted(
+        self, caller: Caller, path: Path, start: str | None, limit: int | None, sort: tuple[str, bool]
+    ) -> list[Node]:
+        by, descending = sort
+        nodes = list(self._space.children(caller, path))
+        if by == documents.LENGTH:
+            nodes.sort(key=lambda n: (n.length, n.path[-1]), reverse=descending)
+        elif by == documents.DATE:
+            nodes.sort(key=lambda n: (n.modified_ns, n.path[-1]), reverse=descending)
+        else:
+            nodes.sort(key=lambda n: n.path[-1], reverse=descending)
+        if start is not None:
+            names = [n.path[-1] for n in nodes]
+            nodes = nodes[names.index(start) :] if start in names else []
+        return nodes if limit is None else nodes[:limit]
+
+    async def _xml(self, node: Node, children: Iterator[Node], detail: str) -> AsyncIterator[bytes]:
+        writer = NodeWriter(self._space.naming, detail)
+        yield writer.opening(node, await self._names([node])).encode()
+        while page := await asyncio.to_thread(_page, children):
+            names = await self._names(page)
+            yield "".join(writer.child(child, names) for child in page).encode()
+        yield writer.closing(node).encode()
+
+    async def _document(self, node: Node) -> bytes:
+        return b"".join([part async for part in self._xml(node, iter(()), "properties")])
+
+    async def _json(self, node: Node, children: Iterator[Node], detail: str) -> Response:
+        found = await asyncio.to_thread(list, children)
+        names = await self._names([node, *found])
+        content = _json_node(self._space, node, names, detail)
+        if node.kind == "ContainerNode":
+            below = [{"vos:node": _json_node(self._space, child, names, detail)} for child in found]
+            content["vos:nodes"] = {"$": below}
+        return Response(json.dumps({"vos:node": content}), media_type="application/json")
+
+    async def _names(self, nodes: Iterable[Node]) -> Names:
+        uids, gids = numbers_in(nodes)
+        users: dict[int, str] = {}
+        groups: dict[int, str] = {}
+        for uid in uids:
+            if (name := await self._identities.name(uid)) is not None:
+                users[uid] = name
+        for gid in gids:
+            if (group := await self._identities.group(gid)) is not None:
+                groups[gid] = group
+        return Names(users, groups)
+
+    # PUT and POST
+
+    async def _read(self, request: Request) -> NodeDocument:
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_DOCUMENT:
+                raise RequestTooLarge(f"a node document is limited to {MAX_DOCUMENT} bytes")
+        return read_node(bytes(body))
+
+    async def _put(self, request: Request, caller: Caller) -> Response:
+        path = self._path(request)
+        document = await self._read(request)
+        if document.uri is not None and self._space.naming.path(document.uri) != path:
+            raise InvalidURI(f"uri of the document is not {self._space.naming.uri(path)}")
+        if caller.anonymous:
+            raise PermissionDenied(
+                f"{self._space.naming.uri(path)}: creating needs a credential: send Authorization: Bearer TOKEN"
+            )
+        admin = self._space.rules.is_admin(caller)
+        change = await self._changes.of(document, admin=admin)
+        match document.kind:
+            case "ContainerNode":
+                owner = None
+                creator = document.properties.get(documents.CREATOR)
+                if admin and creator:
+                    owner = await self._identities.account(creator)
+                make = self._space.create_container
+                node = await asyncio.to_thread(make, caller, path, change, owner)
+            case "LinkNode":
+                if change != Change():
+                    raise InvalidArgument("a LinkNode has no properties of its own")
+                target = self._link_target(document.target or "")
+                node = await asyncio.to_thread(self._space.create_link, caller, path, target)
+            case _:
+                node = await asyncio.to_thread(self._create_data, caller, path, change)
+        return Response(await self._document(node), status_code=201, media_type="text/xml")
+
+    def _create_data(self, caller: Caller, path: Path, change: Change) -> Node:
+        with self._space.locate(caller, path):
+            pass
+        upload = self._space.upload(caller, path, replace=False)
+        try:
+            upload.commit({attributes.MD5: EMPTY_MD5, attributes.ADLER32: EMPTY_ADLER32})
+        finally:
+            upload.close()
+        if change != Change():
+            try:
+                return self._space.update(caller, path, change)
+            except BaseException:
+                self._space.delete(caller, path)
+                raise
+        return self._space.node(caller, path)
+
+    def _link_target(self, target: str) -> Path:
+        try:
+            return self._space.naming.path(target)
+        except InvalidURI:
+            raise InvalidArgument(f"link to external resource: {target[:200]}") from None
+
+    async def _post(self, request: Request, caller: Caller) -> Response:
+        path = self._path(request)
+        document = await self._read(request)
+        naming = self._space.naming
+        if document.uri is not None and naming.path(document.uri) != path:
+            raise InvalidArgument(f"uri of the document is not {naming.uri(path)}")
+        if caller.anonymous:
+            raise PermissionDenied(f"{naming.uri(path)}: changing needs a credential")
+        before = await asyncio.to_thread(self._space.node, caller, path)
+        if before.kind != document.kind:
+            raise InvalidArgument(f"{naming.uri(path)} is a {before.kind}, the document has {document.kind}")
+        if before.kind == "LinkNode":
+            return Response(await self._document(before), media_type="text/xml")
+        change = await self._changes.of(document, admin=self._space.rules.is_admin(caller))
+        node = await asyncio.to_thread(self._space.update, caller, path, change)
+        return Response(await self._document(node), media_type="text/xml")
+
+
+def _page(children: Iterator[Node]) -> list[Node]:
+    return list(islice(children, PAGE))
+
+
+def _sort(parameters: Parameters) -> tuple[str, bool] | None:
+    """What to sort by, and whether downwards."""
+    by, order = parameters.first("sort"), parameters.first("order")
+    if by is None and order is None:
+        return None
+    if by not in (None, documents.LENGTH, documents.DATE, "ivo://ivoa.net/vospace/core#title"):
+        raise InvalidArgument(f"sort must be {documents.DATE} or {documents.LENGTH}")
+    if (order or "asc").lower() not in ("asc", "desc"):
+        raise InvalidArgument("order must be asc or desc")
+    return by or "", (order or "asc").lower() == "desc"
+
+
+def _json_node(space: Space, node: Node, names: Names, detail: str) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "@xmlns:vos": documents.VOS,
+        "@xmlns:xsi": documents.XSI,
+        "@uri": space.naming.uri(node.path),
+        "@xsi:type": f"vos:{node.kind}",
+    }
+    if detail != "min":
+        values = properties_of(node, names, readable=detail == "max")
+        listed = [{"vos:property": {"@uri": uri, "$": values[uri]}} for uri in sorted(values)]
+        content["vos:properties"] = {"$": listed}
+    if node.kind == "LinkNode":
+        target = node.target
+        content["vos:target"] = {
+            "$": space.naming.uri(target) if isinstance(target, tuple) else f"file://{target}"
+        }
+    return content

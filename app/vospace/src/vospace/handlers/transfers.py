@@ -1,0 +1,185 @@
+"""`/synctrans`, `/transfers` and `/xfer` (VOSpace 2.1 section 3.6), in Cavern's forms."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import RedirectResponse, Response
+
+from vospace.models.caller import Caller
+from vospace.models.errors import Fault, InvalidArgument, JobNotFound
+from vospace.services.space import Space
+from vospace.transfers.documents import (
+    BIDIRECTIONAL,
+    PULL_FROM,
+    PUSH_TO,
+    VIEW_PACKAGE,
+    Protocol,
+    Transfer,
+    read_transfer,
+    write_transfer,
+)
+from vospace.transfers.faults import job_text
+from vospace.transfers.negotiation import CERTIFICATE, TOKEN, Negotiator
+from vospace.uws.model import ErrorSummary, ExecutionPhase, Job, Result, is_job_id
+from vospace.uws.parameters import (
+    FORM,
+    MULTIPART,
+    Parameters,
+    limited_body,
+    media_type,
+    read_parameters,
+    wants_run,
+)
+from vospace.uws.routes import OwnerOf, see_other
+from vospace.uws.service import MAX_WAIT, JobService, Owner
+
+MAX_DOCUMENT = 4 << 20
+TRANSFERS = "transfers"
+SYNCTRANS = "synctrans"
+PACKAGE = "pkg"
+_NEGOTIATED = (PUSH_TO, PULL_FROM)
+
+
+class TransferHandlers:
+    """Requests about transfers."""
+
+    def __init__(
+        self, space: Space, jobs: JobService, negotiator: Negotiator, service_url: str, owner_of: OwnerOf
+    ) -> None:
+        self._space = space
+        self._jobs = jobs
+        self._negotiator = negotiator
+        self._service_url = service_url
+        self._owner_of = owner_of
+
+    def router(self) -> APIRouter:
+        """Routes besides the job lists; to be included before those."""
+        router = APIRouter(tags=["transfers"])
+        owner_of = self._owner_of
+
+        @router.get("/synctrans", summary="Negotiate a transfer by TARGET, DIRECTION and PROTOCOL")
+        async def get_synctrans(request: Request, owner: Annotated[Owner, Depends(owner_of)]) -> Response:
+            if not request.query_params:
+                return see_other(f"{self._service_url}/transfers")
+            return await self._by_parameters(request, owner)
+
+        @router.post("/synctrans", summary="Negotiate a transfer by a document, or by parameters of a form")
+        async def post_synctrans(request: Request, owner: Annotated[Owner, Depends(owner_of)]) -> Response:
+            if media_type(request) in (FORM, MULTIPART):
+                body = await request.body()
+                if not body.lstrip().startswith(b"<"):
+                    return await self._by_parameters(request, owner)
+            return await self._by_document(request, owner)
+
+        @router.get("/xfer/{job_id}", summary="The document of a transfer, with its endpoints")
+        async def get_transfer(job_id: str, owner: Annotated[Owner, Depends(owner_of)]) -> Response:
+            if not is_job_id(job_id):
+                raise JobNotFound(job_id)
+            job = await self._jobs.get(job_id, owner)
+            return Response(self.details(job), media_type="text/xml")
+
+        return router
+
+    async def create(self, request: Request, owner: Owner) -> Job:
+        """A job of POST /transfers: a document, or the parameters that stand for one."""
+        query = Parameters(request.query_params.multi_items())
+        if media_type(request) in (FORM, MULTIPART) and not (await request.body()).lstrip().startswith(b"<"):
+            parameters = await read_parameters(request)
+            transfer = _from_parameters(parameters, owner)
+            content = write_transfer(transfer).decode()
+        else:
+            content = (await limited_body(request, MAX_DOCUMENT)).decode("utf-8", "replace")
+            if not content.strip():
+                raise InvalidArgument("no transfer document")
+            read_transfer(content.encode())
+        job = self._jobs.new(
+            TRANSFERS,
+            owner,
+            job_info=content,
+            job_info_type="text/xml",
+            run_id=query.first("RUNID"),
+        )
+        job = await self._jobs.create(job)
+        return await self._jobs.run(job) if wants_run(query) else job
+
+    def details(self, job: Job) -> bytes:
+        """The negotiated document; as it was sent where nothing was negotiated, without endpoints if that failed."""
+        details = job.checkpoint.get("details")
+        if details is not None:
+            return str(details).encode()
+        if job.job_info is None or job.kind not in (TRANSFERS, SYNCTRANS):
+            raise JobNotFound(job.id)
+        transfer = read_transfer(job.job_info)
+        if transfer.direction in _NEGOTIATED:
+            transfer = transfer.with_protocols(())
+        return write_transfer(transfer)
+
+    async def _by_document(self, request: Request, owner: Owner) -> Response:
+        content = (await limited_body(request, MAX_DOCUMENT)).decode("utf-8", "replace")
+        if not content.strip():
+            raise InvalidArgument("no transfer document")
+        transfer = read_transfer(content.encode())
+        if (
+            transfer.direction == PULL_FROM
+            and transfer.view is not None
+            and transfer.view.uri == VIEW_PACKAGE
+        ):
+            job = self._jobs.new(
+                PACKAGE, owner, phase=ExecutionPhase.SUSPENDED, job_info=content, job_info_type="text/xml"
+            )
+            await self._jobs.create(job)
+            return see_other(f"{self._service_url}/pkg/{job.id}/run")
+        if transfer.direction in _NEGOTIATED:
+            job = await self._negotiate(owner, transfer, content)
+        else:
+            job = self._jobs.new(SYNCTRANS, owner, job_info=content, job_info_type="text/xml")
+            job = await self._jobs.run(await self._jobs.create(job))
+            while job.phase.active and job.phase is not ExecutionPhase.EXECUTING:
+                job = await self._jobs.wait(job.id, owner, MAX_WAIT)
+            job = await self._jobs.wait(job.id, owner, MAX_WAIT)
+        return see_other(f"{self._service_url}/transfers/{job.id}/results/transferDetails")
+
+    async def _negotiate(self, owner: Owner, transfer: Transfer, content: str) -> Job:
+        """Negotiate in the call; the job records how it went, and is EXECUTING while the client acts."""
+        job = self._jobs.new(
+            SYNCTRANS, owner, phase=ExecutionPhase.EXECUTING, job_info=content, job_info_type="text/xml"
+        )
+        details = Result("transferDetails", f"{self._service_url}/xfer/{job.id}")
+        try:
+            found = await self._negotiator.negotiate(Caller.from_record(owner.record), transfer)
+        except Fault as fault:
+            error = ErrorSummary(job_text(fault), fault.transient)
+            return await self._jobs.create_ended(job, ExecutionPhase.ERROR, (details,), error)
+        results = [details, Result("dataNode", self._space.naming.uri(found.path))]
+        if found.link is not None:
+            results.append(Result("linkNode", self._space.naming.uri(found.link)))
+        checkpoint = {"details": write_transfer(found.transfer).decode()}
+        return await self._jobs.create_ended(
+            job, ExecutionPhase.EXECUTING, tuple(results), checkpoint=checkpoint
+        )
+
+    async def _by_parameters(self, request: Request, owner: Owner) -> Response:
+        parameters = await read_parameters(request)
+        transfer = _from_parameters(parameters, owner)
+        if transfer.direction not in _NEGOTIATED:
+            raise InvalidArgument(f"invalid direction: {transfer.direction[:100]}")
+        found = await self._negotiator.negotiate(Caller.from_record(owner.record), transfer)
+        endpoint = found.transfer.protocols[0].endpoint or ""
+        return RedirectResponse(endpoint, status_code=303)
+
+
+def _from_parameters(parameters: Parameters, owner: Owner) -> Transfer:
+    values: dict[str, str] = {}
+    for name in ("TARGET", "DIRECTION", "PROTOCOL"):
+        value = parameters.first(name)
+        if not value:
+            raise InvalidArgument(f"{name} is missing: TARGET, DIRECTION and PROTOCOL are needed")
+        values[name] = value
+    if values["DIRECTION"] == BIDIRECTIONAL:
+        raise InvalidArgument("biDirectional transfers are not supported")
+    protocol = values["PROTOCOL"]
+    protocols = [Protocol(protocol, parameters.first("ENDPOINT"))]
+    if owner.name is not None:
+        protocols.append(Protocol(protocol, None, TOKEN))
+        protocols.append(Protocol(protocol, None, CERTIFICATE))
+    return Transfer(targets=(values["TARGET"],), direction=values["DIRECTION"], protocols=tuple(protocols))

@@ -1,0 +1,162 @@
+"""The wiring of jobs: which kinds there are, what runs them, where they are reached."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Any
+
+import asyncpg
+from fastapi import FastAPI, Request
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from voservice import database
+from vospace.bulk.handlers import KIND as BULK
+from vospace.bulk.handlers import BulkHandlers
+from vospace.bulk.runner import BulkRunner
+from vospace.bulk.store import RowStore
+from vospace.config import Settings
+from vospace.handlers.files import CallerOf
+from vospace.handlers.transfers import PACKAGE, SYNCTRANS, TRANSFERS, TransferHandlers
+from vospace.package.handlers import PackageHandlers, interrupted
+from vospace.recursive.handlers import DELETE, SETPROPS, RecursiveHandlers
+from vospace.recursive.runner import RecursiveDelete, RecursiveUpdate
+from vospace.services.changes import Changes
+from vospace.services.preauth import Preauth
+from vospace.services.space import Space
+from vospace.transfers.fetcher import Fetcher, FetchLimits, open_session
+from vospace.transfers.negotiation import Negotiator
+from vospace.transfers.runner import TransferRunner
+from vospace.transfers.sender import Sender
+from vospace.transfers.sources import SourcePolicy
+from vospace.uws.executor import Executor, Pool
+from vospace.uws.model import Limits
+from vospace.uws.notices import Notices
+from vospace.uws.routes import job_list
+from vospace.uws.service import JobService, Owner
+from vospace.uws.store import JobStore
+
+
+_connect: Callable[..., Awaitable[Any]] = asyncpg.connect
+ANY_TRANSFER = (TRANSFERS, SYNCTRANS, PACKAGE)
+
+
+class Jobs:
+    """All jobs of one server process."""
+
+    def __init__(self, settings: Settings, engine: AsyncEngine, space: Space, preauth: Preauth) -> None:
+        self._settings = settings
+        self._space = space
+        retention = settings.vospace_job_retention
+        transfer = Limits(settings.vospace_transfer_duration, retention)
+        self.store = JobStore(engine)
+        self.notices = Notices(partial(_connect, _dsn(settings), timeout=10))
+        self.service = JobService(
+            self.store,
+            self.notices,
+            {
+                TRANSFERS: transfer,
+                SYNCTRANS: transfer,
+                PACKAGE: Limits(settings.vospace_transfer_duration, min(retention, 86_400)),
+                BULK: Limits(settings.vospace_bulk_duration, retention),
+                DELETE: Limits(86_400, retention),
+                SETPROPS: Limits(86_400, retention),
+            },
+        )
+        self.rows = RowStore(engine)
+        self.negotiator = Negotiator(space, preauth, settings.service_url)
+        self.executor: Executor | None = None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Work on jobs until the end of the block."""
+        settings = self._settings
+        limits = FetchLimits(
+            max_bytes=settings.vospace_pull_max_bytes,
+            connect_timeout=settings.vospace_pull_connect_timeout,
+            stall_timeout=settings.vospace_pull_stall_timeout,
+            attempts=settings.vospace_pull_attempts,
+            backoff=settings.vospace_pull_backoff,
+        )
+        sources = SourcePolicy(settings.vospace_pull_sources)
+        destinations = SourcePolicy(settings.vospace_push_destinations)
+        async with AsyncExitStack() as stack:
+            session = await stack.enter_async_context(open_session(limits, 0))
+            fetcher = Fetcher(session, sources, limits)
+            transfers = TransferRunner(
+                self._space,
+                self.negotiator,
+                fetcher,
+                Sender(session, destinations, limits),
+                settings.service_url,
+            )
+            bulk = BulkRunner(self._space, self.rows, fetcher, settings)
+            pools = (
+                Pool(
+                    "transfers",
+                    settings.vospace_transfer_slots,
+                    {TRANSFERS: transfers, SYNCTRANS: transfers, PACKAGE: interrupted},
+                ),
+                Pool(
+                    "recursive",
+                    settings.vospace_recursive_slots,
+                    {DELETE: RecursiveDelete(self._space), SETPROPS: RecursiveUpdate(self._space)},
+                ),
+                Pool("bulk", settings.vospace_bulk_slots, {BULK: bulk}),
+            )
+            self.executor = Executor(
+                self.store,
+                self.notices,
+                pools,
+                lease=settings.vospace_job_lease,
+                max_attempts=settings.vospace_job_attempts,
+            )
+            await self.notices.start()
+            stack.push_async_callback(self.notices.stop)
+            await self.executor.start()
+            stack.push_async_callback(self.executor.stop)
+            yield
+
+    def install(self, app: FastAPI, caller_of: CallerOf, changes: Changes) -> None:
+        """Add the routes."""
+        context = "/" + self._settings.vospace_context_path.strip("/")
+        url = self._settings.service_url
+
+        async def owner_of(request: Request) -> Owner:
+            caller = await caller_of(request)
+            return Owner(caller.username, None if caller.anonymous else caller.record())
+
+        transfers = TransferHandlers(self._space, self.service, self.negotiator, url, owner_of)
+        packages = PackageHandlers(
+            self._space, self.service, lambda: self.executor, owner_of, context.strip("/").replace("/", "-")
+        )
+        bulk = BulkHandlers(self.service, self.rows, self._settings, owner_of)
+        recursive = RecursiveHandlers(self.service, changes)
+        for router in (transfers.router(), packages.router(), bulk.router()):
+            app.include_router(router, prefix=context)
+        for path, kinds, listed, create in (
+            ("/transfers", ANY_TRANSFER, (TRANSFERS,), transfers.create),
+            ("/synctrans", ANY_TRANSFER, (SYNCTRANS,), transfers.create),
+            ("/pkg", (PACKAGE,), (PACKAGE,), transfers.create),
+            ("/bulk-pull", (BULK,), (BULK,), bulk.create),
+            ("/async-delete", (DELETE,), (DELETE,), recursive.create_delete),
+            ("/async-setprops", (SETPROPS,), (SETPROPS,), recursive.create_update),
+        ):
+            app.include_router(
+                job_list(
+                    path,
+                    base_url=url,
+                    service=self.service,
+                    kinds=kinds,
+                    listed=listed,
+                    owner_of=owner_of,
+                    create=create,
+                ),
+                prefix=context,
+            )
+
+
+def _dsn(settings: Settings) -> str:
+    return make_url(database.url(settings)).set(drivername="postgresql").render_as_string(hide_password=False)

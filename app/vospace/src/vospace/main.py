@@ -1,0 +1,182 @@
+"""The application: configuration, wiring, routes."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import PlainTextResponse, Response
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from voservice import database
+from voservice.auth import AuthenticationError, ClientCredentials, TokenVerifier
+from voservice.config import load
+from voservice.logging import AccessLog, bind, configure
+from vospace.config import Settings
+from vospace.handlers.files import FileHandlers
+from vospace.handlers.nodes import NodeHandlers
+from vospace.jobs import Jobs
+from vospace.models.caller import Caller
+from vospace.models.errors import Fault, QuotaExceeded
+from vospace.services.changes import Changes
+from vospace.services.identities import Identities, MappingUnavailable, Registry
+from vospace.services.preauth import Preauth
+from vospace.services.space import Space
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+UMASK = 0o007
+logger = logging.getLogger(__name__)
+
+
+def create_app() -> FastAPI:
+    """Build the application from the environment."""
+    settings = load(Settings)
+    configure("vospace", settings.log_level)
+    return build(settings, identities(settings))
+
+
+def identities(settings: Settings) -> Identities:
+    """Who callers are, by the issuer and the POSIX mapper that are configured."""
+    client = httpx.AsyncClient(timeout=15)
+    return Identities(
+        verifier=TokenVerifier(
+            settings.oidc_issuer,
+            settings.oidc_audiences,
+            client=client,
+            algorithms=settings.oidc_algorithms,
+            require_audience=settings.oidc_require_audience,
+        ),
+        credentials=ClientCredentials(
+            settings.oidc_issuer,
+            settings.service_client_id,
+            settings.service_client_secret.get_secret_value(),
+            client=client,
+        ),
+        registry=Registry(settings.registry_url, client),
+        posix_mapper=settings.vospace_posix_mapper,
+        group_service=settings.vospace_gms,
+        root_owner=(
+            settings.vospace_root_owner,
+            settings.vospace_root_owner_uid,
+            settings.vospace_root_owner_gid,
+        ),
+        trusted_proxies=settings.trusted_proxies,
+        client=client,
+    )
+
+
+def build(settings: Settings, known: Identities) -> FastAPI:
+    """Wire one server process."""
+    os.umask(UMASK)
+    space = Space(settings)
+    engine = database.engine(settings)
+    preauth = Preauth(
+        settings.vospace_preauth_key.get_secret_value().encode(), settings.vospace_preauth_seconds
+    )
+    jobs = Jobs(settings, engine, space, preauth)
+    changes = Changes(known, settings.vospace_gms)
+    context = "/" + settings.vospace_context_path.strip("/")
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await database.wait(engine)
+        async with jobs.running():
+            yield
+        await engine.dispose()
+
+    app = FastAPI(
+        title="VOSpace",
+        lifespan=lifespan,
+        docs_url=f"{context}/docs",
+        openapi_url=f"{context}/openapi.json",
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+
+    async def caller_of(request: Request) -> Caller:
+        caller = await known.caller(request)
+        request.state.caller = caller
+        if caller.username is not None:
+            bind(user=caller.username)
+        return caller
+
+    files = FileHandlers(space, preauth, f"{context}/files", caller_of)
+    nodes = NodeHandlers(
+        space,
+        known,
+        changes,
+        nodes_path=f"{context}/nodes",
+        service_url=settings.service_url,
+        caller_of=caller_of,
+    )
+    app.include_router(files.router(), prefix=context)
+    app.include_router(nodes.router(), prefix=context)
+    jobs.install(app, caller_of, changes)
+    app.state.jobs, app.state.space, app.state.engine = jobs, space, engine
+    _install_errors(app)
+    app.add_middleware(AccessLog, quiet=(f"{context}/availability",))
+
+    app.add_middleware(CallerHeaders)
+    return app
+
+
+class CallerHeaders:
+    """Tells callers who they are taken for, as Cavern does, or how to be somebody."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def tell(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                caller = scope.get("state", {}).get("caller")
+                if caller is not None and caller.username is not None:
+                    headers["x-vo-authenticated"] = caller.username
+                else:
+                    headers.setdefault("www-authenticate", "Bearer")
+            await send(message)
+
+        await self._app(scope, receive, tell)
+
+
+def _install_errors(app: FastAPI) -> None:
+    """Faults as text/plain, one line."""
+
+    @app.exception_handler(Fault)
+    async def fault(_: Request, error: Fault) -> Response:
+        text = error.detail if isinstance(error, QuotaExceeded) and error.detail else error.text
+        headers = {"Retry-After": "10"} if error.status == 503 else None
+        return PlainTextResponse(text + "\n", status_code=error.status, headers=headers)
+
+    @app.exception_handler(AuthenticationError)
+    async def unauthenticated(_: Request, error: AuthenticationError) -> Response:
+        headers = {"WWW-Authenticate": error.challenge}
+        return PlainTextResponse(f"NotAuthenticated: {error.description}\n", status_code=401, headers=headers)
+
+    @app.exception_handler(MappingUnavailable)
+    async def unavailable(_: Request, error: MappingUnavailable) -> Response:
+        logger.warning("%s", error)
+        return PlainTextResponse(f"ServiceBusy: {error}\n", status_code=503, headers={"Retry-After": "10"})
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        text = f"unsupported: HTTP {request.method}" if error.status_code == 405 else str(error.detail)
+        return PlainTextResponse(text + "\n", status_code=error.status_code, headers=error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        return PlainTextResponse(f"InvalidArgument: {error.errors()[0]['msg']}\n", status_code=400)
+
+    @app.exception_handler(Exception)
+    async def unexpected(_: Request, error: Exception) -> Response:
+        logger.error("unexpected exception", exc_info=error)
+        return PlainTextResponse(f"unexpected exception: {type(error).__name__}\n", status_code=500)

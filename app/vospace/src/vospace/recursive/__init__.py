@@ -1,0 +1,1 @@
+"""Recursive jobs: deletion and properties of whole trees (`async-delete`, `async-setprops`)."""

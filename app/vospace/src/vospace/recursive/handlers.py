@@ -1,0 +1,72 @@
+"""Creation of recursive jobs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fastapi import Request
+
+from vospace.documents import MAX_DOCUMENT, read_node
+from vospace.models.errors import InvalidArgument, PermissionDenied
+from vospace.recursive.runner import change_record
+from vospace.services.changes import Changes
+from vospace.uws.model import Job, Parameter
+from vospace.uws.parameters import (
+    FORM,
+    MULTIPART,
+    Parameters,
+    limited_body,
+    media_type,
+    read_parameters,
+    wants_run,
+)
+from vospace.uws.service import JobService, Owner
+
+DELETE = "async-delete"
+SETPROPS = "async-setprops"
+
+
+class RecursiveHandlers:
+    """POSTs to the two job lists."""
+
+    def __init__(self, jobs: JobService, changes: Changes) -> None:
+        self._jobs = jobs
+        self._changes = changes
+
+    async def create_delete(self, request: Request, owner: Owner) -> Job:
+        """A form with `target`."""
+        _require_user(owner)
+        parameters = await read_parameters(request)
+        target = parameters.first("target")
+        if not target:
+            raise InvalidArgument("target is missing: the vos URI of the node to delete")
+        job = self._jobs.new(DELETE, owner, parameters=parameters.without("PHASE"))
+        job = await self._jobs.create(job)
+        return await self._jobs.run(job) if wants_run(parameters) else job
+
+    async def create_update(self, request: Request, owner: Owner) -> Job:
+        """A node document, whose properties are set on the node and all below it."""
+        _require_user(owner)
+        query = Parameters(request.query_params.multi_items())
+        if media_type(request) in (FORM, MULTIPART):
+            content = await request.body()
+        else:
+            content = await limited_body(request, MAX_DOCUMENT)
+        document = read_node(content)
+        if document.uri is None:
+            raise InvalidArgument("the node document lacks attribute uri")
+        change = await self._changes.of(document, recursive=True)
+        job = self._jobs.new(
+            SETPROPS,
+            owner,
+            parameters=(Parameter("target", document.uri),),
+            job_info=content.decode("utf-8", "replace"),
+            job_info_type="text/xml",
+        )
+        job = await self._jobs.create(replace(job, checkpoint={"change": change_record(change)}))
+        return await self._jobs.run(job) if wants_run(query) else job
+
+
+def _require_user(owner: Owner) -> None:
+    if owner.name is None:
+        raise PermissionDenied("a recursive job needs a token or a certificate")

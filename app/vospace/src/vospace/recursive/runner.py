@@ -1,0 +1,142 @@
+"""The work of recursive jobs: node by node in a worker thread, counted, until the end, an abort, or too many errors."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from itertools import islice
+
+from vospace.models.caller import Caller
+from vospace.models.errors import Fault, NodeNotFound
+from vospace.models.node import Change
+from vospace.models.uri import Path
+from vospace.services.space import Space
+from vospace.storage.tree import Kind
+from vospace.transfers.copying import Flag
+from vospace.transfers.faults import job_failure
+from vospace.uws.executor import Run
+from vospace.uws.model import ErrorSummary, ExecutionPhase, Outcome, Result
+
+logger = logging.getLogger(__name__)
+STEP = 500
+MAX_ERRORS = 100
+
+
+class _Recursive(ABC):
+    """Visits a tree. What was counted is kept with the job, so that a later run continues the count."""
+
+    bottom_up = False
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+
+    @abstractmethod
+    def visit(self, run: Run, caller: Caller, path: Path, kind: str) -> None:
+        """Do one node. Raises a Fault."""
+
+    async def __call__(self, run: Run) -> Outcome:
+        caller = Caller.from_record(run.job.caller)
+        done, errors = run.job.checkpoint.get("done", 0), run.job.checkpoint.get("errors", 0)
+        message = run.job.checkpoint.get("message")
+        try:
+            top = self._space.naming.path(run.job.parameter("target") or "")
+            nodes = await asyncio.to_thread(self._start, caller, top)
+        except NodeNotFound as error:
+            if done + errors:  # an earlier run removed it all
+                return _outcome(done, errors, message)
+            raise job_failure(error) from error
+        except Fault as fault:
+            raise job_failure(fault) from fault
+        more = True
+        while more and errors <= MAX_ERRORS:
+            flag = Flag()
+            step = asyncio.to_thread(self._step, run, caller, nodes, flag)
+            good, failures, more = await flag.unless_cancelled(step)
+            done += good
+            errors += len(failures)
+            message = message or next(iter(failures), None)
+            state = {**run.job.checkpoint, "done": done, "errors": errors, "message": message}
+            await run.checkpoint(state)
+        return _outcome(done, errors, message)
+
+    def _start(self, caller: Caller, top: Path) -> Iterator[tuple[Path, str]]:
+        self._space.node(caller, top, follow=True)
+        return self._space.walk(caller, top, bottom_up=self.bottom_up)
+
+    def _step(
+        self, run: Run, caller: Caller, nodes: Iterator[tuple[Path, str]], flag: Flag
+    ) -> tuple[int, list[str], bool]:
+        done, failures, seen = 0, [], 0
+        for path, kind in islice(nodes, STEP):
+            seen += 1
+            if flag.is_set():
+                break
+            try:
+                self.visit(run, caller, path, kind)
+                done += 1
+            except Fault as fault:
+                failures.append(fault.text)
+            except OSError as error:
+                logger.warning("job %s: %s: %s", run.job.id, "/".join(path), error)
+                failures.append(f"InternalFault: {error.strerror}")
+        return done, failures, seen == STEP
+
+
+class RecursiveDelete(_Recursive):
+    """Deletes a tree from its leaves upwards; a link as the top is followed, links within are removed themselves."""
+
+    bottom_up = True
+
+    def visit(self, run: Run, caller: Caller, path: Path, kind: str) -> None:
+        self._space.delete(caller, path, sync=False)
+
+
+class RecursiveUpdate(_Recursive):
+    """Applies one change to a node and all below it; links have no properties."""
+
+    def visit(self, run: Run, caller: Caller, path: Path, kind: str) -> None:
+        if kind == Kind.LINK:
+            return
+        record = run.job.checkpoint["change"]
+        change = change_from_record(record)
+        if kind != Kind.CONTAINER:
+            change = Change(change.public, change.read_gids, change.write_gids, None, change.properties)
+        self._space.update(caller, path, change)
+
+
+def change_record(change: Change) -> dict[str, object]:
+    """A change as a job keeps it."""
+    return {
+        "public": change.public,
+        "read": None if change.read_gids is None else sorted(change.read_gids),
+        "write": None if change.write_gids is None else sorted(change.write_gids),
+        "inherits": change.inherits,
+        "properties": dict(change.properties),
+    }
+
+
+def change_from_record(record: dict[str, object]) -> Change:
+    read, write, properties = record["read"], record["write"], record["properties"]
+    assert isinstance(properties, dict)
+    public, inherits = record["public"], record["inherits"]
+    return Change(
+        public=public if isinstance(public, bool) else None,
+        read_gids=frozenset(read) if isinstance(read, list) else None,
+        write_gids=frozenset(write) if isinstance(write, list) else None,
+        inherits=inherits if isinstance(inherits, bool) else None,
+        properties=properties,
+    )
+
+
+def _outcome(done: int, errors: int, message: str | None) -> Outcome:
+    """COMPLETED without errors, ABORTED with some, ERROR if nothing succeeded. `errorcount` is left out when it is 0:
+    its mere presence is a failure to the Python client."""
+    results = [Result("successcount", f"final:{done}")]
+    if not errors:
+        return Outcome(ExecutionPhase.COMPLETED, tuple(results))
+    results.append(Result("errorcount", f"final:{errors}"))
+    if done:
+        return Outcome(ExecutionPhase.ABORTED, tuple(results), ErrorSummary(message or "some nodes failed"))
+    return Outcome(ExecutionPhase.ERROR, tuple(results), ErrorSummary(message or "no node succeeded"))

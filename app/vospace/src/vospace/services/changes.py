@@ -1,0 +1,70 @@
+"""What a node document asks to be changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vospace import documents
+from vospace.documents import NodeDocument
+from vospace.models.errors import InvalidArgument
+from vospace.models.node import Change
+from vospace.services.identities import Identities
+from vospace.storage.attributes import LOCKED
+
+_BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
+_HANDLED = frozenset({documents.PUBLIC, documents.GROUP_READ, documents.GROUP_WRITE, documents.INHERIT})
+
+
+class Changes:
+    """Turns documents into changes, with the numbers of the groups they name."""
+
+    def __init__(self, identities: Identities, group_service: str) -> None:
+        self._identities = identities
+        self._group_service = group_service
+
+    async def of(self, document: NodeDocument, *, admin: bool = False, recursive: bool = False) -> Change:
+        """What is mentioned is changed, the rest stays. Read-only properties are ignored, since clients send whole
+        documents back; an `admin` may set the quota. Raises InvalidArgument."""
+        given = document.properties
+        properties: dict[str, str | None] = {}
+        for key, value in given.items():
+            if key in _HANDLED:
+                continue
+            if key == documents.QUOTA and admin:
+                if recursive or (value is not None and not value.isdecimal()):
+                    raise InvalidArgument("quota must be a number of bytes, and is not set recursively")
+                properties[key] = value
+            elif key == LOCKED:
+                properties[key] = "true" if value is not None and _BOOLEANS.get(value.lower()) else None
+            elif key not in documents.READ_ONLY:
+                if value is not None:
+                    documents.check_key(key)
+                properties[key] = value or None
+        return Change(
+            public=_flag(given, documents.PUBLIC),
+            read_gids=await self._groups(given, documents.GROUP_READ),
+            write_gids=await self._groups(given, documents.GROUP_WRITE),
+            inherits=_flag(given, documents.INHERIT),
+            properties=properties,
+        )
+
+    async def _groups(self, given: Mapping[str, str | None], key: str) -> frozenset[int] | None:
+        if key not in given:
+            return None
+        gids = set()
+        for uri in (given[key] or "").split():
+            if not uri.startswith("ivo://") or "?" not in uri:
+                raise InvalidArgument(f"{key}: not a group: {uri[:120]}")
+            gids.add(await self._identities.gid(uri))
+        return frozenset(gids)
+
+
+def _flag(given: Mapping[str, str | None], key: str) -> bool | None:
+    if key not in given:
+        return None
+    value = given[key]
+    if value is None:
+        return False
+    if value.lower() not in _BOOLEANS:
+        raise InvalidArgument(f"{key} must be true or false, not {value[:40]!r}")
+    return _BOOLEANS[value.lower()]

@@ -1,0 +1,33 @@
+"""renameat2(2) with RENAME_NOREPLACE, and syncfs(2), which Python's os module lacks."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_NOREPLACE = 1
+
+
+def rename_new(source: str, target: str, *, source_dir: int, target_dir: int) -> None:
+    """Rename atomically. Raises FileExistsError rather than replace what is there."""
+    result = _libc.renameat2(source_dir, os.fsencode(source), target_dir, os.fsencode(target), _NOREPLACE)
+    if result == 0:
+        return
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS):  # a file system without it
+        try:
+            os.stat(target, dir_fd=target_dir, follow_symlinks=False)
+        except FileNotFoundError:
+            os.rename(source, target, src_dir_fd=source_dir, dst_dir_fd=target_dir)
+            return
+        code = errno.EEXIST
+    raise OSError(code, os.strerror(code), target)
+
+
+def sync_file_system(descriptor: int) -> None:
+    """Make all that was written to the descriptor's file system durable; raises OSError if that failed."""
+    if _libc.syncfs(descriptor) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))

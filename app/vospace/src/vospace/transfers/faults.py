@@ -1,0 +1,29 @@
+"""What a job says when it fails: the texts that clients compare with."""
+
+from __future__ import annotations
+
+from vospace.models import errors
+from vospace.models.errors import Fault
+from vospace.transfers.errors import FetchFailed
+from vospace.uws.model import JobFailure
+
+_BARE = (
+    errors.PermissionDenied,
+    errors.NotAuthenticated,
+    errors.NodeBusy,
+    errors.NodeLocked,
+    errors.QuotaExceeded,
+)
+
+
+def job_text(fault: Fault) -> str:
+    """The fault's name, alone where clients take the whole text for the name."""
+    if isinstance(fault, _BARE) or type(fault) is errors.NodeNotFound:
+        return fault.name
+    return fault.text
+
+
+def job_failure(error: Fault | FetchFailed) -> JobFailure:
+    if isinstance(error, FetchFailed):
+        return JobFailure(f"{error.fault}: {error.detail}", transient=error.transient)
+    return JobFailure(job_text(error), transient=error.transient)

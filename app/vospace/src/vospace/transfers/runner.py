@@ -1,0 +1,220 @@
+"""Transfers as jobs: what the executor runs for each direction (VOSpace 2.1 section 3.6).
+
+Effect and end of a job are made one by the job's row lock, and what a run is about to do is noted before it is done. So
+a run that died is continued truthfully: a file already in place is recognised, anything else is begun anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from vospace.models.caller import Caller
+from vospace.models.errors import Fault, InvalidArgument, ProtocolNotSupported
+from vospace.models.uri import Path
+from vospace.services.space import Space
+from vospace.storage import attributes
+from vospace.transfers.commit import place, uninterrupted
+from vospace.transfers.copying import Copier
+from vospace.transfers.digests import Expected, adler32_hex, md5_hex
+from vospace.transfers.documents import (
+    CORE,
+    PARAM_ADLER32,
+    PARAM_LENGTH,
+    PARAM_MD5,
+    PULL_FROM,
+    PULL_TO,
+    PUSH_FROM,
+    PUSH_TO,
+    Protocol,
+    Transfer,
+    read_transfer,
+    write_transfer,
+)
+from vospace.transfers.errors import FetchFailed
+from vospace.transfers.faults import job_failure
+from vospace.transfers.fetcher import Fetched, Fetcher
+from vospace.transfers.negotiation import Negotiator, check_view, single_target
+from vospace.transfers.sender import Sender
+from vospace.transfers.sinks import FileSink
+from vospace.uws.executor import Run
+from vospace.uws.model import ExecutionPhase, Outcome, Result
+
+_GET = frozenset({f"{CORE}httpget", f"{CORE}httpsget", f"{CORE}httpput", f"{CORE}httpsput"})
+"""The standard's own example of a pull names `httpput`; there the service does a GET all the same."""
+_PUT = frozenset({f"{CORE}httpput", f"{CORE}httpsput"})
+_MEANINGLESS_TYPES = (None, "", "application/octet-stream")
+
+
+class TransferRunner:
+    """Runs transfer jobs."""
+
+    def __init__(
+        self, space: Space, negotiator: Negotiator, fetcher: Fetcher, sender: Sender, service_url: str
+    ) -> None:
+        self._space = space
+        self._negotiator = negotiator
+        self._fetcher = fetcher
+        self._sender = sender
+        self._copier = Copier(space)
+        self._service_url = service_url
+
+    async def __call__(self, run: Run) -> Outcome | None:
+        """Work on one job. Raises JobFailure."""
+        try:
+            transfer = read_transfer(run.job.job_info or "")
+            caller = Caller.from_record(run.job.caller)
+            match transfer.direction:
+                case d if d in (PUSH_TO, PULL_FROM):
+                    return await self.negotiate(run, caller, transfer)
+                case d if d == PULL_TO:
+                    return await self._pull(run, caller, transfer)
+                case d if d == PUSH_FROM:
+                    return await self._push(run, caller, transfer)
+                case d if d.lower().startswith("vos:"):
+                    return await self._internal(run, caller, transfer)
+            raise InvalidArgument(f"invalid direction: {transfer.direction[:100]}")
+        except (Fault, FetchFailed) as error:
+            failure = job_failure(error)
+            failure.results = self._details(run)
+            raise failure from error
+
+    def _details(self, run: Run) -> tuple[Result, ...]:
+        return (Result("transferDetails", f"{self._service_url}/xfer/{run.job.id}"),)
+
+    def data_node(self, path: Path) -> Result:
+        return Result("dataNode", self._space.naming.uri(path))
+
+    async def negotiate(self, run: Run, caller: Caller, transfer: Transfer) -> Outcome:
+        """The job stays EXECUTING: the client acts now, and nothing tells of its end."""
+        found = await self._negotiator.negotiate(caller, transfer)
+        await run.checkpoint({"details": write_transfer(found.transfer).decode()})
+        results = (*self._details(run), self.data_node(found.path))
+        if found.link is not None:
+            results = (*results, Result("linkNode", self._space.naming.uri(found.link)))
+        return Outcome(ExecutionPhase.EXECUTING, results)
+
+    # The service fetches.
+
+    async def _pull(self, run: Run, caller: Caller, transfer: Transfer) -> Outcome | None:
+        check_view(transfer)
+        target = self._space.naming.path(single_target(transfer))
+        expected = _expected(transfer)
+        protocols = _usable(transfer, _GET)
+        results = (*self._details(run), self.data_node(target))
+        if await self._already_there(run, caller):
+            return Outcome(results=results)
+        await run.announce(*results)
+        upload = await asyncio.to_thread(self._space.upload, caller, target, keep_properties=False)
+        sink = FileSink(upload.descriptor)
+        try:
+            if expected.length is not None:
+                upload.check_room(expected.length)
+            fetched = await self._fetch_any(protocols, sink, expected, upload.room)
+            properties = {attributes.MD5: fetched.md5, attributes.ADLER32: fetched.adler32}
+            if fetched.content_type not in _MEANINGLESS_TYPES:
+                properties[attributes.TYPE] = fetched.content_type or ""
+            await asyncio.to_thread(upload.prepare, properties)
+            results = (*self._details(run), self.data_node(upload.path))
+            await place(run, upload, Outcome(results=results))
+        finally:
+            await sink.close()
+            upload.close()
+        return None
+
+    async def _fetch_any(
+        self, protocols: list[Protocol], sink: FileSink, expected: Expected, room: int | None
+    ) -> Fetched:
+        """From the first endpoint that delivers (VOSpace 2.1 section 3.6.1)."""
+        failures: list[FetchFailed] = []
+        for protocol in protocols:
+            if sink.length:
+                await sink.restart()
+            try:
+                return await self._fetcher.fetch(protocol.endpoint or "", sink, expected, room)
+            except FetchFailed as failure:
+                failures.append(failure)
+        if len(failures) == 1:
+            raise failures[0]
+        detail = "; ".join(f"{failure.fault}: {failure.detail}" for failure in failures)
+        best = next((failure for failure in failures if failure.transient), failures[0])
+        raise FetchFailed(best.fault, f"no endpoint delivered: {detail}", transient=best.transient)
+
+    async def _already_there(self, run: Run, caller: Caller) -> bool:
+        """Whether an earlier run put its file in place and died before it could say so."""
+        stamp = run.job.checkpoint.get("stamp")
+        if stamp is None:
+            return False
+        path = tuple(run.job.checkpoint["path"])
+        return await asyncio.to_thread(self._space.has_stamp, caller, path, stamp)
+
+    # The service sends.
+
+    async def _push(self, run: Run, caller: Caller, transfer: Transfer) -> Outcome:
+        check_view(transfer)
+        protocols = _usable(transfer, _PUT)
+        source = self._space.naming.path(single_target(transfer))
+        opened = await asyncio.to_thread(self._space.open, caller, source)
+        try:
+            results = (*self._details(run), self.data_node(opened.path))
+            await run.announce(*results)
+            failures: list[FetchFailed] = []
+            for protocol in protocols:
+                try:
+                    await self._sender.send(opened, protocol.endpoint or "")
+                    return Outcome(results=results)
+                except FetchFailed as failure:
+                    failures.append(failure)
+        finally:
+            os.close(opened.descriptor)
+        raise next((failure for failure in failures if failure.transient), failures[0])
+
+    # Within the space.
+
+    async def _internal(self, run: Run, caller: Caller, transfer: Transfer) -> Outcome | None:
+        source = self._space.naming.path(single_target(transfer))
+        wanted = self._space.naming.path(transfer.direction)
+        earlier = run.job.checkpoint.get("path")
+        if earlier is not None and await self._already_there(run, caller):
+            return Outcome(results=(self._destination(tuple(earlier)),))
+        final = await asyncio.to_thread(self._space.destination, caller, source, wanted)
+        outcome = Outcome(results=(self._destination(final),))
+        if transfer.keeps_bytes:
+            await self._copier.copy(run, caller, source, final, outcome)
+            return None
+        stamp = await asyncio.to_thread(self._space.stamp, caller, source)
+        await run.checkpoint({"path": final, "stamp": stamp})
+
+        async def commit() -> None:
+            async with run.committing() as connection:
+                await asyncio.to_thread(self._space.move, caller, source, final)
+                await run.finish(connection, outcome)
+
+        await uninterrupted(commit)
+        return None
+
+    def _destination(self, path: Path) -> Result:
+        return Result("destination", self._space.naming.uri(path))
+
+
+def _usable(transfer: Transfer, uris: frozenset[str]) -> list[Protocol]:
+    protocols = [p for p in transfer.protocols if p.uri in uris]
+    if not protocols:
+        raise ProtocolNotSupported("give a protocol " + " or ".join(sorted(uris)) + " with an endpoint")
+    if any(p.endpoint is None for p in protocols):
+        raise InvalidArgument("a protocol lacks its endpoint")
+    return protocols
+
+
+def _expected(transfer: Transfer) -> Expected:
+    """What the document says the bytes are. Raises InvalidArgument."""
+    length, md5, adler32 = (transfer.param(uri) for uri in (PARAM_LENGTH, PARAM_MD5, PARAM_ADLER32))
+    if length is not None and not length.isdecimal():
+        raise InvalidArgument(f"param {PARAM_LENGTH} must be a number of bytes, not {length[:40]!r}")
+    try:
+        return Expected(
+            None if length is None else int(length),
+            None if md5 is None else md5_hex(md5),
+            None if adler32 is None else adler32_hex(adler32),
+        )
+    except ValueError as error:
+        raise InvalidArgument(f"param: {error}") from None
