@@ -38,8 +38,12 @@ class CallbackModule(CallbackBase):
             sys.stdout.flush()
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
-        if not ignore_errors:
+        # The items of a loop have complained already.
+        if not ignore_errors and "results" not in result._result:
             self._complain(result)
+
+    def v2_runner_item_on_failed(self, result: Any) -> None:
+        self._complain(result)
 
     def v2_runner_on_unreachable(self, result: Any) -> None:
         self._complain(result)

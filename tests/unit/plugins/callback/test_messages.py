@@ -24,6 +24,11 @@ PLAYBOOK = """\
     - name: Print lines
       ansible.builtin.debug:
         msg: [first, second]
+    - name: Break for one item
+      ansible.builtin.assert:
+        that: item
+        fail_msg: an item broke
+      loop: [true, "{{ fine }}"]
     - name: Break
       ansible.builtin.assert:
         that: fine
@@ -58,4 +63,4 @@ def test_failure_goes_to_standard_error(tmp_path: Path) -> None:
     done = _run(tmp_path, fine=False)
     assert done.returncode == 2
     assert done.stdout == "the-token\nfirst\nsecond\n"
-    assert done.stderr.endswith("localhost: Break: it broke\n")
+    assert done.stderr.splitlines()[-1] == "localhost: Break for one item: an item broke"
