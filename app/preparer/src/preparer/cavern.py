@@ -234,7 +234,7 @@ class Cavern:
         _, _, answer = await self._request(
             "POST", url, token, ok=(303,), data=body.encode(), headers=headers, params={"PHASE": "RUN"}
         )
-        return urljoin(url, answer["Location"])
+        return urljoin(url, str(answer["Location"]))
 
     async def bulk_results(self, job: str, after: int, token: str) -> AsyncIterator[dict[str, Any]]:
         """Results of a bulk job as they come, beginning after the event *after*; ends with the job."""
@@ -266,7 +266,7 @@ class Cavern:
                 raise JobVanished("JobNotFound", "Cavern no longer knows the job", transient=True) from exc
             raise
         root = etree.fromstring(body, etree.XMLParser(resolve_entities=False, no_network=True))
-        return (root.findtext("{*}phase") or "UNKNOWN").strip()
+        return str(root.findtext("{*}phase") or "UNKNOWN").strip()
 
     async def abort(self, job: str, token: str) -> None:
         """Ask a job to end."""
@@ -329,7 +329,7 @@ class Cavern:
             data=document.encode(),
             headers={"Content-Type": "text/xml"},
         )
-        job = urljoin(self.url + "/", answer["Location"])
+        job = urljoin(self.url + "/", str(answer["Location"]))
         if urlsplit(job).netloc != urlsplit(self.url).netloc:
             raise CavernError("InternalFault", f"the job's URL {job} is not on Cavern's host")
         await self._request("POST", f"{job}/phase", token, ok=(200, 303), data={"PHASE": "RUN"})

@@ -67,6 +67,9 @@ class PreparerSettings(ServiceSettings):
     preparer_max_items: int = Field(100_000, ge=1, description="Most files of a request")
     preparer_max_body: int = Field(64 * 2**20, ge=1024, description="Largest body of a request")
     preparer_max_active: int = Field(1000, ge=1, description="Most unfinished tasks of one user")
+    preparer_max_rate: int = Field(
+        6000, ge=1, description="Most requests of one user in a minute, for each process"
+    )
     preparer_user_tasks: int = Field(4, ge=1, description="Tasks of one user that are staged at once")
     preparer_site_tasks: int = Field(32, ge=1, description="Tasks of the site that are staged at once")
     preparer_file_concurrency: int = Field(16, ge=1, description="Files of one task in transfer at once")

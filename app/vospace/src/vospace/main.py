@@ -23,6 +23,7 @@ from voservice.logging import AccessLog, bind, configure
 from vospace.config import Settings
 from vospace.handlers.files import FileHandlers
 from vospace.handlers.nodes import NodeHandlers
+from vospace.handlers import vosi
 from vospace.jobs import Jobs
 from vospace.models.caller import Caller
 from vospace.models.errors import Fault, QuotaExceeded
@@ -120,6 +121,10 @@ def build(settings: Settings, known: Identities) -> FastAPI:
     app.include_router(files.router(), prefix=context)
     app.include_router(nodes.router(), prefix=context)
     jobs.install(app, caller_of, changes)
+    app.include_router(
+        vosi.router(settings.vospace_resource_id, settings.service_url, jobs.store.ready, lambda: os.statvfs(settings.root)),
+        prefix=context,
+    )
     app.state.jobs, app.state.space, app.state.engine = jobs, space, engine
     _install_errors(app)
     app.add_middleware(AccessLog, quiet=(f"{context}/availability",))

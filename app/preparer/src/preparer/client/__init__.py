@@ -1,1 +1,32 @@
-"""Client of the prepare-data API."""
+"""Client of prepare-data: `Client`, what it returns, and what it raises."""
+
+from preparer.client.api import Client
+from preparer.client.errors import (
+    Fault,
+    InvalidItem,
+    InvalidTask,
+    NotFound,
+    PrepareDataError,
+    Refused,
+    Unauthorized,
+    Unreachable,
+    WaitTimeout,
+)
+from preparer.client.models import Estimate, File, Item, Task
+
+__all__ = [
+    "Client",
+    "Estimate",
+    "Fault",
+    "File",
+    "InvalidItem",
+    "InvalidTask",
+    "Item",
+    "NotFound",
+    "PrepareDataError",
+    "Refused",
+    "Task",
+    "Unauthorized",
+    "Unreachable",
+    "WaitTimeout",
+]

@@ -122,6 +122,9 @@ class Ledger:
                 approach=new.approach,
                 content_hash=new.content_hash,
                 files=len(new.files),
+                bytes_total=None
+                if any(file.size is None for file in new.files)
+                else sum(f.size or 0 for f in new.files),
                 credential=new.credential,
                 credential_expires=new.credential_expires,
                 idempotency_key=new.idempotency_key,
@@ -284,7 +287,7 @@ class Ledger:
     # -- workers ---------------------------------------------------------------------------------------------
 
     async def claim(self, worker: str, lease: float, user_tasks: int, max_attempts: int) -> Task | None:
-        """Take the next task: the oldest of the users with least under way. A silent worker's tasks are waiting ones."""
+        """Take the next task: the oldest of the users with least under way. A silent worker's tasks wait too."""
         running = tasks.alias("running")
         load = (
             select(func.count())
@@ -324,6 +327,7 @@ class Ledger:
                 )
             ).one()
             await self._event(connection, row.id, "claimed", worker=worker, attempt=row.attempts)
+            claimed: Task = row
             if row.attempts > max_attempts:
                 await self._finish(
                     connection,
@@ -332,7 +336,7 @@ class Ledger:
                     f"Given up after {max_attempts} workers were lost over it",
                 )
                 return None
-            return row
+            return claimed
 
     async def renew(self, worker: str, lease: float, held: Sequence[uuid.UUID]) -> dict[uuid.UUID, bool]:
         """Extend the worker's hold on its tasks; returns those still its own and whether their end is asked for."""
@@ -375,7 +379,8 @@ class Ledger:
                     "UPDATE files SET state = n.state, bytes = n.bytes, found_md5 = n.md5, found_adler32 = n.adler32,"
                     " fault = n.fault, detail = n.detail, finished = clock_timestamp()"
                     " FROM unnest(CAST(:numbers AS int[]), CAST(:states AS text[]), CAST(:bytes AS bigint[]),"
-                    " CAST(:md5s AS text[]), CAST(:adlers AS text[]), CAST(:faults AS text[]), CAST(:details AS text[]))"
+                    " CAST(:md5s AS text[]), CAST(:adlers AS text[]), CAST(:faults AS text[]),"
+                    " CAST(:details AS text[]))"
                     " AS n (number, state, bytes, md5, adler32, fault, detail)"
                     " WHERE files.task = :task AND files.number = n.number AND files.state = 'PENDING'"
                     " RETURNING files.state, files.bytes"
@@ -443,12 +448,10 @@ class Ledger:
                 return None
             if row.cancel:
                 await self._cancel_files(connection, task)
-            counts = {
-                state: number
-                for state, number in await connection.execute(
-                    select(files.c.state, func.count()).where(files.c.task == task).group_by(files.c.state)
-                )
-            }
+            rows = await connection.execute(
+                select(files.c.state, func.count()).where(files.c.task == task).group_by(files.c.state)
+            )
+            counts: dict[str, int] = dict(rows.tuples().all())
             if counts.get(FileState.PENDING):
                 return None
             good = sum(counts.get(state, 0) for state in GOOD)
@@ -512,7 +515,8 @@ class Ledger:
             )
         ).one()
         await self._event(connection, task, "finished", state=str(state))
-        return row
+        finished: Task = row
+        return finished
 
     @staticmethod
     def _callback_time() -> Any:
@@ -565,7 +569,8 @@ class Ledger:
                 )
                 .returning(tasks)
             )
-            return rows.all()
+            found: Sequence[Task] = rows.all()
+            return found
 
     async def called_back(self, task: uuid.UUID, status: str, final: bool) -> None:
         """Note how a callback went; a final one is not tried again."""
@@ -590,7 +595,8 @@ class Ledger:
                 .values(expires=now + timedelta(seconds=60))
                 .returning(tasks)
             )
-            return rows.all()
+            found: Sequence[Task] = rows.all()
+            return found
 
     async def release(self, task: uuid.UUID, numbers: Sequence[int], complete: bool) -> None:
         """Note that staged copies are gone; *complete* ends the task's lifetime."""
@@ -650,7 +656,7 @@ class Ledger:
         """Number of tasks by state."""
         async with self.engine.connect() as connection:
             rows = await connection.execute(select(tasks.c.state, func.count()).group_by(tasks.c.state))
-            return {state: number for state, number in rows}
+            return dict(rows.tuples().all())
 
     async def oldest_waiting(self) -> float:
         """Seconds that the oldest unfinished task has waited."""

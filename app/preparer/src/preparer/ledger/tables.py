@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import StrEnum
 
 from sqlalchemy import (
@@ -53,8 +54,8 @@ metadata = MetaData()
 now = func.clock_timestamp()
 
 
-def _time(name: str, **options: bool) -> Column[object]:
-    return Column(name, DateTime(timezone=True), **options)
+def _time(name: str) -> Column[datetime]:
+    return Column(name, DateTime(timezone=True))
 
 
 tasks = Table(
@@ -76,6 +77,7 @@ tasks = Table(
     Column("files", Integer, nullable=False),
     Column("files_done", Integer, nullable=False, server_default="0"),
     Column("files_failed", Integer, nullable=False, server_default="0"),
+    Column("bytes_total", BigInteger),
     Column("bytes_done", BigInteger, nullable=False, server_default="0"),
     Column("cancel", Boolean, nullable=False, server_default=text("false")),
     Column("published", Boolean, nullable=False, server_default=text("false")),

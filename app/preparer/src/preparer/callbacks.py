@@ -1,0 +1,63 @@
+"""Callbacks: a finished task is told to the URL that its request named, signed and only on allowed hosts."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import time
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from preparer.ledger.store import Task
+from preparer.receipts import task_document
+
+ATTEMPTS = 8
+SIGNATURE = "X-Prepare-Data-Signature"
+
+
+class CallbackRefused(ValueError):
+    """The URL may not be called back; the message says why."""
+
+
+def check(url: str, hosts: list[str]) -> str:
+    """Return *url* if it may be called back."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise CallbackRefused("callback: give an http or https URL")
+    if parts.username or parts.password:
+        raise CallbackRefused("callback: the URL must not hold credentials")
+    if parts.hostname not in hosts and parts.netloc not in hosts:
+        allowed = ", ".join(hosts) or "none"
+        raise CallbackRefused(f"callback: {parts.hostname} is not an allowed host; allowed: {allowed}")
+    return url
+
+
+def sign(key: str, timestamp: int, body: bytes) -> str:
+    """Signature of a callback: HMAC-SHA256 over the time, a dot and the body."""
+    digest = hmac.new(key.encode(), f"{timestamp}.".encode() + body, hashlib.sha256).hexdigest()
+    return f"t={timestamp},v1={digest}"
+
+
+async def send(session: aiohttp.ClientSession, task: Task, key: str, hosts: list[str]) -> tuple[str, bool]:
+    """Tell the outcome of *task*; returns what came of it and whether that is final."""
+    try:
+        check(task.callback, hosts)
+    except CallbackRefused as exc:
+        return str(exc), True
+    body = json.dumps(task_document(task)).encode()
+    headers = {"Content-Type": "application/json", SIGNATURE: sign(key, int(time.time()), body)}
+    try:
+        async with session.post(
+            task.callback,
+            data=body,
+            headers=headers,
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(total=15),
+        ) as answer:
+            status = f"{answer.status} {answer.reason or ''}".strip()
+            delivered = answer.status < 300
+    except (aiohttp.ClientError, TimeoutError) as exc:
+        status, delivered = f"{type(exc).__name__}: {exc}", False
+    return status, delivered or task.callback_attempts >= ATTEMPTS

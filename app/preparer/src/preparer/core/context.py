@@ -1,0 +1,91 @@
+"""What the API's handlers share: made once when the application starts."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict, deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+from fastapi import Request
+from voservice.auth import AuthenticationError, ClientCredentials, Identity, TokenVerifier, bearer
+from voservice.logging import bind
+from voservice.problems import Forbidden, TooMany, Unauthorized
+
+from preparer.cavern import Cavern
+from preparer.config import PreparerSettings
+from preparer.core.outbox import Outbox
+from preparer.credentials import Vault
+from preparer.ledger.store import Ledger
+
+HOW = "Send a token of {issuer}: Authorization: Bearer <token>"
+
+
+@dataclass
+class Context:
+    """Settings, stores and clients of one process."""
+
+    settings: PreparerSettings
+    ledger: Ledger
+    vault: Vault
+    verifier: TokenVerifier
+    credentials: ClientCredentials | None
+    outbox: Outbox
+    session: aiohttp.ClientSession
+    cavern: Cavern
+    recent: dict[str, deque[float]] = field(default_factory=lambda: defaultdict(deque))
+
+    def limit(self, username: str) -> None:
+        """Refuse a user who submits more often than the site allows."""
+        now, moments = time.monotonic(), self.recent[username]
+        while moments and now - moments[0] > 60:
+            moments.popleft()
+        if len(moments) >= self.settings.preparer_max_rate:
+            raise TooMany(
+                f"At most {self.settings.preparer_max_rate} requests a minute; put more files into one request",
+                headers={"Retry-After": str(int(60 - (now - moments[0])) + 1)},
+            )
+        moments.append(now)
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks, with the token that proves it."""
+
+    identity: Identity
+    token: str
+    operator: bool
+
+    @property
+    def owner(self) -> str | None:
+        """User whose tasks may be seen; None means everybody's."""
+        return None if self.operator else self.identity.username
+
+
+def context(request: Request) -> Context:
+    """Return the process's context."""
+    found: Any = request.app.state.context
+    assert isinstance(found, Context)
+    return found
+
+
+async def caller(request: Request) -> Caller:
+    """Verify the request's token."""
+    shared = context(request)
+    how = HOW.format(issuer=shared.settings.oidc_issuer)
+    try:
+        token = bearer(request.headers.getlist("authorization"))
+        if token is None:
+            raise Unauthorized(how, headers={"WWW-Authenticate": "Bearer"})
+        identity = await shared.verifier.verify(token)
+    except AuthenticationError as exc:
+        raise Unauthorized(f"{exc.description}. {how}", headers={"WWW-Authenticate": exc.challenge}) from exc
+    bind(user=identity.username)
+    return Caller(identity, token, bool(identity.groups & set(shared.settings.preparer_operator_groups)))
+
+
+def need_operator(who: Caller) -> None:
+    """Refuse all but operators."""
+    if not who.operator:
+        raise Forbidden("Only members of an operator group may do this")

@@ -1,0 +1,83 @@
+"""The two calls of SKA's own service: ``POST /`` and ``GET /{task_id}``."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from voservice.problems import Invalid, NotFound
+
+from preparer.core.body import read_json
+from preparer.core.context import Caller, caller, context
+from preparer.core.submission import Item, Submission
+from preparer.ledger.tables import TaskState
+
+router = APIRouter(tags=["staging"])
+
+WORDS = {
+    TaskState.QUEUED: "PENDING",
+    TaskState.RUNNING: "STARTED",
+    TaskState.SUCCEEDED: "SUCCESS",
+    TaskState.FAILED: "FAILURE",
+    TaskState.CANCELLED: "FAILURE",
+    TaskState.LOST: "FAILURE",
+}
+EXAMPLE = [["testing:prepare_data_test.txt", "testing/84/1c/prepare_data_test.txt", "./testing"]]
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"type": "array", "items": {"type": "array"}}, "example": EXAMPLE}
+        },
+    }
+}
+
+
+@router.post("/", summary="Stage files", openapi_extra=BODY)
+async def submit(request: Request, who: Annotated[Caller, Depends(caller)]) -> dict[str, str]:
+    """Stage the files of ``[[did, path on the RSE, destination], …]``, each to a place in the user's area."""
+    shared = context(request)
+    body = await read_json(request, shared.settings.preparer_max_body)
+    submission = Submission(shared)
+    files = submission.check(who, [_item(number, entry) for number, entry in enumerate(_list(body))], "")
+    task, _ = await submission.submit(who, files, key=request.headers.get("idempotency-key"))
+    return {"task_id": str(task.id)}
+
+
+@router.get("/{task_id}", summary="Where a task stands")
+async def status(request: Request, task_id: str, who: Annotated[Caller, Depends(caller)]) -> dict[str, Any]:
+    """Status of a task: PENDING, STARTED, SUCCESS or FAILURE, with what happened in ``info``."""
+    task = await find(request, task_id, who)
+    info = task.info
+    if task.state == TaskState.RUNNING:
+        info = f"{task.files_done} of {task.files} files staged"
+    return {"status": WORDS[TaskState(task.state)], "info": info}
+
+
+async def find(request: Request, task_id: str, who: Caller) -> Any:
+    """The task of that id, if the caller may see it."""
+    try:
+        number = uuid.UUID(task_id)
+    except ValueError as exc:
+        raise NotFound(f"{task_id!r} is no task id") from exc
+    task = await context(request).ledger.task(number, who.owner)
+    if task is None:
+        raise NotFound(f"There is no task {task_id} of yours")
+    return task
+
+
+def _list(body: Any) -> list[Any]:
+    if not isinstance(body, list):
+        raise Invalid("The body must be a list of [did, path on the RSE, destination]")
+    return body
+
+
+def _item(number: int, entry: Any) -> Item:
+    if not isinstance(entry, list) or len(entry) != 3:
+        raise Invalid(
+            f"/{number}: must be [did, path on the RSE, destination]",
+            errors=[{"pointer": f"/{number}", "detail": "must be a list of three strings"}],
+        )
+    # A path must be given here: the caller's three values are checked against each other.
+    return Item(entry[0], entry[1] if entry[1] is not None else 0, entry[2], pointers=("0", "1", "2"))

@@ -1,0 +1,123 @@
+"""The API's application."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import aiohttp
+import httpx
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
+from sqlalchemy.exc import DBAPIError
+from voservice import database, problems
+from voservice.auth import ClientCredentials, TokenVerifier
+from voservice.config import load
+from voservice.logging import AccessLog, configure
+
+from preparer import tasks
+from preparer.cavern import Cavern
+from preparer.config import PreparerSettings
+from preparer.core import legacy, v1
+from preparer.core.context import Context, context
+from preparer.core.outbox import Outbox
+from preparer.credentials import Vault
+from preparer.ledger.store import Ledger
+from preparer.ledger.tables import TaskState
+
+TASKS = Gauge("prepare_data_tasks", "Tasks by state", ["state"])
+OLDEST = Gauge("prepare_data_oldest_seconds", "Age of the oldest unfinished task")
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Wire the stores and clients of this process."""
+    settings: PreparerSettings = app.state.settings
+    engine = database.engine(settings, pool_size=20)
+    ledger = Ledger(engine)
+    async with (
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session,
+        httpx.AsyncClient(timeout=15) as client,
+    ):
+        secret = settings.service_client_secret.get_secret_value()
+        outbox = Outbox(tasks.create(settings), ledger)
+        app.state.context = Context(
+            settings=settings,
+            ledger=ledger,
+            vault=Vault(settings),
+            verifier=TokenVerifier(
+                settings.oidc_issuer,
+                settings.oidc_audiences,
+                client=client,
+                algorithms=settings.oidc_algorithms,
+                require_audience=settings.oidc_require_audience,
+            ),
+            credentials=(
+                ClientCredentials(settings.oidc_issuer, settings.service_client_id, secret, client=client)
+                if secret
+                else None
+            ),
+            outbox=outbox,
+            session=session,
+            cavern=Cavern(settings.cavern_api_url, settings.preparer_vos_uri, session),
+        )
+        publishing = asyncio.create_task(outbox.run())
+        yield
+        publishing.cancel()
+        with suppress(asyncio.CancelledError):
+            await publishing
+        outbox.close()
+    await engine.dispose()
+
+
+def create_app() -> FastAPI:
+    """Build the application from the environment."""
+    settings = load(PreparerSettings)
+    configure("prepare-data-core", settings.log_level)
+    app = FastAPI(
+        title="prepare-data",
+        description="Stages files of a Rucio Storage Element into users' areas.",
+        lifespan=lifespan,
+        root_path=settings.api_root_path,
+        redoc_url=None,
+    )
+    app.state.settings = settings
+    app.router.redirect_slashes = False
+    problems.install(app)
+    app.add_middleware(AccessLog, quiet=("/health", "/ready", "/metrics"))
+
+    # Fixed paths first: what comes last takes any word for a task's id.
+    @app.get("/health", tags=["operation"], summary="Whether the service lives")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/ping", tags=["operation"], summary="The same")
+    async def ping() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/ready", tags=["operation"], summary="Whether ledger and broker answer")
+    async def ready(request: Request) -> JSONResponse:
+        shared = context(request)
+        try:
+            await shared.ledger.counts()
+            ledger = True
+        except (DBAPIError, OSError):
+            ledger = False
+        # Without the broker requests are still taken: they wait in the ledger.
+        body = {"ledger": ledger, "broker": shared.outbox.healthy}
+        return JSONResponse(body, 200 if ledger else 503)
+
+    @app.get("/metrics", tags=["operation"], summary="Prometheus metrics")
+    async def metrics(request: Request) -> Response:
+        shared = context(request)
+        counts = await shared.ledger.counts()
+        for state in TaskState:
+            TASKS.labels(str(state)).set(counts.get(state, 0))
+        OLDEST.set(await shared.ledger.oldest_waiting())
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    app.include_router(v1.router)
+    app.include_router(legacy.router)
+    return app

@@ -1,0 +1,213 @@
+"""From what a client sends to a task in the ledger: every item is checked before anything is written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import jwt
+from voservice.auth import AuthenticationError
+from voservice.problems import Conflict, Invalid, TooLarge, TooMany, Unavailable
+
+from preparer.callbacks import CallbackRefused, check
+from preparer.core.context import Caller, Context
+from preparer.did import DID, InvalidDID, InvalidPath, destination, relative
+from preparer.ledger.store import KeyReused, NewFile, NewTask, Task
+
+MD5 = re.compile(r"[0-9a-fA-F]{32}")
+ADLER32 = re.compile(r"[0-9a-fA-F]{1,8}")
+
+
+class BadItem(Exception):
+    """One item is wrong: where in the request, and why."""
+
+    def __init__(self, pointer: str, detail: str) -> None:
+        """Point into the request as RFC 6901 does."""
+        super().__init__(detail)
+        self.pointer, self.detail = pointer, detail
+
+
+@dataclass(frozen=True)
+class Item:
+    """One file as asked for, not yet checked. ``pointer`` names its fields in errors."""
+
+    did: Any
+    path: Any
+    destination: Any
+    size: int | None = None
+    md5: str | None = None
+    adler32: str | None = None
+    pointers: tuple[str, str, str] = ("did", "path", "destination")
+
+
+class Submission:
+    """Checks requests and writes them down."""
+
+    def __init__(self, context: Context) -> None:
+        """Use the process's context."""
+        self.context = context
+        self.settings = context.settings
+
+    def check(self, caller: Caller, items: Sequence[Item], prefix: str) -> list[NewFile]:
+        """Turn *items* into files, or say of every wrong one what is wrong; *prefix* leads to them in the request."""
+        if not items:
+            raise Invalid(
+                "The request names no file",
+                errors=[{"pointer": prefix or "/", "detail": "give at least one"}],
+            )
+        if len(items) > self.settings.preparer_max_items:
+            raise TooLarge(f"{len(items)} files; a request may have {self.settings.preparer_max_items}")
+        files: list[NewFile] = []
+        errors: list[dict[str, str]] = []
+        targets: dict[str, int] = {}
+        for number, item in enumerate(items):
+            try:
+                file = self._file(caller, item)
+                other = targets.setdefault(file.target, number)
+                if other != number:
+                    if files[other] == file:
+                        raise BadItem(item.pointers[0], f"is the same file as item {other}")
+                    raise BadItem(
+                        item.pointers[0], f"would land at the same place as item {other}: {file.target}"
+                    )
+                files.append(file)
+            except BadItem as exc:
+                files.append(NewFile("", "", ""))
+                errors.append({"pointer": f"{prefix}/{number}/{exc.pointer}", "detail": exc.detail})
+                if len(errors) >= 20:
+                    break
+        if errors:
+            first = errors[0]
+            raise Invalid(f"{first['pointer']}: {first['detail']}", errors=errors)
+        return files
+
+    def _file(self, caller: Caller, item: Item) -> NewFile:
+        at_did, at_path, at_destination = item.pointers
+        try:
+            did = DID.parse(_text(item.did, at_did))
+        except InvalidDID as exc:
+            raise BadItem(at_did, str(exc)) from exc
+        expected = did.path(self.settings.preparer_path_algorithm)
+        path = expected if item.path is None else _text(item.path, at_path)
+        try:
+            relative(path)
+        except InvalidPath as exc:
+            raise BadItem(at_path, f"{path!r}: {exc}") from exc
+        if path != expected and self.settings.preparer_path_check == "strict":
+            raise BadItem(at_path, f"{path!r} is not where {did} lies on the RSE: {expected!r}")
+        try:
+            directory = destination(_text(item.destination, at_destination))
+        except InvalidPath as exc:
+            raise BadItem(at_destination, f"{item.destination!r}: {exc}") from exc
+        if item.md5 is not None and not MD5.fullmatch(item.md5):
+            raise BadItem("md5", "must be 32 hexadecimal digits")
+        if item.adler32 is not None and not ADLER32.fullmatch(item.adler32):
+            raise BadItem("adler32", "must be up to 8 hexadecimal digits")
+        home = f"{self.settings.preparer_home}/{caller.identity.username}"
+        target = "/".join([home, *directory, did.name.lstrip("/")])
+        return NewFile(
+            str(did),
+            path,
+            target,
+            item.size,
+            item.md5.lower() if item.md5 else None,
+            item.adler32.lower().zfill(8) if item.adler32 else None,
+        )
+
+    async def submit(
+        self,
+        caller: Caller,
+        files: Sequence[NewFile],
+        *,
+        approach: str | None = None,
+        callback: str | None = None,
+        lifetime: int | None = None,
+        key: str | None = None,
+    ) -> tuple[Task, bool]:
+        """Write the request down; returns the task and whether it is new."""
+        context, settings = self.context, self.settings
+        username = caller.identity.username
+        context.limit(username)
+        chosen = approach or settings.prepare_data_approach
+        if chosen not in {*settings.supported_approaches, settings.prepare_data_approach}:
+            names = ", ".join(sorted({*settings.supported_approaches, settings.prepare_data_approach}))
+            raise Invalid(f"/approach: {chosen!r} is not offered here; choose one of {names}")
+        if callback is not None:
+            try:
+                check(callback, settings.preparer_callback_hosts)
+            except CallbackRefused as exc:
+                raise Invalid(f"/{exc}") from exc
+        if await context.ledger.active_count(username) >= settings.preparer_max_active:
+            raise TooMany(
+                f"{settings.preparer_max_active} tasks of yours are unfinished; wait for some or cancel them",
+                headers={"Retry-After": "10"},
+            )
+        token, expires = await self.credential(caller)
+        if lifetime is not None:
+            self.check_lifetime(lifetime, expires)
+        new = NewTask(
+            username=username,
+            subject=caller.identity.subject,
+            approach=chosen,
+            content_hash=content_hash(files, chosen, callback, lifetime),
+            files=files,
+            credential=context.vault.lock(token),
+            credential_expires=expires,
+            idempotency_key=key,
+            callback=callback,
+            lifetime=lifetime,
+        )
+        try:
+            number, created = await context.ledger.submit(new)
+        except KeyReused as exc:
+            raise Conflict(
+                "Idempotency-Key: this key was used for another request; choose a new one"
+            ) from exc
+        context.outbox.notify()
+        task = await context.ledger.task(number)
+        if task is None:
+            raise Unavailable("The ledger lost the task just written")
+        return task, created
+
+    def check_lifetime(self, lifetime: int, expires: datetime | None) -> None:
+        """Refuse a lifetime that outlives the credential with which the copies are to be removed."""
+        if expires is None:
+            return
+        longest = int((expires - datetime.now(UTC)).total_seconds()) - 300
+        if lifetime > longest:
+            raise Invalid(
+                f"/lifetime: at most {max(longest, 0)} seconds, since your token ends then; renew it in time"
+            )
+
+    async def credential(self, caller: Caller) -> tuple[str, datetime | None]:
+        """A token that outlives the task: exchanged at the issuer where it does that, else the caller's own."""
+        token = caller.token
+        if self.context.credentials is not None:
+            try:
+                token = await self.context.credentials.exchange(
+                    token, self.settings.preparer_credential_lifetime
+                )
+            except AuthenticationError:
+                # An issuer without token exchange: the caller's own token lasts as long as it lasts.
+                return token, caller.identity.expires
+        claims = jwt.decode(token, options={"verify_signature": False})
+        expires = claims.get("exp")
+        return token, datetime.fromtimestamp(expires, UTC) if expires else caller.identity.expires
+
+
+def content_hash(files: Sequence[NewFile], approach: str, callback: str | None, lifetime: int | None) -> str:
+    """Hash of what is asked for, whatever the order of the files."""
+    lines = sorted(json.dumps([f.did, f.path, f.target, f.size, f.md5, f.adler32]) for f in files)
+    head = json.dumps([approach, callback, lifetime])
+    return hashlib.sha256("\n".join([head, *lines]).encode()).hexdigest()
+
+
+def _text(value: Any, pointer: str) -> str:
+    if not isinstance(value, str):
+        raise BadItem(pointer, "must be a string")
+    return value

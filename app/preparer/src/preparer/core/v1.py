@@ -1,0 +1,267 @@
+"""Version 1 of the API: tasks and their files, one by one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Annotated, Any, TypeVar
+from urllib.parse import quote
+
+import aiohttp
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from voservice.problems import Conflict, Invalid, Unavailable
+
+from preparer.cavern import LENGTH, QUOTA, CavernError
+from preparer.core.body import read_json
+from preparer.core.context import Caller, Context, caller, context
+from preparer.core.legacy import find
+from preparer.core.submission import Item, Submission
+from preparer.ledger.store import NewFile
+from preparer.ledger.tables import ACTIVE, FileState, TaskState
+from preparer.receipts import file_document, task_document
+
+M = TypeVar("M", bound=BaseModel)
+router = APIRouter(prefix="/v1", tags=["version 1"])
+Who = Annotated[Caller, Depends(caller)]
+
+
+class FileRequest(BaseModel):
+    """One file to stage."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    did: str = Field(description="Data identifier", examples=["testing:prepare_data_test.txt"])
+    path: str | None = Field(None, description="Path on the RSE; Rucio's deterministic one by default")
+    destination: str | None = Field(None, description="Directory in the user's area, if not the request's")
+    size: int | None = Field(None, ge=0, description="Expected size in bytes")
+    md5: str | None = Field(None, description="Expected MD5, 32 hexadecimal digits")
+    adler32: str | None = Field(None, description="Expected Adler-32, 8 hexadecimal digits")
+
+
+class TaskRequest(BaseModel):
+    """Files to stage, and how."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    files: list[FileRequest]
+    destination: str = Field(".", description="Directory relative to the user's area")
+    approach: str | None = Field(None, description="Way of staging, if not the site's default")
+    callback: str | None = Field(None, description="URL that is told when the task ends")
+    lifetime: int | None = Field(None, ge=60, description="Seconds after which staged copies are removed")
+
+
+class Lifetime(BaseModel):
+    """A new lifetime."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    lifetime: int = Field(ge=60, description="Seconds from now")
+
+
+def schema(model: type[BaseModel]) -> dict[str, Any]:
+    """Say in the API's description what the body is."""
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": model.model_json_schema()}},
+        }
+    }
+
+
+async def parse(request: Request, model: type[M]) -> M:
+    """Read and check a body."""
+    body = await read_json(request, context(request).settings.preparer_max_body)
+    try:
+        return model.model_validate(body)
+    except ValidationError as exc:
+        errors = [
+            {"pointer": "/" + "/".join(map(str, e["loc"])), "detail": e["msg"]} for e in exc.errors()[:20]
+        ]
+        raise Invalid(f"{errors[0]['pointer']}: {errors[0]['detail']}", errors=errors) from exc
+
+
+def checked(shared: Context, who: Caller, body: TaskRequest) -> list[NewFile]:
+    """Files of a request that passed every check."""
+    items = [
+        Item(f.did, f.path, f.destination or body.destination, f.size, f.md5, f.adler32) for f in body.files
+    ]
+    return Submission(shared).check(who, items, "/files")
+
+
+@router.post("/tasks", status_code=201, summary="Stage files", openapi_extra=schema(TaskRequest))
+async def submit(request: Request, who: Who) -> JSONResponse:
+    """Stage files. 200 instead of 201 where the same request is under way already, or its Idempotency-Key is known."""
+    shared = context(request)
+    body = await parse(request, TaskRequest)
+    files = checked(shared, who, body)
+    task, created = await Submission(shared).submit(
+        who,
+        files,
+        approach=body.approach,
+        callback=body.callback,
+        lifetime=body.lifetime,
+        key=request.headers.get("idempotency-key"),
+    )
+    location = f"{shared.settings.api_root_path}/v1/tasks/{task.id}"
+    return JSONResponse(task_document(task), 201 if created else 200, {"Location": location})
+
+
+@router.get("/tasks", summary="List tasks")
+async def list_tasks(
+    request: Request,
+    who: Who,
+    state: Annotated[TaskState | None, Query(description="Only tasks in this state")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Most tasks in one answer")] = 100,
+    before: Annotated[datetime | None, Query(description="The former answer's next")] = None,
+) -> dict[str, Any]:
+    """Tasks of the caller, the newest first; of everybody for operators."""
+    found = await context(request).ledger.list_tasks(who.owner, state, before, limit)
+    following = found[-1].created.isoformat() if len(found) == limit else None
+    return {"tasks": [task_document(task) for task in found], "next": following}
+
+
+@router.get("/tasks/{task_id}", summary="One task")
+async def task(request: Request, task_id: str, who: Who) -> dict[str, Any]:
+    """Where a task stands."""
+    return task_document(await find(request, task_id, who))
+
+
+@router.get("/tasks/{task_id}/files", summary="Files of a task")
+async def list_files(
+    request: Request,
+    task_id: str,
+    who: Who,
+    state: Annotated[list[FileState] | None, Query(description="Only files in these states")] = None,
+    limit: Annotated[int, Query(ge=1, le=10_000, description="Most files in one answer")] = 1000,
+    after: Annotated[int, Query(ge=-1, description="The former answer's next")] = -1,
+) -> dict[str, Any]:
+    """What became of every file."""
+    found = await find(request, task_id, who)
+    files = await context(request).ledger.list_files(found.id, state, after, limit)
+    following = files[-1].number if len(files) == limit else None
+    return {"files": [file_document(file) for file in files], "next": following}
+
+
+@router.post("/tasks/{task_id}/cancel", status_code=202, summary="Cancel a task")
+async def cancel(request: Request, task_id: str, who: Who) -> dict[str, Any]:
+    """End a task, and the transfers underneath; files that are staged by then stay."""
+    found = await find(request, task_id, who)
+    if found.state not in ACTIVE:
+        raise Conflict(f"The task has ended: {found.state}")
+    await context(request).ledger.cancel(found.id)
+    return task_document(await find(request, task_id, who))
+
+
+@router.post("/tasks/{task_id}/retry", status_code=202, summary="Try failed files again")
+async def retry(request: Request, task_id: str, who: Who) -> dict[str, Any]:
+    """Try the failed and cancelled files of a finished task again; the others are left as they are."""
+    shared = context(request)
+    found = await find(request, task_id, who)
+    if found.state in ACTIVE:
+        raise Conflict(f"The task has not ended: {found.state}")
+    if found.username != who.identity.username:
+        raise Conflict("Only the task's owner can retry it: files are staged with the owner's credential")
+    token, expires = await Submission(shared).credential(who)
+    if not await shared.ledger.retry(found.id, shared.vault.lock(token), expires):
+        raise Conflict("No file of the task failed")
+    shared.outbox.notify()
+    return task_document(await find(request, task_id, who))
+
+
+@router.post("/tasks/{task_id}/release", status_code=202, summary="Remove staged copies")
+async def release(request: Request, task_id: str, who: Who) -> dict[str, Any]:
+    """Remove the copies that a task with a lifetime staged, now instead of at its end."""
+    found = await find(request, task_id, who)
+    if found.state in ACTIVE or found.expires is None:
+        raise Conflict("Only a finished task with a lifetime has copies to release")
+    await context(request).ledger.expire_now(found.id)
+    return task_document(await find(request, task_id, who))
+
+
+@router.post("/tasks/{task_id}/renew", summary="Renew the lifetime", openapi_extra=schema(Lifetime))
+async def renew(request: Request, task_id: str, who: Who) -> dict[str, Any]:
+    """Let staged copies live longer."""
+    shared = context(request)
+    found = await find(request, task_id, who)
+    body = await parse(request, Lifetime)
+    if found.state in ACTIVE or found.expires is None:
+        raise Conflict("Only a finished task with a lifetime can be renewed")
+    Submission(shared).check_lifetime(body.lifetime, found.credential_expires)
+    await shared.ledger.renew_lifetime(found.id, body.lifetime)
+    return task_document(await find(request, task_id, who))
+
+
+@router.get("/tasks/{task_id}/events", summary="Follow a task")
+async def events(request: Request, task_id: str, who: Who) -> StreamingResponse:
+    """Server-sent events: ``progress`` whenever the task changes, ``final`` once, at its end."""
+    found = await find(request, task_id, who)
+
+    async def stream() -> AsyncIterator[str]:
+        last = ""
+        idle = 0
+        current: Any = found
+        while current is not None:
+            document = json.dumps(task_document(current))
+            if document != last:
+                last, idle = document, 0
+                name = "progress" if current.state in ACTIVE else "final"
+                yield f"event: {name}\ndata: {document}\n\n"
+                if name == "final":
+                    return
+            elif (idle := idle + 1) % 30 == 0:
+                # A comment keeps proxies from taking silence for the end.
+                yield ": still here\n\n"
+            await asyncio.sleep(0.5)
+            current = await context(request).ledger.task(current.id)
+
+    return StreamingResponse(stream(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+@router.post("/estimate", summary="Estimate before staging", openapi_extra=schema(TaskRequest))
+async def estimate(request: Request, who: Who) -> dict[str, Any]:
+    """Bytes and files of a request, what is missing on the RSE, the quota that is left, and the time it may take."""
+    shared = context(request)
+    files = checked(shared, who, await parse(request, TaskRequest))
+    limit = asyncio.Semaphore(32)
+
+    async def size(file: NewFile) -> int | None:
+        if file.size is not None:
+            return file.size
+        async with limit:
+            try:
+                url = f"{shared.settings.abs_url_rse_root}/{quote(file.path)}"
+                async with shared.session.head(url) as answer:
+                    return int(answer.headers.get("Content-Length", 0)) if answer.status == 200 else None
+            except (aiohttp.ClientError, TimeoutError) as exc:
+                raise Unavailable(f"The RSE does not answer: {type(exc).__name__}") from exc
+
+    sizes = await asyncio.gather(*(size(file) for file in files))
+    missing = [file.did for file, found in zip(files, sizes, strict=True) if found is None]
+    total = sum(found or 0 for found in sizes)
+    rates = await shared.ledger.rates()
+    seconds = None
+    if rates is not None:
+        seconds = round(max((len(files) - len(missing)) / max(rates[0], 1e-9), total / max(rates[1], 1.0)), 1)
+    return {
+        "files": len(files),
+        "bytes": total,
+        "missing": missing,
+        "quota_left": await _quota_left(shared, who),
+        "seconds": seconds,
+    }
+
+
+async def _quota_left(shared: Context, who: Caller) -> int | None:
+    """Bytes left in the user's area, or None without a quota."""
+    try:
+        node = await shared.cavern.node(f"{shared.settings.preparer_home}/{who.identity.username}", who.token)
+    except CavernError as exc:
+        raise Unavailable(f"Cavern does not tell the quota: {exc.detail}") from exc
+    quota = node.number(QUOTA) if node else None
+    if node is None or quota is None:
+        return None
+    return max(quota - (node.number(LENGTH) or 0), 0)

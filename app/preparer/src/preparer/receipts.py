@@ -1,0 +1,75 @@
+"""Receipts: what became of a finished request, as a file that outlives the ledger."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from preparer.ledger.store import File, Task
+
+
+def task_document(task: Task) -> dict[str, Any]:
+    """A task as the API and the receipts show it; never its credential."""
+    document: dict[str, Any] = {
+        "id": str(task.id),
+        "state": task.state,
+        "info": task.info,
+        "username": task.username,
+        "approach": task.approach,
+        "created": _time(task.created),
+        "started": _time(task.started),
+        "finished": _time(task.finished),
+        "files": task.files,
+        "files_done": task.files_done,
+        "files_failed": task.files_failed,
+        "bytes_done": task.bytes_done,
+        "bytes_total": task.bytes_total,
+        "cancel": task.cancel,
+    }
+    if task.callback:
+        document |= {"callback": task.callback, "callback_status": task.callback_status}
+    if task.lifetime:
+        document |= {"lifetime": task.lifetime, "expires": _time(task.expires)}
+    return document
+
+
+def file_document(file: File) -> dict[str, Any]:
+    """A file as the API and the receipts show it."""
+    return {
+        "number": file.number,
+        "did": file.did,
+        "path": file.path,
+        "target": file.target,
+        "state": file.state,
+        "bytes": file.bytes,
+        "size": file.size,
+        "md5": file.found_md5 or file.md5,
+        "adler32": file.found_adler32 or file.adler32,
+        "fault": file.fault,
+        "detail": file.detail,
+        "attempts": file.attempts,
+        "finished": _time(file.finished),
+    }
+
+
+def _time(moment: Any) -> str | None:
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z") if moment else None
+
+
+def write(directory: Path, task: Task, files: Iterable[File]) -> Path:
+    """Write the receipt of *task*, a file at a time, under a temporary name until it is whole."""
+    path = directory / f"{task.id}.json"
+    staged = directory / f".{task.id}.part"
+    with staged.open("w", encoding="utf-8") as stream:
+        head = json.dumps(task_document(task), indent=2)
+        stream.write(head.removesuffix("\n}") + ',\n  "results": [')
+        for number, file in enumerate(files):
+            stream.write(("," if number else "") + "\n    " + json.dumps(file_document(file)))
+        stream.write("\n  ]\n}\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    staged.replace(path)
+    return path

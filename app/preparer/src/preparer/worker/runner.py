@@ -1,0 +1,274 @@
+"""The runner: takes tasks from the ledger, stages them side by side, and keeps its hold on them.
+
+It looks at the ledger when a message wakes it, when a task ends, and every few seconds in any case, so that neither a
+lost message nor a dead worker leaves a task behind. A task whose worker has been silent for a lease is another's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import aiohttp
+from sqlalchemy.exc import DBAPIError
+from voservice.logging import bound
+
+from preparer import callbacks, receipts
+from preparer.approaches.base import Approach, Job, StagingError
+from preparer.config import PreparerSettings
+from preparer.credentials import CredentialLost, Vault
+from preparer.ledger.store import File, Ledger, Outcome, Task
+from preparer.ledger.tables import GOOD, FileState
+from preparer.worker import metrics
+
+logger = logging.getLogger(__name__)
+
+PAGE = 5000
+# The container's health check reads its age.
+HEARTBEAT = Path("/tmp/prepare-data-worker.heartbeat")  # noqa: S108 - a tmpfs of the container's own
+
+
+class Runner:
+    """Stages tasks until it is told to stop."""
+
+    def __init__(
+        self,
+        settings: PreparerSettings,
+        ledger: Ledger,
+        vault: Vault,
+        approaches: dict[str, Approach],
+        session: aiohttp.ClientSession,
+    ) -> None:
+        """Stage by *approaches*, by name."""
+        self.settings = settings
+        self.ledger = ledger
+        self.vault = vault
+        self.approaches = approaches
+        self.session = session
+        self.name = settings.preparer_worker_name
+        self.jobs: dict[uuid.UUID, Job] = {}
+        self.running: dict[uuid.UUID, asyncio.Task[None]] = {}
+        self.wake = asyncio.Event()
+        self.stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        """Work until `stop`; tasks still under way then are given back for others to go on with."""
+        async with asyncio.TaskGroup() as group:
+            loops = [
+                group.create_task(self._forever(self._claim_loop)),
+                group.create_task(self._forever(self._heartbeat_loop)),
+                group.create_task(self._forever(self._housekeeping_loop)),
+            ]
+            await self.stopping.wait()
+            for loop in loops:
+                loop.cancel()
+        for task, running in list(self.running.items()):
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            await self.ledger.yield_task(task, self.name)
+
+    def stop(self) -> None:
+        """Begin to end."""
+        self.stopping.set()
+
+    async def _forever(self, loop: Callable[[], Awaitable[None]]) -> None:
+        """Run a loop again when the database was away."""
+        while True:
+            try:
+                await loop()
+            except (DBAPIError, OSError) as exc:
+                logger.warning("The ledger does not answer: %s", type(exc).__name__)
+                await asyncio.sleep(1)
+
+    # -- taking tasks ----------------------------------------------------------------------------------------
+
+    async def _claim_loop(self) -> None:
+        settings = self.settings
+        while True:
+            self.wake.clear()
+            while len(self.running) < settings.preparer_site_tasks:
+                task = await self.ledger.claim(
+                    self.name,
+                    settings.preparer_lease,
+                    settings.preparer_user_tasks,
+                    settings.preparer_task_attempts,
+                )
+                if task is None:
+                    break
+                self.running[task.id] = asyncio.create_task(self._work(task))
+            try:
+                async with asyncio.timeout(settings.preparer_poll):
+                    await self.wake.wait()
+            except TimeoutError:
+                continue
+
+    async def _heartbeat_loop(self) -> None:
+        """Keep the hold on tasks, learn which are to end, and let go of those that are another's by now."""
+        while True:
+            held = await self.ledger.renew(self.name, self.settings.preparer_lease, list(self.jobs))
+            for task, job in list(self.jobs.items()):
+                if task not in held:
+                    self.running[task].cancel()
+                elif held[task]:
+                    job.cancelled.set()
+            await asyncio.to_thread(HEARTBEAT.write_text, str(time.time()))
+            await asyncio.sleep(min(1.0, self.settings.preparer_lease / 5))
+
+    # -- one task --------------------------------------------------------------------------------------------
+
+    async def _work(self, task: Task) -> None:
+        metrics.RUNNING.inc()
+        try:
+            with bound(task=str(task.id), user=task.username):
+                await self._stage(task)
+        except (DBAPIError, OSError) as exc:
+            # Whoever looks next finds the task with its lease run out.
+            logger.warning("Lost the ledger over a task: %s", type(exc).__name__)
+        finally:
+            self.running.pop(task.id, None)
+            self.jobs.pop(task.id, None)
+            metrics.RUNNING.dec()
+            self.wake.set()
+
+    async def _stage(self, task: Task) -> None:
+        metrics.WAIT_SECONDS.observe((datetime.now(UTC) - task.created).total_seconds())
+        logger.info("Staging %d files for %s, try %d", task.files, task.username, task.attempts)
+
+        async def report(outcomes: Sequence[Outcome]) -> None:
+            await self.ledger.record(task.id, outcomes)
+            for outcome in outcomes:
+                metrics.FILES.labels(str(outcome.state), outcome.fault or "").inc()
+                if outcome.state in GOOD:
+                    metrics.BYTES.inc(outcome.bytes or 0)
+                if outcome.state == FileState.FAILED:
+                    logger.warning("File %d failed: %s: %s", outcome.number, outcome.fault, outcome.detail)
+
+        async def retried(failures: Sequence[Outcome]) -> None:
+            await self.ledger.tried(task.id, self.name, failures)
+            for failure in failures:
+                metrics.RETRIES.labels(failure.fault or "").inc()
+
+        async def remember(job: str | None, event: int) -> None:
+            await self.ledger.job(task.id, job, event)
+
+        approach = self.approaches.get(task.approach)
+        if approach is None:
+            await self.ledger.fail(
+                task.id, self.name, "InvalidArgument", f"approach {task.approach} is not configured"
+            )
+            await self._close(task)
+            return
+        try:
+            token = self.vault.unlock(task.credential)
+        except CredentialLost as exc:
+            await self.ledger.fail(task.id, self.name, "NotAuthenticated", str(exc))
+            await self._close(task)
+            return
+        job = Job(task, token, report, retried, remember)
+        self.jobs[task.id] = job
+        if task.cancel:
+            job.cancelled.set()
+        await self._rounds(approach, job)
+        await self._close(task)
+
+    async def _rounds(self, approach: Approach, job: Job) -> None:
+        """Stage what is pending until nothing is, or the task as a whole fails."""
+        failures = 0
+        resumed = False
+        while not job.cancelled.is_set():
+            pending = await self._pending(job.task)
+            if not pending:
+                return
+            try:
+                if not resumed:
+                    resumed = True
+                    if await approach.resume(job, pending):
+                        continue
+                await approach.stage(job, pending)
+            except StagingError as exc:
+                failures += 1
+                if not exc.transient or failures >= self.settings.preparer_file_attempts:
+                    logger.warning("The task fails: %s: %s", exc.fault, exc.detail)
+                    await self.ledger.fail(job.task.id, self.name, exc.fault, exc.detail)
+                    return
+                logger.info("Trying again: %s: %s", exc.fault, exc.detail)
+            except ExceptionGroup as group:
+                # A task group of files: what is wrong with the ledger is not the files' fault.
+                raise group.exceptions[0] from group
+            await self._pause(job, failures)
+
+    async def _pause(self, job: Job, failures: int) -> None:
+        longest = min(
+            self.settings.preparer_retry_delay_max,
+            self.settings.preparer_retry_delay * 2 ** max(failures - 1, 0),
+        )
+        try:
+            async with asyncio.timeout(random.uniform(longest / 2, longest)):  # noqa: S311 - no secret
+                await job.cancelled.wait()
+        except TimeoutError:
+            return
+
+    async def _pending(self, task: Task) -> list[File]:
+        pending: list[File] = []
+        after = -1
+        while page := await self.ledger.list_files(task.id, [FileState.PENDING], after, PAGE):
+            pending += page
+            after = page[-1].number
+        return pending
+
+    async def _close(self, task: Task) -> None:
+        """End a task, and leave its receipt."""
+        closed = await self.ledger.finish(task.id, self.name)
+        if closed is None:
+            return
+        metrics.TASK_SECONDS.observe((closed.finished - closed.started).total_seconds())
+        logger.info("%s: %s", closed.state, closed.info)
+        files: list[File] = []
+        after = -1
+        while page := await self.ledger.list_files(task.id, None, after, PAGE):
+            files += page
+            after = page[-1].number
+        try:
+            await asyncio.to_thread(receipts.write, self.settings.abs_path_celery_results, closed, files)
+        except OSError as exc:
+            logger.error("The receipt could not be written: %s", exc)
+
+    # -- housekeeping ----------------------------------------------------------------------------------------
+
+    async def _housekeeping_loop(self) -> None:
+        while True:
+            for task in await self.ledger.due_callbacks():
+                key = self.settings.preparer_callback_key.get_secret_value()
+                status, final = await callbacks.send(
+                    self.session, task, key, self.settings.preparer_callback_hosts
+                )
+                await self.ledger.called_back(task.id, status, final)
+            for task in await self.ledger.expired():
+                await self._release(task)
+            await asyncio.sleep(1)
+
+    async def _release(self, task: Task) -> None:
+        """Remove the staged copies of a task whose lifetime is over."""
+        approach = self.approaches.get(task.approach)
+        try:
+            token = self.vault.unlock(task.credential)
+        except CredentialLost as exc:
+            logger.error("Staged copies of %s stay: %s", task.id, exc)
+            await self.ledger.release(task.id, [], complete=True)
+            return
+        left = False
+        after = -1
+        while page := await self.ledger.list_files(task.id, [FileState.STAGED], after, PAGE):
+            after = page[-1].number
+            gone = await approach.remove(task, token, page) if approach else []
+            await self.ledger.release(task.id, gone, complete=False)
+            left = left or len(gone) < len(page)
+        if not left:
+            await self.ledger.release(task.id, [], complete=True)
+            logger.info("Released the staged copies of %s", task.id)
