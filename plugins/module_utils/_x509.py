@@ -131,12 +131,13 @@ def pem(certificate: Any) -> bytes:
     return certificate.public_bytes(serialization.Encoding.PEM)
 
 
-def load_certificate(content: bytes | None) -> Any:
-    """A certificate; None if there is none, or none that can be read."""
+def load_certificates(content: bytes | None) -> list[Any]:
+    """Every certificate of a file; none if one of them cannot be read."""
+    end = b"-----END CERTIFICATE-----\n"
     try:
-        return None if content is None else x509.load_pem_x509_certificate(content)
+        return [x509.load_pem_x509_certificate(part + end) for part in (content or b"").split(end)[:-1]]
     except ValueError:
-        return None
+        return []
 
 
 def load(certificate_pem: bytes | None, key_pem: bytes | None) -> Pair:
@@ -157,18 +158,35 @@ def load(certificate_pem: bytes | None, key_pem: bytes | None) -> Pair:
 
 
 def create_ca(organization: str, days: int, key_type: str) -> Pair:
-    """A self-signed CA that signs end entities only (path length 0)."""
+    """A self-signed CA. Path length 1 leaves room for its successor in a rotation."""
     # The random part keeps apart the CAs of two deployments, and the old and the new one of a rotation.
     name = subject(f"Cavern CA {secrets.token_hex(4)}", organization)
     key = new_key(key_type)
     certificate = (
         _builder(name, name, key.public_key(), now() + datetime.timedelta(days=days))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
         .add_extension(_key_usage(key_cert_sign=True, crl_sign=True), critical=True)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
     return Pair(certificate, key)
+
+
+def cross_sign(ca: Pair, predecessor: Pair) -> Any:
+    """The CA's name and key certified by the CA before it (RFC 4949, cross-certificate).
+
+    Sent along with a server certificate, it lets clients that know only the predecessor verify it.
+    """
+    end = min(not_after(ca.certificate), not_after(predecessor.certificate))
+    return (
+        _builder(ca.certificate.subject, predecessor.certificate.subject, ca.key.public_key(), end)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(key_cert_sign=True, crl_sign=True), critical=True)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(predecessor.key.public_key()), critical=False
+        )
+        .sign(predecessor.key, hashes.SHA256())
+    )
 
 
 def issue_server(ca: Pair, names: Names, days: int, key_type: str) -> Pair:

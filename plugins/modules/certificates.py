@@ -14,8 +14,8 @@ description:
     derives from them what the services and their clients read.
   - A certificate is issued again when it is missing or damaged, nears its end, was not signed by the present
     CA, or is for other names than wanted. Otherwise it is left as it is.
-  - When the CA is replaced, services and client certificates keep trusting the one before it until that one
-    ends, so that nothing fails while a deployment takes the new one up.
+  - When the CA is replaced, the one before it stays trusted until it ends, and certifies the new one, so that
+    neither services, nor clients that know only one of the two, nor client certificates fail.
   - Files are replaced in one step each. Keys have mode V(0600), and never appear in results or diffs.
 author:
   - Cavern deployment team (@skasrc)
@@ -24,9 +24,9 @@ options:
     description:
       - >-
         Where the files go: C(ca.pem), C(ca.key), C(server.pem), C(server.key), C(haproxy.pem) (certificate
-        and key), C(ca-bundle.pem) (the host's public CAs and ours), C(client-ca.pem) (CAs whose client
+        chain and key), C(ca-bundle.pem) (the host's public CAs and ours), C(client-ca.pem) (CAs whose client
         certificates are accepted), C(truststore.p12) (our CA for Java, password C(changeit)) and, after the
-        CA was replaced, C(ca-previous.pem).
+        CA was replaced, C(ca-previous.pem) (the CA before, and the present one certified by it).
       - Created if missing.
     type: path
     required: true
@@ -201,15 +201,14 @@ class Certificates:
 
         return self._pair("server", judge, issue)
 
-    def _previous(self, before: _x509.Pair | None, ca: _x509.Pair) -> Any:
-        """The certificate of the CA before the present one, while that is still to be trusted."""
+    def _previous(self, before: _x509.Pair | None, ca: _x509.Pair) -> list[Any]:
+        """The CA before the present one, and the present one as certified by it, while that is to be trusted."""
         if before and before.certificate != ca.certificate:
-            previous = before.certificate
+            previous = [before.certificate, _x509.cross_sign(ca, before)]
         else:
-            previous = _x509.load_certificate(_files.read_bytes(self.directory / "ca-previous.pem"))
-        if previous is None or "previous" in self.options["rotate"] or _x509.ageing(previous, 0):
-            return None
-        return previous
+            previous = _x509.load_certificates(_files.read_bytes(self.directory / "ca-previous.pem"))
+        ended = not previous or _x509.ageing(previous[0], 0)
+        return [] if ended or "previous" in self.options["rotate"] else previous
 
     def _load(self, name: str) -> _x509.Pair | None:
         try:
@@ -244,7 +243,7 @@ class Certificates:
         return pair, True
 
     def _write(
-        self, ca: _x509.Pair, server: _x509.Pair, new_ca: bool, new_server: bool, previous: Any
+        self, ca: _x509.Pair, server: _x509.Pair, new_ca: bool, new_server: bool, previous: list[Any]
     ) -> None:
         """Every file with its wanted content; a key always before its certificate."""
         # First of all, or an interruption would lose it.
@@ -253,15 +252,17 @@ class Certificates:
         self._file("ca.pem", ca.certificate_pem if new_ca else None, 0o644)
         self._file("server.key", server.key_pem if new_server else None, 0o600)
         self._file("server.pem", server.certificate_pem if new_server else None, 0o644)
-        self._derived("haproxy.pem", server.certificate_pem + server.key_pem, 0o600, "the server certificate")
-        authorities = ca.certificate_pem + (_x509.pem(previous) if previous else b"")
+        chain = server.certificate_pem + b"".join(_x509.pem(certificate) for certificate in previous[1:])
+        self._derived("haproxy.pem", chain + server.key_pem, 0o600, "the server certificate")
+        authorities = ca.certificate_pem + b"".join(_x509.pem(certificate) for certificate in previous[:1])
         self._derived("client-ca.pem", authorities, 0o644, "the CA")
         self._derived("ca-bundle.pem", self._bundle(authorities), 0o644, "the host's CAs or ours")
         self._trust_store(ca)
 
-    def _previous_file(self, previous: Any) -> None:
+    def _previous_file(self, previous: list[Any]) -> None:
         if previous:
-            self._derived("ca-previous.pem", _x509.pem(previous), 0o644, "the CA")
+            content = b"".join(_x509.pem(certificate) for certificate in previous)
+            self._derived("ca-previous.pem", content, 0o644, "the CA")
         elif (self.directory / "ca-previous.pem").exists():
             self._act("file", "ca-previous.pem", "remove", "it ended, or is no longer trusted")
             if not self.module.check_mode:

@@ -25,12 +25,12 @@ def _key_type(ca: _x509.Pair) -> str:
 
 
 def _handshake(
-    directory: Path, ca: _x509.Pair, server: _x509.Pair, client: _x509.Pair, name: str
+    directory: Path, ca: _x509.Pair, server: _x509.Pair, client: _x509.Pair, name: str, between: bytes = b""
 ) -> dict[str, object]:
     """The client's subject as the server saw it, after a mutual TLS handshake with RFC 5280 checks on both sides."""
     (directory / "ca.pem").write_bytes(ca.certificate_pem)
-    for role, pair in (("server", server), ("client", client)):
-        (directory / f"{role}.pem").write_bytes(pair.certificate_pem + pair.key_pem)
+    (directory / "server.pem").write_bytes(server.certificate_pem + between + server.key_pem)
+    (directory / "client.pem").write_bytes(client.certificate_pem + client.key_pem)
     listening = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=directory / "ca.pem")
     listening.load_cert_chain(directory / "server.pem")
     listening.verify_mode = ssl.CERT_REQUIRED
@@ -53,6 +53,17 @@ def test_handshake_with_strict_checks(ca: _x509.Pair, tmp_path: Path, name: str)
     server = _x509.issue_server(ca, NAMES, 10, _key_type(ca))
     client = _x509.issue_client(ca, "ada", 10, _key_type(ca))
     assert _handshake(tmp_path, ca, server, client, name)["subject"] == ((("commonName", "ada"),),)
+
+
+def test_clients_of_either_ca_accept_a_cross_signed_chain(ca: _x509.Pair, tmp_path: Path) -> None:
+    successor = _x509.create_ca("Example", 100, _key_type(ca))
+    cross = _x509.pem(_x509.cross_sign(successor, ca))
+    server = _x509.issue_server(successor, NAMES, 10, _key_type(ca))
+    old, new = (_x509.issue_client(issuer, "ada", 10, _key_type(ca)) for issuer in (ca, successor))
+    assert _handshake(tmp_path, ca, server, old, "localhost", cross)
+    assert _handshake(tmp_path, successor, server, new, "localhost", cross)
+    with pytest.raises(ssl.SSLCertVerificationError, match="unable to get local issuer"):
+        _handshake(tmp_path, ca, server, old, "localhost")
 
 
 def test_other_name_is_refused(ca: _x509.Pair, tmp_path: Path) -> None:

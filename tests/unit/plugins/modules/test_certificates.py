@@ -111,17 +111,18 @@ def test_ca_before_the_present_one_stays_trusted_until_told(run_module: Any, opt
     first = _files(options)["ca.pem"]
     run_module(certificates, **options, rotate=["ca"])
     files = _files(options)
-    assert files["ca-previous.pem"] == first
+    previous, cross = _x509.load_certificates(files["ca-previous.pem"])
+    assert _x509.pem(previous) == first
+    assert files["haproxy.pem"] == files["server.pem"] + _x509.pem(cross) + files["server.key"]
     assert files["client-ca.pem"] == files["ca.pem"] + first
     assert files["ca-bundle.pem"].endswith(files["ca.pem"] + first)
+    assert not run_module(certificates, **options)["changed"]
     result = run_module(certificates, **options, rotate=["previous"])
-    assert _names(result) == [
-        ("file", "ca-previous.pem"),
-        ("file", "client-ca.pem"),
-        ("file", "ca-bundle.pem"),
-    ]
+    changed = ["ca-previous.pem", "haproxy.pem", "client-ca.pem", "ca-bundle.pem"]
+    assert _names(result) == [("file", name) for name in changed]
     files = _files(options)
     assert "ca-previous.pem" not in files
+    assert files["haproxy.pem"] == files["server.pem"] + files["server.key"]
     assert files["client-ca.pem"] == files["ca.pem"]
     assert not run_module(certificates, **options)["changed"]
 
