@@ -26,7 +26,8 @@ def _lines(pieces: Iterable[bytes]) -> Iterator[str]:
 
 def parse(pieces: Iterable[bytes]) -> Iterator[Event]:
     """Yield events as they are completed by a blank line; comments keep the connection alive and mean nothing."""
-    kind, data, last = "message", [], ""
+    kind, last = "message", ""
+    data: list[str] = []
     for line in _lines(pieces):
         if not line:
             if data:

@@ -104,7 +104,7 @@ class Transport(AbstractContextManager["Transport"]):
         raise AssertionError("unreachable")
 
     def form(self, fields: Mapping[str, str], client_id: str, client_secret: str) -> Any:
-        """Post a form to the base URL itself as an OAuth client (RFC 6749 section 2.3.1); a public one has no secret."""
+        """Post a form to the base URL as an OAuth client (RFC 6749 section 2.3.1); a public one has no secret."""
         public = {} if client_secret else {"client_id": client_id}
         auth = HTTPBasicAuth(client_id, client_secret) if client_secret else None
         return _result(
