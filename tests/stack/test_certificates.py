@@ -1,0 +1,66 @@
+"""Certificates of the deployed stack: they are rotated while clients come and go, and none of those fails."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from deployment import Deployment, playbook
+
+
+def _fetch(stack: Deployment, context: ssl.SSLContext) -> str:
+    """Fetch a document over a connection of its own; the fingerprint of the certificate that served it."""
+    with (
+        socket.create_connection((stack.public_name, 443), timeout=10) as plain,
+        context.wrap_socket(plain, server_hostname=stack.public_name) as secure,
+    ):
+        secure.sendall(f"GET /reg/resource-caps HTTP/1.0\r\nHost: {stack.public_name}\r\n\r\n".encode())
+        status = secure.makefile("rb").readline()
+        assert b" 200 " in status, status
+        return hashlib.sha256(secure.getpeercert(binary_form=True) or b"").hexdigest()
+
+
+@contextmanager
+def _clients(stack: Deployment, ca: Path) -> Iterator[set[str]]:
+    """Clients that trust one CA come again and again; gives the certificates they saw, and passes on their failure."""
+    context = ssl.create_default_context(cafile=ca)
+    seen: set[str] = set()
+    failures: list[BaseException] = []
+    stop = threading.Event()
+
+    def come_and_go() -> None:
+        while not stop.wait(0.02):
+            try:
+                seen.add(_fetch(stack, context))
+            except (OSError, AssertionError) as error:
+                failures.append(error)
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        stop.set()
+        thread.join()
+    assert failures == []
+
+
+@pytest.mark.parametrize("rotate", ["server", "ca"])
+def test_rotation_fails_no_client(stack: Deployment, tmp_path: Path, rotate: str) -> None:
+    known = tmp_path / "ca.pem"
+    known.write_bytes(Path(stack.ca).read_bytes())
+    before = _fetch(stack, ssl.create_default_context(cafile=known))
+    with _clients(stack, known) as seen:
+        playbook("site.yml", "--extra-vars", json.dumps({"certificates_rotate": [rotate]}))
+        after = _fetch(stack, ssl.create_default_context(cafile=stack.ca))
+    assert after != before
+    # Only these two were ever served, to clients that trust nothing but what they knew beforehand.
+    assert seen == {before, after}
+    assert "changed=0" in playbook("site.yml").stdout

@@ -1,0 +1,98 @@
+"""What an operator has at hand: docker-static-ip, `make token` and client certificates."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import jwt
+import pytest
+import requests
+from deployment import ROOT, Deployment, playbook
+
+TOOL = Path.home() / "bin/docker-static-ip"
+
+
+def _run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+def _inspected(stack: Deployment) -> dict[str, str]:
+    """Static address of every container of the deployment by name, as the engine has it."""
+    found = stack.engine.containers.list(all=True, filters={"label": "int.skao.src.cavern.project=cavern"})
+    networks = {container.name: container.attrs["NetworkSettings"]["Networks"] for container in found}
+    return {
+        name: next(iter(network.values()))["IPAMConfig"]["IPv4Address"] for name, network in networks.items()
+    }
+
+
+def test_static_ip_of_all_containers(stack: Deployment) -> None:
+    done = _run(TOOL)
+    assert dict(line.split() for line in done.stdout.splitlines()) == _inspected(stack)
+
+
+@pytest.mark.parametrize(
+    ("name", "container"), [("src-cavern", "src-cavern"), ("cavern", "src-cavern"), ("reg", "reg")]
+)
+def test_static_ip_of_one(stack: Deployment, name: str, container: str) -> None:
+    assert _run(TOOL, name).stdout == _inspected(stack)[container] + "\n"
+
+
+def test_static_ip_of_an_unknown_one_says_what_there_is(stack: Deployment) -> None:
+    done = _run(TOOL, "nothing")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "no container or service 'nothing'; there are" in done.stderr
+
+
+def test_another_container_joins_the_environment(stack: Deployment) -> None:
+    arguments = _run(TOOL, "--join").stdout.split()
+    done = _run(
+        *("docker", "run", "--rm", *arguments, f"--volume={stack.ca}:/ca.pem:ro", "--entrypoint=curl"),
+        *("cavern/base:local", "--fail", "--silent", "--cacert", "/ca.pem", f"{stack.url}/reg/resource-caps"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"{stack.url}/src/cavern/capabilities" in done.stdout
+
+
+def test_make_token_prints_a_token_and_nothing_else(stack: Deployment) -> None:
+    done = _run("make", "--silent", "token", "USER=ada")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 1
+    claims = jwt.decode(done.stdout.strip(), options={"verify_signature": False})
+    assert claims["preferred_username"] == "ada"
+    answer = requests.get(
+        f"{stack.url}/iam/userinfo",
+        headers={"Authorization": f"Bearer {done.stdout.strip()}"},
+        verify=stack.ca,
+        timeout=30,
+    )
+    assert answer.json()["preferred_username"] == "ada"
+
+
+def test_refused_token_leaves_standard_output_empty(stack: Deployment) -> None:
+    done = _run("make", "--silent", "token", "USER=../ada")
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert "username" in done.stderr
+
+
+def test_client_certificate_is_its_user(stack: Deployment, user: str) -> None:
+    playbook("playbooks/client_certificate.yml", "--extra-vars", f"user={user}")
+    certificate = stack.state / f"certs/clients/{user}.pem"
+    assert certificate.stat().st_mode & 0o777 == 0o600
+    node = f"{stack.url}/src/cavern/nodes/certificate_{user}"
+    document = (
+        '<node xmlns="http://www.ivoa.net/xml/VOSpace/v2.0" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" '
+        'xmlns:vos="http://www.ivoa.net/xml/VOSpace/v2.0" xsi:type="vos:ContainerNode"/>'
+    )
+    with stack.session() as http:
+        http.headers["Content-Type"] = "application/xml"
+        assert http.put(node, document, timeout=30).status_code == 403
+        http.cert = str(certificate)
+        try:
+            assert http.put(node, document, timeout=30).status_code == 201
+            assert user in http.get(node, timeout=30).text
+        finally:
+            http.delete(node, timeout=30)
+            certificate.unlink()
