@@ -23,24 +23,36 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
         _validation, arguments = self.validate_argument_spec(argument_spec=_images.ARGUMENT_SPEC)
-        recipes = arguments["recipes"]
         if arguments["source"] != "build" or arguments["state"] != "present":
             return self._module(arguments, task_vars)
-        settings = {"suite": arguments["debian_suite"]}
+        recipes = arguments["recipes"]
         try:
-            names = self._needed(arguments, recipes)
-            digests = _images.inputs(recipes, names, ROOT, settings)
-            arguments["recipes"] = {name: dict(recipes[name]) | {"inputs": digests[name]} for name in names}
+            arguments["recipes"] = self._with_inputs(arguments, recipes)
             result = self._module(arguments, task_vars)
-            if result.get("failed") or self._task.check_mode or not result.get("to_build"):
+            names = result.pop("to_build", [])
+            if result.get("failed") or self._task.check_mode or not names:
                 return result
-            return self._build(arguments, recipes, result["to_build"], task_vars)
-        except _images.RecipeError as error:
+            return self._build(arguments, recipes, names, task_vars)
+        except (_images.RecipeError, OSError) as error:
             raise AnsibleActionFail(str(error)) from error
 
-    def _needed(self, arguments: dict[str, Any], recipes: dict[str, Any]) -> list[str]:
-        ours = {f"{arguments['prefix']}/{name}:{arguments['tag']}": name for name in recipes}
-        return _images.closure(recipes, [ours[image] for image in arguments["images"] if image in ours])
+    def _with_inputs(self, arguments: dict[str, Any], recipes: dict[str, Any]) -> dict[str, Any]:
+        """The recipes of the needed images, each with what it is made from."""
+        wanted = set(arguments["images"])
+        names = _images.closure(
+            recipes,
+            [name for name in recipes if f"{arguments['prefix']}/{name}:{arguments['tag']}" in wanted],
+        )
+        settings = {
+            key: arguments[key] for key in ("debian_suite", "debian_mirror", "debian_security_mirror")
+        }
+        parts = _images.parts(recipes, names, ROOT, settings)
+        return {
+            name: recipes[name]
+            | {"inputs": _images.digest(parts[name]), "parts": parts[name]}
+            | ({"version": _images.version(recipes[name], ROOT)} if recipes[name].get("version") else {})
+            for name in names
+        }
 
     def _build(
         self,
@@ -50,8 +62,10 @@ class ActionModule(ActionBase):
         task_vars: dict[str, Any] | None,
     ) -> dict[str, Any]:
         """Run the module again, with the contexts of what it has to build."""
-        self._connection._shell.tmpdir or self._make_tmp_path()
+        if not self._connection._shell.tmpdir:
+            self._make_tmp_path()
         remote = self._connection._shell.tmpdir
+        contexts = []
         with tempfile.TemporaryDirectory() as local:
             for name in names:
                 path = Path(local, f"{name}.tar")
@@ -59,10 +73,11 @@ class ActionModule(ActionBase):
                 target = self._connection._shell.join_path(remote, path.name)
                 self._transfer_file(str(path), target)
                 arguments["recipes"][name]["context"] = target
-            self._fixup_perms2(
-                (remote, *(r["context"] for r in arguments["recipes"].values() if "context" in r))
-            )
-            return self._module(arguments, task_vars)
+                contexts.append(target)
+        self._fixup_perms2((remote, *contexts))
+        result = self._module(arguments, task_vars)
+        result.pop("to_build", None)
+        return result
 
     def _module(self, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         result: dict[str, Any] = self._execute_module(

@@ -3,21 +3,25 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """How images follow from their recipes: which are needed, what goes into each. Private to the collection.
 
-A recipe names the image it builds on, the files of its build context (paths in the context to paths below the
-collection) and build arguments. An image is as new as its inputs: the digest of all of these and of its parent's
-inputs, kept in a label.
+A recipe names the image it builds on, the images it takes files from, the files of its build context (paths in the
+context to paths below the collection) and build arguments. An image is as new as its inputs: all of these, and its
+parents' inputs. Their digest is kept in one label, and a short digest of each in another, to tell what changed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
 import tarfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 LABEL = "int.skao.src.cavern.inputs"
+PARTS_LABEL = "int.skao.src.cavern.inputs.parts"
+VERSION_LABEL = "org.opencontainers.image.version"
 # On what a build leaves behind that is no image of its own.
 STAGE_LABEL = "int.skao.src.cavern.stage"
 # What tools leave behind, and tests, are no part of an image.
@@ -33,10 +37,13 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "debian_suite": {"type": "str", "default": "trixie"},
     "debian_mirror": {"type": "str", "default": "http://deb.debian.org/debian"},
     "debian_security_mirror": {"type": "str", "default": "http://deb.debian.org/debian-security"},
-    "pip_index_url": {"type": "str", "default": ""},
+    # An index's address may hold credentials.
+    "pip_index_url": {"type": "str", "default": "", "no_log": True},
+    "proxy": {"type": "dict", "default": {}},
     "ca_bundle": {"type": "path", "default": "/etc/ssl/certs/ca-certificates.crt"},
     "bundle": {"type": "path"},
     "rebuild": {"type": "bool", "default": False},
+    "parallel": {"type": "int", "default": 2},
     "timeout": {"type": "int", "default": 600},
     "state": {"type": "str", "choices": ["present", "saved", "absent"], "default": "present"},
 }
@@ -44,6 +51,12 @@ ARGUMENT_SPEC: dict[str, Any] = {
 
 class RecipeError(Exception):
     """A recipe cannot be followed; the message names it."""
+
+
+def parents(recipe: dict[str, Any]) -> list[str]:
+    """The recipes that must be there first: the one to build on, and those of the stages to take files from."""
+    own = [recipe["from"]] if recipe.get("from") else []
+    return [*own, *(recipe.get("stages") or {}).values()]
 
 
 def closure(recipes: dict[str, Any], names: list[str]) -> list[str]:
@@ -55,8 +68,7 @@ def closure(recipes: dict[str, Any], names: list[str]) -> list[str]:
             raise RecipeError(f"recipes: {' -> '.join((*children, name))} go round in a circle")
         if name not in recipes:
             raise RecipeError(f"recipes: {children[-1]} builds on {name}, for which there is no recipe")
-        parent = recipes[name].get("from")
-        if parent:
+        for parent in parents(recipes[name]):
             visit(parent, (*children, name))
         if name not in ordered:
             ordered.append(name)
@@ -67,25 +79,60 @@ def closure(recipes: dict[str, Any], names: list[str]) -> list[str]:
 
 
 def next_builds(recipes: dict[str, Any], pending: list[str], unfinished: set[str]) -> list[str]:
-    """Those of the pending builds whose parent is not unfinished, the ones that most others wait for first."""
-    ready = [name for name in pending if recipes[name].get("from") not in unfinished]
-    return sorted(ready, key=lambda name: -sum(recipes[other].get("from") == name for other in pending))
+    """Those of the pending builds whose parents are not unfinished, the ones that most others wait for first."""
+    ready = [name for name in pending if not unfinished & set(parents(recipes[name]))]
+    return sorted(ready, key=lambda name: -sum(name in parents(recipes[other]) for other in pending))
 
 
-def inputs(recipes: dict[str, Any], names: list[str], root: Path, settings: dict[str, str]) -> dict[str, str]:
-    """Digest of the inputs of each image. `names` is a closure; `settings` are those that all images depend on."""
-    digests: dict[str, str] = {}
+def parts(
+    recipes: dict[str, Any], names: list[str], root: Path, settings: dict[str, str]
+) -> dict[str, dict[str, str]]:
+    """Each input of each image with its digest.
+
+    `names` is a closure; `settings` are those that all images without a parent depend on, by the option's name.
+    """
+    found: dict[str, dict[str, str]] = {}
     for name in names:
         recipe = recipes[name]
-        digest = hashlib.sha256(repr(sorted(settings.items())).encode())
-        digest.update(digests[recipe["from"]].encode() if recipe.get("from") else b"")
-        digest.update(repr(sorted((recipe.get("arguments") or {}).items())).encode())
-        digest.update(repr((recipe.get("packages"), recipe.get("users"))).encode())
+        own = {f"image {parent}": digest(found[parent]) for parent in parents(recipe)}
+        if not recipe.get("from"):
+            own |= {option: _short(value.encode()) for option, value in settings.items()}
+        for key in ("arguments", "packages", "users", "stages", "version"):
+            if recipe.get(key):
+                own[key] = _short(json.dumps(recipe[key], sort_keys=True).encode())
         for target, path in _files(name, recipe, root):
-            digest.update(f"{target}\0{_mode(path):o}\0{path.stat().st_size}\0".encode())
-            digest.update(path.read_bytes())
-        digests[name] = digest.hexdigest()
-    return digests
+            content = f"{target}\0{_mode(path):o}\0".encode() + path.read_bytes()
+            own[str(path.relative_to(root))] = _short(content)
+        found[name] = own
+    return found
+
+
+def digest(own: dict[str, str]) -> str:
+    """Digest of the inputs of one image."""
+    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
+
+
+def changes(before: str | None, own: dict[str, str]) -> list[str]:
+    """What is different about the inputs, against the label of an image that was built earlier."""
+    try:
+        old = json.loads(before or "")
+    except ValueError:
+        return ["its inputs changed"]
+    names = sorted(name for name in old.keys() | own.keys() if old.get(name) != own.get(name))
+    return [
+        f"{name} {'changed' if name in old and name in own else 'is new' if name in own else 'is gone'}"
+        for name in names
+    ] or ["its inputs changed"]
+
+
+def version(recipe: dict[str, Any], root: Path) -> str:
+    """Version of the distribution that the recipe names by its `version`."""
+    with (root / recipe["version"]).open("rb") as stream:
+        return str(tomllib.load(stream)["project"]["version"])
+
+
+def _short(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def context(name: str, recipe: dict[str, Any], root: Path) -> bytes:

@@ -12,10 +12,11 @@ version_added: 0.1.0
 description:
   - Brings the needed images to the host. Those with a recipe are built from Debian and PyPI packages, pulled
     from a registry, or loaded from a bundle; others are pulled unless present, or loaded from the bundle.
-  - An image is built again only if its inputs changed, which are the recipe with its files and all that it
-    builds on. A label keeps their digest.
-  - The base image is made by mmdebstrap on the host deployed to, which therefore must run Debian for
-    O(source=build).
+  - An image is built again only if its inputs changed, which are the recipe with its files, the images that it
+    builds on and the Debian release and mirrors. Labels keep their digests, so that a build tells its cause.
+  - The base image is made by mmdebstrap on the host deployed to, which therefore must run Debian or a descendant
+    for O(source=build). Docker's API does the rest; no command line client or BuildKit is needed.
+  - A bundle is an archive that C(docker load) reads, with a list of its images in front and its checksum beside it.
 author:
   - Cavern deployment team (@skasrc)
 options:
@@ -45,9 +46,17 @@ options:
       from:
         description: Recipe of the image to build on. The one without is made from Debian packages.
         type: str
-      files:
-        description: Build context, as paths in it with the file or directory of the collection for each.
+      stages:
+        description: Recipes of images to copy from, by the build argument that holds the image's name.
         type: dict
+      files:
+        description:
+          - Build context, as paths in it with the file or directory of the collection for each.
+          - Of an image without O(recipes.from), files to lay into it before its packages are configured.
+        type: dict
+      version:
+        description: The C(pyproject.toml) whose version the image carries as a label.
+        type: str
       packages:
         description: Debian packages of an image without O(recipes.from).
         type: list
@@ -77,17 +86,29 @@ options:
     description: Index of Python packages; PyPI if empty.
     type: str
     default: ""
+  proxy:
+    description:
+      - What downloads of a build need to reach the network, by the usual names C(http_proxy), C(https_proxy) and
+        C(no_proxy). The images do not keep it. Pulls go through the Engine, which has settings of its own.
+    type: dict
+    default: {}
   ca_bundle:
-    description: File on the host deployed to with the certificates that downloads of a build trust.
+    description: File on the host deployed to with the certificates that downloads of a build trust. Images do not.
     type: path
     default: /etc/ssl/certs/ca-certificates.crt
   bundle:
-    description: Archive of images, for O(source=load) to read and for O(state=saved) to write.
+    description:
+      - Archive of images on the host deployed to, for O(source=load) to read and for O(state=saved) to write.
+      - Its checksum is the file with C(.sha256) after its name.
     type: path
   rebuild:
     description: Build or pull even what is up to date, for example for Debian's security updates.
     type: bool
     default: false
+  parallel:
+    description: Builds at a time.
+    type: int
+    default: 2
   timeout:
     description: Seconds for each request to the Engine, and to wait for package locks.
     type: int
@@ -110,7 +131,7 @@ attributes:
     description: Tells which images would be built, pulled, loaded or deleted and why.
   diff_mode:
     support: full
-    description: Shows the list of actions.
+    description: Shows the images before and after, with the reason of each change.
 """
 
 EXAMPLES = r"""
@@ -118,6 +139,19 @@ EXAMPLES = r"""
   skasrc.cavern.images:
     images: [cavern/haproxy:local, cavern/vospace:local]
     recipes: "{{ images_recipes }}"
+
+- name: The same on a machine that has neither a network nor Debian
+  skasrc.cavern.images:
+    images: [cavern/haproxy:local, cavern/vospace:local]
+    source: load
+    bundle: /srv/cavern/images.tar
+
+- name: The same from a registry
+  skasrc.cavern.images:
+    images: [registry.example.org/cavern/haproxy:1.2.0]
+    source: pull
+    prefix: registry.example.org/cavern
+    tag: 1.2.0
 """
 
 RETURN = r"""
@@ -126,7 +160,7 @@ actions:
   returned: always
   type: list
   elements: dict
-  sample: [{object: image, name: "cavern/haproxy:local", action: build, reasons: ["its inputs changed"]}]
+  sample: [{object: image, name: "cavern/haproxy:local", action: build, reasons: ["base is built"]}]
 images:
   description: Id of each needed image that is present.
   returned: always
@@ -134,9 +168,13 @@ images:
   sample: {"cavern/haproxy:local": "sha256:0f1e"}
 """
 
+import datetime
 import io
+import json
+import os
 import subprocess
 import tarfile
+import tempfile
 import threading
 import traceback
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -144,7 +182,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.skasrc.cavern.plugins.module_utils import _apt, _files, _images
+from ansible_collections.skasrc.cavern.plugins.module_utils import _apt, _bundle, _files, _images
 
 try:
     import docker
@@ -154,15 +192,11 @@ except ImportError:
 else:
     DOCKER_ERROR = None
 
-BUILD_THREADS = 2
-# Documentation and translations are of no use in a container; licences stay.
-DPKG_OPTIONS = (
-    "path-exclude=/usr/share/doc/*",
-    "path-include=/usr/share/doc/*/copyright",
-    "path-exclude=/usr/share/man/*",
-    "path-exclude=/usr/share/info/*",
-    "path-exclude=/usr/share/locale/*",
-)
+CA_BUNDLE = "ca-bundle.crt"
+# What a file system in memory needs to hold the base image with its packages, in KiB of free memory.
+MEMORY_FOR_BASE = 2 << 20
+# Its own mount namespace takes the file system away whatever becomes of mmdebstrap.
+IN_MEMORY = """mount -t tmpfs -o size=1g,mode=0755 tmpfs "$TMPDIR" && exec mmdebstrap "$@\""""
 
 
 class ImagesError(Exception):
@@ -183,45 +217,59 @@ class Images:
         self.recipes: dict[str, Any] = self.options["recipes"]
         self.api = connect(self.options["timeout"])
         self.actions: list[dict[str, Any]] = []
+        self.before: dict[str, str] = {}
         self.to_build: list[str] = []
 
     def reference(self, name: str) -> str:
         return f"{self.options['prefix']}/{name}:{self.options['tag']}"
 
     def converge(self) -> None:
-        if self.options["source"] == "build":
+        source, needed = self.options["source"], self.options["images"]
+        if source == "build":
             self._plan_builds()
             self._build()
-        others = [image for image in self.options["images"] if image not in self._built()]
-        wanted = [image for image in others if self.options["rebuild"] or self._inspect(image) is None]
-        if wanted and self.options["source"] == "load":
-            self._load(wanted)
+            needed = [image for image in needed if image not in map(self.reference, self.recipes)]
+        if source == "load":
+            self._load(needed)
         else:
-            for image in wanted:
-                self._pull(image)
+            self._pull(needed)
 
     def save(self) -> None:
-        bundle = Path(self._bundle())
-        missing = [image for image in self.options["images"] if self._inspect(image) is None]
+        bundle = self._bundle()
+        found = {image: self._inspect(image) for image in self.options["images"]}
+        missing = [image for image, details in found.items() if details is None]
         if missing:
             raise ImagesError(f"images: {', '.join(missing)} cannot be saved: not present")
-        self._act(str(bundle), "save", f"{len(self.options['images'])} images")
+        pinned = [image for image in found if "@" in image]
+        if pinned:
+            raise ImagesError(
+                f"images: {', '.join(pinned)}: a bundle keeps tags, not digests; name it by a tag"
+            )
+        listed = {
+            image: {"id": details["Id"], "inputs": self._inputs(details), "bytes": details["Size"]}
+            for image, details in found.items()
+            if details
+        }
+        present = _bundle.contents(bundle) if bundle.exists() else None
+        if present and present["images"] == listed and not self.options["rebuild"]:
+            return
+        self._act(str(bundle), "save", "its images changed" if present else "missing", kind="bundle")
         if self.module.check_mode:
             return
-        staged = bundle.with_name(f".{bundle.name}.new")
-        _files.make_directory(bundle.parent)
-        try:
-            with staged.open("wb") as stream:
-                # The client's own method saves one image; the API takes several, which then share their layers.
-                response = self.api._get(
-                    self.api._url("/images/get"), params={"names": self.options["images"]}, stream=True
-                )
-                self.api._raise_for_status(response)
-                for chunk in response.iter_content(1 << 20):
-                    stream.write(chunk)
-            staged.replace(bundle)
-        finally:
-            staged.unlink(missing_ok=True)
+        # The client's own method saves one image; the API takes several, which then share their layers.
+        response = self.api.get(
+            f"{self.api.base_url}/v{self.api.api_version}/images/get",
+            params={"names": list(listed)},
+            stream=True,
+            timeout=self.options["timeout"],
+        )
+        response.raise_for_status()
+        contents = {
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "architecture": self._architecture(),
+            "images": listed,
+        }
+        _bundle.write(bundle, contents, response.iter_content(1 << 20))
 
     def remove(self) -> None:
         for name in reversed(_images.closure(self.recipes, list(self.recipes))):
@@ -245,39 +293,38 @@ class Images:
         found = {image: self._inspect(image) for image in self.options["images"]}
         return {image: details["Id"] for image, details in found.items() if details}
 
-    def _built(self) -> list[str]:
-        return [self.reference(name) for name in self.recipes] if self.options["source"] == "build" else []
-
     def _plan_builds(self) -> None:
         stale: set[str] = set()
         for name, recipe in self.recipes.items():
-            reason = self._reason(name, recipe)
-            if reason is None and recipe.get("from") in stale:
-                reason = f"{recipe['from']} is built"
-            if reason:
+            reasons = self._reasons(name, recipe)
+            if not reasons:
+                reasons = [f"{parent} is built" for parent in _images.parents(recipe) if parent in stale]
+            if reasons:
                 stale.add(name)
                 self.to_build.append(name)
-                self._act(self.reference(name), "build", reason)
+                self._act(self.reference(name), "build", *reasons)
 
-    def _reason(self, name: str, recipe: dict[str, Any]) -> str | None:
+    def _reasons(self, name: str, recipe: dict[str, Any]) -> list[str]:
         present = self._inspect(self.reference(name))
         if present is None:
-            return "missing"
+            return ["missing"]
         if self.options["rebuild"]:
-            return "asked for"
-        labels = present["Config"].get("Labels") or {}
-        return None if labels.get(_images.LABEL) == recipe["inputs"] else "its inputs changed"
+            return ["asked for"]
+        if self._inputs(present) == recipe["inputs"]:
+            return []
+        return _images.changes(self._labels(present).get(_images.PARTS_LABEL), recipe["parts"])
 
     def _build(self) -> None:
         contexts = [name for name in self.to_build if self.recipes[name].get("context")]
         if self.module.check_mode or len(contexts) < len(self.to_build):
             # The action plugin brings the contexts in a second run.
             return
+        at_once = self.options["parallel"]
         pending, running = list(self.to_build), dict[Future[None], str]()
-        with ThreadPoolExecutor(BUILD_THREADS) as pool:
+        with ThreadPoolExecutor(at_once) as pool:
             while pending or running:
                 for name in _images.next_builds(self.recipes, pending, {*pending, *running.values()}):
-                    if len(running) < BUILD_THREADS:
+                    if len(running) < at_once:
                         pending.remove(name)
                         running[pool.submit(self._build_one, name)] = name
                 for job in wait(running, return_when=FIRST_COMPLETED).done:
@@ -298,61 +345,72 @@ class Images:
         """Make the image from Debian packages, and take it over only when all of it has arrived."""
         self._need_mmdebstrap()
         recipe = self.recipes[name]
-        staged = f"{self.reference(name)}-new"
-        users = [
-            f"--customize-hook=chroot $1 sh -c 'groupadd --gid {number} {user} && useradd --uid {number} "
-            f"--gid {number} --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin {user}'"
-            for user, number in (recipe.get("users") or {}).items()
-        ]
-        suite, mirror = self.options["debian_suite"], self.options["debian_mirror"]
-        security = self.options["debian_security_mirror"]
-        process = subprocess.Popen(
-            [
-                "mmdebstrap",
-                "--quiet",
-                "--variant=minbase",
-                f"--include={','.join(recipe.get('packages') or [])}",
-                *(f"--dpkgopt={option}" for option in DPKG_OPTIONS),
-                *users,
-                suite,
-                "-",
-                f"deb {mirror} {suite} main",
-                f"deb {mirror} {suite}-updates main",
-                f"deb {security} {suite}-security main",
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            # It signals its whole process group when it ends.
-            start_new_session=True,
-        )
-        errors: list[bytes] = []
-        reader = threading.Thread(target=lambda: errors.append(process.stderr.read()))
-        reader.start()
-        refusal = None
-        try:
-            api.import_image_from_stream(
-                process.stdout,
-                repository=staged.rsplit(":", 1)[0],
-                tag=staged.rsplit(":", 1)[1],
-                changes=[f"LABEL {_images.LABEL}={recipe['inputs']}"],
+        repository, tag = f"{self.options['prefix']}/{name}", f"{self.options['tag']}-new"
+        labels = [f"LABEL {key}={json.dumps(value)}" for key, value in self._new_labels(recipe).items()]
+        with tempfile.TemporaryDirectory(prefix="cavern-base-") as directory:
+            process = subprocess.Popen(
+                [*self._prelude(), *self._mmdebstrap(recipe)],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=os.environ | self._proxy() | {"TMPDIR": directory},
+                # It signals its whole process group when it ends.
+                start_new_session=True,
             )
-        except APIError as error:
-            # What the archive lacks, mmdebstrap explains better.
-            refusal = error
-        finally:
-            process.stdout.close()
-            reader.join()
-            code = process.wait()
+            errors: list[bytes] = []
+            reader = threading.Thread(target=lambda: errors.append(process.stderr.read()))
+            reader.start()
+            try:
+                api.import_image_from_stream(process.stdout, repository=repository, tag=tag, changes=labels)
+            finally:
+                process.stdout.close()
+                reader.join()
+                code = process.wait()
+        if code == 0:
+            api.tag(f"{repository}:{tag}", repository, self.options["tag"])
+        api.remove_image(f"{repository}:{tag}", noprune=True)
         if code:
             raise ImagesError(f"{self.reference(name)}: mmdebstrap failed: {errors[0].decode()[-2000:]}")
-        if refusal:
-            raise refusal
-        api.tag(staged, f"{self.options['prefix']}/{name}", self.options["tag"])
-        api.remove_image(staged, noprune=True)
+
+    def _prelude(self) -> list[str]:
+        """Unpacking thousands of small files takes half the time in memory, where there is enough of it."""
+        free = next(
+            int(line.split()[1])
+            for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+            if line.startswith("MemAvailable:")
+        )
+        if free < MEMORY_FOR_BASE:
+            return ["mmdebstrap"]
+        return ["unshare", "--mount", "--propagation", "private", "sh", "-c", IN_MEMORY, "sh"]
+
+    def _mmdebstrap(self, recipe: dict[str, Any]) -> list[str]:
+        suite, mirror = self.options["debian_suite"], self.options["debian_mirror"]
+        users = " && ".join(
+            f'chroot "$1" groupadd --gid {number} {user} && chroot "$1" useradd --uid {number} --gid {number} '
+            f"--no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin {user}"
+            for user, number in (recipe.get("users") or {}).items()
+        )
+        return [
+            "--quiet",
+            # What is essential, and apt.
+            "--variant=apt",
+            f"--include={','.join(recipe.get('packages') or [])}",
+            "--dpkgopt=force-unsafe-io",
+            f"--essential-hook=tar-in {recipe['context']} /",
+            # The rules of the files above come too late for the packages unpacked before them.
+            '--essential-hook=cd "$1/usr/share" && find doc -type f ! -name copyright -delete '
+            "&& rm -rf man info locale i18n",
+            f"--customize-hook={users or 'true'}",
+            suite,
+            "-",
+            f"deb {mirror} {suite} main",
+            f"deb {mirror} {suite}-updates main",
+            f"deb {self.options['debian_security_mirror']} {suite}-security main",
+        ]
 
     def _build_from(self, name: str, api: Any) -> None:
         recipe = self.recipes[name]
-        arguments = {"FROM": self.reference(recipe["from"]), **(recipe.get("arguments") or {})}
+        stages = {key: self.reference(stage) for key, stage in (recipe.get("stages") or {}).items()}
+        arguments = {"FROM": self.reference(recipe["from"]), **stages, **(recipe.get("arguments") or {})}
         if self.options["pip_index_url"]:
             arguments["PIP_INDEX_URL"] = self.options["pip_index_url"]
         log: list[str] = []
@@ -360,8 +418,9 @@ class Images:
             fileobj=self._context(recipe),
             custom_context=True,
             tag=self.reference(name),
-            labels={_images.LABEL: recipe["inputs"]},
-            buildargs=arguments,
+            labels=self._new_labels(recipe),
+            # The Engine knows the names of proxies and keeps their values out of the image.
+            buildargs=arguments | self._proxy(),
             nocache=self.options["rebuild"],
             rm=True,
             forcerm=True,
@@ -371,23 +430,38 @@ class Images:
                 raise ImagesError(f"{self.reference(name)}: {message['error']}\n{''.join(log)[-3000:]}")
             log.append(message.get("stream", ""))
 
+    def _new_labels(self, recipe: dict[str, Any]) -> dict[str, str]:
+        labels = {
+            _images.LABEL: recipe["inputs"],
+            _images.PARTS_LABEL: json.dumps(recipe["parts"], sort_keys=True, separators=(",", ":")),
+        }
+        return labels | ({_images.VERSION_LABEL: recipe["version"]} if recipe.get("version") else {})
+
+    def _proxy(self) -> dict[str, str]:
+        """Programs look for either spelling."""
+        values = {key.lower(): str(value) for key, value in self.options["proxy"].items() if value}
+        return values | {key.upper(): value for key, value in values.items()}
+
     def _context(self, recipe: dict[str, Any]) -> io.BytesIO:
         """The context from the controller, with this host's certificates where the recipe wants them."""
-        content = Path(recipe["context"]).read_bytes()
+        buffer = io.BytesIO(Path(recipe["context"]).read_bytes())
         if not recipe.get("ca_bundle"):
-            return io.BytesIO(content)
+            return buffer
         bundle = _files.read_bytes(Path(self.options["ca_bundle"]))
         if bundle is None:
             raise ImagesError(f"ca_bundle: {self.options['ca_bundle']} does not exist on this host")
-        buffer = io.BytesIO(content)
         with tarfile.open(fileobj=buffer, mode="a") as archive:
-            member = tarfile.TarInfo("ca-bundle.crt")
+            member = tarfile.TarInfo(CA_BUNDLE)
             member.size = len(bundle)
             archive.addfile(member, io.BytesIO(bundle))
         buffer.seek(0)
         return buffer
 
     def _need_mmdebstrap(self) -> None:
+        if os.geteuid() != 0:
+            raise ImagesError(
+                "source: to build the base image needs root (become: true); or choose pull or load"
+            )
         if self.module.get_bin_path("mmdebstrap"):
             return
         if not _apt.available():
@@ -396,36 +470,76 @@ class Images:
         _apt.update(self.options["timeout"])
         _apt.install(packages, self.options["timeout"])
 
-    def _pull(self, image: str) -> None:
-        self._act(image, "pull", "asked for" if self._inspect(image) else "missing")
-        if self.module.check_mode:
-            return
-        for message in self.api.pull(image, stream=True, decode=True):
-            if "error" in message:
-                raise ImagesError(f"{image}: {message['error']}")
+    def _pull(self, images: list[str]) -> None:
+        ours = {self.reference(name) for name in self.recipes}
+        host, _slash, path = self.options["prefix"].partition("/")
+        if ours & set(images) and not (path and ("." in host or ":" in host or host == "localhost")):
+            raise ImagesError(
+                f"prefix: {self.options['prefix']!r} names no registry to pull from: give its host as well, "
+                "for example registry.example.org/cavern"
+            )
+        for image in images:
+            present = self._inspect(image)
+            if present and not self.options["rebuild"]:
+                continue
+            self._act(image, "pull", "asked for" if present else "missing")
+            if self.module.check_mode:
+                continue
+            # With a digest, the tag before it says nothing to the Engine.
+            name, at, digest = image.partition("@")
+            bare = name.rsplit("/", 1)[0] + "/" + name.rsplit("/", 1)[-1].split(":")[0] if at else name
+            for message in self.api.pull(f"{bare}{at}{digest}", stream=True, decode=True):
+                if "error" in message:
+                    raise ImagesError(f"{image}: {message['error']}")
+            if present and self._id(image) == present["Id"]:
+                self.actions.pop()
 
-    def _load(self, wanted: list[str]) -> None:
+    def _load(self, images: list[str]) -> None:
         bundle = self._bundle()
-        for image in wanted:
-            self._act(image, "load", f"missing; taken from {bundle}")
-        if self.module.check_mode:
+        found = {image: self._inspect(image) for image in images}
+        missing = [image for image, details in found.items() if details is None]
+        if not missing and not bundle.exists():
             return
-        try:
-            with Path(bundle).open("rb") as stream:
-                for message in self.api.load_image(stream):
-                    if "error" in message:
-                        raise ImagesError(f"bundle: {bundle}: {message['error']}")
-        except FileNotFoundError as error:
-            raise ImagesError(f"bundle: {bundle} does not exist on this host") from error
-        missing = [image for image in wanted if self._inspect(image) is None]
-        if missing:
-            raise ImagesError(f"bundle: {bundle} has no {', '.join(missing)}")
+        contents = _bundle.contents(bundle)
+        listed = contents["images"] if contents else {}
+        wanted = [
+            image
+            for image, details in found.items()
+            if details is None
+            or self.options["rebuild"]
+            or (listed.get(image, {}).get("inputs") not in (None, self._inputs(details)))
+        ]
+        if contents:
+            absent = [image for image in wanted if image not in listed]
+            if absent:
+                raise ImagesError(
+                    f"bundle: {bundle} has no {', '.join(absent)}; it has {', '.join(sorted(listed))}"
+                )
+            if wanted and contents["architecture"] != self._architecture():
+                raise ImagesError(
+                    f"bundle: {bundle} is for {contents['architecture']}, this Engine for {self._architecture()}"
+                )
+        for image in wanted:
+            self._act(image, "load", "missing" if image in missing else f"differs from {bundle}")
+        if not wanted or self.module.check_mode:
+            return
+        _bundle.verify(bundle)
+        with bundle.open("rb") as stream:
+            for message in self.api.load_image(stream):
+                if "error" in message:
+                    raise ImagesError(f"bundle: {bundle}: {message['error']}")
+        absent = [image for image in wanted if self._inspect(image) is None]
+        if absent:
+            raise ImagesError(f"bundle: {bundle} has no {', '.join(absent)}")
+        self._prune()
 
-    def _bundle(self) -> str:
+    def _bundle(self) -> Path:
         if not self.options["bundle"]:
             raise ImagesError("bundle: needed with source=load and state=saved")
-        bundle: str = self.options["bundle"]
-        return bundle
+        return Path(self.options["bundle"])
+
+    def _architecture(self) -> str:
+        return str(self.api.version()["Arch"])
 
     def _inspect(self, image: str) -> dict[str, Any] | None:
         try:
@@ -434,9 +548,30 @@ class Images:
             return None
         return details
 
-    def _act(self, name: str, action: str, reason: str) -> None:
-        kind = "bundle" if action == "save" else "image"
-        self.actions.append({"object": kind, "name": name, "action": action, "reasons": [reason]})
+    def _id(self, image: str) -> str:
+        details = self._inspect(image)
+        return details["Id"] if details else "absent"
+
+    def _labels(self, details: dict[str, Any]) -> dict[str, str]:
+        return (details.get("Config") or {}).get("Labels") or {}
+
+    def _inputs(self, details: dict[str, Any]) -> str | None:
+        return self._labels(details).get(_images.LABEL)
+
+    def _act(self, name: str, action: str, *reasons: str, kind: str = "image") -> None:
+        if kind == "image":
+            self.before[name] = self._id(name)
+        self.actions.append({"object": kind, "name": name, "action": action, "reasons": list(reasons)})
+
+    def diff(self) -> dict[str, str]:
+        names = [action["name"] for action in self.actions]
+        return {
+            "before": "".join(f"{name}: {self.before.get(name, '')[:19]}\n" for name in names),
+            "after": "".join(
+                f"{action['name']}: {action['action']} ({'; '.join(action['reasons'])})\n"
+                for action in self.actions
+            ),
+        }
 
 
 def bare_engine(module: AnsibleModule) -> dict[str, Any]:
@@ -468,15 +603,21 @@ def main() -> None:
     try:
         run()
         present = images.present()
-    except (ImagesError, _images.RecipeError, _apt.AptError, DockerException, OSError) as error:
+    except (
+        ImagesError,
+        _images.RecipeError,
+        _apt.AptError,
+        _bundle.BundleError,
+        DockerException,
+        OSError,
+    ) as error:
         module.fail_json(msg=str(error), actions=images.actions)
-    lines = [f"{a['action']} {a['name']}: {'; '.join(a['reasons'])}\n" for a in images.actions]
     module.exit_json(
         changed=bool(images.actions),
         actions=images.actions,
         images=present,
         to_build=images.to_build,
-        diff={"before": "", "after": "".join(lines)},
+        diff=images.diff(),
     )
 
 

@@ -5,16 +5,20 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from ansible_collections.skasrc.cavern.plugins.module_utils import _images
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 COLLECTION = Path(__file__).parents[4]
-SETTINGS = {"suite": "trixie"}
+SETTINGS = {"debian_suite": "trixie"}
 
 
 @pytest.fixture
@@ -35,25 +39,36 @@ def recipes() -> dict[str, Any]:
         "base": {"packages": ["curl"], "users": {"cavern": 8000}},
         "proxy": {"from": "base", "files": {".": "files/proxy"}},
         "python": {"from": "base", "arguments": {"A": "1"}},
-        "one": {"from": "python", "files": {"app/one": "app/one"}},
+        "build": {"from": "base", "arguments": {"B": "1"}},
+        "one": {"from": "python", "stages": {"BUILD": "build"}, "files": {"app/one": "app/one"}},
         "two": {"from": "python", "files": {"app/two": "app/two"}},
     }
 
 
+def _parts(
+    recipes: dict[str, Any], root: Path, settings: dict[str, str] = SETTINGS
+) -> dict[str, dict[str, str]]:
+    return _images.parts(recipes, _images.closure(recipes, list(recipes)), root, settings)
+
+
 def _stale(
-    recipes: dict[str, Any], root: Path, before: dict[str, str], settings: dict[str, str] = SETTINGS
+    recipes: dict[str, Any],
+    root: Path,
+    before: dict[str, dict[str, str]],
+    settings: dict[str, str] = SETTINGS,
 ) -> set[str]:
-    after = _images.inputs(recipes, list(before), root, settings)
-    return {name for name in before if after[name] != before[name]}
+    after = _parts(recipes, root, settings)
+    return {name for name in before if _images.digest(after[name]) != _images.digest(before[name])}
 
 
 @pytest.fixture
-def before(recipes: dict[str, Any], root: Path) -> dict[str, str]:
-    return _images.inputs(recipes, _images.closure(recipes, list(recipes)), root, SETTINGS)
+def before(recipes: dict[str, Any], root: Path) -> dict[str, dict[str, str]]:
+    return _parts(recipes, root)
 
 
 def test_closure_has_parents_first_and_nothing_else(recipes: dict[str, Any]) -> None:
     assert _images.closure(recipes, ["two", "proxy"]) == ["base", "python", "two", "proxy"]
+    assert _images.closure(recipes, ["one"]) == ["base", "python", "build", "one"]
 
 
 def test_circle_and_missing_parent_are_told(recipes: dict[str, Any]) -> None:
@@ -70,6 +85,7 @@ def test_builds_that_others_wait_for_come_first(recipes: dict[str, Any]) -> None
     assert _images.next_builds(recipes, pending, set(pending)) == ["base"]
     assert _images.next_builds(recipes, pending[1:], set(pending[1:])) == ["python", "proxy"]
     assert _images.next_builds(recipes, ["one", "two"], {"one", "two", "python"}) == []
+    assert _images.next_builds(recipes, ["one", "two"], {"one", "two", "build"}) == ["two"]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +99,7 @@ def test_builds_that_others_wait_for_come_first(recipes: dict[str, Any]) -> None
     ],
 )
 def test_only_images_with_a_changed_file_are_stale(
-    recipes: dict[str, Any], root: Path, before: dict[str, str], path: str, stale: set[str]
+    recipes: dict[str, Any], root: Path, before: dict[str, dict[str, str]], path: str, stale: set[str]
 ) -> None:
     (root / path).parent.mkdir(parents=True, exist_ok=True)
     (root / path).write_text("changed")
@@ -91,16 +107,45 @@ def test_only_images_with_a_changed_file_are_stale(
 
 
 def test_change_of_a_parent_reaches_its_children(
-    recipes: dict[str, Any], root: Path, before: dict[str, str]
+    recipes: dict[str, Any], root: Path, before: dict[str, dict[str, str]]
 ) -> None:
     recipes["python"]["arguments"] = {"A": "2"}
     assert _stale(recipes, root, before) == {"python", "one", "two"}
+    recipes["python"]["arguments"] = {"A": "1"}
+    recipes["build"]["arguments"] = {"B": "2"}
+    assert _stale(recipes, root, before) == {"build", "one"}
+
+
+def test_what_changed_is_told(recipes: dict[str, Any], root: Path, before: dict[str, dict[str, str]]) -> None:
+    label = json.dumps(before["one"])
+    (root / "app/one/src/one.py").write_text("2")
+    (root / "app/one/src/new.py").touch()
+    recipes["python"]["arguments"] = {}
+    assert _images.changes(label, _parts(recipes, root)["one"]) == [
+        "app/one/src/new.py is new",
+        "app/one/src/one.py changed",
+        "image python changed",
+    ]
+    (root / "app/one/src/one.py").unlink()
+    assert "app/one/src/one.py is gone" in _images.changes(label, _parts(recipes, root)["one"])
+    base = _parts(recipes, root, {"debian_suite": "bookworm"})["base"]
+    assert _images.changes(json.dumps(before["base"]), base) == ["debian_suite changed"]
+
+
+@pytest.mark.parametrize("label", [None, "", "no JSON"])
+def test_an_image_that_does_not_tell_its_inputs_is_stale_all_the_same(label: str | None) -> None:
+    assert _images.changes(label, {"app/one": "1"}) == ["its inputs changed"]
+
+
+def test_version_is_that_of_the_distribution(root: Path) -> None:
+    (root / "pyproject.toml").write_text('[project]\nname = "one"\nversion = "1.2.3"\n')
+    assert _images.version({"version": "pyproject.toml"}, root) == "1.2.3"
 
 
 def test_suite_packages_and_users_reach_everything(
-    recipes: dict[str, Any], root: Path, before: dict[str, str]
+    recipes: dict[str, Any], root: Path, before: dict[str, dict[str, str]]
 ) -> None:
-    assert _stale(recipes, root, before, {"suite": "bookworm"}) == set(before)
+    assert _stale(recipes, root, before, {"debian_suite": "bookworm"}) == set(before)
     recipes["base"]["packages"] = ["curl", "python3"]
     assert _stale(recipes, root, before) == set(before)
     recipes["base"] = {"packages": ["curl"], "users": {"cavern": 1234}}
@@ -108,7 +153,7 @@ def test_suite_packages_and_users_reach_everything(
 
 
 def test_executable_bit_counts_but_time_does_not(
-    recipes: dict[str, Any], root: Path, before: dict[str, str]
+    recipes: dict[str, Any], root: Path, before: dict[str, dict[str, str]]
 ) -> None:
     (root / "files/proxy/Dockerfile").touch()
     (root / "files/proxy/Dockerfile").chmod(0o664)
@@ -133,7 +178,7 @@ def test_context_is_a_reproducible_archive(recipes: dict[str, Any], root: Path) 
 def test_missing_source_is_told(recipes: dict[str, Any], root: Path) -> None:
     recipes["one"]["files"] = {"app/one": "app/none"}
     with pytest.raises(_images.RecipeError, match="one needs app/none, which does not exist"):
-        _images.inputs(recipes, ["base", "python", "one"], root, SETTINGS)
+        _parts(recipes, root)
 
 
 def test_recipes_of_the_collection_serve_every_image_of_the_catalogue() -> None:
@@ -143,4 +188,24 @@ def test_recipes_of_the_collection_serve_every_image_of_the_catalogue() -> None:
     ]
     names = _images.closure(recipes, sorted({service["image"] for service in catalogue.values()}))
     assert set(names) == set(recipes)
-    assert len(set(_images.inputs(recipes, names, COLLECTION, SETTINGS).values())) == len(names)
+    parts = _images.parts(recipes, names, COLLECTION, SETTINGS)
+    assert len({_images.digest(own) for own in parts.values()}) == len(names)
+
+
+def test_locked_requirements_serve_every_distribution() -> None:
+    """A dependency that is not pinned would be missing in the images; run bin/lock-images after adding one."""
+    locked = (COLLECTION / "roles/images/files/python-build/requirements.txt").read_text()
+    pinned = {canonicalize_name(line.split("==")[0]): line for line in locked.splitlines() if "==" in line}
+    projects = [
+        tomllib.loads(path.read_text())["project"] for path in (COLLECTION / "app").glob("*/pyproject.toml")
+    ]
+    own = {canonicalize_name(project["name"]) for project in projects}
+    for project in projects:
+        for text in [*project["dependencies"], *project.get("optional-dependencies", {}).get("service", [])]:
+            needed = Requirement(text)
+            name = canonicalize_name(needed.name)
+            if name not in own:
+                version = pinned[name].split("==")[1].split()[0]
+                assert needed.specifier.contains(version), (
+                    f"{project['name']} needs {text}, {version} is pinned"
+                )
