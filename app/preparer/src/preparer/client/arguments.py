@@ -71,7 +71,7 @@ def _shared(top: bool) -> argparse.ArgumentParser:
     def default(value: Any) -> Any:
         return value if top else argparse.SUPPRESS
 
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     shared = parser.add_argument_group("options of all commands")
     shared.add_argument("--url", default=default(os.environ.get("PREPARE_DATA_URL", URL)), help="the service")
     shared.add_argument("--ca", default=default(None), metavar="FILE", help="PEM file of CA certificates")
@@ -93,6 +93,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     root = argparse.ArgumentParser(
         prog="prepare-data",
+        allow_abbrev=False,
         description="Stages files of a Rucio Storage Element into your area of the VOSpace.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -102,7 +103,9 @@ def parser() -> argparse.ArgumentParser:
     shared = _shared(top=False)
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=text, description=text + ".", parents=[shared])
+        return commands.add_parser(
+            name, help=text, description=text + ".", parents=[shared], allow_abbrev=False
+        )
 
     def waits(command: argparse.ArgumentParser, always: bool = False) -> None:
         if not always:

@@ -7,14 +7,13 @@ import getpass
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.filesize import decimal
-from rich.table import Table
 
 from preparer.client import items, tokens
 from preparer.client.api import Client
@@ -52,6 +51,12 @@ class Commands:
     def say(self, text: str) -> None:
         """Print a line of the result."""
         self.out.print(text, markup=False)
+
+    def table(self, rows: Sequence[tuple[str, ...]]) -> None:
+        """Print rows in columns as wide as they need, whatever the terminal's width, so that nothing is cut off."""
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            self.say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
     def items(self) -> list[Item]:
         """Return what is to be staged."""
@@ -125,18 +130,22 @@ class Commands:
         if options.json:
             self.write(task.raw if files is None else {**task.raw, "items": [file.raw for file in files]})
             return Exit.DONE
-        table = Table(box=None, show_header=False, pad_edge=False)
-        for name, value in _facts(task).items():
-            table.add_row(name, value)
-        self.out.print(table)
+        self.table(list(_facts(task).items()))
         if files is not None:
-            listing = Table(box=None, pad_edge=False)
-            for column in ("STATE", "BYTES", "DID", "DETAIL"):
-                listing.add_column(column, overflow="fold", justify="right" if column == "BYTES" else "left")
-            for file in files:
-                size = "" if file.bytes is None else str(file.bytes)
-                listing.add_row(file.state, size, file.did, file.reason or file.target)
-            self.out.print(listing)
+            self.table(
+                [
+                    ("STATE", "BYTES", "DID", "DETAIL"),
+                    *(
+                        (
+                            file.state,
+                            "" if file.bytes is None else str(file.bytes),
+                            file.did,
+                            file.reason or file.target,
+                        )
+                        for file in files
+                    ),
+                ]
+            )
         return Exit.DONE
 
     def list(self) -> Exit:
@@ -147,18 +156,22 @@ class Commands:
         if options.json:
             self.write([task.raw for task in tasks])
             return Exit.DONE
-        table = Table(box=None, pad_edge=False)
-        for column in ("TASK", "STATE", "FILES", "FAILED", "BYTES", "CREATED"):
-            table.add_column(
-                column, no_wrap=True, justify="right" if column in {"FAILED", "BYTES"} else "left"
-            )
-        for task in tasks:
-            done = f"{task.files_done}/{task.files}"
-            created = _local(task.created)
-            table.add_row(
-                task.id, task.state, done, str(task.files_failed), decimal(task.bytes_done), created
-            )
-        self.out.print(table)
+        self.table(
+            [
+                ("TASK", "STATE", "FILES", "FAILED", "BYTES", "CREATED"),
+                *(
+                    (
+                        task.id,
+                        task.state,
+                        f"{task.files_done}/{task.files}",
+                        str(task.files_failed),
+                        decimal(task.bytes_done),
+                        _local(task.created),
+                    )
+                    for task in tasks
+                ),
+            ]
+        )
         return Exit.DONE
 
     def cancel(self) -> Exit:

@@ -43,12 +43,17 @@ class Item:
         """Check everything about a file; a missing path is worked out by the RSE's deterministic *algorithm*."""
         try:
             identifier = DID.parse(did)
-            if path is not None:
-                relative(path)
-            if rest.get("destination") is not None:
-                destination(str(rest["destination"]))
-        except (InvalidDID, InvalidPath) as exc:
-            raise InvalidItem(str(exc) if isinstance(exc, InvalidDID) else f"{did}: {exc}") from exc
+        except InvalidDID as exc:
+            raise InvalidItem(str(exc)) from exc
+        for name, check, value in (
+            ("path", relative, path),
+            ("destination", destination, rest.get("destination")),
+        ):
+            try:
+                if value is not None:
+                    check(value)
+            except InvalidPath as exc:
+                raise InvalidItem(f"{did}: {name} {value!r}: {exc}") from exc
         for algorithm_name, digits in CHECKSUM_DIGITS.items():
             value = rest.get(algorithm_name)
             if value is None:
