@@ -122,7 +122,12 @@ def build(settings: Settings, known: Identities) -> FastAPI:
     app.include_router(nodes.router(), prefix=context)
     jobs.install(app, caller_of, changes)
     app.include_router(
-        vosi.router(settings.vospace_resource_id, settings.service_url, jobs.store.ready, lambda: os.statvfs(settings.root)),
+        vosi.router(
+            settings.vospace_resource_id,
+            settings.service_url,
+            jobs.store.ready,
+            lambda: os.statvfs(settings.root),
+        ),
         prefix=context,
     )
     app.state.jobs, app.state.space, app.state.engine = jobs, space, engine

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-from collections.abc import AsyncIterator, Callable
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import asyncpg
+import httpx
 import pytest
 from aiohttp import web
 from sqlalchemy.engine import make_url
@@ -59,6 +63,8 @@ class Source:
 
     base: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
+    uploads: dict[str, bytes] = field(default_factory=dict)
+    delay: float = 0.0
     script: list[str] = field(default_factory=list)
     requests: list[web.Request] = field(default_factory=list)
     etag: str | None = '"v1"'
@@ -67,6 +73,11 @@ class Source:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.requests.append(request)
+        if self.delay:
+            await asyncio.sleep(self.delay)
+        if request.method == "PUT":
+            self.uploads[request.path] = await request.read()
+            return web.Response(status=201)
         step, _, argument = (self.script.pop(0) if self.script else "serve").partition(":")
         if step == "status":
             return web.Response(status=int(argument))
@@ -113,8 +124,8 @@ class Source:
 @pytest.fixture
 async def source() -> AsyncIterator[Source]:
     source = Source()
-    app = web.Application()
-    app.router.add_get("/{path:.*}", source.handle)
+    app = web.Application(client_max_size=1 << 30)
+    app.router.add_route("*", "/{path:.*}", lambda request: source.handle(request))
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -124,3 +135,145 @@ async def source() -> AsyncIterator[Source]:
     yield source
     source.gate.set()
     await runner.cleanup()
+
+
+@dataclass
+class Service:
+    """The service in a process of its own, which may be killed and started again."""
+
+    url: str
+    root: Path
+    port: int
+    environment: dict[str, str]
+    client: httpx.AsyncClient
+    log: Path
+    process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                str(Path(__file__).with_name("server.py")),
+                str(self.port),
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+            )
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    await self.client.get(f"{self.url}/nodes?limit=0")
+                    return
+                except httpx.TransportError:
+                    assert self.process.returncode is None, self.log.read_text()
+                    await asyncio.sleep(0.05)
+
+    async def kill(self) -> None:
+        """End it as a power cut would."""
+        assert self.process is not None
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.wait()
+
+    def file(self, path: str) -> Path:
+        return self.root / path.lstrip("/")
+
+    async def submit(self, document: str, user: str = "ada", run: bool = True) -> str:
+        """The URL of a new transfer job."""
+        answer = await self.client.post(
+            f"{self.url}/transfers{'?PHASE=RUN' if run else ''}",
+            content=document,
+            headers={"Content-Type": "text/xml", **self.as_user(user)},
+        )
+        assert answer.status_code == 303, answer.text
+        return answer.headers["location"]
+
+    async def ended(self, job: str, user: str = "ada") -> str:
+        """The last phase of a job, waited for."""
+        async with asyncio.timeout(60):
+            while True:
+                try:
+                    answer = await self.client.get(f"{job}/phase?WAIT=20", headers=self.as_user(user))
+                except httpx.TransportError:
+                    await asyncio.sleep(0.1)
+                    continue
+                assert answer.status_code == 200, answer.text
+                if answer.text not in ("PENDING", "QUEUED", "EXECUTING"):
+                    return answer.text
+
+    async def error(self, job: str, user: str = "ada") -> str:
+        return (await self.client.get(f"{job}/error", headers=self.as_user(user))).text
+
+    @staticmethod
+    def as_user(user: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {user}"} if user else {}
+
+    async def put(self, path: str, body: bytes, user: str = "ada") -> None:
+        answer = await self.client.put(f"{self.url}/files{path}", content=body, headers=self.as_user(user))
+        assert answer.status_code == 201, answer.text
+
+    async def container(self, path: str, user: str = "ada", public: bool = False) -> None:
+        properties = (
+            '<vos:property uri="ivo://ivoa.net/vospace/core#ispublic">true</vos:property>' if public else ""
+        )
+        answer = await self.client.put(
+            f"{self.url}/nodes{path}",
+            content='<vos:node xmlns:vos="http://www.ivoa.net/xml/VOSpace/v2.0"'
+            ' xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:type="vos:ContainerNode">'
+            f"<vos:properties>{properties}</vos:properties><vos:nodes/></vos:node>",
+            headers=self.as_user(user),
+        )
+        assert answer.status_code == 201, answer.text
+
+
+MakeService = Callable[..., Awaitable[Service]]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+async def make_service(tmp_path: Path, database_url: str, source: Source) -> AsyncIterator[MakeService]:
+    """Start processes on one database and one directory."""
+    services: list[Service] = []
+
+    async def make(**settings: str) -> Service:
+        port = free_port()
+        environment = os.environ | {
+            "DATABASE_URL": database_url,
+            "PUBLIC_URL": f"http://127.0.0.1:{port}",
+            "VOSPACE_BASE_DIR": str(tmp_path / "space"),
+            "VOSPACE_PREAUTH_KEY": "a key of tests, long enough for a MAC",
+            "VOSPACE_ROOT_WRITERS": "any",
+            "VOSPACE_PULL_SOURCES": f"{source.base}/d",
+            "VOSPACE_PUSH_DESTINATIONS": f"{source.base}/up",
+            "VOSPACE_PULL_BACKOFF": "0.01",
+            "VOSPACE_PULL_ATTEMPTS": "3",
+            "VOSPACE_JOB_LEASE": "1",
+            "VOSPACE_JOB_ATTEMPTS": "50",
+            **settings,
+        }
+        service = Service(
+            url=f"http://127.0.0.1:{port}/src/cavern",
+            root=tmp_path / "space" / "cavern",
+            port=port,
+            environment=environment,
+            client=httpx.AsyncClient(timeout=30),
+            log=tmp_path / f"service-{port}.log",
+        )
+        services.append(service)
+        await service.start()
+        return service
+
+    yield make
+    for service in services:
+        await service.kill()
+        await service.client.aclose()
+
+
+@pytest.fixture
+async def service(make_service: MakeService) -> Service:
+    return await make_service()

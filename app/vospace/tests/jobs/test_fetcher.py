@@ -87,7 +87,7 @@ async def test_a_file_that_changed_in_between_is_fetched_anew(fetcher, source, d
             source.etag, source.files["/d/f"] = '"v2"', other
         return await original(request)
 
-    source.handle = change  # type: ignore[method-assign]  # the route looks the handler up on the instance
+    source.handle = change
     fetched = await fetcher.fetch(source.url("/d/f"), FileSink(descriptor), Expected())
     assert content(descriptor) in (other, BODY)
     assert fetched.md5 == hashlib.md5(content(descriptor), usedforsecurity=False).hexdigest()

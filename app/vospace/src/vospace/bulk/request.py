@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ijson
+from ijson.common import JSONError
+from ijson.utils import sendable_list
 
 from vospace.bulk.model import IfExists
 from vospace.models.errors import InvalidArgument, RequestTooLarge
@@ -29,7 +31,7 @@ class RequestReader:
     concurrency: int | None = None
     count: int = 0
     _rows: list[RowValues] = field(default_factory=list)
-    _events: Any = field(default_factory=ijson.sendable_list)
+    _events: Any = field(default_factory=sendable_list)
     _parser: Any = None
     _row: dict[str, Any] | None = None
     _key: str | None = None
@@ -39,7 +41,8 @@ class RequestReader:
 
     def feed(self, chunk: bytes) -> None:
         """Raises InvalidArgument, RequestTooLarge."""
-        self._parse(lambda parser: parser.send(chunk))
+        if chunk:  # to the parser an empty one is the end
+            self._parse(lambda parser: parser.send(chunk))
 
     def end(self) -> None:
         """Raises InvalidArgument for a request that is not whole."""
@@ -63,7 +66,7 @@ class RequestReader:
             self._parser = ijson.basic_parse_coro(self._events)
         try:
             step(self._parser)
-        except (ijson.JSONError, UnicodeDecodeError) as error:
+        except (JSONError, UnicodeDecodeError) as error:
             raise InvalidArgument(f"the request is not JSON: {error}") from None
         for event, value in self._events:
             self._on(event, value)

@@ -45,7 +45,7 @@ from vospace.uws.model import ErrorSummary, ExecutionPhase, Outcome, Result
 logger = logging.getLogger(__name__)
 
 PAGE = 512
-BATCH_FILES = 512
+BATCH_FILES = 256
 BATCH_BYTES = 16 << 20
 BATCH_SECONDS = 0.1
 SMALL = 1 << 20
@@ -113,6 +113,16 @@ class Arrived:
         self.target.close()
 
 
+class Batch:
+    """What is staged, placed and told together."""
+
+    def __init__(self, items: list[Arrived | Finished]) -> None:
+        self.arrived = [item for item in items if isinstance(item, Arrived)]
+        self.done = [item for item in items if isinstance(item, Finished)]
+        self.staged: list[tuple[Arrived, Upload]] = []
+        self.stamps: dict[int, list[int]] = {}
+
+
 class BulkRunner:
     """Runs bulk pulls."""
 
@@ -149,6 +159,7 @@ class _Pull:
         caller = Caller.from_record(run.job.caller)
         self._targets = Targets(space, caller, self._if_exists)
         self._arrivals: asyncio.Queue[Arrived | Finished | None] = asyncio.Queue(BATCH_FILES)
+        self._staged: asyncio.Queue[Batch | None] = asyncio.Queue(1)
         self._waiting = 0
         self._room = asyncio.Condition()
         self._event = 0
@@ -158,7 +169,8 @@ class _Pull:
         todo: asyncio.Queue[Target | None] = asyncio.Queue(PAGE)
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._commit_all())
+                group.create_task(self._stage_all())
+                group.create_task(self._place_all())
                 workers = [group.create_task(self._fetch_all(todo)) for _ in range(self._workers)]
                 try:
                     async with aclosing(self._judge_all()) as targets:
@@ -183,6 +195,9 @@ class _Pull:
             item = self._arrivals.get_nowait()
             if isinstance(item, Arrived):
                 await item.close()
+        while not self._staged.empty():
+            if (batch := self._staged.get_nowait()) is not None:
+                await self._close(batch)
 
     async def _judge_all(self) -> AsyncGenerator[Target, None]:
         """Targets to fetch for, in order; rows that need no fetch go straight to the committer."""
@@ -209,7 +224,11 @@ class _Pull:
             target.started = time.time()
             sink = BulkSink(self._space, target)
             try:
-                room = self._space.room(target.place) if target.place.gate.quota else None
+                room = (
+                    await asyncio.to_thread(self._space.room, target.place)
+                    if target.place.gate.quota
+                    else None
+                )
                 fetched = await self._fetcher.fetch(target.row.source, sink, target.row.expected, room)
             except (FetchFailed, Fault) as error:
                 await sink.close()
@@ -227,15 +246,27 @@ class _Pull:
 
     # Batches.
 
-    async def _commit_all(self) -> None:
+    async def _stage_all(self) -> None:
+        """One batch is staged while the one before it is placed."""
         more = True
         while more:
-            batch, more = await self._gather()
-            if batch:
+            items, more = await self._gather()
+            if items:
+                batch = Batch(items)
                 try:
-                    await uninterrupted(partial(self._commit, batch))
-                finally:
+                    await uninterrupted(partial(asyncio.to_thread, self._stage, batch))
+                    await self._staged.put(batch)
+                except BaseException:
                     await self._close(batch)
+                    raise
+        await self._staged.put(None)
+
+    async def _place_all(self) -> None:
+        while (batch := await self._staged.get()) is not None:
+            try:
+                await uninterrupted(partial(self._commit, batch))
+            finally:
+                await self._close(batch)
 
     async def _gather(self) -> tuple[list[Arrived | Finished], bool]:
         """What has arrived, up to the limits of a batch; whether there is more to come."""
@@ -256,44 +287,36 @@ class _Pull:
             size += len(item.sink.data) if isinstance(item, Arrived) else 0
         return batch, True
 
-    async def _close(self, batch: list[Arrived | Finished]) -> None:
+    async def _close(self, batch: Batch) -> None:
         freed = 0
-        for item in batch:
-            if isinstance(item, Arrived):
-                freed += len(item.sink.data)
-                await item.close()
+        for item in batch.arrived:
+            freed += len(item.sink.data)
+            await item.close()
         async with self._room:
             self._waiting -= freed
             self._room.notify_all()
 
-    async def _commit(self, batch: list[Arrived | Finished]) -> None:
-        done = [item for item in batch if isinstance(item, Finished)]
-        arrived = [item for item in batch if isinstance(item, Arrived)]
-        staged, unstaged = await asyncio.to_thread(self._stage, arrived)
-        done += unstaged
-        await self._rows.stamp(
-            self._run.job.id, {item.target.row.index: upload.stamp for item, upload in staged}
-        )
-        async with self._run.committing() as connection:
-            done += await asyncio.to_thread(self._place, staged)
-            await self._rows.finish(connection, self._run.job.id, self._event, done)
-            await self._run.progress(connection)
-        self._event += len(done)
-
-    def _stage(self, arrived: list[Arrived]) -> tuple[list[tuple[Arrived, Upload]], list[Finished]]:
+    def _stage(self, batch: Batch) -> None:
         """Write the files of a batch under no name, and make all of them durable at once."""
-        staged: list[tuple[Arrived, Upload]] = []
-        failures: list[Finished] = []
-        for item in arrived:
+        for item in batch.arrived:
             try:
-                staged.append((item, self._stage_one(item)))
+                upload = self._stage_one(item)
+                batch.staged.append((item, upload))
+                batch.stamps[item.target.row.index] = upload.stamp
             except (Fault, FetchFailed) as error:
-                failures.append(_unfetched(item.target, error))
+                batch.done.append(_unfetched(item.target, error))
             except OSError as error:
-                failures.append(_unfetched(item.target, storage_failure(error)))
-        if staged:
-            sync_file_system(staged[0][1].descriptor)
-        return staged, failures
+                batch.done.append(_unfetched(item.target, storage_failure(error)))
+        if batch.staged:
+            sync_file_system(batch.staged[0][1].descriptor)
+
+    async def _commit(self, batch: Batch) -> None:
+        await self._rows.stamp(self._run.job.id, batch.stamps)
+        async with self._run.committing() as connection:
+            await asyncio.to_thread(self._place, batch)
+            await self._rows.finish(connection, self._run.job.id, self._event, batch.done)
+            await self._run.progress(connection)
+        self._event += len(batch.done)
 
     def _stage_one(self, item: Arrived) -> Upload:
         upload = item.sink.upload
@@ -309,11 +332,11 @@ class _Pull:
         upload.prepare(properties, sync=False)
         return upload
 
-    def _place(self, staged: list[tuple[Arrived, Upload]]) -> list[Finished]:
+    def _place(self, batch: Batch) -> None:
         """Give the files of a batch their names, and make the names durable."""
-        done: list[Finished] = []
+        done = batch.done
         directories = {}
-        for item, upload in staged:
+        for item, upload in batch.staged:
             row, fetched = item.target.row, item.fetched
             try:
                 upload.place(replace=self._if_exists is not IfExists.FAIL, sync=False)
@@ -332,9 +355,9 @@ class _Pull:
                     fetched.adler32,
                 )
             )
+            upload.close()
         for directory in directories.values():
             directory.sync()
-        return done
 
 
 def _unfetched(target: Target, error: FetchFailed | Fault) -> Finished:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections import OrderedDict
 
 from vospace.bulk.model import Finished, IfExists, Row, RowState
@@ -15,6 +17,8 @@ from vospace.storage.tree import Kind, Status
 from vospace.transfers.digests import Digester
 
 MAX_OPEN = 256
+MAX_AGE = 5.0
+"""Seconds after which a container's permissions are looked at again."""
 _BLOCK = 1 << 20
 
 
@@ -30,7 +34,7 @@ class Target:
         self.started = started
         self._entry = entry
         if entry is not None:
-            entry.users += 1
+            entry.acquire()
 
     def close(self) -> None:
         if self._entry is None:
@@ -42,20 +46,32 @@ class Target:
 class _Entry:
     """An open container in the cache, closed when it is out of the cache and out of use."""
 
-    __slots__ = ("located", "may_create", "retired", "users")
+    __slots__ = ("_lock", "_retired", "_users", "located", "may_create", "since")
 
     def __init__(self, located: Located, may_create: Fault | None) -> None:
         self.located = located
         self.may_create = may_create
-        self.users = 0
-        self.retired = False
+        self.since = time.monotonic()
+        self._users = 0
+        self._retired = False
+        self._lock = threading.Lock()
+
+    def acquire(self) -> None:
+        with self._lock:
+            self._users += 1
 
     def release(self) -> None:
-        self.users -= 1
-        self.close_if_idle()
+        with self._lock:
+            self._users -= 1
+            self._close_if_idle()
 
-    def close_if_idle(self) -> None:
-        if self.retired and self.users == 0:
+    def retire(self) -> None:
+        with self._lock:
+            self._retired = True
+            self._close_if_idle()
+
+    def _close_if_idle(self) -> None:
+        if self._retired and self._users == 0:
             self.located.directory.close()
 
 
@@ -140,6 +156,10 @@ class Targets:
 
     def _entry(self, path: Path) -> _Entry:
         entry = self._entries.get(path)
+        if entry is not None and time.monotonic() - entry.since > MAX_AGE:
+            del self._entries[path]
+            entry.retire()
+            entry = None
         if entry is None:
             self._space.ensure_container(self._caller, path)
             located = self._space.place(self._caller, (*path, "x"))
@@ -156,9 +176,7 @@ class Targets:
         return entry
 
     def _retire(self) -> None:
-        _, entry = self._entries.popitem(last=False)
-        entry.retired = True
-        entry.close_if_idle()
+        self._entries.popitem(last=False)[1].retire()
 
 
 def failed(row: Row, started: float, fault: Fault) -> Finished:

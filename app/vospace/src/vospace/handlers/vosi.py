@@ -36,7 +36,10 @@ Python package <code>vos</code> work with it.</p><table>{rows}</table><p><a href
 
 
 def router(
-    resource: str, url: str, database_ready: Callable[[], Awaitable[object]], files_ready: Callable[[], object]
+    resource: str,
+    url: str,
+    database_ready: Callable[[], Awaitable[object]],
+    files_ready: Callable[[], object],
 ) -> APIRouter:
     """Routes of a service at *url*, whose database and file system the two functions test by raising."""
     routes = APIRouter(tags=["VOSI"])

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path as FilePath
 
 from vospace.models.errors import (
@@ -63,8 +64,6 @@ class Status:
 class Directory:
     """An open directory; closes itself at the end of a `with` block."""
 
-    __slots__ = ("descriptor", "path", "status")
-
     def __init__(self, descriptor: int, path: Path, status: Status | None = None) -> None:
         self.descriptor = descriptor
         self.path = path
@@ -81,9 +80,9 @@ class Directory:
             os.close(self.descriptor)
             self.descriptor = -1
 
-    @property
+    @cached_property
     def default_acl(self) -> Acl | None:
-        """What new nodes inherit, None without inheritance."""
+        """What new nodes inherit, None without inheritance; as it was when first asked for."""
         try:
             return Acl.decode(os.getxattr(self.descriptor, posix_acl.DEFAULT))
         except (OSError, ValueError):

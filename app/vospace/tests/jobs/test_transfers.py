@@ -1,0 +1,382 @@
+"""Transfers over HTTP, by a service in a process of its own and a real source."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import os
+import tarfile
+import zipfile
+import zlib
+
+import pytest
+from lxml import etree
+
+VOS = "http://www.ivoa.net/xml/VOSpace/v2.0"
+UWS = "http://www.ivoa.net/xml/UWS/v1.0"
+ROOT = "vos://opencadc.org~cavern"
+CORE = "ivo://ivoa.net/vospace/core#"
+BODY = bytes(range(256)) * 8000
+MD5 = hashlib.md5(BODY, usedforsecurity=False).hexdigest()
+
+
+def document(
+    target: str | list[str],
+    direction: str,
+    *protocols: tuple[str, str | None, str | None],
+    keep: str | None = None,
+    params: dict[str, str] | None = None,
+    view: str = "",
+) -> str:
+    targets = [target] if isinstance(target, str) else target
+    parts = [f"<vos:target>{t}</vos:target>" for t in targets] + [f"<vos:direction>{direction}</vos:direction>"]
+    if view:
+        parts.append(view)
+    for uri, endpoint, method in protocols:
+        inner = f"<vos:endpoint>{endpoint}</vos:endpoint>" if endpoint else ""
+        inner += f'<vos:securityMethod uri="{method}"/>' if method else ""
+        parts.append(f'<vos:protocol uri="{CORE}{uri}">{inner}</vos:protocol>')
+    if keep:
+        parts.append(f"<vos:keepBytes>{keep}</vos:keepBytes>")
+    parts += [f'<vos:param uri="{uri}">{value}</vos:param>' for uri, value in (params or {}).items()]
+    return f'<vos:transfer xmlns:vos="{VOS}" version="2.1">{"".join(parts)}</vos:transfer>'
+
+
+def pull(source, path: str = "/d/f", target: str = f"{ROOT}/box/f", **params: str) -> str:
+    return document(target, "pullToVoSpace", ("httpget", source.url(path), None), params=params)
+
+
+def leftovers(service) -> list[str]:
+    return [name for _, _, names in os.walk(service.root) for name in names if name.startswith(".vospace-")]
+
+
+@pytest.fixture
+async def box(service, source):
+    await service.container("/box")
+    source.files["/d/f"] = BODY
+    return service
+
+
+async def test_a_pull_brings_the_bytes_and_their_checksums(box, source):
+    expected = {f"{CORE}length": str(len(BODY)), f"{CORE}MD5": MD5}
+    expected["ivo://skao.int/vospace/core#adler32"] = f"{zlib.adler32(BODY):08x}"
+    job = await box.submit(document(f"{ROOT}/box/f", "pullToVoSpace", ("httpget", source.url("/d/f"), None), params=expected))
+    assert await box.ended(job) == "COMPLETED"
+    assert box.file("box/f").read_bytes() == BODY
+    assert box.file("box/f").stat().st_uid == 10001
+    node = (await box.client.get(f"{box.url}/nodes/box/f", headers=box.as_user("ada"))).text
+    assert MD5 in node
+    assert f"{zlib.adler32(BODY):08x}" in node
+    page = etree.fromstring((await box.client.get(job, headers=box.as_user("ada"))).content)
+    results = {r.get("id"): r.get("{http://www.w3.org/1999/xlink}href") for r in page.iter(f"{{{UWS}}}result")}
+    assert results["dataNode"] == f"{ROOT}/box/f"
+    details = await box.client.get(results["transferDetails"], headers=box.as_user("ada"))
+    assert source.url("/d/f") in details.text
+    assert leftovers(box) == []
+
+
+@pytest.mark.parametrize(
+    ("params", "fault"),
+    [
+        ({f"{CORE}MD5": "0" * 32}, "ChecksumMismatch"),
+        ({f"{CORE}length": "17"}, "SizeMismatch"),
+        ({f"{CORE}length": "many"}, "InvalidArgument"),
+        ({f"{CORE}MD5": "no"}, "InvalidArgument"),
+    ],
+)
+async def test_bytes_that_are_not_as_asked_leave_nothing(box, source, params, fault):
+    job = await box.submit(pull(source, **params))
+    assert await box.ended(job) == "ERROR"
+    assert (await box.error(job)).startswith(fault)
+    assert not box.file("box/f").exists()
+    assert leftovers(box) == []
+
+
+async def test_a_failed_pull_leaves_the_old_file(box, source):
+    await box.put("/box/f", b"old")
+    job = await box.submit(pull(source, **{f"{CORE}MD5": "0" * 32}))
+    assert await box.ended(job) == "ERROR"
+    assert box.file("box/f").read_bytes() == b"old"
+    assert await box.ended(await box.submit(pull(source))) == "COMPLETED"
+    assert box.file("box/f").read_bytes() == BODY
+
+
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:1/d/f", "http://169.254.169.254/d/f", "file:///etc/passwd"])
+async def test_other_sources_are_refused(box, source, endpoint):
+    job = await box.submit(document(f"{ROOT}/box/f", "pullToVoSpace", ("httpget", endpoint, None)))
+    assert await box.ended(job) == "ERROR"
+    assert (await box.error(job)).startswith("InvalidArgument")
+    assert source.requests == []
+
+
+async def test_a_redirect_to_elsewhere_is_refused(box, source):
+    source.script = [f"redirect:{source.base}/secret"]
+    source.files["/secret"] = b"secret"
+    job = await box.submit(pull(source))
+    assert await box.ended(job) == "ERROR"
+    assert not box.file("box/f").exists()
+
+
+async def test_endpoints_are_tried_in_turn(box, source):
+    protocols = [("httpget", source.url(path), None) for path in ("/d/none", "/d/missing", "/d/f")]
+    job = await box.submit(document(f"{ROOT}/box/f", "pullToVoSpace", *protocols))
+    assert await box.ended(job) == "COMPLETED"
+    assert box.file("box/f").read_bytes() == BODY
+
+
+@pytest.mark.parametrize(
+    ("target", "user", "fault"),
+    [
+        (f"{ROOT}/nowhere/f", "ada", "ContainerNotFound"),
+        (f"{ROOT}/box/f", "bob", "PermissionDenied"),
+        (f"{ROOT}/box", "ada", "InvalidArgument"),
+        ("vos://elsewhere.org~cavern/box/f", "ada", "InvalidURI"),
+        (f"{ROOT}/box/../../etc/f", "ada", "InvalidURI"),
+    ],
+)
+async def test_targets_that_cannot_be(box, source, target, user, fault):
+    job = await box.submit(pull(source, target=target), user)
+    assert await box.ended(job, user) == "ERROR"
+    assert (await box.error(job, user)).startswith(fault)
+    assert source.requests == []
+
+
+async def test_abort_stops_the_fetch_and_leaves_nothing(box, source):
+    source.script = ["stall:100000"]
+    job = await box.submit(pull(source))
+    async with asyncio.timeout(10):
+        while not source.requests:
+            await asyncio.sleep(0.01)
+    answer = await box.client.post(f"{job}/phase", data={"phase": "ABORT"}, headers=box.as_user("ada"))
+    assert answer.status_code == 303
+    assert await box.ended(job) == "ABORTED"
+    async with asyncio.timeout(10):
+        while source.requests[0].transport is not None and not source.requests[0].transport.is_closing():
+            await asyncio.sleep(0.01)
+    assert not box.file("box/f").exists()
+    assert leftovers(box) == []
+
+
+async def test_a_quota_is_kept(box, source):
+    os.setxattr(box.file("box"), f"user.{CORE}quota", b"100000")
+    job = await box.submit(pull(source))
+    assert await box.ended(job) == "ERROR"
+    assert await box.error(job) == "QuotaExceeded" or (await box.error(job)).startswith("QuotaExceeded")
+    assert not box.file("box/f").exists()
+
+
+async def test_push_to_another_server(box, source):
+    await box.put("/box/f", BODY)
+    job = await box.submit(document(f"{ROOT}/box/f", "pushFromVoSpace", ("httpput", source.url("/up/x"), None)))
+    assert await box.ended(job) == "COMPLETED"
+    assert source.uploads == {"/up/x": BODY}
+    job = await box.submit(document(f"{ROOT}/box/f", "pushFromVoSpace", ("httpput", source.url("/d/x"), None)))
+    assert await box.ended(job) == "ERROR"
+
+
+async def test_move_rename_and_into_a_container(box):
+    await box.put("/box/f", BODY)
+    await box.container("/box/sub")
+    job = await box.submit(document(f"{ROOT}/box/f", f"{ROOT}/box/g", keep="false"))
+    assert await box.ended(job) == "COMPLETED"
+    job = await box.submit(document("vos://opencadc.org!cavern/box/g", f"{ROOT}/box/sub", keep="false"))
+    assert await box.ended(job) == "COMPLETED"
+    assert box.file("box/sub/g").read_bytes() == BODY
+    page = (await box.client.get(f"{job}/results", headers=box.as_user("ada"))).text
+    assert f"{ROOT}/box/sub/g" in page
+    for source, target, fault in (
+        ("/box", "/box/sub", "InvalidArgument"),
+        ("/box/none", "/box/x", "NodeNotFound"),
+        ("/box/sub", "/home", "PermissionDenied"),
+    ):
+        job = await box.submit(document(ROOT + source, ROOT + target, keep="false"))
+        assert await box.ended(job) == "ERROR"
+        assert (await box.error(job)).startswith(fault)
+    await box.put("/box/h", b"h")
+    job = await box.submit(document(f"{ROOT}/box/sub/g", f"{ROOT}/box/h", keep="false"))
+    assert await box.ended(job) == "ERROR"
+    assert (await box.error(job)).startswith("DuplicateNode")
+    assert box.file("box/h").read_bytes() == b"h"
+
+
+async def test_copy_of_a_file_and_of_a_tree(box):
+    await box.container("/box/sub")
+    await box.container("/box/sub/deep")
+    await box.put("/box/sub/deep/f", BODY)
+    job = await box.submit(document(f"{ROOT}/box/sub", f"{ROOT}/box/copy"))
+    assert await box.ended(job) == "COMPLETED", await box.error(job)
+    assert box.file("box/copy/deep/f").read_bytes() == BODY
+    job = await box.submit(document(f"{ROOT}/box/copy/deep/f", f"{ROOT}/box/f2", keep="true"))
+    assert await box.ended(job) == "COMPLETED", await box.error(job)
+    assert box.file("box/f2").read_bytes() == BODY
+    assert sorted(os.listdir(box.file("box"))) == ["copy", "f2", "sub"]
+
+
+async def negotiate(service, content: str, user: str = "ada"):
+    """Follow the redirects by hand, as the Python client does."""
+    headers = {"Content-Type": "text/xml", **service.as_user(user)}
+    answer = await service.client.post(f"{service.url}/synctrans", content=content, headers=headers)
+    while answer.status_code == 303:
+        url = answer.headers["location"]
+        answer = await service.client.get(url, headers=service.as_user(user))
+    assert answer.status_code == 200
+    job = url.replace("xfer", "transfers")
+    phase = await service.client.get(f"{job}/phase", headers=service.as_user(user))
+    endpoints = [e.text for e in etree.fromstring(answer.content).iter(f"{{{VOS}}}endpoint")]
+    return endpoints, phase.text, job
+
+
+async def test_negotiated_push_and_pull(box):
+    token = "vos://cadc.nrc.ca~vospace/CADC/std/Auth#token-1.0"
+    content = document(f"{ROOT}/box/new", "pushToVoSpace", ("httpsput", None, token), ("httpsput", None, None))
+    endpoints, phase, _ = await negotiate(box, content)
+    assert phase == "EXECUTING"
+    assert endpoints[0] == f"{box.url}/files/box/new"
+    assert "/files/preauth:" in endpoints[1]
+    assert not box.file("box/new").exists()
+    answer = await box.client.put(endpoints[1], content=BODY)
+    assert answer.status_code == 201
+    assert (await box.client.get(endpoints[1].replace("/box/new", "/box/other"))).status_code == 403
+    content = document(f"{ROOT}/box/new", "pullFromVoSpace", ("httpsget", None, None))
+    endpoints, phase, _ = await negotiate(box, content)
+    assert (await box.client.get(endpoints[0])).content == BODY
+    assert (await box.client.put(endpoints[0], content=b"x")).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("target", "direction", "user", "error"),
+    [
+        ("/box/none", "pullFromVoSpace", "ada", "NodeNotFound"),
+        ("/box", "pullFromVoSpace", "ada", "InvalidArgument: target is not a data node"),
+        ("/box/f", "pushToVoSpace", "bob", "PermissionDenied"),
+        ("/none/f", "pushToVoSpace", "ada", "ContainerNotFound: /none"),
+    ],
+)
+async def test_a_failed_negotiation_is_a_document_without_endpoints(box, target, direction, user, error):
+    uri = "httpsget" if direction.startswith("pull") else "httpsput"
+    content = document(ROOT + target, direction, (uri, None, "ivo://ivoa.net/sso#token"))
+    endpoints, phase, job = await negotiate(box, content, user)
+    assert (endpoints, phase) == ([], "ERROR")
+    assert await box.error(job, user) == error
+
+
+async def test_parameters_redirect_to_the_endpoint(box):
+    await box.put("/box/f", BODY)
+    parameters = {"target": f"{ROOT}/box/f", "Direction": "pullFromVoSpace", "PROTOCOL": f"{CORE}httpsget"}
+    answer = await box.client.get(f"{box.url}/synctrans", params=parameters, headers=box.as_user("ada"))
+    assert answer.status_code == 303
+    assert (await box.client.get(answer.headers["location"])).content == BODY
+    answer = await box.client.post(f"{box.url}/synctrans", data=parameters, headers=box.as_user("bob"))
+    assert (answer.status_code, answer.text.split(":")[0]) == (403, "PermissionDenied")
+    answer = await box.client.get(f"{box.url}/synctrans", params={"TARGET": "x"}, headers=box.as_user("ada"))
+    assert answer.status_code == 400
+
+
+@pytest.mark.parametrize("kind", ["application/x-tar", "application/zip"])
+async def test_package(box, kind):
+    await box.container("/box/sub")
+    await box.put("/box/sub/a b", BODY)
+    await box.put("/box/f", b"f")
+    view = (
+        '<vos:view uri="vos://cadc.nrc.ca~vospace/CADC/std/Pkg-1.0">'
+        f'<vos:param uri="{CORE}format">{kind}</vos:param></vos:view>'
+    )
+    content = document([f"{ROOT}/box/sub", f"{ROOT}/box/f", f"{ROOT}/box/none"], "pullFromVoSpace", view=view)
+    headers = {"Content-Type": "text/xml", **box.as_user("ada")}
+    answer = await box.client.post(f"{box.url}/synctrans", content=content, headers=headers)
+    assert answer.status_code == 303
+    run = answer.headers["location"]
+    assert (await box.client.get(run, headers=box.as_user("bob"))).status_code == 403
+    answer = await box.client.get(run, headers=box.as_user("ada"))
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == kind
+    if kind.endswith("tar"):
+        with tarfile.open(fileobj=io.BytesIO(answer.content)) as archive:
+            names = archive.getnames()
+            member = archive.extractfile("sub/a b")
+            assert member is not None
+            assert member.read() == BODY
+    else:
+        with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+            names = [name.rstrip("/") for name in archive.namelist()]
+            assert archive.read("sub/a b") == BODY
+    assert sorted(names) == ["f", "sub", "sub/a b"]
+    job = run.replace("/pkg/", "/transfers/").removesuffix("/run")
+    assert await box.ended(job) == "COMPLETED"
+    assert (await box.client.get(run, headers=box.as_user("ada"))).status_code == 400
+
+
+async def test_recursive_delete(box):
+    await box.container("/box/sub")
+    for number in range(20):
+        await box.put(f"/box/sub/{number}", b"x")
+    answer = await box.client.post(
+        f"{box.url}/async-delete", data={"target": "vos://opencadc.org!cavern/box/sub"}, headers=box.as_user("ada")
+    )
+    assert answer.status_code == 303
+    job = answer.headers["location"]
+    assert (await box.client.post(f"{job}/phase", data={"phase": "RUN"}, headers=box.as_user("ada"))).status_code == 303
+    assert await box.ended(job) == "COMPLETED"
+    page = (await box.client.get(job, headers=box.as_user("ada"))).text
+    assert 'id="successcount"' in page
+    assert "final:21" in page
+    assert "errorcount" not in page
+    assert not box.file("box/sub").exists()
+
+
+async def test_recursive_properties(box):
+    await box.container("/box/sub")
+    await box.put("/box/sub/f", b"x")
+    content = (
+        f'<vos:node xmlns:vos="{VOS}" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" uri="{ROOT}/box"'
+        ' xsi:type="vos:ContainerNode"><vos:properties>'
+        f'<vos:property uri="{CORE}ispublic">true</vos:property>'
+        f'<vos:property uri="{CORE}groupread">ivo://opencadc.org/gms?team</vos:property>'
+        "</vos:properties><vos:nodes/></vos:node>"
+    )
+    answer = await box.client.post(f"{box.url}/async-setprops?PHASE=RUN", content=content, headers=box.as_user("ada"))
+    assert answer.status_code == 303, answer.text
+    assert await box.ended(answer.headers["location"]) == "COMPLETED"
+    assert (await box.client.get(f"{box.url}/files/box/sub/f")).content == b"x"
+    page = (await box.client.get(f"{box.url}/nodes/box/sub/f", headers=box.as_user("bob"))).text
+    assert "ivo://opencadc.org/gms?team" in page
+
+
+async def test_single_values_of_a_job(box, source):
+    job = await box.submit(pull(source), run=False)
+    ada = box.as_user("ada")
+
+    async def get(field: str, user: str = "ada"):
+        return await box.client.get(f"{job}/{field}", headers=box.as_user(user))
+
+    assert (await get("phase")).text == "PENDING"
+    assert (await get("PHASE")).text == "PENDING"
+    assert (await get("owner")).text == "ada"
+    assert (await get("error")).status_code == 404
+    assert (await get("phase", "bob")).status_code == 403
+    assert (await get("nothing")).status_code == 404
+    answer = await box.client.post(f"{job}/executionduration", data={"EXECUTIONDURATION": "60"}, headers=ada)
+    assert answer.status_code == 303
+    assert (await get("executionduration")).text == "60"
+    assert (await box.client.post(f"{job}/phase", data={"PHASE": "JUMP"}, headers=ada)).status_code == 400
+    answer = await box.client.post(f"{job}/destruction", data={"DESTRUCTION": "2001-01-01"}, headers=ada)
+    assert answer.status_code == 303
+    assert (await get("destruction")).text == "2001-01-01T00:00:00.000Z"
+    listing = await box.client.get(f"{box.url}/transfers?phase=PENDING&LAST=5", headers=ada)
+    assert job.rsplit("/", 1)[1] in listing.text
+    assert (await box.client.get(f"{box.url}/transfers")).status_code == 403
+    assert (await box.client.post(job, data={"ACTION": "DELETE"}, headers=ada)).headers["location"].endswith("/transfers")
+    assert (await get("phase")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "body", ["", "<x/>", "not xml", f'<t:transfer xmlns:t="{VOS}"><t:direction>x</t:direction></t:transfer>',
+             f'<!DOCTYPE a [<!ENTITY b "c">]><t:transfer xmlns:t="{VOS}"><t:target>&b;</t:target></t:transfer>']
+)  # fmt: skip
+async def test_bad_documents_are_refused_at_once(box, body):
+    for path in ("transfers", "synctrans"):
+        headers = {"Content-Type": "text/xml", **box.as_user("ada")}
+        answer = await box.client.post(f"{box.url}/{path}", content=body, headers=headers)
+        assert answer.status_code == 400
+        assert answer.text.startswith("InvalidArgument: ")
