@@ -38,9 +38,13 @@ def broker_url(settings: PreparerSettings) -> str:
 
 def create(settings: PreparerSettings) -> Celery:
     """Make the application."""
-    application = Celery("preparer", broker=broker_url(settings), set_as_current=False)
+    url = broker_url(settings)
+    application = Celery("preparer", broker=url, set_as_current=False)
     dead = Exchange(DEAD, type="fanout", durable=True)
     application.conf.update(
+        # Celery itself takes CELERY_BROKER_URL from the environment, where it stands without the password.
+        broker_read_url=url,
+        broker_write_url=url,
         accept_content=["json"],
         task_serializer="json",
         task_ignore_result=True,

@@ -85,6 +85,7 @@ class AccessLog:
             return
         headers = dict(scope["headers"])
         request_id = headers.get(b"x-request-id", b"").decode("latin-1")[:128] or uuid.uuid4().hex
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
         begin = time.perf_counter()
         status = 500
 
@@ -102,10 +103,10 @@ class AccessLog:
             try:
                 await self.app(scope, receive, record)
             finally:
-                if status >= 400 or scope["path"] not in self.quiet:
+                if status >= 400 or path not in self.quiet:
                     fields = {
                         "method": scope["method"],
-                        "path": scope["path"],
+                        "path": path,
                         "status": status,
                         "milliseconds": round((time.perf_counter() - begin) * 1000, 1),
                     }

@@ -8,14 +8,18 @@ from voservice import logging as logs
 from voservice.config import ServiceSettings
 
 
-def serve(app: str, service: str, settings: ServiceSettings, port: int = 8080) -> None:
-    """Serve the application factory *app* (``package.module:factory``) on *port* of all addresses."""
+def serve(app: str, service: str, settings: ServiceSettings, port: int = 8080, root_path: str = "") -> None:
+    """Serve the application factory *app* (``package.module:factory``) on *port* of all addresses.
+
+    *root_path* is the path that a proxy in front takes away.
+    """
     logs.configure(service, settings.log_level)
     uvicorn.run(
         app,
         factory=True,
         host="0.0.0.0",
         port=port,
+        root_path=root_path,
         workers=settings.workers,
         log_config=None,
         access_log=False,

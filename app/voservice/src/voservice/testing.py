@@ -14,7 +14,7 @@ import pytest
 
 def _binaries() -> Path:
     found = shutil.which("initdb")
-    candidates = [Path(found).parent] if found else []
+    candidates = [Path(found).resolve().parent] if found else []
     candidates += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     for directory in candidates:
         if all((directory / program).exists() for program in ("initdb", "pg_ctl", "psql")):

@@ -80,7 +80,6 @@ def create_app() -> FastAPI:
         title="prepare-data",
         description="Stages files of a Rucio Storage Element into users' areas.",
         lifespan=lifespan,
-        root_path=settings.api_root_path,
         redoc_url=None,
     )
     app.state.settings = settings

@@ -1,0 +1,16 @@
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Makes the checkout importable as the collection that it is, beside those of the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ansible_collections
+
+ROOT = Path(__file__).resolve().parents[2]
+LINKED = ROOT / ".venv/collections/ansible_collections"
+
+# ansible-test brings a loader of its own, which finds the collection around this directory.
+if LINKED.is_dir():
+    ansible_collections.__path__.append(str(LINKED))
