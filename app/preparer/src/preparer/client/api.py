@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -76,7 +77,8 @@ class Client(AbstractContextManager["Client"]):
         """
         document = self._request(items, destination, approach, callback=callback, lifetime=lifetime)
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
-        return Task.load(self._transport.call("POST", "/v1/tasks", document=document, headers=headers)[0])
+        loaded, status = self._transport.call("POST", "/v1/tasks", document=document, headers=headers)
+        return Task.load(loaded, existing=status == HTTPStatus.OK)
 
     def estimate(
         self, items: Iterable[Item], *, destination: str = ".", approach: str | None = None
@@ -101,7 +103,7 @@ class Client(AbstractContextManager["Client"]):
         return self._task("GET", task_id)
 
     def cancel(self, task_id: str) -> Task:
-        """Ask a task to stop; a final one stays as it is."""
+        """Ask a task to stop; Refused if its state is final."""
         return self._task("POST", task_id, "/cancel")
 
     def retry(self, task_id: str) -> Task:
@@ -110,11 +112,11 @@ class Client(AbstractContextManager["Client"]):
         return self._task("POST", task_id, "/retry", again=False)
 
     def release(self, task_id: str) -> Task:
-        """Remove the staged copies of a task."""
+        """Remove the staged copies of a final task with a lifetime."""
         return self._task("POST", task_id, "/release")
 
     def renew(self, task_id: str, lifetime: int) -> Task:
-        """Keep the staged copies for another *lifetime* seconds from now."""
+        """Keep the staged copies of a final task with a lifetime for *lifetime* seconds from now."""
         return self._task("POST", task_id, "/renew", document={"lifetime": lifetime})
 
     def _task(self, method: str, task_id: str, action: str = "", **options: Any) -> Task:

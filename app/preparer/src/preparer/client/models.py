@@ -138,10 +138,11 @@ class Task:
     expires: datetime | None
     cancel: bool
     raw: Mapping[str, Any] = field(repr=False, compare=False)
+    existing: bool = field(default=False, compare=False)
 
     @classmethod
-    def load(cls, document: Mapping[str, Any]) -> Task:
-        """Read the wire form."""
+    def load(cls, document: Mapping[str, Any], *, existing: bool = False) -> Task:
+        """Read the wire form; *existing* says that a submission found the task under way."""
         get = document.get
         return cls(
             id=str(document["id"]),
@@ -159,6 +160,7 @@ class Task:
             expires=_time(get("expires")),
             cancel=bool(get("cancel")),
             raw=document,
+            existing=existing,
         )
 
     @property
@@ -174,10 +176,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a request would cost: bytes and seconds still to go, and the room left in the user's area."""
+    """What a request would cost.
+
+    *bytes* and *seconds* are those still to go, *present* counts the files in place already, *missing* has the DIDs
+    that the RSE does not hold, and *quota_left* is the room in the user's area; None where unlimited.
+    """
 
     files: int
     bytes: int | None
+    present: int
     missing: tuple[str, ...]
     quota_left: int | None
     seconds: float | None
@@ -190,6 +197,7 @@ class Estimate:
         return cls(
             files=int(get("files") or 0),
             bytes=get("bytes"),
+            present=int(get("present") or 0),
             missing=tuple(get("missing") or ()),
             quota_left=get("quota_left"),
             seconds=get("seconds"),

@@ -81,8 +81,8 @@ class Transport(AbstractContextManager["Transport"]):
         headers: Mapping[str, str] | None = None,
         again: bool = True,
         timeout: float | None = None,
-    ) -> tuple[Any, Mapping[str, str]]:
-        """Return the JSON answer and its headers; *again* says whether the request may be sent more than once."""
+    ) -> tuple[Any, int]:
+        """Return the JSON answer and its status; *again* says whether the request may be sent more than once."""
         body, sent = None, dict(headers or {})
         if document is not None:
             body = json.dumps(document, separators=(",", ":")).encode()
@@ -98,7 +98,7 @@ class Transport(AbstractContextManager["Transport"]):
                     raise
             else:
                 if response.status_code not in TRANSIENT or last:
-                    return _result(response), response.headers
+                    return _result(response), response.status_code
                 pause = max(pause, retry_after(response.headers))
             time.sleep(pause)
         raise AssertionError("unreachable")
