@@ -12,7 +12,7 @@ PLAY = $(PLAYBOOK) -i $(INVENTORY) $(ARGS)
 DEPLOY := $(VENV)/.deploy
 DEV := $(VENV)/.dev
 
-.PHONY: help up test smoke status token down purge lint unit stack bench lock check certificate
+.PHONY: help up test smoke status token down purge lint unit stack bench lock check certificate docs
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -66,8 +66,6 @@ stack: $(DEV) ## The tests against the deployed stack
 bench: $(DEV) ## Measure against named peers
 	@$(VENV)/bin/python -m bench $(ARGS)
 
-# uv resolves for the Python that runs the result: the control host's, and that of the images.
-COMPILE = $(VENV)/bin/uv pip compile --quiet --generate-hashes --no-header --upgrade
-lock: $(DEV) ## Pin the newest allowed versions
-	@$(COMPILE) --python-version 3.11 -o requirements/deploy.txt requirements/deploy.in app/preparer/pyproject.toml
-	@$(COMPILE) --python-version 3.11 -o requirements/dev.txt -c requirements/deploy.txt --all-extras requirements/dev.in app/*/pyproject.toml
+lock: $(DEV) ## Pin the newest versions that the ranges allow
+	@bin/lock-images
+	@bin/lock-environment
