@@ -8,6 +8,8 @@ VENV := .venv
 PLAYBOOK := $(VENV)/bin/ansible-playbook
 INVENTORY ?= inventory/local
 PLAY = $(PLAYBOOK) -i $(INVENTORY) $(ARGS)
+# Prints what a playbook says and nothing of how it came about.
+QUIET := ANSIBLE_STDOUT_CALLBACK=skasrc.cavern.messages
 # Written last, so that a broken installation is made again.
 DEPLOY := $(VENV)/.deploy
 DEV := $(VENV)/.dev
@@ -27,13 +29,13 @@ $(DEV): requirements/dev.txt requirements/deploy.txt bin/environment $(wildcard 
 up: $(DEPLOY) ## Deploy everything and stage a file through it
 	@$(PLAY) site.yml
 	@$(PLAY) playbooks/smoke.yml
-	@$(PLAY) playbooks/status.yml
+	@$(QUIET) $(PLAY) playbooks/status.yml
 
 smoke: $(DEPLOY) ## Run the smoke test against the deployed stack
 	@$(PLAY) playbooks/smoke.yml
 
 status: $(DEPLOY) ## Show each service's state and health, and the endpoints
-	@$(PLAY) playbooks/status.yml
+	@$(QUIET) $(PLAY) playbooks/status.yml
 
 down: $(DEPLOY) ## Remove the containers, keep the data
 	@$(PLAY) playbooks/down.yml
@@ -46,7 +48,7 @@ check: $(DEPLOY) ## Show what a run would change
 
 # A bearer token and nothing else on standard output.
 token: $(DEPLOY) ## Print a bearer token: make token USER=ada
-	@ANSIBLE_STDOUT_CALLBACK=skasrc.cavern.messages $(PLAY) playbooks/token.yml -e user=$(USER)
+	@$(QUIET) $(PLAY) playbooks/token.yml -e user=$(USER)
 
 certificate: $(DEPLOY) ## Issue an X.509 client certificate: make certificate USER=ada
 	@$(PLAY) playbooks/client_certificate.yml -e user=$(USER)

@@ -160,7 +160,7 @@ def compose_services(
             "address": entry["address"],
             "user": f"{user}:{user}",
             "memory": entry["memory"],
-            "depends_on": [name for name in entry["depends_on"] if name in keys],
+            "depends_on": entry["depends_on"],
         }
         spec = _merge(_merge(defaults, shared), own)
         spec["mounts"] = [*defaults.get("mounts", []), *own.get("mounts", [])]
