@@ -27,7 +27,7 @@ attributes:
   action_group:
     description: Defaults given to the group reach this module.
     support: full
-    membership: skasrc.cavern.cavern
+    membership: [skasrc.cavern.cavern]
 """
 
     # What modules take besides that act on behalf of a user.
