@@ -7,6 +7,7 @@ import argparse
 from voservice import database
 from voservice.config import load
 from voservice.server import serve
+
 from vospace.config import Settings
 from vospace.main import MIGRATIONS
 

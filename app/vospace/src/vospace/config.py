@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, SecretStr, field_validator
-
 from voservice.config import CommaList, ServiceSettings, split
 
 

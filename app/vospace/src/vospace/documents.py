@@ -48,10 +48,23 @@ READ_ONLY = frozenset(
 )
 _STANDARD = frozenset(
     f"{CORE}{name}"
-    for name in (
-        "type encoding title subject description publisher contributor format identifier source language relation"
-        " coverage rights runid"
-    ).split()
+    for name in [
+        "type",
+        "encoding",
+        "title",
+        "subject",
+        "description",
+        "publisher",
+        "contributor",
+        "format",
+        "identifier",
+        "source",
+        "language",
+        "relation",
+        "coverage",
+        "rights",
+        "runid",
+    ]
 )
 _KINDS = {
     "ContainerNode": "ContainerNode",

@@ -11,8 +11,8 @@ import asyncpg
 from fastapi import FastAPI, Request
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
-
 from voservice import database
+
 from vospace.bulk.handlers import KIND as BULK
 from vospace.bulk.handlers import BulkHandlers
 from vospace.bulk.runner import BulkRunner
@@ -37,7 +37,6 @@ from vospace.uws.notices import Notices
 from vospace.uws.routes import job_list
 from vospace.uws.service import JobService, Owner
 from vospace.uws.store import JobStore
-
 
 _connect: Callable[..., Awaitable[Any]] = asyncpg.connect
 ANY_TRANSFER = (TRANSFERS, SYNCTRANS, PACKAGE)

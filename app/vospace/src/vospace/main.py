@@ -15,15 +15,15 @@ from fastapi.responses import PlainTextResponse, Response
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
 from voservice import database
 from voservice.auth import AuthenticationError, ClientCredentials, TokenVerifier
 from voservice.config import load
 from voservice.logging import AccessLog, bind, configure
+
 from vospace.config import Settings
+from vospace.handlers import vosi
 from vospace.handlers.files import FileHandlers
 from vospace.handlers.nodes import NodeHandlers
-from vospace.handlers import vosi
 from vospace.jobs import Jobs
 from vospace.models.caller import Caller
 from vospace.models.errors import Fault, QuotaExceeded
@@ -116,6 +116,7 @@ def build(settings: Settings, known: Identities) -> FastAPI:
         changes,
         nodes_path=f"{context}/nodes",
         service_url=settings.service_url,
+        issuer=settings.oidc_issuer,
         caller_of=caller_of,
     )
     app.include_router(files.router(), prefix=context)

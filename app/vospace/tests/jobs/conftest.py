@@ -5,25 +5,28 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import inspect
 import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import httpx
 import pytest
+import vospace.migrations
 from aiohttp import web
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-
-import vospace.migrations
 from voservice import database
+from voservice.testing import database_url, postgres
 from vospace.uws.notices import Notices
 from vospace.uws.store import JobStore
 
+__all__ = ["database_url", "postgres"]
 MIGRATIONS = Path(vospace.migrations.__file__).parent
 
 
@@ -125,7 +128,11 @@ class Source:
 async def source() -> AsyncIterator[Source]:
     source = Source()
     app = web.Application(client_max_size=1 << 30)
-    app.router.add_route("*", "/{path:.*}", lambda request: source.handle(request))
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return await source.handle(request)
+
+    app.router.add_route("*", "/{path:.*}", handle)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -204,6 +211,11 @@ class Service:
     async def error(self, job: str, user: str = "ada") -> str:
         return (await self.client.get(f"{job}/error", headers=self.as_user(user))).text
 
+    def leftovers(self) -> list[str]:
+        """Files that were being staged."""
+        found = (name for _, _, names in os.walk(self.root) for name in names)
+        return [name for name in found if name.startswith(".vospace-")]
+
     @staticmethod
     def as_user(user: str) -> dict[str, str]:
         return {"Authorization": f"Bearer {user}"} if user else {}
@@ -224,6 +236,24 @@ class Service:
             headers=self.as_user(user),
         )
         assert answer.status_code == 201, answer.text
+
+
+Eventually = Callable[[Callable[[], Any]], Awaitable[None]]
+
+
+@pytest.fixture
+def eventually() -> Eventually:
+    """Waits until a condition holds; the condition may be a coroutine function."""
+
+    async def eventually(condition: Callable[[], Any]) -> None:
+        async with asyncio.timeout(20):
+            while True:
+                found = condition()
+                if await found if inspect.isawaitable(found) else found:
+                    return
+                await asyncio.sleep(0.02)
+
+    return eventually
 
 
 MakeService = Callable[..., Awaitable[Service]]

@@ -9,7 +9,6 @@ import sys
 
 import uvicorn
 from starlette.requests import Request
-
 from voservice import database
 from voservice.auth import bearer
 from voservice.config import load

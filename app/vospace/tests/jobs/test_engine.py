@@ -10,7 +10,6 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import text
-
 from vospace.uws.executor import Executor, Pool, Run
 from vospace.uws.model import (
     ErrorSummary,
@@ -239,7 +238,7 @@ async def test_execution_duration_is_enforced_and_may_be_shortened(service, star
     assert job.error.message == "the execution duration of 1 s is exceeded"
 
 
-async def test_destruction_stops_and_removes(service, start, store):
+async def test_destruction_stops_and_removes(service, start, store, eventually):
     stopped = asyncio.Event()
 
     async def runner(run: Run) -> Outcome:
@@ -255,15 +254,17 @@ async def test_destruction_stops_and_removes(service, start, store):
         await service.wait(job.id, ADA, 5, Phase.QUEUED)
     await service.set_destruction(job, now() - timedelta(seconds=1))
     await asyncio.wait_for(stopped.wait(), 10)
-    while await store.get(job.id) is not None:
-        await asyncio.sleep(0.05)
+
+    async def gone() -> bool:
+        return await store.get(job.id) is None
+
+    await eventually(gone)
 
 
-async def test_job_that_nobody_works_on_ends_with_its_duration(service, store):
+async def test_job_that_nobody_works_on_ends_with_its_duration(service, store, eventually):
     job = await service.create(service.new("test", ADA, phase=Phase.EXECUTING))
     await service.set_execution_duration(job, 1)
-    while not await store.end_overdue("over"):
-        await asyncio.sleep(0.2)
+    await eventually(lambda: store.end_overdue("over"))
     job = await service.get(job.id, ADA)
     assert (job.phase, job.error) == (Phase.ABORTED, ErrorSummary("over"))
 

@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import aiohttp
 import pytest
-
 from vospace.transfers.digests import Expected, adler32_hex, md5_hex
 from vospace.transfers.errors import FetchFailed
 from vospace.transfers.fetcher import Fetcher, FetchLimits, open_session

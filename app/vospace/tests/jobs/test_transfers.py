@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import io
 import os
+import random
 import tarfile
 import zipfile
 import zlib
@@ -20,6 +21,9 @@ CORE = "ivo://ivoa.net/vospace/core#"
 BODY = bytes(range(256)) * 8000
 MD5 = hashlib.md5(BODY, usedforsecurity=False).hexdigest()
 
+SEED = int(os.environ.get("TEST_SEED", "1"))
+"""Of the points at which the service is killed."""
+
 
 def document(
     target: str | list[str],
@@ -30,7 +34,9 @@ def document(
     view: str = "",
 ) -> str:
     targets = [target] if isinstance(target, str) else target
-    parts = [f"<vos:target>{t}</vos:target>" for t in targets] + [f"<vos:direction>{direction}</vos:direction>"]
+    parts = [f"<vos:target>{t}</vos:target>" for t in targets] + [
+        f"<vos:direction>{direction}</vos:direction>"
+    ]
     if view:
         parts.append(view)
     for uri, endpoint, method in protocols:
@@ -47,10 +53,6 @@ def pull(source, path: str = "/d/f", target: str = f"{ROOT}/box/f", **params: st
     return document(target, "pullToVoSpace", ("httpget", source.url(path), None), params=params)
 
 
-def leftovers(service) -> list[str]:
-    return [name for _, _, names in os.walk(service.root) for name in names if name.startswith(".vospace-")]
-
-
 @pytest.fixture
 async def box(service, source):
     await service.container("/box")
@@ -61,7 +63,9 @@ async def box(service, source):
 async def test_a_pull_brings_the_bytes_and_their_checksums(box, source):
     expected = {f"{CORE}length": str(len(BODY)), f"{CORE}MD5": MD5}
     expected["ivo://skao.int/vospace/core#adler32"] = f"{zlib.adler32(BODY):08x}"
-    job = await box.submit(document(f"{ROOT}/box/f", "pullToVoSpace", ("httpget", source.url("/d/f"), None), params=expected))
+    job = await box.submit(
+        document(f"{ROOT}/box/f", "pullToVoSpace", ("httpget", source.url("/d/f"), None), params=expected)
+    )
     assert await box.ended(job) == "COMPLETED"
     assert box.file("box/f").read_bytes() == BODY
     assert box.file("box/f").stat().st_uid == 10001
@@ -69,11 +73,13 @@ async def test_a_pull_brings_the_bytes_and_their_checksums(box, source):
     assert MD5 in node
     assert f"{zlib.adler32(BODY):08x}" in node
     page = etree.fromstring((await box.client.get(job, headers=box.as_user("ada"))).content)
-    results = {r.get("id"): r.get("{http://www.w3.org/1999/xlink}href") for r in page.iter(f"{{{UWS}}}result")}
+    results = {
+        r.get("id"): r.get("{http://www.w3.org/1999/xlink}href") for r in page.iter(f"{{{UWS}}}result")
+    }
     assert results["dataNode"] == f"{ROOT}/box/f"
     details = await box.client.get(results["transferDetails"], headers=box.as_user("ada"))
     assert source.url("/d/f") in details.text
-    assert leftovers(box) == []
+    assert box.leftovers() == []
 
 
 @pytest.mark.parametrize(
@@ -90,7 +96,7 @@ async def test_bytes_that_are_not_as_asked_leave_nothing(box, source, params, fa
     assert await box.ended(job) == "ERROR"
     assert (await box.error(job)).startswith(fault)
     assert not box.file("box/f").exists()
-    assert leftovers(box) == []
+    assert box.leftovers() == []
 
 
 async def test_a_failed_pull_leaves_the_old_file(box, source):
@@ -102,7 +108,9 @@ async def test_a_failed_pull_leaves_the_old_file(box, source):
     assert box.file("box/f").read_bytes() == BODY
 
 
-@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:1/d/f", "http://169.254.169.254/d/f", "file:///etc/passwd"])
+@pytest.mark.parametrize(
+    "endpoint", ["http://127.0.0.1:1/d/f", "http://169.254.169.254/d/f", "file:///etc/passwd"]
+)
 async def test_other_sources_are_refused(box, source, endpoint):
     job = await box.submit(document(f"{ROOT}/box/f", "pullToVoSpace", ("httpget", endpoint, None)))
     assert await box.ended(job) == "ERROR"
@@ -142,20 +150,18 @@ async def test_targets_that_cannot_be(box, source, target, user, fault):
     assert source.requests == []
 
 
-async def test_abort_stops_the_fetch_and_leaves_nothing(box, source):
+async def test_abort_stops_the_fetch_and_leaves_nothing(box, source, eventually):
     source.script = ["stall:100000"]
     job = await box.submit(pull(source))
-    async with asyncio.timeout(10):
-        while not source.requests:
-            await asyncio.sleep(0.01)
+    await eventually(lambda: source.requests)
     answer = await box.client.post(f"{job}/phase", data={"phase": "ABORT"}, headers=box.as_user("ada"))
     assert answer.status_code == 303
     assert await box.ended(job) == "ABORTED"
-    async with asyncio.timeout(10):
-        while source.requests[0].transport is not None and not source.requests[0].transport.is_closing():
-            await asyncio.sleep(0.01)
+    await eventually(
+        lambda: source.requests[0].transport is None or source.requests[0].transport.is_closing()
+    )
     assert not box.file("box/f").exists()
-    assert leftovers(box) == []
+    assert box.leftovers() == []
 
 
 async def test_a_quota_is_kept(box, source):
@@ -168,10 +174,14 @@ async def test_a_quota_is_kept(box, source):
 
 async def test_push_to_another_server(box, source):
     await box.put("/box/f", BODY)
-    job = await box.submit(document(f"{ROOT}/box/f", "pushFromVoSpace", ("httpput", source.url("/up/x"), None)))
+    job = await box.submit(
+        document(f"{ROOT}/box/f", "pushFromVoSpace", ("httpput", source.url("/up/x"), None))
+    )
     assert await box.ended(job) == "COMPLETED"
     assert source.uploads == {"/up/x": BODY}
-    job = await box.submit(document(f"{ROOT}/box/f", "pushFromVoSpace", ("httpput", source.url("/d/x"), None)))
+    job = await box.submit(
+        document(f"{ROOT}/box/f", "pushFromVoSpace", ("httpput", source.url("/d/x"), None))
+    )
     assert await box.ended(job) == "ERROR"
 
 
@@ -229,7 +239,9 @@ async def negotiate(service, content: str, user: str = "ada"):
 
 async def test_negotiated_push_and_pull(box):
     token = "vos://cadc.nrc.ca~vospace/CADC/std/Auth#token-1.0"
-    content = document(f"{ROOT}/box/new", "pushToVoSpace", ("httpsput", None, token), ("httpsput", None, None))
+    content = document(
+        f"{ROOT}/box/new", "pushToVoSpace", ("httpsput", None, token), ("httpsput", None, None)
+    )
     endpoints, phase, _ = await negotiate(box, content)
     assert phase == "EXECUTING"
     assert endpoints[0] == f"{box.url}/files/box/new"
@@ -312,11 +324,15 @@ async def test_recursive_delete(box):
     for number in range(20):
         await box.put(f"/box/sub/{number}", b"x")
     answer = await box.client.post(
-        f"{box.url}/async-delete", data={"target": "vos://opencadc.org!cavern/box/sub"}, headers=box.as_user("ada")
+        f"{box.url}/async-delete",
+        data={"target": "vos://opencadc.org!cavern/box/sub"},
+        headers=box.as_user("ada"),
     )
     assert answer.status_code == 303
     job = answer.headers["location"]
-    assert (await box.client.post(f"{job}/phase", data={"phase": "RUN"}, headers=box.as_user("ada"))).status_code == 303
+    assert (
+        await box.client.post(f"{job}/phase", data={"phase": "RUN"}, headers=box.as_user("ada"))
+    ).status_code == 303
     assert await box.ended(job) == "COMPLETED"
     page = (await box.client.get(job, headers=box.as_user("ada"))).text
     assert 'id="successcount"' in page
@@ -335,7 +351,9 @@ async def test_recursive_properties(box):
         f'<vos:property uri="{CORE}groupread">ivo://opencadc.org/gms?team</vos:property>'
         "</vos:properties><vos:nodes/></vos:node>"
     )
-    answer = await box.client.post(f"{box.url}/async-setprops?PHASE=RUN", content=content, headers=box.as_user("ada"))
+    answer = await box.client.post(
+        f"{box.url}/async-setprops?PHASE=RUN", content=content, headers=box.as_user("ada")
+    )
     assert answer.status_code == 303, answer.text
     assert await box.ended(answer.headers["location"]) == "COMPLETED"
     assert (await box.client.get(f"{box.url}/files/box/sub/f")).content == b"x"
@@ -366,7 +384,11 @@ async def test_single_values_of_a_job(box, source):
     listing = await box.client.get(f"{box.url}/transfers?phase=PENDING&LAST=5", headers=ada)
     assert job.rsplit("/", 1)[1] in listing.text
     assert (await box.client.get(f"{box.url}/transfers")).status_code == 403
-    assert (await box.client.post(job, data={"ACTION": "DELETE"}, headers=ada)).headers["location"].endswith("/transfers")
+    assert (
+        (await box.client.post(job, data={"ACTION": "DELETE"}, headers=ada))
+        .headers["location"]
+        .endswith("/transfers")
+    )
     assert (await get("phase")).status_code == 404
 
 
@@ -380,3 +402,44 @@ async def test_bad_documents_are_refused_at_once(box, body):
         answer = await box.client.post(f"{box.url}/{path}", content=body, headers=headers)
         assert answer.status_code == 400
         assert answer.text.startswith("InvalidArgument: ")
+
+
+async def round_of_transfers(service, source, number: int, chance: random.Random) -> None:
+    """One kill during a pull, a move and a copy."""
+    box = f"/box{number}"
+    await service.container(box)
+    await service.put(f"{box}/old", BODY)
+    await service.container(f"{box}/tree")
+    await service.put(f"{box}/tree/f", BODY)
+    source.files["/d/f"] = BODY
+    jobs = [
+        await service.submit(pull(source, target=f"{ROOT}{box}/pulled"), run=False),
+        await service.submit(document(f"{ROOT}{box}/old", f"{ROOT}{box}/moved", keep="false"), run=False),
+        await service.submit(document(f"{ROOT}{box}/tree", f"{ROOT}{box}/copy"), run=False),
+    ]
+    for job in jobs:
+        await service.client.post(f"{job}/phase", data={"PHASE": "RUN"}, headers=service.as_user("ada"))
+    await asyncio.sleep(chance.uniform(0, 0.08))
+    await service.kill()
+    await service.start()
+    for job in jobs:
+        assert await service.ended(job) == "COMPLETED", await service.error(job)
+    for name in ("pulled", "moved", "copy/f", "tree/f"):
+        assert service.file(f"{box}/{name}").read_bytes() == BODY
+    assert sorted(os.listdir(service.file(box))) == ["copy", "moved", "pulled", "tree"]
+
+
+async def test_kill_during_transfers(service, source):
+    chance = random.Random(SEED)
+    for number in range(4):
+        await round_of_transfers(service, source, number, chance)
+    assert service.leftovers() == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+async def test_kill_during_transfers_100_times(service, source):
+    chance = random.Random(SEED)
+    for number in range(100):
+        await round_of_transfers(service, source, number, chance)
+    assert service.leftovers() == []

@@ -15,7 +15,7 @@ class IfExists(StrEnum):
     """What to do where the target is already there."""
 
     VERIFY = "verify"
-    """Skip it if its checksum is the one asked for, else replace it."""
+    """Skip it if its checksum is the one asked for, or that of the bytes that were fetched; else replace it."""
     REPLACE = "replace"
     FAIL = "fail"
 

@@ -1,11 +1,11 @@
 """The work of a bulk pull.
 
-Rows are read in pages, judged (containers made, permissions checked, files already there verified), fetched by a bounded
-number of workers, and placed in batches by one committer. What is guaranteed of a row that is told as COMPLETED:
+Rows are read in pages, judged (containers made, permissions checked, files already there verified), fetched by a
+bounded number of workers, and placed in batches, one after the other. What is guaranteed of a row told as COMPLETED:
 
 - its bytes have the length and checksums that were asked for and that the source stated,
-- bytes, owner and properties were durable (one `syncfs` for the batch, which is what an `fsync` of each file would give)
-  before the file appeared under its name, at once and as a whole,
+- bytes, owner and properties were durable (one `syncfs` for the batch, which is what an `fsync` of each file would
+  give) before the file appeared under its name, at once and as a whole,
 - the name was durable (`fsync` of each directory of the batch) before the row was told.
 
 A batch is placed and told under the lock of the job's row: an abort comes before it or after it. Which files a batch is
@@ -300,6 +300,9 @@ class _Pull:
         """Write the files of a batch under no name, and make all of them durable at once."""
         for item in batch.arrived:
             try:
+                if self._if_exists is IfExists.VERIFY and self._targets.holds(item.target, item.fetched):
+                    batch.done.append(_finished(item, RowState.SKIPPED))
+                    continue
                 upload = self._stage_one(item)
                 batch.staged.append((item, upload))
                 batch.stamps[item.target.row.index] = upload.stamp
@@ -337,27 +340,22 @@ class _Pull:
         done = batch.done
         directories = {}
         for item, upload in batch.staged:
-            row, fetched = item.target.row, item.fetched
             try:
                 upload.place(replace=self._if_exists is not IfExists.FAIL, sync=False)
             except Fault as fault:
-                done.append(failed(row, item.target.started, fault))
+                done.append(failed(item.target.row, item.target.started, fault))
                 continue
             directory = item.target.place.directory
             directories[directory.path] = directory
-            done.append(
-                Finished(
-                    row.index,
-                    RowState.COMPLETED,
-                    item.target.started,
-                    fetched.length,
-                    fetched.md5,
-                    fetched.adler32,
-                )
-            )
+            done.append(_finished(item, RowState.COMPLETED))
             upload.close()
         for directory in directories.values():
             directory.sync()
+
+
+def _finished(item: Arrived, state: RowState) -> Finished:
+    target, fetched = item.target, item.fetched
+    return Finished(target.row.index, state, target.started, fetched.length, fetched.md5, fetched.adler32)
 
 
 def _unfetched(target: Target, error: FetchFailed | Fault) -> Finished:

@@ -15,6 +15,7 @@ from vospace.services.space import Located, Space
 from vospace.storage import attributes
 from vospace.storage.tree import Kind, Status
 from vospace.transfers.digests import Digester
+from vospace.transfers.fetcher import Fetched
 
 MAX_OPEN = 256
 MAX_AGE = 5.0
@@ -144,6 +145,22 @@ class Targets:
         finally:
             os.close(descriptor)
         return Target(row, place, entry, True, started)
+
+    @staticmethod
+    def holds(target: Target, fetched: Fetched) -> bool:
+        """Whether the file that is there already has the bytes that were fetched."""
+        if not target.exists:
+            return False
+        try:
+            descriptor = target.place.directory.open_file(target.place.name)
+        except (Fault, OSError):
+            return False
+        try:
+            if os.fstat(descriptor).st_size != fetched.length:
+                return False
+            return attributes.read(descriptor).get(attributes.MD5) == fetched.md5
+        finally:
+            os.close(descriptor)
 
     @staticmethod
     def _present(row: Row, descriptor: int, started: float, state: RowState) -> Finished:

@@ -51,6 +51,7 @@ class NodeHandlers:
         *,
         nodes_path: str,
         service_url: str,
+        issuer: str,
         caller_of: CallerOf,
     ) -> None:
         self._space = space
@@ -58,6 +59,7 @@ class NodeHandlers:
         self._changes = changes
         self._prefix = nodes_path
         self._service_url = service_url
+        self._issuer = issuer
         self._caller_of = caller_of
 
     def router(self) -> APIRouter:
@@ -190,7 +192,8 @@ class NodeHandlers:
             raise InvalidURI(f"uri of the document is not {self._space.naming.uri(path)}")
         if caller.anonymous:
             raise PermissionDenied(
-                f"{self._space.naming.uri(path)}: creating needs a credential: send Authorization: Bearer TOKEN"
+                f"{self._space.naming.uri(path)}: creating needs a credential: get a token from {self._issuer}"
+                " and send it as Authorization: Bearer TOKEN"
             )
         admin = self._space.rules.is_admin(caller)
         change = await self._changes.of(document, admin=admin)
@@ -240,7 +243,7 @@ class NodeHandlers:
         if document.uri is not None and naming.path(document.uri) != path:
             raise InvalidArgument(f"uri of the document is not {naming.uri(path)}")
         if caller.anonymous:
-            raise PermissionDenied(f"{naming.uri(path)}: changing needs a credential")
+            raise PermissionDenied(f"{naming.uri(path)}: changing needs a token from {self._issuer}")
         before = await asyncio.to_thread(self._space.node, caller, path)
         if before.kind != document.kind:
             raise InvalidArgument(f"{naming.uri(path)} is a {before.kind}, the document has {document.kind}")

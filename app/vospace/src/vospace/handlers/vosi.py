@@ -8,7 +8,6 @@ from html import escape
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
-
 from voservice import vosi
 
 EVERYBODY = (vosi.ANONYMOUS, vosi.CERTIFICATE, vosi.TOKEN)
@@ -30,7 +29,8 @@ CAPABILITIES: list[tuple[str, str, str, tuple[str, ...]]] = [
 ]
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>VOSpace</title>
-<style>body{{font:16px/1.5 sans-serif;max-width:44em;margin:3em auto;padding:0 1em}}td{{padding:.1em 1em .1em 0}}</style>
+<style>body{{font:16px/1.5 sans-serif;max-width:44em;margin:3em auto;padding:0 1em}}
+td{{padding:.1em 1em .1em 0}}</style>
 <h1>VOSpace</h1><p>Files of {resource}, by VOSpace 2.1. Clients such as <code>vls</code> and <code>vcp</code> of the
 Python package <code>vos</code> work with it.</p><table>{rows}</table><p><a href="docs">API</a></p></html>"""
 

@@ -1,6 +1,7 @@
 """What can go wrong, with the names and status codes of VOSpace 2.1 section 5.5 and of OpenCADC's Cavern.
 
-The body of an error is text/plain, one line that starts with the fault's name; the same text ends up at a job's `/error`.
+The body of an error is text/plain, one line that starts with the fault's name; the same text ends up at a job's
+`/error`.
 """
 
 from __future__ import annotations

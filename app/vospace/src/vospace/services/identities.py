@@ -15,9 +15,9 @@ from typing import Any
 import httpx
 from lxml import etree
 from starlette.requests import Request
-
 from voservice.auth import USERNAME, AuthenticationError, ClientCredentials, Identity, TokenVerifier, bearer
 from voservice.proxy import client_certificate, common_name
+
 from vospace.models.caller import ANONYMOUS, Caller
 
 USER_MAPPING = "http://www.opencadc.org/std/posix#user-mapping-0.1"

@@ -1,7 +1,7 @@
 """Pre-authorised URLs: a signed, short-lived right to read or write one data node as a certain caller.
 
-A token is `BODY.MAC`, both base64url: BODY is JSON with the path, the mode, the time it ends and the caller's numbers, MAC
-its HMAC-SHA256. It stands in the URL as OpenCADC's services have it: `/files/preauth:TOKEN/path`.
+A token is `BODY.MAC`, both base64url: BODY is JSON with the path, the mode, the time it ends and the caller's numbers,
+MAC its HMAC-SHA256. It stands in the URL as OpenCADC's services have it: `/files/preauth:TOKEN/path`.
 """
 
 from __future__ import annotations

@@ -81,6 +81,7 @@ class Upload:
         self._keep_properties = keep_properties
         self._exists = exists
         self._owned = owned
+        self._reserved: tuple[Path, int] | None = None
         self._space = space
         self._place = place
         self._replace = replace
@@ -107,7 +108,9 @@ class Upload:
     def prepare(self, properties: Mapping[str, str | None], *, sync: bool = True) -> None:
         """Give it owner and properties (an existing node keeps its own) and make the bytes durable."""
         size = os.fstat(self.descriptor).st_size
-        self.check_room(size)
+        if (quota := self._place.gate.quota) is not None:
+            self._space.usage.reserve(*quota, size)
+            self._reserved = (quota[0], size)
         caller = self._place.gate.caller
         if self._exists and self._staged.inherit(self._place.name, properties=self._keep_properties):
             attributes.write(self.descriptor, properties)
@@ -122,8 +125,7 @@ class Upload:
             self._staged.place(self._place.name, replace=self._replace if replace is None else replace)
         except IsADirectoryError:
             raise DuplicateNode(self._space.naming.uri(self.path)) from None
-        if self._place.gate.quota is not None:
-            self._space.usage.add(self._place.gate.quota[0], os.fstat(self.descriptor).st_size)
+        self._reserved = None
         if sync:
             self._place.directory.sync()
 
@@ -134,6 +136,9 @@ class Upload:
 
     def close(self) -> None:
         self._staged.close()
+        if self._reserved is not None:
+            self._space.usage.release(*self._reserved)
+            self._reserved = None
         if self._owned:
             self._place.directory.close()
 
@@ -566,8 +571,8 @@ class Space:
             raise
 
     def move(self, caller: Caller, source: Path, final: Path) -> None:
-        """Move a node, atomically, to exactly that path (see `destination`), where nothing may be. The moved node becomes
-        the caller's. Raises DuplicateNode, NodeNotFound, PermissionDenied, NodeLocked, InvalidArgument."""
+        """Move a node, atomically, to exactly that path (see `destination`), where nothing may be. The moved node
+        becomes the caller's. Raises DuplicateNode, NodeNotFound, PermissionDenied, NodeLocked, InvalidArgument."""
         if not source:
             raise PermissionDenied("the root cannot be moved")
         with self._existing(caller, source) as old, self.locate(caller, final) as new:

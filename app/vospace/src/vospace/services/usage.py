@@ -32,11 +32,20 @@ class Usage:
             raise QuotaExceeded(limit)
         return limit - used
 
-    def add(self, path: Path, size: int) -> None:
+    def reserve(self, path: Path, limit: int, size: int) -> None:
+        """Count bytes that are about to be added, unless they do not fit: QuotaExceeded."""
+        with self._lock:
+            counted, used = self._known.get(path, (0.0, 0))
+            if used + size > limit:
+                raise QuotaExceeded(limit)
+            self._known[path] = (counted, used + size)
+
+    def release(self, path: Path, size: int) -> None:
+        """The bytes were not added after all."""
         with self._lock:
             if path in self._known:
                 counted, used = self._known[path]
-                self._known[path] = (counted, used + size)
+                self._known[path] = (counted, max(0, used - size))
 
     def forget(self) -> None:
         """After deletions: count anew when asked."""

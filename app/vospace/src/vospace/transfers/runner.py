@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+
 from vospace.models.caller import Caller
 from vospace.models.errors import Fault, InvalidArgument, ProtocolNotSupported
 from vospace.models.uri import Path
