@@ -276,7 +276,7 @@ class Manager:
             return None, self._create(wanted)
         if before.kind != wanted.kind:
             raise NodeError(
-                f"{wanted.path} is a {NAMES[before.kind]} node, not a {NAMES[wanted.kind]} node; remove it first if it may go"
+                f"{wanted.path} is a {NAMES[before.kind]} node, not a {NAMES[wanted.kind]} node; remove it first"
             )
         if wanted.kind == "LinkNode":
             return before, before if before.target == wanted.target else self._relink(wanted, before)
