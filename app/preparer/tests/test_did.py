@@ -66,7 +66,21 @@ def test_malformed_did_is_named(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "/etc/passwd", "../x", "a/../b", "a/./b", "a//b", "a/", "a\\b", "a?b", "a#b", "a/%2e%2E/b", "a%2Fb", "a\0b"],
+    [
+        "",
+        "/etc/passwd",
+        "../x",
+        "a/../b",
+        "a/./b",
+        "a//b",
+        "a/",
+        "a\\b",
+        "a?b",
+        "a#b",
+        "a/%2e%2E/b",
+        "a%2Fb",
+        "a\0b",
+    ],
 )
 def test_path_may_not_leave(text: str) -> None:
     with pytest.raises(InvalidPath):

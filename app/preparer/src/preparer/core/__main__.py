@@ -22,7 +22,13 @@ def main() -> None:
     settings = load(PreparerSettings)
     configure("prepare-data-core", settings.log_level)
     database.migrate(settings, Path(preparer.ledger.__file__).parent / "migrations")
-    serve("preparer.core.main:create_app", "prepare-data-core", settings, port=8000, root_path=settings.api_root_path)
+    serve(
+        "preparer.core.main:create_app",
+        "prepare-data-core",
+        settings,
+        port=8000,
+        root_path=settings.api_root_path,
+    )
 
 
 if __name__ == "__main__":
