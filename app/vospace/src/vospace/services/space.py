@@ -11,6 +11,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from tempfile import TemporaryFile
+from typing import IO
 
 from vospace.config import Settings
 from vospace.models.caller import Caller
@@ -159,6 +161,7 @@ class Space:
         self._root_ids = (settings.vospace_root_owner_uid, settings.vospace_root_owner_gid)
         self._default_quota = settings.vospace_default_quota_bytes
         self.usage = Usage()
+        self._base = settings.vospace_base_dir
         settings.root.mkdir(parents=True, exist_ok=True)
         self.tree = Tree(settings.root)
         self._prepare_root()
@@ -184,6 +187,10 @@ class Space:
                 with top.open_directory(path[0]) as made:
                     os.fchown(made.descriptor, *self._root_ids)
                     os.fchmod(made.descriptor, 0o775)
+
+    def spool(self) -> IO[bytes]:
+        """A file of the service's own on the data volume, gone when it is closed."""
+        return TemporaryFile(dir=self._base)
 
     # Finding.
 
