@@ -23,6 +23,8 @@ CORE = "ivo://ivoa.net/vospace/core#"
 ADLER32 = "ivo://skao.int/vospace/core#adler32"
 QUOTA = f"{CORE}quota"
 LENGTH = f"{CORE}length"
+MD5 = f"{CORE}MD5"
+DATE = f"{CORE}date"
 VOS = "http://www.ivoa.net/xml/VOSpace/v2.0"
 XSI = "http://www.w3.org/2001/XMLSchema-instance"
 
@@ -106,6 +108,12 @@ def fault(status: int, body: str, retry_after: str | None = None) -> CavernError
     return CavernError(name.strip(), detail.strip(), transient=status in TRANSIENT_STATUS, retry_after=delay)
 
 
+def _node(element: etree._Element) -> Node:
+    listed = element.iterfind(f"{{{VOS}}}properties/{{{VOS}}}property")
+    properties = {entry.get("uri", ""): (entry.text or "").strip() for entry in listed}
+    return Node(element.get(f"{{{XSI}}}type", "").partition(":")[2], properties)
+
+
 class Cavern:
     """One Cavern, for any user whose token is given with the call."""
 
@@ -156,9 +164,21 @@ class Cavern:
             if exc.fault in {"NodeNotFound", "ContainerNotFound"}:
                 return None
             raise
-        root = etree.fromstring(body, etree.XMLParser(resolve_entities=False, no_network=True))
-        properties = {p.get("uri", ""): (p.text or "").strip() for p in root.iter(f"{{{VOS}}}property")}
-        return Node(root.get(f"{{{XSI}}}type", "").partition(":")[2], properties)
+        return _node(etree.fromstring(body, etree.XMLParser(resolve_entities=False, no_network=True)))
+
+    async def children(self, path: str, token: str) -> dict[str, Node]:
+        """What is in a container, by name; nothing if there is no such container."""
+        try:
+            _, body, _ = await self._request("GET", self.node_url(path), token)
+        except CavernError as exc:
+            if exc.fault in {"NodeNotFound", "ContainerNotFound"}:
+                return {}
+            raise
+        root = etree.fromstring(
+            body, etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=True)
+        )
+        found = root.iterfind(f"{{{VOS}}}nodes/{{{VOS}}}node")
+        return {child.get("uri", "").rpartition("/")[2]: _node(child) for child in found}
 
     async def create_container(self, path: str, token: str, properties: dict[str, str] | None = None) -> bool:
         """Create a container; False if it was there already."""

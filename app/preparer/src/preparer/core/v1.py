@@ -7,17 +7,15 @@ import json
 from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Annotated, Any, TypeVar
-from urllib.parse import quote
 
-import aiohttp
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from voservice.problems import Conflict, Invalid, Unavailable
+from voservice.problems import Conflict, Invalid
 
-from preparer.cavern import LENGTH, QUOTA, CavernError
 from preparer.core.body import read_json
 from preparer.core.context import Caller, Context, caller, context
+from preparer.core.estimate import estimate
 from preparer.core.legacy import find
 from preparer.core.submission import Item, Submission
 from preparer.ledger.store import NewFile
@@ -114,7 +112,7 @@ async def submit(request: Request, who: Who) -> JSONResponse:
 async def list_tasks(
     request: Request,
     who: Who,
-    state: Annotated[TaskState | None, Query(description="Only tasks in this state")] = None,
+    state: Annotated[list[TaskState] | None, Query(description="Only tasks in these states")] = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="Most tasks in one answer")] = 100,
     before: Annotated[datetime | None, Query(description="The former answer's next")] = None,
 ) -> dict[str, Any]:
@@ -222,46 +220,7 @@ async def events(request: Request, task_id: str, who: Who) -> StreamingResponse:
 
 
 @router.post("/estimate", summary="Estimate before staging", openapi_extra=schema(TaskRequest))
-async def estimate(request: Request, who: Who) -> dict[str, Any]:
-    """Bytes and files of a request, what is missing on the RSE, the quota that is left, and the time it may take."""
+async def estimate_request(request: Request, who: Who) -> dict[str, Any]:
+    """Bytes still to stage, files in place already, what is missing on the RSE, the quota that is left, the time."""
     shared = context(request)
-    files = checked(shared, who, await parse(request, TaskRequest))
-    limit = asyncio.Semaphore(32)
-
-    async def size(file: NewFile) -> int | None:
-        if file.size is not None:
-            return file.size
-        async with limit:
-            try:
-                url = f"{shared.settings.abs_url_rse_root}/{quote(file.path)}"
-                async with shared.session.head(url) as answer:
-                    return int(answer.headers.get("Content-Length", 0)) if answer.status == 200 else None
-            except (aiohttp.ClientError, TimeoutError) as exc:
-                raise Unavailable(f"The RSE does not answer: {type(exc).__name__}") from exc
-
-    sizes = await asyncio.gather(*(size(file) for file in files))
-    missing = [file.did for file, found in zip(files, sizes, strict=True) if found is None]
-    total = sum(found or 0 for found in sizes)
-    rates = await shared.ledger.rates()
-    seconds = None
-    if rates is not None:
-        seconds = round(max((len(files) - len(missing)) / max(rates[0], 1e-9), total / max(rates[1], 1.0)), 1)
-    return {
-        "files": len(files),
-        "bytes": total,
-        "missing": missing,
-        "quota_left": await _quota_left(shared, who),
-        "seconds": seconds,
-    }
-
-
-async def _quota_left(shared: Context, who: Caller) -> int | None:
-    """Bytes left in the user's area, or None without a quota."""
-    try:
-        node = await shared.cavern.node(f"{shared.settings.preparer_home}/{who.identity.username}", who.token)
-    except CavernError as exc:
-        raise Unavailable(f"Cavern does not tell the quota: {exc.detail}") from exc
-    quota = node.number(QUOTA) if node else None
-    if node is None or quota is None:
-        return None
-    return max(quota - (node.number(LENGTH) or 0), 0)
+    return await estimate(shared, who, checked(shared, who, await parse(request, TaskRequest)))

@@ -173,14 +173,14 @@ class Ledger:
             return (await connection.execute(query)).first()
 
     async def list_tasks(
-        self, username: str | None, state: str | None, before: datetime | None, limit: int
+        self, username: str | None, states: Sequence[str] | None, before: datetime | None, limit: int
     ) -> Sequence[Task]:
         """Tasks, the newest first."""
         query = select(tasks).order_by(tasks.c.created.desc()).limit(limit)
         if username is not None:
             query = query.where(tasks.c.username == username)
-        if state is not None:
-            query = query.where(tasks.c.state == state)
+        if states:
+            query = query.where(tasks.c.state.in_(states))
         if before is not None:
             query = query.where(tasks.c.created < before)
         async with self.engine.connect() as connection:

@@ -1,0 +1,118 @@
+"""What a request would cost, found out before it is made."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+from voservice.problems import Unavailable
+
+from preparer.cavern import ADLER32, DATE, LENGTH, MD5, QUOTA, CavernError, Node
+from preparer.core.context import Caller, Context
+from preparer.ledger.store import NewFile
+
+CONCURRENCY = 32
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file on the RSE: its size in bytes, and when it was changed, where that was asked."""
+
+    size: int
+    modified: datetime | None = None
+
+
+async def estimate(shared: Context, who: Caller, files: Sequence[NewFile]) -> dict[str, Any]:
+    """Count files, bytes still to stage, files in place already, files missing on the RSE, room left, and seconds."""
+    try:
+        staged = await _staged(shared, who, files)
+        quota_left = await _quota_left(shared, who)
+    except CavernError as exc:
+        raise Unavailable(f"Cavern does not answer: {exc.detail}") from exc
+    limit = asyncio.Semaphore(CONCURRENCY)
+
+    async def source(file: NewFile) -> Source | None:
+        node = staged.get(file.target)
+        if file.size is not None and (node is None or file.md5 or file.adler32):
+            return Source(file.size)
+        async with limit:
+            return await _head(shared, file)
+
+    sources = await asyncio.gather(*(source(file) for file in files))
+    missing = [file.did for file, found in zip(files, sources, strict=True) if found is None]
+    wanted = [
+        found.size
+        for file, found in zip(files, sources, strict=True)
+        if found is not None and not in_place(file, found, staged.get(file.target))
+    ]
+    rates = await shared.ledger.rates()
+    seconds = None
+    if rates is not None:
+        seconds = round(max(len(wanted) / max(rates[0], 1e-9), sum(wanted) / max(rates[1], 1.0)), 1)
+    return {
+        "files": len(files),
+        "bytes": sum(wanted),
+        "present": len(files) - len(missing) - len(wanted),
+        "missing": missing,
+        "quota_left": quota_left,
+        "seconds": seconds,
+    }
+
+
+def in_place(file: NewFile, source: Source, node: Node | None) -> bool:
+    """Whether a node is the file that is asked for.
+
+    That is told by the checksums, or where none is known by the size and by the source not being newer.
+    """
+    if node is None or node.kind != "DataNode" or node.number(LENGTH) != source.size:
+        return False
+    if file.md5 or file.adler32:
+        pairs = ((file.md5, MD5), (file.adler32, ADLER32))
+        return all(node.properties.get(uri) == value for value, uri in pairs if value)
+    try:
+        written = datetime.fromisoformat(node.properties.get(DATE, ""))
+    except ValueError:
+        return False
+    written = written if written.tzinfo else written.replace(tzinfo=UTC)
+    return source.modified is not None and source.modified <= written
+
+
+async def _staged(shared: Context, who: Caller, files: Sequence[NewFile]) -> dict[str, Node]:
+    """Nodes by path in the containers that the files are to go to."""
+    staged: dict[str, Node] = {}
+    for container in sorted({file.target.rpartition("/")[0] for file in files}):
+        for name, node in (await shared.cavern.children(container, who.token)).items():
+            staged[f"{container}/{name}"] = node
+    return staged
+
+
+async def _head(shared: Context, file: NewFile) -> Source | None:
+    """Ask the RSE for a file's size; None if it has none of that path."""
+    try:
+        async with shared.session.head(f"{shared.settings.abs_url_rse_root}/{quote(file.path)}") as answer:
+            if answer.status in {404, 410}:
+                return None
+            if answer.status != 200:
+                raise Unavailable(f"The RSE answered {answer.status} when asked for {file.did}")
+            modified = answer.headers.get("Last-Modified")
+            return Source(
+                int(answer.headers.get("Content-Length", 0)),
+                parsedate_to_datetime(modified) if modified else None,
+            )
+    except (aiohttp.ClientError, TimeoutError) as exc:
+        raise Unavailable(f"The RSE does not answer: {type(exc).__name__}") from exc
+
+
+async def _quota_left(shared: Context, who: Caller) -> int | None:
+    """Bytes left in the user's area, or None without a quota."""
+    node = await shared.cavern.node(f"{shared.settings.preparer_home}/{who.identity.username}", who.token)
+    quota = node.number(QUOTA) if node else None
+    if node is None or quota is None:
+        return None
+    return max(quota - (node.number(LENGTH) or 0), 0)

@@ -1,0 +1,42 @@
+"""Whether a file is in place already, as an estimate sees it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from preparer.cavern import ADLER32, DATE, LENGTH, MD5, Node
+from preparer.core.estimate import Source, in_place
+from preparer.ledger.store import NewFile
+
+STAGED = datetime(2026, 11, 24, 12, tzinfo=UTC)
+PROPERTIES = {LENGTH: "3", MD5: "m" * 32, ADLER32: "a" * 8, DATE: "2026-11-24T12:00:00.000"}
+NODE = Node("DataNode", PROPERTIES)
+OLDER = Source(3, datetime(2026, 11, 24, 11, tzinfo=UTC))
+NEWER = Source(3, datetime(2026, 11, 24, 13, tzinfo=UTC))
+
+
+def file(md5: str | None = None, adler32: str | None = None) -> NewFile:
+    return NewFile("a:b", "p", "/home/u/b", None, md5, adler32)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "source", "node", "there"),
+    [
+        (file(), OLDER, NODE, True),
+        (file(), Source(3, STAGED), NODE, True),
+        (file(), NEWER, NODE, False),
+        (file(), Source(3), NODE, False),
+        (file(), Source(4, OLDER.modified), NODE, False),
+        (file(), OLDER, None, False),
+        (file(), OLDER, Node("ContainerNode", PROPERTIES), False),
+        (file(), OLDER, Node("DataNode", {LENGTH: "3"}), False),
+        (file("m" * 32), NEWER, NODE, True),
+        (file("m" * 32, "a" * 8), Source(3), NODE, True),
+        (file("m" * 32, "b" * 8), OLDER, NODE, False),
+        (file("n" * 32), OLDER, NODE, False),
+        (file("m" * 32), OLDER, Node("DataNode", {LENGTH: "3", DATE: PROPERTIES[DATE]}), False),
+    ],
+)
+def test_in_place(wanted: NewFile, source: Source, node: Node | None, there: bool) -> None:
+    assert in_place(wanted, source, node) is there
