@@ -172,17 +172,14 @@ import datetime
 import io
 import json
 import os
-import subprocess
 import tarfile
-import tempfile
-import threading
 import traceback
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.skasrc.cavern.plugins.module_utils import _apt, _bundle, _files, _images
+from ansible_collections.skasrc.cavern.plugins.module_utils import _apt, _bundle, _files, _images, _mmdebstrap
 
 try:
     import docker
@@ -193,10 +190,6 @@ else:
     DOCKER_ERROR = None
 
 CA_BUNDLE = "ca-bundle.crt"
-# What a file system in memory needs to hold the base image with its packages, in KiB of free memory.
-MEMORY_FOR_BASE = 2 << 20
-# Its own mount namespace takes the file system away whatever becomes of mmdebstrap.
-IN_MEMORY = """mount -t tmpfs -o size=1g,mode=0755 tmpfs "$TMPDIR" && exec mmdebstrap "$@\""""
 
 
 class ImagesError(Exception):
@@ -345,67 +338,29 @@ class Images:
         """Make the image from Debian packages, and take it over only when all of it has arrived."""
         self._need_mmdebstrap()
         recipe = self.recipes[name]
-        repository, tag = f"{self.options['prefix']}/{name}", f"{self.options['tag']}-new"
-        labels = [f"LABEL {key}={json.dumps(value)}" for key, value in self._new_labels(recipe).items()]
-        with tempfile.TemporaryDirectory(prefix="cavern-base-") as directory:
-            process = subprocess.Popen(
-                [*self._prelude(), *self._mmdebstrap(recipe)],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=os.environ | self._proxy() | {"TMPDIR": directory},
-                # It signals its whole process group when it ends.
-                start_new_session=True,
-            )
-            errors: list[bytes] = []
-            reader = threading.Thread(target=lambda: errors.append(process.stderr.read()))
-            reader.start()
-            try:
-                api.import_image_from_stream(process.stdout, repository=repository, tag=tag, changes=labels)
-            finally:
-                process.stdout.close()
-                reader.join()
-                code = process.wait()
-        if code == 0:
-            api.tag(f"{repository}:{tag}", repository, self.options["tag"])
-        api.remove_image(f"{repository}:{tag}", noprune=True)
-        if code:
-            raise ImagesError(f"{self.reference(name)}: mmdebstrap failed: {errors[0].decode()[-2000:]}")
-
-    def _prelude(self) -> list[str]:
-        """Unpacking thousands of small files takes half the time in memory, where there is enough of it."""
-        free = next(
-            int(line.split()[1])
-            for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-            if line.startswith("MemAvailable:")
-        )
-        if free < MEMORY_FOR_BASE:
-            return ["mmdebstrap"]
-        return ["unshare", "--mount", "--propagation", "private", "sh", "-c", IN_MEMORY, "sh"]
-
-    def _mmdebstrap(self, recipe: dict[str, Any]) -> list[str]:
         suite, mirror = self.options["debian_suite"], self.options["debian_mirror"]
-        users = " && ".join(
-            f'chroot "$1" groupadd --gid {number} {user} && chroot "$1" useradd --uid {number} --gid {number} '
-            f"--no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin {user}"
-            for user, number in (recipe.get("users") or {}).items()
-        )
-        return [
-            "--quiet",
-            # What is essential, and apt.
-            "--variant=apt",
-            f"--include={','.join(recipe.get('packages') or [])}",
-            "--dpkgopt=force-unsafe-io",
-            f"--essential-hook=tar-in {recipe['context']} /",
-            # The rules of the files above come too late for the packages unpacked before them.
-            '--essential-hook=cd "$1/usr/share" && find doc -type f ! -name copyright -delete '
-            "&& rm -rf man info locale i18n",
-            f"--customize-hook={users or 'true'}",
+        command = _mmdebstrap.command(
             suite,
-            "-",
-            f"deb {mirror} {suite} main",
-            f"deb {mirror} {suite}-updates main",
-            f"deb {self.options['debian_security_mirror']} {suite}-security main",
-        ]
+            [
+                f"deb {mirror} {suite} main",
+                f"deb {mirror} {suite}-updates main",
+                f"deb {self.options['debian_security_mirror']} {suite}-security main",
+            ],
+            recipe.get("packages") or [],
+            recipe.get("users") or {},
+            Path(recipe["context"]),
+        )
+        repository, staged = f"{self.options['prefix']}/{name}", f"{self.options['tag']}-new"
+        labels = [f"LABEL {key}={json.dumps(value)}" for key, value in self._new_labels(recipe).items()]
+        try:
+            with _mmdebstrap.archive(command, self._proxy()) as archive:
+                api.import_image_from_stream(archive, repository=repository, tag=staged, changes=labels)
+            api.tag(f"{repository}:{staged}", repository, self.options["tag"])
+        except _mmdebstrap.MmdebstrapError as error:
+            raise ImagesError(f"{self.reference(name)}: {error}") from error
+        finally:
+            if self._inspect(f"{repository}:{staged}"):
+                api.remove_image(f"{repository}:{staged}", noprune=True)
 
     def _build_from(self, name: str, api: Any) -> None:
         recipe = self.recipes[name]
