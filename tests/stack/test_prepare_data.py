@@ -162,7 +162,7 @@ def test_the_same_request_under_way_is_one_task(http: requests.Session, api: str
 def test_idempotency_key(http: requests.Session, api: str, rse: Place) -> None:
     files = Files(rse, 1)
     key = {"Idempotency-Key": uuid.uuid4().hex}
-    first = submit(http, api, files.request(), **key)
+    first = submit(http, api, files.request(), 201, **key)
     follow(http, api, first["id"])
     assert submit(http, api, files.request(), 200, **key)["id"] == first["id"]
     other = submit(http, api, Files(rse, 1).request(), 409, **key)
@@ -197,7 +197,7 @@ def test_many_users_at_once(stack: Deployment, api: str, rse: Place) -> None:
         )
         assert answer.status_code == 200, answer.text
         task: str = answer.json()["task_id"]
-        return follow(sessions[user], api, task)["state"]
+        return str(follow(sessions[user], api, task)["state"])
 
     with ThreadPoolExecutor(40) as pool:
         assert list(pool.map(one, range(200))) == ["SUCCEEDED"] * 200
