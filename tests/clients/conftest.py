@@ -1,0 +1,132 @@
+"""The field's own clients, in an environment of their own, against the deployed stack."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import requests
+from deployment import ROOT, Deployment, playbook
+
+REQUIREMENTS = ROOT / "requirements/clients.in"
+ENVIRONMENT = ROOT / "build/clients"
+
+
+@pytest.fixture(scope="session")
+def stack() -> Deployment:
+    """Deploy the stack once; a deployment that already stands is only brought up to date."""
+    playbook("site.yml")
+    return Deployment()
+
+
+@pytest.fixture
+def user() -> str:
+    """Name of a user whom no other test knows."""
+    return f"u{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def http(stack: Deployment, user: str) -> Iterator[requests.Session]:
+    """HTTP session of that user."""
+    with stack.session(user) as session:
+        yield session
+
+
+@pytest.fixture(scope="session")
+def clients() -> Path:
+    """Directory of the clients' programs; installed when the list of clients changes."""
+    mark = ENVIRONMENT / "requirements.sha256"
+    wanted = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
+    if not mark.exists() or mark.read_text() != wanted:
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], check=True)
+        pip = [str(ENVIRONMENT / "bin/pip"), "install", "--quiet", "-r", str(REQUIREMENTS)]
+        subprocess.run(pip, check=True)
+        mark.write_text(wanted)
+    return ENVIRONMENT / "bin"
+
+
+@dataclass
+class Shell:
+    """Runs client programs as one user, with a home directory of its own and the deployment's CA as the system's."""
+
+    stack: Deployment
+    programs: Path
+    home: Path
+    user: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return os.environ | {
+            "HOME": str(self.home),
+            "LOCAL_VOSPACE_WEBSERVICE": self.stack.public_name,
+            "SSL_CERT_FILE": self.stack.ca,
+            "REQUESTS_CA_BUNDLE": self.stack.ca,
+            "PATH": f"{self.programs}:{os.environ['PATH']}",
+        }
+
+    def run(self, program: str, *arguments: str, anonymous: bool = False, status: int = 0) -> str:
+        """What the program printed; it must end with that status."""
+        token = [] if anonymous else ["--token", self.stack.token(self.user)]
+        done = subprocess.run(
+            [str(self.programs / program), *token, *arguments],
+            env=self.environment,
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        output = done.stdout + done.stderr
+        assert done.returncode == status, f"{program} {arguments} ended with {done.returncode}: {output}"
+        return output
+
+    def python(self, code: str) -> str:
+        """What a Python program prints that may import the clients' libraries; the token is in TOKEN."""
+        done = subprocess.run(
+            [str(self.programs / "python"), "-c", code],
+            env=self.environment | {"TOKEN": self.stack.token(self.user)},
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+@pytest.fixture
+def shell(stack: Deployment, clients: Path, user: str, tmp_path: Path) -> Shell:
+    """Client programs of a new user."""
+    return Shell(stack, clients, tmp_path, user)
+
+
+@pytest.fixture
+def home(shell: Shell) -> str:
+    """The user's area, just made."""
+    area = f"cavern:home/{shell.user}"
+    shell.run("vmkdir", area)
+    return area
+
+
+Make = Callable[[str, int], Path]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """Make a local file of random bytes."""
+
+    def make(name: str, size: int) -> Path:
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(os.urandom(size))
+        return file
+
+    return make
