@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import quote, urlencode, urljoin
+from urllib.parse import quote, unquote, urlencode, urljoin, urlsplit
 from xml.etree import ElementTree
 
 from ansible_collections.skasrc.cavern.plugins.module_utils import _http, _xml
@@ -61,6 +61,23 @@ def check_path(path: str) -> str:
         if segment in {".", ".."}:
             raise NodeError(f"path: {path!r} must not have the segments '.' and '..'")
     return "/" + "/".join(segments)
+
+
+def encode(path: str) -> str:
+    """Percent-encode a path for a URL or URI (RFC 3986 section 3.3)."""
+    return quote(path, safe="/~!$&'()*+,;=:@")
+
+
+def same_uri(one: str | None, other: str | None) -> bool:
+    """Whether two URIs of nodes say the same: ``!`` in the authority is ``~``, and what is encoded does not matter."""
+    if one is None or other is None:
+        return one is other
+    first, second = urlsplit(one), urlsplit(other)
+    return (first.scheme, first.netloc.replace("!", "~").lower(), unquote(first.path).rstrip("/")) == (
+        second.scheme,
+        second.netloc.replace("!", "~").lower(),
+        unquote(second.path).rstrip("/"),
+    )
 
 
 def check_property(uri: str) -> None:
@@ -123,7 +140,7 @@ class Space:
     _root: str | None = field(default=None, init=False)
 
     def _node_url(self, path: str) -> str:
-        return f"{self.url}/nodes{quote(path)}"
+        return f"{self.url}/nodes{encode(path)}"
 
     def root_uri(self) -> str:
         """Return the URI that all nodes' URIs begin with, as the root node names it."""

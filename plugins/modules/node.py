@@ -258,14 +258,14 @@ class Manager:
         params = self.params
         target = params["target"]
         if target is not None and target.startswith("/"):
-            target = self.space.root_uri() + _vospace.check_path(target)
+            target = self.uri(_vospace.check_path(target))
         return Wanted(
             _vospace.check_path(params["path"]), KINDS[params["kind"]], wanted_properties(params), target
         )
 
     def uri(self, path: str) -> str:
         """Return a node's URI."""
-        return self.space.root_uri() + path
+        return self.space.root_uri() + _vospace.encode(path)
 
     def present(self) -> tuple[Node | None, Node]:
         """Create or change the node; return it as it was and as it is or would be."""
@@ -279,7 +279,9 @@ class Manager:
                 f"{wanted.path} is a {NAMES[before.kind]} node, not a {NAMES[wanted.kind]} node; remove it first"
             )
         if wanted.kind == "LinkNode":
-            return before, before if before.target == wanted.target else self._relink(wanted, before)
+            return before, before if _vospace.same_uri(before.target, wanted.target) else self._relink(
+                wanted, before
+            )
         changes = differing(wanted, before)
         return before, self._update(wanted, before, changes) if changes else before
 
@@ -342,11 +344,18 @@ class Manager:
                 f"{path} is a container that is not empty; say recursive: true to remove all in it"
             )
         self.changed = True
-        if not self.module.check_mode:
-            if filled:
-                self.space.delete_all(self.uri(path), self.params["timeout"])
-            else:
+        if self.module.check_mode:
+            return before, None
+        try:
+            if not filled:
                 self.space.delete(path)
+        except _http.ServiceError as error:
+            # To who may not read a container it looks empty.
+            filled = self.params["recursive"] and error.status == 400
+            if not filled:
+                raise
+        if filled:
+            self.space.delete_all(self.uri(path), self.params["timeout"])
         return before, None
 
 

@@ -153,12 +153,26 @@ def test_what_the_service_passes_over_is_an_error(run: Any, space: Space) -> Non
     assert f"the service did not take {CORE}quota (is None)" in result["msg"]
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("vos://O.org!cavern/a b", "vos://o.org~cavern/a%20b/", True),
+        ("vos://o.org~cavern/a", "vos://o.org~cavern/b", False),
+        ("file:///a", "vos://o.org~cavern/a", False),
+        (None, "vos://o.org~cavern/a", False),
+        (None, None, True),
+    ],
+)
+def test_same_uri(one: str | None, other: str | None, same: bool) -> None:
+    assert _vospace.same_uri(one, other) is same
+
+
 def test_link(run: Any, space: Space) -> None:
-    options = {"path": "/home/ada/l", "kind": "link", "target": "/home/ada"}
-    assert run(**options)["node"]["target"] == f"{ROOT}/home/ada"
+    options = {"path": "/home/ada/l", "kind": "link", "target": "/home/ada/a b"}
+    assert run(**options)["node"]["target"] == f"{ROOT}/home/ada/a%20b"
     assert run(**options)["changed"] is False
     moved = run(**{**options, "target": f"{ROOT}/home"})
-    assert moved["diff"]["before"]["target"] == f"{ROOT}/home/ada"
+    assert moved["diff"]["before"]["target"] == f"{ROOT}/home/ada/a%20b"
     assert moved["diff"]["after"]["target"] == f"{ROOT}/home"
     assert space.nodes["/home/ada/l"].target == f"{ROOT}/home"
 
