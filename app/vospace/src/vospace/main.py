@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse, Response
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from voservice import database
 from voservice.auth import AuthenticationError, ClientCredentials, TokenVerifier
@@ -186,6 +187,10 @@ def _install_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         return PlainTextResponse(f"InvalidArgument: {error.errors()[0]['msg']}\n", status_code=400)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_: Request, _error: ClientDisconnect) -> Response:
+        return PlainTextResponse("InvalidArgument: the request ended early\n", status_code=400)
 
     @app.exception_handler(Exception)
     async def unexpected(_: Request, error: Exception) -> Response:

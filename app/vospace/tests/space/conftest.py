@@ -1,0 +1,122 @@
+"""The application in the test's own process, on a directory and a database of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import uuid
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from voservice import database
+from voservice.testing import database_url, postgres
+from vospace.config import Settings
+from vospace.main import MIGRATIONS, build
+
+__all__ = ["database_url", "postgres"]
+
+KEY = "a key of tests, long enough for a MAC"
+
+
+@pytest.fixture(scope="session")
+def space_database(postgres: str) -> str:
+    return postgres.format("postgres")
+
+
+@pytest.fixture(scope="session")
+def space_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("space")
+
+
+@pytest.fixture(scope="session")
+def settings(space_database: str, space_root: Path) -> Settings:
+    settings = Settings(
+        database_url=space_database,
+        public_url="http://space",
+        vospace_base_dir=space_root,
+        vospace_preauth_key=KEY,
+        vospace_root_writers=["any"],
+    )
+    database.migrate(settings, MIGRATIONS)
+    return settings
+
+
+@pytest.fixture
+def root(settings: Settings) -> Path:
+    return settings.root
+
+
+@pytest.fixture
+async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """Requests to the application; `http://space/src/cavern` is its base URL."""
+    spec = importlib.util.spec_from_file_location("server", Path(__file__).parents[1] / "jobs/server.py")
+    assert spec is not None
+    assert spec.loader is not None
+    server = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(server)
+    app = build(settings, server.KnownUsers())
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://space/src/cavern") as client,
+    ):
+        yield client
+
+
+ADA = {"Authorization": "Bearer ada"}
+BOB = {"Authorization": "Bearer bob"}
+
+
+@pytest.fixture
+def ada() -> dict[str, str]:
+    return ADA
+
+
+@pytest.fixture
+def bob() -> dict[str, str]:
+    return BOB
+
+
+@pytest.fixture
+def names() -> Callable[[], str]:
+    """Names of top-level nodes that no other test has."""
+    return unique
+
+
+def unique() -> str:
+    return f"n{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+async def box(client: httpx.AsyncClient) -> str:
+    """Path of a new container of ada's."""
+    path = f"/{unique()}"
+    answer = await client.put(f"/nodes{path}", content=node("ContainerNode"), headers=ADA)
+    assert answer.status_code == 201, answer.text
+    return path
+
+
+def node(
+    kind: str, uri: str = "", properties: dict[str, str | None] | None = None, target: str = ""
+) -> bytes:
+    """A node document."""
+    parts = []
+    for key, value in (properties or {}).items():
+        parts.append(
+            f'<vos:property uri="{key}" xsi:nil="true"/>'
+            if value is None
+            else f'<vos:property uri="{key}">{value}</vos:property>'
+        )
+    attribute = f' uri="{uri}"' if uri else ""
+    tail = {"ContainerNode": "<vos:nodes/>", "LinkNode": f"<vos:target>{target}</vos:target>"}.get(kind, "")
+    return (
+        '<vos:node xmlns:vos="http://www.ivoa.net/xml/VOSpace/v2.0"'
+        f' xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"{attribute} xsi:type="vos:{kind}">'
+        f"<vos:properties>{''.join(parts)}</vos:properties>{tail}</vos:node>"
+    ).encode()
+
+
+@pytest.fixture
+def document() -> Callable[..., bytes]:
+    return node
