@@ -8,6 +8,7 @@ import os
 import pty
 import subprocess
 import sys
+import time
 import uuid
 import zlib
 from collections.abc import Callable
@@ -154,8 +155,8 @@ def test_a_wrong_checksum_is_a_failure(
 
 
 def test_time_is_up_and_cancel(cli: CommandLine, files: Any) -> None:
-    (did,) = files(1, 400_000_000)
-    task = cli("submit", did).stdout.strip()
+    listing = "\n".join(files(8000, 1))
+    task = cli("submit", "--from", "-", stdin=listing).stdout.strip()
     cli("watch", task, "--timeout", "1", status=7)
     cli("cancel", task, "--wait")
     assert cli.json("status", task)["state"] == "CANCELLED"
@@ -173,11 +174,10 @@ def test_lifetime_renewed_and_released(
     assert staged(stack, http, path) == content
     cli("release", task)
     url = f"{stack.url}/src/cavern/files/{path}"
-    for _attempt in range(300):
-        if http.get(url, timeout=60).status_code == 404:
-            break
-    else:
-        pytest.fail(f"{path} is still there")
+    deadline = time.monotonic() + 120
+    while http.get(url, timeout=60).status_code != 404:
+        assert time.monotonic() < deadline, f"{path} is still there"
+        time.sleep(0.5)
 
 
 def test_duplicate_submission_is_one_task(cli: CommandLine, files: Any) -> None:
