@@ -443,9 +443,12 @@ class Images:
             # With a digest, the tag before it says nothing to the Engine.
             name, at, digest = image.partition("@")
             bare = name.rsplit("/", 1)[0] + "/" + name.rsplit("/", 1)[-1].split(":")[0] if at else name
-            for message in self.api.pull(f"{bare}{at}{digest}", stream=True, decode=True):
-                if "error" in message:
-                    raise ImagesError(f"{image}: {message['error']}")
+            try:
+                for message in self.api.pull(f"{bare}{at}{digest}", stream=True, decode=True):
+                    if "error" in message:
+                        raise ImagesError(f"{image} cannot be pulled: {message['error']}")
+            except APIError as error:
+                raise ImagesError(f"{image} cannot be pulled: {error.explanation or error}") from error
             if present and self._id(image) == present["Id"]:
                 self.actions.pop()
 

@@ -320,7 +320,9 @@ def test_prefix_without_a_registry_is_refused(
 def test_what_the_registry_says_is_told(engine: Engine, run_module: Any, options: dict[str, Any]) -> None:
     engine.fault = "manifest unknown"
     options |= {"images": [FOREIGN], "source": "pull"}
-    assert run_module(images, **options)["msg"] == f"{FOREIGN}: manifest unknown"
+    assert run_module(images, **options)["msg"] == f"{FOREIGN} cannot be pulled: manifest unknown"
+    engine.pull = Mock(side_effect=APIError("404", Mock(status_code=404), explanation="no such host"))
+    assert run_module(images, **options)["msg"] == f"{FOREIGN} cannot be pulled: no such host"
 
 
 def test_bundle_is_written_once_and_restores_the_images(
