@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -78,6 +79,8 @@ def identities(settings: Settings) -> Identities:
 def build(settings: Settings, known: Identities) -> FastAPI:
     """Wire one server process."""
     os.umask(UMASK)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a bulk pull holds a batch of files open
     space = Space(settings)
     engine = database.engine(settings)
     preauth = Preauth(
@@ -171,8 +174,10 @@ def _install_errors(app: FastAPI) -> None:
 
     @app.exception_handler(AuthenticationError)
     async def unauthenticated(_: Request, error: AuthenticationError) -> Response:
-        headers = {"WWW-Authenticate": error.challenge}
-        return PlainTextResponse(f"NotAuthenticated: {error.description}\n", status_code=401, headers=headers)
+        fault = "ServiceBusy" if error.status == 503 else "NotAuthenticated"
+        return PlainTextResponse(
+            f"{fault}: {error.description}\n", status_code=error.status, headers=error.headers
+        )
 
     @app.exception_handler(MappingUnavailable)
     async def unavailable(_: Request, error: MappingUnavailable) -> Response:

@@ -261,12 +261,16 @@ async def test_destruction_stops_and_removes(service, start, store, eventually):
     await eventually(gone)
 
 
-async def test_job_that_nobody_works_on_ends_with_its_duration(service, store, eventually):
-    job = await service.create(service.new("test", ADA, phase=Phase.EXECUTING))
+@pytest.mark.parametrize(
+    ("phase", "end", "error"),
+    [(Phase.EXECUTING, Phase.COMPLETED, None), (Phase.SUSPENDED, Phase.ABORTED, ErrorSummary("over"))],
+)
+async def test_job_that_nobody_works_on_ends_with_its_duration(service, store, eventually, phase, end, error):
+    job = await service.create(service.new("test", ADA, phase=phase))
     await service.set_execution_duration(job, 1)
     await eventually(lambda: store.end_overdue("over"))
     job = await service.get(job.id, ADA)
-    assert (job.phase, job.error) == (Phase.ABORTED, ErrorSummary("over"))
+    assert (job.phase, job.error) == (end, error)
 
 
 async def test_lists(service):

@@ -243,27 +243,28 @@ class JobStore:
     # Housekeeping.
 
     async def end_overdue(self, message: str) -> list[str]:
-        """Abort jobs that exceeded their execution duration and that no process works on (a negotiated transfer
-        waits for the client, a package for its download)."""
-        statement = (
-            update(job)
-            .where(
-                job.c.phase.in_([Phase.EXECUTING.value, Phase.SUSPENDED.value]),
-                job.c.lease_until.is_(None),
-                job.c.execution_duration > 0,
-                job.c.start_time + func.make_interval(0, 0, 0, 0, 0, 0, job.c.execution_duration)
-                < func.clock_timestamp(),
-            )
-            .values(
-                phase=Phase.ABORTED.value,
-                end_time=func.clock_timestamp(),
-                error_message=message,
-                error_transient=False,
-            )
-            .returning(job.c.id)
-        )
+        """End jobs that exceeded their execution duration and that no process works on: a transfer that was negotiated
+        for the client is COMPLETED, since that was all there was to do; a package that nobody fetched is ABORTED."""
+        ended: list[str] = []
         async with self.engine.begin() as connection:
-            return list((await connection.execute(statement)).scalars())
+            for phase, end, error in (
+                (Phase.EXECUTING, Phase.COMPLETED, None),
+                (Phase.SUSPENDED, Phase.ABORTED, ErrorSummary(message)),
+            ):
+                statement = (
+                    update(job)
+                    .where(
+                        job.c.phase == phase.value,
+                        job.c.lease_until.is_(None),
+                        job.c.execution_duration > 0,
+                        job.c.start_time + func.make_interval(0, 0, 0, 0, 0, 0, job.c.execution_duration)
+                        < func.clock_timestamp(),
+                    )
+                    .values({"phase": end.value, "end_time": func.clock_timestamp()} | _error_values(error))
+                    .returning(job.c.id)
+                )
+                ended += (await connection.execute(statement)).scalars()
+        return ended
 
     async def destroy_expired(self, limit: int = 200) -> list[str]:
         """Delete jobs past their destruction time, with all that belongs to them; running ones stop."""
