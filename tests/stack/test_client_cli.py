@@ -40,12 +40,18 @@ class CommandLine:
             "REQUESTS_CA_BUNDLE": stack.ca,
         }
 
-    def __call__(self, *arguments: str, status: int = 0, stdin: str = "", **environment: str) -> Done:
+    def __call__(
+        self,
+        *arguments: str,
+        status: int = 0,
+        stdin: str = "",
+        environment: dict[str, str] | None = None,
+    ) -> Done:
         """Run a command and check its exit status."""
         done = subprocess.run(
             [str(PROGRAM), "--token-file", str(self.token), *arguments],
             input=stdin,
-            env=self.environment | environment,
+            env=self.environment | (environment or {}),
             capture_output=True,
             text=True,
             timeout=240,
@@ -208,9 +214,9 @@ def test_errors(cli: CommandLine, arguments: tuple[str, ...], status: int, messa
 
 
 def test_an_unknown_ca_is_refused_with_advice(cli: CommandLine) -> None:
-    done = cli("list", status=6, REQUESTS_CA_BUNDLE="/etc/ssl/certs/ca-certificates.crt")
-    assert "--ca" in done.stderr
-    cli("--ca", cli.stack.ca, "list", REQUESTS_CA_BUNDLE="/etc/ssl/certs/ca-certificates.crt")
+    elsewhere = {"REQUESTS_CA_BUNDLE": "/etc/ssl/certs/ca-certificates.crt"}
+    assert "--ca" in cli("list", status=6, environment=elsewhere).stderr
+    cli("--ca", cli.stack.ca, "list", environment=elsewhere)
 
 
 def test_a_task_of_somebody_else_is_not_found(stack: Deployment, cli: CommandLine, files: Any) -> None:
@@ -225,13 +231,14 @@ def test_token(stack: Deployment, cli: CommandLine) -> None:
         "PREPARE_DATA_PASSWORD": stack.secrets["iam_user_password"],
         "PREPARE_DATA_CLIENT_SECRET": stack.secrets["iam_client_cavern_cli"],
     }
-    token = cli("token", "--user", cli.user, "--lifetime", "5m", **secrets).stdout
+    token = cli("token", "--user", cli.user, "--lifetime", "5m", environment=secrets).stdout
     cli.token.write_text(token)
     claims = cli.json("token", "--inspect")
     assert claims["preferred_username"] == cli.user
     assert claims["exp"] - claims["iat"] == 300
     assert cli.json("list") == []
-    refused = cli("token", "--user", cli.user, status=3, **{**secrets, "PREPARE_DATA_PASSWORD": "wrong"})
+    secrets["PREPARE_DATA_PASSWORD"] = "wrong"
+    refused = cli("token", "--user", cli.user, status=3, environment=secrets)
     assert "invalid_grant" in refused.stderr
 
 
