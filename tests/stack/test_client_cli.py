@@ -269,3 +269,19 @@ def test_live_bar_on_a_terminal(cli: CommandLine, files: Any) -> None:
     assert b"50/50 files" in out
     assert b"/50 files" in shown
     assert "━".encode() in shown
+
+
+def test_watch_survives_a_restart_of_the_service(stack: Deployment, cli: CommandLine, files: Any) -> None:
+    listing = "\n".join(files(3000, 100))
+    task = cli("submit", "--from", "-", stdin=listing).stdout.strip()
+    with subprocess.Popen(
+        [str(PROGRAM), "--token-file", str(cli.token), "watch", task],
+        env=cli.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        stack.container("ska-src-local-data-preparer-core").restart()
+        out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert "3000/3000 files" in out

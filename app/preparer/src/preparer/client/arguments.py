@@ -31,7 +31,7 @@ class Exit(IntEnum):
 EPILOG = """\
 exit status:
   0  done; with --wait, and for watch: every file is staged
-  1  the task failed or was lost: not every file is staged
+  1  the task failed or was lost: not every file is staged; for estimate: files are missing or do not fit
   2  wrong arguments or a malformed DID; nothing was sent
   3  the service refused the request
   4  no token, or one that is not valid or not enough
