@@ -16,6 +16,7 @@ from voservice.auth import AuthenticationError, ClientCredentials, TokenVerifier
 
 ISSUER = "https://vo.example/iam"
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
+ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
 CLI = ("cli", "cli-secret")
 SERVICE = ("prepare-data", "service-secret")
 
@@ -105,7 +106,33 @@ async def test_a_service_has_tokens_of_its_own_and_exchanges_those_of_users(http
         (CLI, {"grant_type": "client_credentials"}, 400, "unauthorized_client"),
         (CLI, {"grant_type": "magic"}, 400, "unsupported_grant_type"),
         (CLI, {}, 400, "unsupported_grant_type"),
-        (SERVICE, {"grant_type": EXCHANGE, "subject_token": "forged"}, 400, "invalid_grant"),
+        (
+            SERVICE,
+            {"grant_type": EXCHANGE, "subject_token": "forged", "subject_token_type": ACCESS_TOKEN},
+            400,
+            "invalid_grant",
+        ),
+        (SERVICE, {"grant_type": EXCHANGE, "subject_token": "x"}, 400, "invalid_request"),
+        (
+            SERVICE,
+            {"grant_type": EXCHANGE, "subject_token_type": ACCESS_TOKEN, "requested_token_type": "saml"},
+            400,
+            "invalid_request",
+        ),
+        (
+            SERVICE,
+            {"grant_type": EXCHANGE, "subject_token_type": ACCESS_TOKEN, "actor_token": "x"},
+            400,
+            "invalid_request",
+        ),
+        (CLI, {"grant_type": EXCHANGE, "subject_token_type": ACCESS_TOKEN}, 400, "unauthorized_client"),
+        (CLI, {"grant_type": "password", "client_secret": "cli-secret"}, 400, "invalid_request"),
+        (
+            CLI,
+            {"grant_type": "password", "username": "ada", "password": "letmein", "expires_in": "604801"},
+            400,
+            "invalid_request",
+        ),
         (
             CLI,
             {"grant_type": "password", "username": "ada", "password": "letmein", "expires_in": "0"},
@@ -148,7 +175,7 @@ async def test_groups(http: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize(
     ("issuer", "audiences", "message"),
     [
-        ("https://other.example/iam", ["https://vo.example"], "The keys of"),
+        ("https://other.example/iam", ["https://vo.example"], "does not answer as it should"),
         (ISSUER, ["https://elsewhere.example"], "another audience"),
     ],
 )

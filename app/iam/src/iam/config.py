@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from voservice.auth import USERNAME
 from voservice.config import ServiceSettings
 
 PASSWORD = "password"  # noqa: S105 - the name of a grant
@@ -21,7 +31,9 @@ class IamSettings(ServiceSettings):
         description="JSON file with the OAuth clients and the users that have groups"
     )
     iam_signing_key: SecretStr = Field(description="RSA private key, PEM, that signs the tokens")
-    iam_user_password: SecretStr = Field(description="Password of every user: this issuer is for development")
+    iam_user_password: SecretStr = Field(
+        min_length=1, description="Password of every user: this issuer is for development"
+    )
     iam_default_lifetime: int = Field(
         3600, ge=1, description="Life of a token in seconds where none is asked for"
     )
@@ -31,19 +43,41 @@ class IamSettings(ServiceSettings):
 class Client(BaseModel):
     """An OAuth client. With a ``username`` it may act as that user."""
 
-    client_id: str
+    model_config = ConfigDict(extra="forbid")
+
+    client_id: str = Field(min_length=1)
     secret_file: Path
     grants: list[Literal["password", "client_credentials", "urn:ietf:params:oauth:grant-type:token-exchange"]]
     username: str | None = None
     groups: list[str] = []
+    _secret: bytes = PrivateAttr()
+
+    @field_validator("username")
+    @classmethod
+    def _is_a_name(cls, value: str | None) -> str | None:
+        if value is not None and not USERNAME.match(value):
+            raise ValueError("letters, digits and _.@-, beginning with a letter or digit")
+        return value
+
+    @model_validator(mode="after")
+    def _read_secret(self) -> Self:
+        try:
+            self._secret = self.secret_file.read_bytes().strip()
+        except OSError as exc:
+            raise ValueError(f"secret_file: cannot read {self.secret_file}: {exc.strerror}") from exc
+        if not self._secret:
+            raise ValueError(f"secret_file: {self.secret_file} is empty")
+        return self
 
     def has_secret(self, secret: str) -> bool:
-        """Whether *secret* is the client's."""
-        return secrets.compare_digest(self.secret_file.read_text().strip().encode(), secret.encode())
+        """Whether *secret* is the client's; takes as long for a wrong one as for the right one."""
+        return secrets.compare_digest(self._secret, secret.encode())
 
 
 class User(BaseModel):
     """A user of whom more is known than the name."""
+
+    model_config = ConfigDict(extra="forbid")
 
     groups: list[str] = []
 
@@ -51,12 +85,37 @@ class User(BaseModel):
 class Directory(BaseModel):
     """The clients and users of the deployment."""
 
+    model_config = ConfigDict(extra="forbid")
+
     clients: list[Client]
     users: dict[str, User] = {}
 
-    def client(self, client_id: str) -> Client | None:
-        """Client of that id."""
-        return next((client for client in self.clients if client.client_id == client_id), None)
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read the file, or end the process with a message that names the field."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as exc:
+            raise SystemExit(f"IAM_CLIENTS_FILE: cannot read {path}: {exc.strerror}") from exc
+        except ValidationError as exc:
+            wrong = (f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in exc.errors())
+            raise SystemExit(f"IAM_CLIENTS_FILE: {path}: {'; '.join(wrong)}") from exc
+
+    @model_validator(mode="after")
+    def _ids_differ(self) -> Self:
+        ids = [client.client_id for client in self.clients]
+        if twice := {client_id for client_id in ids if ids.count(client_id) > 1}:
+            raise ValueError(f"clients: more than one has the client_id {', '.join(sorted(twice))}")
+        return self
+
+    def authenticate(self, client_id: str, client_secret: str) -> Client | None:
+        """Client of that id and secret; an unknown id takes as long as a wrong secret."""
+        found = None
+        for client in self.clients:
+            known = secrets.compare_digest(client.client_id.encode(), client_id.encode())
+            if client.has_secret(client_secret) and known:
+                found = client
+        return found
 
     def groups(self, username: str) -> list[str]:
         """Groups of a user, those of the client that acts as that user included."""

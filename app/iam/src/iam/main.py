@@ -6,11 +6,11 @@ import secrets
 import time
 from base64 import b64decode
 from typing import Annotated, Any
+from urllib.parse import unquote_plus, urlsplit
 
 import jwt
 from fastapi import FastAPI, Form, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
-from pydantic import ValidationError
 from voservice import vosi
 from voservice.auth import USERNAME, AuthenticationError, bearer
 from voservice.config import load
@@ -18,6 +18,9 @@ from voservice.logging import AccessLog, bind, configure
 
 from iam.config import CLIENT_CREDENTIALS, PASSWORD, TOKEN_EXCHANGE, Client, Directory, IamSettings
 from iam.tokens import ALGORITHM, Signer
+
+ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - the name of a kind of token
+TOKEN_TYPES = (ACCESS_TOKEN, "urn:ietf:params:oauth:token-type:jwt")
 
 
 class OAuthError(Exception):
@@ -29,24 +32,21 @@ class OAuthError(Exception):
         self.error, self.description, self.status = error, description, status
 
 
-def directory(settings: IamSettings) -> Directory:
-    """Read the clients and users, or end with a message that names the file."""
-    try:
-        return Directory.model_validate_json(settings.iam_clients_file.read_text())
-    except (OSError, ValidationError) as exc:
-        raise SystemExit(f"IAM_CLIENTS_FILE {settings.iam_clients_file}: {exc}") from exc
-
-
 def authenticate(request: Request, known: Directory, client_id: str, client_secret: str) -> Client:
     """Return the client that the request's Basic credentials or form fields prove (RFC 6749 section 2.3.1)."""
     scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "basic":
+        if client_secret:
+            raise OAuthError(
+                "invalid_request", "client_secret: send it in the header or in the form, not in both"
+            )
         try:
-            client_id, _, client_secret = b64decode(encoded, validate=True).decode().partition(":")
+            name, _, secret = b64decode(encoded, validate=True).decode().partition(":")
         except ValueError as exc:
             raise OAuthError("invalid_client", "The Basic credentials are not base64", 401) from exc
-    client = known.client(client_id)
-    if client is None or not client.has_secret(client_secret):
+        client_id, client_secret = unquote_plus(name), unquote_plus(secret)
+    client = known.authenticate(client_id, client_secret)
+    if client is None:
         raise OAuthError("invalid_client", "Unknown client or wrong client secret", 401)
     return client
 
@@ -55,10 +55,11 @@ def create_app() -> FastAPI:
     """Build the application from the environment."""
     settings = load(IamSettings)
     configure("iam", settings.log_level)
-    known = directory(settings)
+    known = Directory.read(settings.iam_clients_file)
     signer = Signer(settings.oidc_issuer, settings.iam_signing_key.get_secret_value())
     issuer = settings.oidc_issuer
-    base = "/" + issuer.split("://", 1)[-1].partition("/")[2].strip("/")
+    here = issuer.rstrip("/")
+    base = urlsplit(here).path
     app = FastAPI(
         title="Issuer for development",
         description="OpenID Connect issuer and group service. It trusts whoever holds the deployment's secrets.",
@@ -70,18 +71,20 @@ def create_app() -> FastAPI:
 
     @app.exception_handler(OAuthError)
     async def refuse(_: Request, exc: OAuthError) -> JSONResponse:
-        headers = {"Cache-Control": "no-store"} | ({"WWW-Authenticate": "Basic"} if exc.status == 401 else {})
+        headers = {"Cache-Control": "no-store"} | (
+            {"WWW-Authenticate": 'Basic realm="iam"'} if exc.status == 401 else {}
+        )
         return JSONResponse({"error": exc.error, "error_description": exc.description}, exc.status, headers)
 
     @app.exception_handler(AuthenticationError)
     async def challenge(_: Request, exc: AuthenticationError) -> Response:
-        return PlainTextResponse(exc.description + "\n", 401, {"WWW-Authenticate": exc.challenge})
+        return PlainTextResponse(exc.description + "\n", exc.status, exc.headers)
 
     def caller(request: Request) -> dict[str, Any]:
         """Claims of the caller's token."""
         token = bearer(request.headers.getlist("authorization"))
         if token is None:
-            raise AuthenticationError("Send a token: Authorization: Bearer <token>", "invalid_request")
+            raise AuthenticationError("Send a token: Authorization: Bearer <token>", "")
         try:
             return signer.read(token)
         except jwt.ExpiredSignatureError as exc:
@@ -93,14 +96,14 @@ def create_app() -> FastAPI:
     async def metadata() -> dict[str, Any]:
         return {
             "issuer": issuer,
-            "jwks_uri": f"{issuer}/jwks",
-            "token_endpoint": f"{issuer}/token",
-            "userinfo_endpoint": f"{issuer}/userinfo",
-            "introspection_endpoint": f"{issuer}/introspect",
+            "jwks_uri": f"{here}/jwks",
+            "token_endpoint": f"{here}/token",
+            "userinfo_endpoint": f"{here}/userinfo",
+            "introspection_endpoint": f"{here}/introspect",
             "grant_types_supported": [PASSWORD, CLIENT_CREDENTIALS, TOKEN_EXCHANGE],
             "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
             "id_token_signing_alg_values_supported": [ALGORITHM],
-            "response_types_supported": ["token"],
+            "response_types_supported": [],  # without an authorization endpoint there is none
             "subject_types_supported": ["public"],
             "scopes_supported": ["openid", "profile"],
             "claims_supported": ["sub", "preferred_username", "groups"],
@@ -119,6 +122,9 @@ def create_app() -> FastAPI:
         username: Annotated[str, Form()] = "",
         password: Annotated[str, Form()] = "",
         subject_token: Annotated[str, Form()] = "",
+        subject_token_type: Annotated[str, Form()] = "",
+        requested_token_type: Annotated[str, Form()] = ACCESS_TOKEN,
+        actor_token: Annotated[str, Form()] = "",
         expires_in: Annotated[str, Form()] = "",
         audience: Annotated[list[str] | None, Form()] = None,
         scope: Annotated[str, Form()] = "openid profile",
@@ -139,10 +145,13 @@ def create_app() -> FastAPI:
                 raise OAuthError("unauthorized_client", "The client acts as no user")
             name = client.username
         else:
-            try:
-                name = signer.read(subject_token)["preferred_username"]
-            except jwt.PyJWTError as exc:
-                raise OAuthError("invalid_grant", "subject_token: not a valid token of this issuer") from exc
+            if subject_token_type not in TOKEN_TYPES:
+                raise OAuthError("invalid_request", f"subject_token_type: {' or '.join(TOKEN_TYPES)}")
+            if requested_token_type not in TOKEN_TYPES:
+                raise OAuthError("invalid_request", f"requested_token_type: {' or '.join(TOKEN_TYPES)}")
+            if actor_token:
+                raise OAuthError("invalid_request", "actor_token: delegation is not offered")
+            name = _subject(subject_token, signer, settings)
         audiences = audience or settings.oidc_audiences
         access = signer.issue(
             name,
@@ -154,7 +163,7 @@ def create_app() -> FastAPI:
         )
         body = {"access_token": access, "token_type": "Bearer", "expires_in": lifetime, "scope": scope}
         if grant_type == TOKEN_EXCHANGE:
-            body |= {"issued_token_type": "urn:ietf:params:oauth:token-type:access_token"}
+            body |= {"issued_token_type": requested_token_type}
         return JSONResponse(body, headers={"Cache-Control": "no-store"})
 
     @app.api_route(f"{base}/userinfo", methods=["GET", "POST"])
@@ -171,7 +180,13 @@ def create_app() -> FastAPI:
     ) -> dict[str, Any]:
         authenticate(request, known, client_id, client_secret)
         try:
-            return {"active": True, "token_type": "Bearer", **signer.read(token)}
+            claims = signer.read(token)
+            return {
+                "active": True,
+                "token_type": "Bearer",
+                "username": claims["preferred_username"],
+                **claims,
+            }
         except jwt.PyJWTError:
             return {"active": False}
 
@@ -179,7 +194,7 @@ def create_app() -> FastAPI:
     async def health() -> dict[str, str]:
         return {"status": "ok", "time": time.strftime("%FT%TZ", time.gmtime())}
 
-    gms = f"{issuer}/gms"
+    gms = f"{here}/gms"
 
     @app.get(f"{base}/gms/search", response_class=PlainTextResponse)
     async def search(request: Request) -> Response:
@@ -219,8 +234,19 @@ def _lifetime(text: str, settings: IamSettings) -> int:
     return int(text)
 
 
-def _user(username: str, password: str, settings: IamSettings) -> str:
+def _subject(token: str, signer: Signer, settings: IamSettings) -> str:
+    """User of a token that is to be exchanged: one that the services of this deployment accept."""
+    try:
+        claims = signer.read(token)
+    except jwt.PyJWTError as exc:
+        raise OAuthError("invalid_grant", "subject_token: not a valid token of this issuer") from exc
+    audiences = [claims["aud"]] if isinstance(claims.get("aud"), str) else claims.get("aud") or []
+    if not set(audiences) & set(settings.oidc_audiences):
+        raise OAuthError("invalid_grant", "subject_token: meant for another audience")
+    return str(claims["preferred_username"])
 
+
+def _user(username: str, password: str, settings: IamSettings) -> str:
     if not USERNAME.match(username):
         raise OAuthError(
             "invalid_request", "username: letters, digits and _.@-, beginning with a letter or digit"

@@ -10,10 +10,12 @@ import uuid
 from typing import Any
 
 import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 ALGORITHM = "RS256"
+SMALLEST_KEY = 2048
 
 
 def _base64(number: int) -> str:
@@ -26,9 +28,12 @@ class Signer:
 
     def __init__(self, issuer: str, pem: str) -> None:
         """Sign as *issuer* with the RSA key in *pem*."""
-        key = load_pem_private_key(pem.encode(), None)
-        if not isinstance(key, RSAPrivateKey):
-            raise SystemExit("IAM_SIGNING_KEY: the key must be an RSA private key in PEM")
+        try:
+            key = load_pem_private_key(pem.encode(), None)
+        except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
+            raise SystemExit("IAM_SIGNING_KEY: not an unencrypted private key in PEM") from exc
+        if not isinstance(key, RSAPrivateKey) or key.key_size < SMALLEST_KEY:
+            raise SystemExit(f"IAM_SIGNING_KEY: the key must be an RSA key of {SMALLEST_KEY} bits or more")
         self.issuer = issuer
         self.key = key
         numbers = key.public_key().public_numbers()

@@ -8,11 +8,14 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from voservice.auth.issuer import ALGORITHMS
 
 CommaList = Annotated[list[str], NoDecode]
 """A list written as words separated by commas."""
@@ -31,10 +34,17 @@ class FileSource(PydanticBaseSettingsSource):
         path = os.environ.get(f"{name}_FILE")
         if not path:
             return None, field_name, False
+        if name in os.environ:
+            raise SystemExit(f"{name} and {name}_FILE: set one of them")
         try:
-            return Path(path).read_text(encoding="utf-8").strip(), alias or field_name, False
+            value = Path(path).read_text(encoding="utf-8").strip()
         except OSError as exc:
             raise SystemExit(f"{name}_FILE: cannot read {path}: {exc.strerror}") from exc
+        except UnicodeDecodeError as exc:
+            raise SystemExit(f"{name}_FILE: {path} is not UTF-8 text") from exc
+        if not value:
+            raise SystemExit(f"{name}_FILE: {path} is empty")
+        return value, alias or field_name, False
 
     def __call__(self) -> dict[str, Any]:
         """Return the values of all fields that come from files."""
@@ -57,7 +67,9 @@ class ServiceSettings(BaseSettings):
     oidc_issuer: str = Field(
         "https://haproxy.cadc.dao.nrc.ca/iam", description="Issuer, spelled as in the claim iss"
     )
-    oidc_audiences: CommaList = Field(default_factory=list, description="Values of aud that are accepted")
+    oidc_audiences: CommaList = Field(
+        default_factory=list, description="Values of aud that are accepted; without any, the public URL"
+    )
     oidc_require_audience: bool = Field(True, description="Refuse tokens without the claim aud")
     oidc_algorithms: CommaList = Field(
         default=["RS256", "ES256"], description="Signature algorithms that are accepted"
@@ -68,7 +80,9 @@ class ServiceSettings(BaseSettings):
     registry_url: str = Field(
         "https://haproxy.cadc.dao.nrc.ca/reg", description="Base URL of the IVOA registry"
     )
-    log_level: str = Field("INFO", description="Least severity that is logged")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
+        "INFO", description="Least severity that is logged"
+    )
     workers: int = Field(1, ge=1, le=64, description="Server processes")
     database_url: str = Field("", description="postgresql://role@host:port/database, without the password")
     database_password: SecretStr = Field(SecretStr(""), description="Password of the database role")
@@ -79,6 +93,37 @@ class ServiceSettings(BaseSettings):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return split(value)
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: Any) -> Any:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("public_url", "oidc_issuer", "registry_url")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError(f"{value!r} is not an http or https URL without query and fragment")
+        return value
+
+    @field_validator("public_url", "registry_url")
+    @classmethod
+    def _base(cls, value: str) -> str:
+        return value.rstrip("/")
+
+    @field_validator("oidc_algorithms")
+    @classmethod
+    def _algorithms(cls, value: list[str]) -> list[str]:
+        unknown = [name for name in value if name not in ALGORITHMS]
+        if unknown or not value:
+            raise ValueError(f"{', '.join(unknown) or 'nothing'} is not among {', '.join(ALGORITHMS)}")
+        return value
+
+    @model_validator(mode="after")
+    def _audience(self) -> Self:
+        self.oidc_audiences = self.oidc_audiences or [self.public_url]
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -106,6 +151,6 @@ def load(settings: type[S]) -> S:
         return settings()
     except ValidationError as exc:
         for error in exc.errors():
-            name = ".".join(map(str, error["loc"])).upper()
-            print(f"{name}: {error['msg']}", file=sys.stderr)
+            name = ".".join(map(str, error["loc"])).upper() or "configuration"
+            print(f"{name}: {error['msg'].removeprefix('Value error, ')}", file=sys.stderr)
         raise SystemExit(2) from exc

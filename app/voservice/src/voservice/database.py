@@ -18,7 +18,12 @@ from sqlalchemy.pool import NullPool
 from voservice.config import ServiceSettings
 
 MIGRATION_LOCK = 7_262_601
+CONNECT_TIMEOUT = 10
 logger = logging.getLogger(__name__)
+
+
+class DatabaseUnavailable(Exception):
+    """The database did not accept a query in time."""
 
 
 def url(settings: ServiceSettings) -> str:
@@ -32,11 +37,17 @@ def url(settings: ServiceSettings) -> str:
 
 def engine(settings: ServiceSettings, pool_size: int = 10) -> AsyncEngine:
     """Make the engine of a service; connections are tested before use, so a restarted server heals by itself."""
-    return create_async_engine(url(settings), pool_size=pool_size, max_overflow=pool_size, pool_pre_ping=True)
+    return create_async_engine(
+        url(settings),
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        pool_pre_ping=True,
+        connect_args={"timeout": CONNECT_TIMEOUT},
+    )
 
 
 async def wait(database: AsyncEngine, seconds: float = 120) -> None:
-    """Wait until the database accepts a query, at most *seconds*."""
+    """Wait until the database accepts a query; raises ``DatabaseUnavailable`` if it does not within *seconds*."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -45,24 +56,26 @@ async def wait(database: AsyncEngine, seconds: float = 120) -> None:
                 return
         except (DBAPIError, OSError) as exc:
             if time.monotonic() > deadline:
-                raise
+                where = database.url.render_as_string(hide_password=True)
+                # The first line tells what is wrong; the rest is the statement and a link.
+                reason = str(exc).partition("\n")[0]
+                raise DatabaseUnavailable(f"{where} does not answer within {seconds:g} s: {reason}") from exc
             logger.info("Waiting for the database: %s", type(exc).__name__)
             await asyncio.sleep(0.3)
 
 
 async def _upgrade(database_url: str, migrations: Path, seconds: float) -> None:
-    database = create_async_engine(database_url, poolclass=NullPool)
+    database = create_async_engine(
+        database_url, poolclass=NullPool, connect_args={"timeout": CONNECT_TIMEOUT}
+    )
     try:
         await wait(database, seconds)
         async with database.connect() as connection:
+            # The lock belongs to the session and so ends with this connection, whatever happens before.
             await connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATION_LOCK})
-            try:
-                await connection.commit()
-                await connection.run_sync(_run(migrations))
-                await connection.commit()
-            finally:
-                await connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": MIGRATION_LOCK})
-                await connection.commit()
+            await connection.commit()
+            await connection.run_sync(_run(migrations))
+            await connection.commit()
     finally:
         await database.dispose()
 
@@ -70,7 +83,7 @@ async def _upgrade(database_url: str, migrations: Path, seconds: float) -> None:
 def _run(migrations: Path) -> Callable[[Connection], None]:
     def upgrade(connection: Connection) -> None:
         config = Config()
-        config.set_main_option("script_location", str(migrations))
+        config.set_main_option("script_location", str(migrations).replace("%", "%%"))
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 
@@ -78,5 +91,11 @@ def _run(migrations: Path) -> Callable[[Connection], None]:
 
 
 def migrate(settings: ServiceSettings, migrations: Path, seconds: float = 120) -> None:
-    """Bring the schema to the newest revision; several processes may try at once, one does it."""
-    asyncio.run(_upgrade(url(settings), migrations, seconds))
+    """Bring the schema to the newest revision; several processes may try at once, one does it.
+
+    Waits *seconds* for the database and then ends the process with a message that names the variable.
+    """
+    try:
+        asyncio.run(_upgrade(url(settings), migrations, seconds))
+    except DatabaseUnavailable as exc:
+        raise SystemExit(f"DATABASE_URL: {exc}") from exc

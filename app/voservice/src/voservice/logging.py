@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
 import uuid
@@ -18,6 +19,9 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+# A pre-authorised URL carries its credential in the path.
+_SECRET_SEGMENT = re.compile(r"(?<=/preauth:)[^/]+")
 
 _fields: ContextVar[dict[str, Any]] = ContextVar("log_fields", default={})  # noqa: B039 - never mutated in place
 
@@ -85,9 +89,10 @@ class AccessLog:
             return
         headers = dict(scope["headers"])
         request_id = headers.get(b"x-request-id", b"").decode("latin-1")[:128] or uuid.uuid4().hex
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = _SECRET_SEGMENT.sub("...", scope["path"].removeprefix(scope.get("root_path", "")))
         begin = time.perf_counter()
         status = 500
+        scope.setdefault("state", {})["request_id"] = request_id
 
         async def record(message: Message) -> None:
             nonlocal status
@@ -102,6 +107,10 @@ class AccessLog:
         with bound(request_id=request_id):
             try:
                 await self.app(scope, receive, record)
+            except Exception:
+                # Here, since only here it is known which request it was; the server answers.
+                self.logger.exception("unexpected error")
+                raise
             finally:
                 if status >= 400 or path not in self.quiet:
                     fields = {

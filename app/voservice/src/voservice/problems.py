@@ -9,6 +9,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from voservice.auth.errors import AuthenticationError
+
 
 class Problem(Exception):
     """An error that its reader can act on; becomes a response by one handler."""
@@ -92,6 +94,17 @@ def install(app: FastAPI) -> None:
         errors = [{"pointer": "/" + "/".join(map(str, e["loc"])), "detail": e["msg"]} for e in exc.errors()]
         first = errors[0]
         return document(422, "Invalid request", f"{first['pointer']}: {first['detail']}", errors=errors)
+
+    @app.exception_handler(AuthenticationError)
+    async def authentication(_: Request, exc: AuthenticationError) -> JSONResponse:
+        kind = Unavailable if exc.status == Unavailable.status else Unauthorized
+        return document(kind.status, kind.title, exc.description, exc.headers)
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, _: Exception) -> JSONResponse:
+        request_id = getattr(request.state, "request_id", "")
+        detail = f"The service failed; its log tells why under request_id {request_id}"
+        return document(500, "Internal error", detail, {"X-Request-ID": request_id})
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, exc: HTTPException) -> JSONResponse:

@@ -10,6 +10,8 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 from starlette.requests import Request
 
+from voservice.auth.errors import AuthenticationError
+
 
 def is_trusted(request: Request, proxies: Collection[str]) -> bool:
     """Whether the peer of this connection is a proxy whose headers count."""
@@ -26,17 +28,23 @@ def client_address(request: Request, proxies: Collection[str]) -> str:
 
 
 def client_certificate(request: Request, proxies: Collection[str]) -> x509.Certificate | None:
-    """Client certificate that a trusted proxy verified and handed on as base64 of its DER, if there is one."""
-    text = request.headers.get("x-client-certificate", "")
-    if not text or not is_trusted(request, proxies):
+    """Client certificate that a trusted proxy verified and handed on as base64 of its DER, if there is one.
+
+    Raises ``AuthenticationError`` if what the proxy hands on is no certificate.
+    """
+    headers = [text for text in request.headers.getlist("x-client-certificate") if text]
+    if not headers or not is_trusted(request, proxies):
         return None
+    if len(headers) > 1:
+        # The proxy replaces what clients send; two mean that it does not.
+        raise AuthenticationError("More than one client certificate", "invalid_request")
     try:
-        return x509.load_der_x509_certificate(base64.b64decode(text, validate=True))
-    except (binascii.Error, ValueError):
-        return None
+        return x509.load_der_x509_certificate(base64.b64decode(headers[0], validate=True))
+    except (binascii.Error, ValueError) as exc:
+        raise AuthenticationError("The client certificate cannot be read", "invalid_request") from exc
 
 
 def common_name(certificate: x509.Certificate) -> str:
-    """Common name of the certificate's subject, or an empty string."""
+    """Common name of the certificate's subject, or an empty string if it has none or several."""
     names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return str(names[0].value) if names else ""
+    return str(names[0].value) if len(names) == 1 else ""

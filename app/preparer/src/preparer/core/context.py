@@ -9,7 +9,14 @@ from typing import Any
 
 import aiohttp
 from fastapi import Request
-from voservice.auth import AuthenticationError, ClientCredentials, Identity, TokenVerifier, bearer
+from voservice.auth import (
+    AuthenticationError,
+    ClientCredentials,
+    Identity,
+    IssuerUnavailable,
+    TokenVerifier,
+    bearer,
+)
 from voservice.logging import bind
 from voservice.problems import Forbidden, TooMany, Unauthorized
 
@@ -79,6 +86,8 @@ async def caller(request: Request) -> Caller:
         if token is None:
             raise Unauthorized(how, headers={"WWW-Authenticate": "Bearer"})
         identity = await shared.verifier.verify(token)
+    except IssuerUnavailable:
+        raise
     except AuthenticationError as exc:
         raise Unauthorized(f"{exc.description}. {how}", headers={"WWW-Authenticate": exc.challenge}) from exc
     bind(user=identity.username)

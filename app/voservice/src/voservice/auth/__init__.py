@@ -1,0 +1,23 @@
+"""Bearer tokens: verification by the issuer's keys, and tokens for the service itself.
+
+Follows RFC 7519, RFC 6750 and OpenID Connect Discovery 1.0; the choices among them are those of the WLCG token profile:
+an allow-list of algorithms, an exact issuer, a required expiry, keys that stay usable while the issuer is away.
+"""
+
+from voservice.auth.client import ClientCredentials
+from voservice.auth.errors import AuthenticationError, IssuerUnavailable
+from voservice.auth.identity import USERNAME, Identity
+from voservice.auth.issuer import ALGORITHMS, Issuer
+from voservice.auth.verifier import TokenVerifier, bearer
+
+__all__ = [
+    "ALGORITHMS",
+    "USERNAME",
+    "AuthenticationError",
+    "ClientCredentials",
+    "Identity",
+    "Issuer",
+    "IssuerUnavailable",
+    "TokenVerifier",
+    "bearer",
+]

@@ -1,0 +1,90 @@
+"""Tokens for the service itself."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import Any
+from urllib.parse import quote_plus
+
+import httpx
+
+from voservice.auth.errors import AuthenticationError, IssuerUnavailable
+from voservice.auth.issuer import Issuer
+
+TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"  # noqa: S105 - the name of a grant
+ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - the name of a kind of token
+
+
+class ClientCredentials:
+    """Tokens for the service itself (RFC 6749 section 4.4), renewed before they expire."""
+
+    def __init__(self, issuer: str, client_id: str, client_secret: str, *, client: httpx.AsyncClient) -> None:
+        """Use the OAuth client *client_id* at *issuer*."""
+        self.issuer = Issuer(issuer, client)
+        self.client = client
+        # RFC 6749 section 2.3.1: both are form-encoded before they go into the header.
+        self.auth = httpx.BasicAuth(quote_plus(client_id), quote_plus(client_secret))
+        self._token = ""
+        self._renew = self._end = float("-inf")
+        self._lock = asyncio.Lock()
+
+    async def endpoint(self) -> str:
+        """URL of the issuer's token endpoint."""
+        found = (await self.issuer.metadata()).token_endpoint
+        if found is None:
+            raise AuthenticationError(f"The issuer {self.issuer.url} has no token endpoint")
+        return found
+
+    async def token(self) -> str:
+        """Return a token that is good for some time yet; it is asked for before the last one ends."""
+        async with self._lock:
+            if monotonic() >= self._renew:
+                try:
+                    await self._obtain()
+                except IssuerUnavailable:
+                    if monotonic() >= self._end:
+                        raise
+            return self._token
+
+    async def _obtain(self) -> None:
+        asked = monotonic()
+        answer = await self.grant({"grant_type": "client_credentials"})
+        self._token = str(answer["access_token"])
+        try:
+            lifetime = float(answer.get("expires_in", 300))
+        except (TypeError, ValueError):
+            lifetime = 300.0
+        self._renew, self._end = asked + 0.8 * lifetime, asked + lifetime
+
+    async def exchange(self, token: str, lifetime: int) -> str:
+        """Exchange a user's *token* for one that lives *lifetime* seconds, if the issuer allows it (RFC 8693)."""
+        form = {
+            "grant_type": TOKEN_EXCHANGE,
+            "subject_token": token,
+            "subject_token_type": ACCESS_TOKEN,
+            "expires_in": str(lifetime),
+        }
+        return str((await self.grant(form))["access_token"])
+
+    async def grant(self, form: dict[str, str]) -> dict[str, Any]:
+        """Ask the token endpoint; the error never shows what was sent."""
+        endpoint = await self.endpoint()
+        try:
+            answer = await self.client.post(endpoint, data=form, auth=self.auth)
+        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+            raise IssuerUnavailable(f"The issuer {self.issuer.url} cannot be asked: {exc}") from exc
+        if answer.status_code >= 500 or answer.status_code == 429:
+            raise IssuerUnavailable(f"The issuer {self.issuer.url} answers {answer.status_code}")
+        try:
+            body = answer.json()
+        except ValueError:
+            body = None
+        if not isinstance(body, dict):
+            body = {}
+        if not answer.is_success or not isinstance(body.get("access_token"), str):
+            reason = body.get("error", "without a token")
+            raise AuthenticationError(
+                f"The issuer refused {form['grant_type']}: {answer.status_code} {reason}"
+            )
+        return body

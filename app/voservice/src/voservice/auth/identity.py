@@ -1,0 +1,24 @@
+"""Who a verified credential belongs to."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+# Names become directories and parts of URIs: no separators, no control characters, no hidden or parent directories.
+USERNAME = re.compile(r"^(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}\Z")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who is calling, as far as a verified credential says."""
+
+    username: str
+    subject: str
+    issuer: str
+    groups: frozenset[str] = frozenset()
+    method: Literal["token", "certificate"] = "token"
+    expires: datetime | None = None
+    claims: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)

@@ -1,0 +1,160 @@
+"""An issuer's metadata and keys: fetched once by whoever comes first, kept while the issuer is away."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+import httpx
+import jwt
+from pydantic import BaseModel
+
+from voservice.auth.errors import AuthenticationError, IssuerUnavailable
+
+REFRESH_AGE = 6 * 3600
+"""Age in seconds from which keys are fetched anew."""
+STALE_AGE = 48 * 3600
+"""Age in seconds to which keys are good while the issuer is away."""
+REFRESH_INTERVAL = 30
+"""Least seconds between two fetches, so that made-up key ids cannot hammer the issuer."""
+RETRY_INTERVAL = 1
+"""The same while there are no keys at all, since nobody can do anything meanwhile."""
+
+# Algorithms of RFC 7518 and RFC 8037 by the type and curve of the keys that fit them. No HMAC: its key would have to be
+# known here, and a public key taken for a secret lets anybody sign.
+ALGORITHMS: dict[str, tuple[str, str | None]] = {
+    **{f"{family}{size}": ("RSA", None) for family in ("RS", "PS") for size in (256, 384, 512)},
+    "ES256": ("EC", "P-256"),
+    "ES384": ("EC", "P-384"),
+    "ES512": ("EC", "P-521"),
+    "EdDSA": ("OKP", "Ed25519"),
+}
+
+logger = logging.getLogger(__name__)
+
+
+class Metadata(BaseModel):
+    """What is used of an issuer's discovery document (OpenID Connect Discovery 1.0, section 3)."""
+
+    issuer: str
+    jwks_uri: str
+    token_endpoint: str | None = None
+    userinfo_endpoint: str | None = None
+
+
+class KeyDocument(BaseModel):
+    """A JSON Web Key Set (RFC 7517 section 5)."""
+
+    keys: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class SigningKey:
+    """A published key and what it is for."""
+
+    kid: str | None
+    key_type: str
+    curve: str | None
+    algorithm: str | None
+    key: Any
+
+    def fits(self, algorithm: str) -> bool:
+        """Whether signatures of *algorithm* may be verified with this key."""
+        key_type, curve = ALGORITHMS[algorithm]
+        return (
+            self.algorithm in {None, algorithm}
+            and self.key_type == key_type
+            and (curve is None or self.curve == curve)
+        )
+
+
+def signing_keys(document: Iterable[dict[str, Any]]) -> list[SigningKey]:
+    """Keys for signatures; those of other uses, or of kinds that are not known here, are passed over."""
+    found = []
+    for entry in document:
+        if entry.get("kty") not in {"RSA", "EC", "OKP"} or entry.get("use", "sig") != "sig":
+            continue
+        try:
+            key = jwt.PyJWK(entry).key
+        except (jwt.PyJWTError, ValueError, TypeError) as exc:
+            logger.warning("A published key is passed over: %s", exc)
+            continue
+        found.append(SigningKey(entry.get("kid"), entry["kty"], entry.get("crv"), entry.get("alg"), key))
+    return found
+
+
+class Issuer:
+    """An OpenID Connect issuer, as its discovery document and key set describe it."""
+
+    def __init__(self, url: str, client: httpx.AsyncClient) -> None:
+        """Ask the issuer at *url*, which is spelled as in the claim ``iss``, through *client*."""
+        self.url = url
+        self.client = client
+        self._metadata: Metadata | None = None
+        self._keys: list[SigningKey] = []
+        self._fetched = self._tried = float("-inf")
+        self._attempts = 0
+        self._lock = asyncio.Lock()
+        self._renewal: asyncio.Task[None] | None = None
+
+    async def metadata(self) -> Metadata:
+        """Return the discovery document; ``IssuerUnavailable`` if it cannot be had and none is kept."""
+        age = monotonic() - self._fetched
+        if age > STALE_AGE:
+            await self._refresh()
+        elif age > REFRESH_AGE and (self._renewal is None or self._renewal.done()):
+            # What is kept is good: nobody waits for the issuer.
+            self._renewal = asyncio.create_task(self._refresh())
+        if self._metadata is None or monotonic() - self._fetched > STALE_AGE:
+            raise IssuerUnavailable(f"The issuer {self.url} does not answer as it should")
+        return self._metadata
+
+    async def key(self, kid: str | None, algorithm: str) -> Any:
+        """Return the key of that id for *algorithm*, asking the issuer if it is unknown."""
+        await self.metadata()
+        found = self._find(kid, algorithm)
+        if found is None:
+            await self._refresh()
+            found = self._find(kid, algorithm)
+        if found is None:
+            raise AuthenticationError("The token is signed with a key that the issuer does not publish")
+        return found.key
+
+    def _find(self, kid: str | None, algorithm: str) -> SigningKey | None:
+        fitting = [key for key in self._keys if key.fits(algorithm)]
+        if kid is not None:
+            return next((key for key in fitting if key.kid == kid), None)
+        return fitting[0] if len(fitting) == 1 else None
+
+    async def _refresh(self) -> None:
+        """Fetch, unless somebody just did; a failure leaves what is kept."""
+        seen = self._attempts
+        async with self._lock:
+            usable = monotonic() - self._fetched <= STALE_AGE
+            interval = REFRESH_INTERVAL if usable else RETRY_INTERVAL
+            if self._attempts != seen or monotonic() - self._tried < interval:
+                return
+            try:
+                await self._fetch()
+            except (httpx.HTTPError, httpx.InvalidURL, ValueError) as exc:
+                logger.warning("The issuer %s cannot be asked: %s: %s", self.url, type(exc).__name__, exc)
+            self._attempts += 1
+            self._tried = monotonic()
+
+    async def _fetch(self) -> None:
+        answer = await self.client.get(f"{self.url.rstrip('/')}/.well-known/openid-configuration")
+        metadata = Metadata.model_validate_json(answer.raise_for_status().content)
+        if metadata.issuer != self.url:
+            raise ValueError(f"it calls itself {metadata.issuer!r}; the setting must be spelled the same")
+        for endpoint in (metadata.jwks_uri, metadata.token_endpoint, metadata.userinfo_endpoint):
+            if endpoint and self.url.startswith("https:") and not endpoint.startswith("https:"):
+                raise ValueError(f"its endpoint {endpoint} is not https")
+        answer = await self.client.get(metadata.jwks_uri)
+        keys = signing_keys(KeyDocument.model_validate_json(answer.raise_for_status().content).keys)
+        if not keys:
+            raise ValueError("it publishes no key for signatures")
+        self._metadata, self._keys, self._fetched = metadata, keys, monotonic()

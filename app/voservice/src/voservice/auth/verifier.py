@@ -1,0 +1,177 @@
+"""Turns bearer tokens into identities."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import OrderedDict
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import jwt
+
+from voservice.auth.errors import AuthenticationError, IssuerUnavailable
+from voservice.auth.identity import USERNAME, Identity
+from voservice.auth.issuer import ALGORITHMS, Issuer
+
+START_LEEWAY = 60
+"""Seconds that an issuer's clock may be ahead (``nbf``, ``iat``; WLCG token profile)."""
+EXPIRY_LEEWAY = 5
+"""Seconds for which a token that has just expired is still good."""
+LONGEST_TOKEN = 16_384
+KEPT_ANSWERS = 10_000
+
+GROUP_CLAIMS = ("groups", "wlcg.groups")
+
+
+class TokenVerifier:
+    """Turns bearer tokens into identities."""
+
+    def __init__(
+        self,
+        issuer: str,
+        audiences: list[str],
+        *,
+        client: httpx.AsyncClient,
+        algorithms: list[str] | None = None,
+        require_audience: bool = True,
+    ) -> None:
+        """Accept tokens of *issuer* meant for one of *audiences*."""
+        self.algorithms = ["RS256", "ES256"] if algorithms is None else algorithms
+        if unknown := set(self.algorithms) - set(ALGORITHMS):
+            raise ValueError(f"not a public-key signature algorithm: {', '.join(sorted(unknown))}")
+        self.audiences = audiences
+        self.require_audience = require_audience
+        self.issuer = Issuer(issuer, client)
+        self._userinfo: OrderedDict[str, tuple[float, dict[str, Any]]] = OrderedDict()
+
+    async def verify(self, token: str) -> Identity:
+        """Verify signature, issuer, audience and times of *token* and say who presents it."""
+        claims, expires = await self._claims(token)
+        username = claims.get("preferred_username")
+        if not username:
+            # The issuer may leave names out of access tokens. The subject never stands in: it names no directory.
+            told = await self._ask(token, claims)
+            username = told.get("preferred_username")
+            claims |= {name: told[name] for name in GROUP_CLAIMS if name in told and name not in claims}
+        if not isinstance(username, str) or not USERNAME.match(username):
+            raise AuthenticationError("The token names no user (claim preferred_username) that can own files")
+        return Identity(
+            username=username,
+            subject=claims["sub"],
+            issuer=self.issuer.url,
+            groups=_groups(claims),
+            expires=expires,
+            claims=claims,
+        )
+
+    async def _claims(self, token: str) -> tuple[dict[str, Any], datetime]:
+        """Verified claims of the token and when it ends."""
+        if len(token) > LONGEST_TOKEN:
+            raise AuthenticationError(f"The token is longer than {LONGEST_TOKEN} characters")
+        try:
+            header = jwt.get_unverified_header(token)
+        except (jwt.PyJWTError, ValueError, RecursionError) as exc:
+            raise AuthenticationError("The token is not a JSON web token") from exc
+        algorithm = header.get("alg")
+        if not isinstance(algorithm, str) or algorithm not in self.algorithms:
+            raise AuthenticationError(f"The token's algorithm is not one of {', '.join(self.algorithms)}")
+        key = await self.issuer.key(header.get("kid"), algorithm)
+        required = ["exp", "iss", "sub", *(["aud"] if self.require_audience else [])]
+        try:
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                key,
+                algorithms=[algorithm],
+                issuer=self.issuer.url,
+                leeway=START_LEEWAY,
+                options={
+                    "require": required,
+                    # Both are checked below: the first has a leeway of its own, the second is optional by setting.
+                    "verify_exp": False,
+                    "verify_aud": False,
+                    "enforce_minimum_key_length": True,
+                },
+            )
+        except jwt.InvalidIssuerError as exc:
+            raise AuthenticationError(f"The token is not from {self.issuer.url}") from exc
+        except jwt.ImmatureSignatureError as exc:
+            raise AuthenticationError("The token is not valid yet") from exc
+        except jwt.MissingRequiredClaimError as exc:
+            raise AuthenticationError(f"The token lacks the claim {exc.claim}") from exc
+        except (jwt.PyJWTError, ValueError, TypeError, RecursionError) as exc:
+            raise AuthenticationError("The token's signature or claims are not valid") from exc
+        if not claims["sub"]:
+            raise AuthenticationError("The token lacks the claim sub")
+        self._check_audience(claims.get("aud"))
+        return claims, _expiry(claims["exp"])
+
+    def _check_audience(self, claim: Any) -> None:
+        if claim is None:
+            return
+        names = [claim] if isinstance(claim, str) else claim
+        if not isinstance(names, list) or not any(name in self.audiences for name in names):
+            raise AuthenticationError("The token is meant for another audience")
+
+    async def _ask(self, token: str, claims: dict[str, Any]) -> dict[str, Any]:
+        """Ask the issuer's userinfo endpoint, remembering the answer until the token expires."""
+        digest = hashlib.sha256(token.encode()).hexdigest()
+        kept = self._userinfo.get(digest)
+        if kept and kept[0] > time.time():
+            return kept[1]
+        endpoint = (await self.issuer.metadata()).userinfo_endpoint
+        if not endpoint:
+            return {}
+        try:
+            answer = await self.issuer.client.get(endpoint, headers={"Authorization": f"Bearer {token}"})
+        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+            raise IssuerUnavailable(f"The issuer {self.issuer.url} does not answer") from exc
+        if answer.status_code >= 500 or answer.status_code == 429:
+            raise IssuerUnavailable(f"The issuer {self.issuer.url} answers {answer.status_code}")
+        try:
+            info = answer.json() if answer.is_success else None
+        except ValueError:
+            info = None
+        if not isinstance(info, dict):
+            raise AuthenticationError("The issuer does not say which user the token belongs to")
+        if info.get("sub") != claims["sub"]:
+            raise AuthenticationError("The issuer's answer is about another user than the token")
+        self._userinfo[digest] = (float(claims["exp"]), info)
+        while len(self._userinfo) > KEPT_ANSWERS:
+            self._userinfo.popitem(last=False)
+        return info
+
+
+def _expiry(claim: Any) -> datetime:
+    """Moment of the claim ``exp``, if that is not past."""
+    if isinstance(claim, bool) or not isinstance(claim, int | float):
+        raise AuthenticationError("The token's expiry is not a number")
+    try:
+        moment = datetime.fromtimestamp(claim, UTC)
+    except (ValueError, OverflowError, OSError) as exc:
+        raise AuthenticationError("The token's expiry is not a moment in time") from exc
+    if time.time() >= claim + EXPIRY_LEEWAY:
+        raise AuthenticationError("The token has expired")
+    return moment
+
+
+def _groups(claims: dict[str, Any]) -> frozenset[str]:
+    """Names of groups, without the slash before those of the WLCG profile."""
+    for name in GROUP_CLAIMS:
+        groups = claims.get(name)
+        if isinstance(groups, list) and groups:
+            return frozenset(group.removeprefix("/") for group in groups if isinstance(group, str))
+    return frozenset()
+
+
+def bearer(authorization: list[str]) -> str | None:
+    """Token of the Authorization headers, or None without any; RFC 6750 section 2.1."""
+    if not authorization:
+        return None
+    if len(authorization) > 1:
+        raise AuthenticationError("Send one Authorization header", "invalid_request")
+    scheme, _, token = authorization[0].partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise AuthenticationError("The Authorization header must be: Bearer <token>", "invalid_request")
+    return token.strip()
