@@ -1,4 +1,4 @@
-"""Whether a file is in place already, as an estimate sees it."""
+"""What an estimate makes of the files in place and of the tasks before."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 from preparer.cavern import ADLER32, DATE, LENGTH, MD5, Node
-from preparer.core.estimate import Source, in_place
+from preparer.core.estimate import Source, in_place, predict
 from preparer.ledger.store import NewFile
 
 STAGED = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -40,3 +40,18 @@ def file(md5: str | None = None, adler32: str | None = None) -> NewFile:
 )
 def test_in_place(wanted: NewFile, source: Source, node: Node | None, there: bool) -> None:
     assert in_place(wanted, source, node) is there
+
+
+def test_prediction_finds_what_a_task_a_file_and_a_byte_cost() -> None:
+    shapes = [(1, 1000), (1, 2_000_000_000), (100, 10_000), (20_000, 340_000), (50, 500_000_000)]
+    history = [(n, b, 0.8 + 0.0007 * n + 5e-9 * b) for n, b in shapes * 10]
+    assert predict(history, 5000, 10**9) == pytest.approx(0.8 + 3.5 + 5, rel=0.02)
+    assert predict(history, 0, 0) == 0
+
+
+def test_prediction_from_small_tasks_alone_is_never_negative() -> None:
+    history = [(1, 1000, 1.0), (2, 100, 0.4), (3, 5000, 0.9), (1, 10, 2.0)]
+    found = predict(history, 1, 1)
+    assert found is not None
+    assert 0 < found < 2
+    assert predict([], 1, 1) is None

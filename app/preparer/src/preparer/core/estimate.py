@@ -18,6 +18,8 @@ from preparer.core.context import Caller, Context
 from preparer.ledger.store import NewFile
 
 CONCURRENCY = 32
+# Of coordinate descent, which needs few for three costs.
+ROUNDS = 50
 
 
 @dataclass(frozen=True)
@@ -51,18 +53,36 @@ async def estimate(shared: Context, who: Caller, files: Sequence[NewFile]) -> di
         for file, found in zip(files, sources, strict=True)
         if found is not None and not in_place(file, found, staged.get(file.target))
     ]
-    rates = await shared.ledger.rates()
-    seconds = None
-    if rates is not None:
-        seconds = round(max(len(wanted) / max(rates[0], 1e-9), sum(wanted) / max(rates[1], 1.0)), 1)
+    seconds = predict(await shared.ledger.history(), len(wanted), sum(wanted))
     return {
         "files": len(files),
         "bytes": sum(wanted),
         "present": len(files) - len(missing) - len(wanted),
         "missing": missing,
         "quota_left": quota_left,
-        "seconds": seconds,
+        "seconds": None if seconds is None else round(seconds, 1),
     }
+
+
+def predict(history: Sequence[tuple[int, int, float]], files: int, size: int) -> float | None:
+    """Seconds that staging so many files and bytes may take, from those (files, bytes, seconds) of tasks before.
+
+    A task costs something by itself, by its files and by its bytes. The three costs are those that come closest to the
+    history, none of them negative, where each task's error counts in proportion to its time.
+    """
+    if not history:
+        return None
+    rows = [((1.0, float(n), float(b)), max(s, 0.001)) for n, b, s in history]
+    costs = [0.0, 0.0, 0.0]
+    for _round in range(ROUNDS):
+        for k in range(3):
+            scale = sum((x[k] / s) ** 2 for x, s in rows)
+            if scale:
+                rest = sum(
+                    (s - sum(costs[j] * x[j] for j in range(3) if j != k)) * x[k] / s**2 for x, s in rows
+                )
+                costs[k] = max(0.0, rest / scale)
+    return costs[0] + costs[1] * files + costs[2] * size if files else 0.0
 
 
 def in_place(file: NewFile, source: Source, node: Node | None) -> bool:

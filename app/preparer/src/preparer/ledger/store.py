@@ -628,29 +628,21 @@ class Ledger:
         async with self.engine.begin() as connection:
             await connection.execute(update(tasks).where(tasks.c.id == task).values(expires=now))
 
-    async def rates(self, limit: int = 50) -> tuple[float, float] | None:
-        """Measured files and bytes a second of the last successful tasks, or None without any."""
-        recent = (
+    async def history(self, limit: int = 100) -> list[tuple[int, int, float]]:
+        """Files, bytes and seconds of the last tasks that transferred something, going by their first file."""
+        query = (
             select(
                 tasks.c.files_done,
                 tasks.c.bytes_done,
-                func.extract("epoch", tasks.c.finished - tasks.c.started).label("s"),
+                func.extract("epoch", tasks.c.finished - tasks.c.started),
             )
-            .where(tasks.c.state == TaskState.SUCCEEDED, tasks.c.files_done > 0)
+            .join(files, (files.c.task == tasks.c.id) & (files.c.number == 0))
+            .where(tasks.c.state == TaskState.SUCCEEDED, files.c.state == FileState.STAGED)
             .order_by(tasks.c.finished.desc())
             .limit(limit)
-            .subquery()
         )
         async with self.engine.connect() as connection:
-            row = (
-                await connection.execute(
-                    select(func.sum(recent.c.files_done), func.sum(recent.c.bytes_done), func.sum(recent.c.s))
-                )
-            ).one()
-        if not row[2]:
-            return None
-        seconds = max(float(row[2]), 0.001)
-        return float(row[0]) / seconds, float(row[1]) / seconds
+            return [(row[0], row[1], float(row[2])) for row in await connection.execute(query)]
 
     async def counts(self) -> dict[str, int]:
         """Number of tasks by state."""
