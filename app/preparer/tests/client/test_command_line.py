@@ -54,7 +54,7 @@ def test_waiting_ends_as_the_task_does(
 
 
 def test_json_is_the_service_document(service: Service, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    long = task(info="x" * 500 + " [bold]not markup[/bold]")
+    long = task(info="x" * 500 + " [bold]not markup[/bold] :warning:")
     service.on("GET", TASK, answer(long))
     service.on("GET", f"{TASK}/files", answer({"files": [file(0)], "next": None}))
     assert run("--json", "status", ID) == 0

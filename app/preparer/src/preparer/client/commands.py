@@ -31,8 +31,8 @@ class Commands:
     def __init__(self, options: argparse.Namespace) -> None:
         """Results go to standard output, all else to standard error."""
         self.options = options
-        self.out = Console(soft_wrap=True, highlight=False)
-        self.err = Console(stderr=True, highlight=False, quiet=options.quiet)
+        self.out = Console(soft_wrap=True, highlight=False, emoji=False)
+        self.err = Console(stderr=True, highlight=False, emoji=False, quiet=options.quiet)
 
     def client(self) -> Client:
         """Return the client that the options describe."""
@@ -254,7 +254,7 @@ class Commands:
         return Exit.DONE
 
     def _prompt(self, url: str, code: str) -> None:
-        Console(stderr=True).print(f"Open {url} and enter the code {code}", markup=False)
+        Console(stderr=True, emoji=False).print(f"Open {url} and enter the code {code}", markup=False)
 
     def _claims(self, found: dict[str, Any]) -> None:
         for name, value in found.items():
