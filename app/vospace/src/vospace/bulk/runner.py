@@ -8,10 +8,10 @@ bounded number of workers, and placed in batches, one after the other. What is g
   give) before the file appeared under its name, at once and as a whole,
 - the name was durable (`fsync` of each directory of the batch) before the row was told.
 
-A batch is placed and told under the lock of the job's row: an abort comes before it or after it. Which files a batch is
-about to place is noted first; a run that continues after a crash thereby knows its own files and does not fetch them
-again or take them for someone else's. A job needs memory for one page of rows and for the files in flight, not for its
-length.
+A batch is placed and told under the lock of the job's row: an abort comes before it or after it. A run that continues
+after a crash fetches again what it did not tell; where a file that is there would be a failure, it has noted which
+files it was about to place and so knows its own. A job needs memory for one page of rows and for the files in flight,
+not for its length.
 """
 
 from __future__ import annotations
@@ -305,7 +305,8 @@ class _Pull:
                     continue
                 upload = self._stage_one(item)
                 batch.staged.append((item, upload))
-                batch.stamps[item.target.row.index] = upload.stamp
+                if self._if_exists is IfExists.FAIL:
+                    batch.stamps[item.target.row.index] = upload.stamp
             except (Fault, FetchFailed) as error:
                 batch.done.append(_unfetched(item.target, error))
             except OSError as error:

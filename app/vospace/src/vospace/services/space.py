@@ -109,8 +109,8 @@ class Upload:
 
     def prepare(self, properties: Mapping[str, str | None], *, sync: bool = True) -> None:
         """Give it owner and properties (an existing node keeps its own) and make the bytes durable."""
-        size = os.fstat(self.descriptor).st_size
         if (quota := self._place.gate.quota) is not None:
+            size = os.fstat(self.descriptor).st_size
             self._space.usage.reserve(*quota, size)
             self._reserved = (quota[0], size)
         caller = self._place.gate.caller
