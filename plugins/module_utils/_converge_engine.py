@@ -10,6 +10,7 @@ reasons, and `act` carries them out, every service in a thread of its own that w
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -66,6 +67,15 @@ class Service:
     def container(self) -> str:
         """Name of its container."""
         return str(self.spec["container"])
+
+
+def installed() -> bool:
+    """Whether this host has an engine, running or not."""
+    return (
+        "DOCKER_HOST" in os.environ
+        or shutil.which("dockerd") is not None
+        or Path("/var/run/docker.sock").exists()
+    )
 
 
 def connect() -> Any:

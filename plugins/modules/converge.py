@@ -402,6 +402,9 @@ ARGUMENTS: dict[str, Any] = {
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
+    # Where there is no engine there is nothing to take away.
+    if module.params["state"] != "present" and not engine.installed():
+        module.exit_json(changed=False, actions=[], services={})
     if engine.docker is None:
         if module.check_mode:
             module.exit_json(

@@ -1,0 +1,147 @@
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a container should be, what it is, and how a difference is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.skasrc.cavern.plugins.module_utils import _converge_plan as plan
+
+SPEC: dict[str, Any] = {
+    "name": "web",
+    "container": "x-web",
+    "image": "cavern/nginx:local",
+    "address": "172.30.0.2",
+    "aliases": ["web"],
+    "hostname": "web",
+    "command": ["nginx", "-g", "daemon off;"],
+    "user": "8000:8000",
+    "environment": {"A": "1", "B": "two=2"},
+    "ports": [{"host_address": "127.0.0.1", "host_port": 8443, "container_port": 443, "protocol": "tcp"}],
+    "mounts": [
+        {"type": "tmpfs", "target": "/tmp", "tmpfs_size": "64m"},
+        {"type": "bind", "source": "/srv/data", "target": "/data", "read_only": True},
+        {"type": "volume", "source": "x-db", "target": "/var/lib/db"},
+    ],
+    "files": [{"path": "nginx.conf", "content": "x"}],
+    "config_target": "/config",
+    "extra_hosts": {"vo.example": "172.30.0.9"},
+    "read_only": True,
+    "cap_drop": ["ALL"],
+    "cap_add": ["CAP_CHOWN"],
+    "security_opt": ["no-new-privileges"],
+    "init": True,
+    "memory": "256m",
+    "pids_limit": 100,
+    "ulimits": {"nofile": 1024},
+    "stop_timeout": 7,
+    "stop_signal": "SIGINT",
+    "shm_size": "32m",
+    "restart_policy": "unless-stopped",
+    "health": {"test": ["CMD", "true"], "interval": 10, "timeout": 5, "retries": 3, "start_period": 60},
+    "depends_on": ["db"],
+    "log": {"max_size": "10m", "max_file": 3},
+}
+
+
+def wanted(**changes: Any) -> dict[str, Any]:
+    return plan.wanted(SPEC | changes, "x", "net", "/state/config")
+
+
+def inspect(body: dict[str, Any]) -> dict[str, Any]:
+    """What `docker inspect` shows of a container that was created with that body."""
+    host = body["HostConfig"]
+    endpoint = body["NetworkingConfig"]["EndpointsConfig"]["net"]
+    return {
+        "Id": "0123456789abcdef",
+        "Name": "/x-web",
+        "Config": {
+            **body,
+            "Env": ["PATH=/usr/bin", *body["Env"]],
+            "Labels": {**body["Labels"], "of.the.image": "1"},
+        },
+        "HostConfig": host,
+        "NetworkSettings": {
+            "Networks": {
+                "net": {
+                    "IPAMConfig": endpoint["IPAMConfig"],
+                    "Aliases": [*endpoint["Aliases"], "0123456789ab"],
+                }
+            }
+        },
+        "Mounts": [
+            {
+                "Type": mount["Type"],
+                "Name": mount["Source"],
+                "Source": mount["Source"],
+                "Destination": mount["Target"],
+                "RW": not mount["ReadOnly"],
+            }
+            for mount in host["Mounts"]
+        ],
+    }
+
+
+def test_what_was_created_is_found_as_wanted() -> None:
+    options = wanted()
+    found = plan.active(inspect(plan.creation(SPEC, options, "/state/config")), options)
+    assert plan.differences(options, found) == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"address": "172.30.0.3"}, "address: '172.30.0.2' -> '172.30.0.3'"),
+        ({"environment": {"A": "1", "B": "3"}}, "environment.B: 'two=2' -> '3'"),
+        ({"memory": "1g"}, "memory: 268435456 -> 1073741824"),
+        ({"read_only": False}, "read_only: True -> False"),
+        ({"cap_add": []}, "cap_add: ['CHOWN'] -> []"),
+        ({"user": "0:0"}, "user: '8000:8000' -> '0:0'"),
+        ({"restart_policy": "always"}, "restart_policy: 'unless-stopped' -> 'always'"),
+        (
+            {"extra_hosts": {"vo.example": "172.30.0.8"}},
+            "extra_hosts.vo.example: '172.30.0.9' -> '172.30.0.8'",
+        ),
+        ({"command": ["sleep", "1"]}, "command: ['nginx', '-g', 'daemon off;'] -> ['sleep', '1']"),
+    ],
+)
+def test_a_difference_is_named_as_the_specification_spells_it(changes: dict[str, Any], reason: str) -> None:
+    options = wanted(**changes)
+    found = plan.active(inspect(plan.creation(SPEC, wanted(), "/state/config")), options)
+    assert reason in plan.reasons(plan.differences(options, found))
+
+
+def test_a_container_moved_to_another_network_differs() -> None:
+    options = wanted()
+    container = inspect(plan.creation(SPEC, options, "/state/config"))
+    container["NetworkSettings"]["Networks"] = {"bridge": {}}
+    assert {"network", "address"} <= set(plan.differences(options, plan.active(container, options)))
+
+
+def test_waves_put_dependencies_first() -> None:
+    assert plan.waves(
+        {"api": ["db", "broker"], "db": [], "broker": [], "web": ["api"], "lone": ["elsewhere"]}
+    ) == [
+        ["broker", "db", "lone"],
+        ["api"],
+        ["web"],
+    ]
+
+
+def test_a_circle_of_dependencies_is_refused_by_name() -> None:
+    with pytest.raises(plan.PlanError, match="circle through a, b"):
+        plan.waves({"a": ["b"], "b": ["a"], "c": []})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("256m", 268_435_456), ("1G", 1_073_741_824), ("10", 10), (None, 0)]
+)
+def test_sizes(text: Any, expected: int) -> None:
+    assert plan.size(text) == expected
+
+
+def test_a_size_that_is_none_is_refused() -> None:
+    with pytest.raises(plan.PlanError, match="'lots' is not a size such as 256m"):
+        plan.size("lots")
