@@ -1,0 +1,1 @@
+"""Measurements against named peers, each in one run on one machine, as ratios."""

@@ -1,0 +1,23 @@
+"""Command line: ``python -m bench [NAME …]`` runs measurements and prints a line for each."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from bench import deployment, staging
+
+MEASUREMENTS = {"deployment": deployment.measure, "staging": staging.measure}
+
+
+def main() -> None:
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("name", nargs="*", choices=[*MEASUREMENTS, []], help="measurements; all by default")
+    for name in parser.parse_args().name or MEASUREMENTS:
+        for result in MEASUREMENTS[name]():
+            print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
