@@ -6,37 +6,18 @@ import hashlib
 import os
 import subprocess
 import sys
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import requests
-from deployment import ROOT, Deployment, playbook
+from deployment import ROOT, Deployment
+from fixtures import http as http
+from fixtures import stack as stack
+from fixtures import user as user
 
 REQUIREMENTS = ROOT / "requirements/clients.in"
 ENVIRONMENT = ROOT / "build/clients"
-
-
-@pytest.fixture(scope="session")
-def stack() -> Deployment:
-    """Deploy the stack once; a deployment that already stands is only brought up to date."""
-    playbook("site.yml")
-    return Deployment()
-
-
-@pytest.fixture
-def user() -> str:
-    """Name of a user whom no other test knows."""
-    return f"u{uuid.uuid4().hex[:12]}"
-
-
-@pytest.fixture
-def http(stack: Deployment, user: str) -> Iterator[requests.Session]:
-    """HTTP session of that user."""
-    with stack.session(user) as session:
-        yield session
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,55 @@
+"""Fixtures of the tests that talk to a deployed stack; their conftests name those that they use."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from deployment import Deployment, playbook
+
+
+@pytest.fixture(scope="session")
+def stack() -> Deployment:
+    """Deploy the stack once; a deployment that already stands is only brought up to date."""
+    playbook("site.yml")
+    return Deployment()
+
+
+@pytest.fixture
+def user() -> str:
+    """Name of a user whom no other test knows."""
+    return f"u{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def http(stack: Deployment, user: str) -> Iterator[requests.Session]:
+    """HTTP session of that user."""
+    with stack.session(user) as session:
+        yield session
+
+
+@pytest.fixture
+def anonymous(stack: Deployment) -> Iterator[requests.Session]:
+    """HTTP session without a token."""
+    with stack.session() as session:
+        yield session
+
+
+@pytest.fixture
+def rse(stack: Deployment) -> Iterator[Callable[[str, bytes], Path]]:
+    """Place files on the RSE by their path there; they are removed afterwards."""
+    placed: list[Path] = []
+
+    def place(path: str, content: bytes) -> Path:
+        file = stack.data / "rse_data" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+        placed.append(file)
+        return file
+
+    yield place
+    for file in placed:
+        file.unlink(missing_ok=True)
