@@ -169,12 +169,17 @@ images:
 """
 
 import datetime
+import fcntl
 import io
 import json
 import os
 import tarfile
+import tempfile
+import time
 import traceback
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +206,27 @@ def connect(timeout: int) -> Any:
     return docker.from_env(version="auto", timeout=timeout).api
 
 
+@contextmanager
+def alone(timeout: float) -> Iterator[None]:
+    """Wait until no other run builds: the one that ends first would delete stages that the other still needs."""
+    user = os.geteuid()
+    path = Path(tempfile.gettempdir() if user else "/run", f"cavern-images-{user}.lock")
+    deadline = time.monotonic() + timeout
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise ImagesError(f"another run has been building images for {timeout} s") from error
+                time.sleep(0.5)
+        yield
+    finally:
+        os.close(lock)
+
+
 class Images:
     """Compares the Engine's images with the needed ones."""
 
@@ -219,8 +245,14 @@ class Images:
     def converge(self) -> None:
         source, needed = self.options["source"], self.options["images"]
         if source == "build":
-            self._plan_builds()
-            self._build()
+            # The action plugin brings the contexts in a second run.
+            if not self.module.check_mode and any(recipe.get("context") for recipe in self.recipes.values()):
+                # A run that waited here finds built what the other one has built.
+                with alone(self.options["timeout"]):
+                    self._plan_builds()
+                    self._build()
+            else:
+                self._plan_builds()
             needed = [image for image in needed if image not in map(self.reference, self.recipes)]
         if source == "load":
             self._load(needed)
@@ -280,7 +312,8 @@ class Images:
                 self.actions.pop()
                 self.module.warn(f"{image} stays: {error.explanation}")
         if not self.module.check_mode:
-            self._prune()
+            with alone(self.options["timeout"]):
+                self._prune()
 
     def present(self) -> dict[str, str]:
         found = {image: self._inspect(image) for image in self.options["images"]}
@@ -308,10 +341,11 @@ class Images:
         return _images.changes(self._labels(present).get(_images.PARTS_LABEL), recipe["parts"])
 
     def _build(self) -> None:
-        contexts = [name for name in self.to_build if self.recipes[name].get("context")]
-        if self.module.check_mode or len(contexts) < len(self.to_build):
-            # The action plugin brings the contexts in a second run.
-            return
+        late = [name for name in self.to_build if not self.recipes[name].get("context")]
+        if late:
+            raise ImagesError(
+                f"{', '.join(late)} went or changed while this run began to build: run it again"
+            )
         at_once = self.options["parallel"]
         pending, running = list(self.to_build), dict[Future[None], str]()
         with ThreadPoolExecutor(at_once) as pool:

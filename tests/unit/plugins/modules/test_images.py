@@ -236,6 +236,28 @@ def test_children_of_a_missing_image_are_built_anew(
     }
 
 
+def test_runs_build_one_after_the_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(images, "Path", lambda _directory, name: tmp_path / name)
+    with (
+        images.alone(1),
+        pytest.raises(images.ImagesError, match=r"another run has been building images for 0\.1 s"),
+        images.alone(0.1),
+    ):
+        pytest.fail("two at once")
+    with images.alone(0.1):
+        pass
+
+
+def test_image_that_goes_meanwhile_is_told(
+    engine: Engine, run_module: Any, options: dict[str, Any], root: Path, built: dict[str, Any]
+) -> None:
+    recipes = _recipes(root, build=False)
+    recipes["service"]["context"] = str(root / "service.tar")
+    del engine.images[PROXY]
+    result = run_module(images, **options, recipes=recipes)
+    assert result["msg"] == "proxy went or changed while this run began to build: run it again"
+
+
 def test_proxy_and_index_reach_the_builds(
     engine: Engine, run_module: Any, options: dict[str, Any], root: Path
 ) -> None:
