@@ -171,7 +171,7 @@ def compose_services(
 
 def health_checks(services: dict[str, Any], url: str, ca_path: str) -> list[dict[str, Any]]:
     """What the health module checks: each container, then each service from where its users stand."""
-    host, _, port = url.removeprefix("https://").partition(":")
+    host, port = (*url.removeprefix("https://").split(":"), "443")[:2]
     checks: list[dict[str, Any]] = []
     for key, service in services.items():
         checks.append(
@@ -185,7 +185,7 @@ def health_checks(services: dict[str, Any], url: str, ca_path: str) -> list[dict
                     "name": "certificate",
                     "kind": "tls",
                     "host": host,
-                    "port": int(port or 443),
+                    "port": int(port),
                     "ca_path": ca_path,
                 }
             )

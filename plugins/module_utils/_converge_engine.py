@@ -339,7 +339,7 @@ class Converger:
                 {
                     "before_header": f"container {service.container}",
                     "after_header": f"container {service.container} ({service.action})",
-                    "before": "".join(f"{before}\n" for before, arrow, _ in lines if arrow),
+                    "before": "".join(f"{before}\n" for before, arrow, _after in lines if arrow),
                     "after": "".join(
                         f"{b.partition(':')[0]}: {after}\n" if arrow else f"{b}\n"
                         for b, arrow, after in lines

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from deployment import ROOT, Deployment
-from fixtures import http as http
-from fixtures import stack as stack
-from fixtures import user as user
+from fixtures import http, stack, user
+
+__all__ = ["http", "stack", "user"]
 
 REQUIREMENTS = ROOT / "requirements/clients.in"
 ENVIRONMENT = ROOT / "build/clients"

@@ -1,7 +1,5 @@
 """Tests of what this project deploys, against the deployed stack."""
 
-from fixtures import anonymous as anonymous
-from fixtures import http as http
-from fixtures import rse as rse
-from fixtures import stack as stack
-from fixtures import user as user
+from fixtures import anonymous, http, rse, stack, user
+
+__all__ = ["anonymous", "http", "rse", "stack", "user"]
