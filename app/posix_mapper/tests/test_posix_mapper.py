@@ -15,12 +15,17 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from posix_mapper.config import PosixMapperSettings
 from posix_mapper.main import create_app
+from posix_mapper.storage import MappingStore
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
 from voservice import auth, database
+from voservice.config import load
 
 pytest_plugins = ["voservice.testing"]
 
 ISSUER = "https://vo.example/iam"
 BASE = "https://vo.example/src/posix-mapper"
+TEAM = "ivo://opencadc.org/gms?team"
 MIGRATIONS = Path(posix_mapper.__file__).parent / "migrations"
 
 
@@ -66,7 +71,7 @@ async def http(
     monkeypatch.setenv("POSIX_MAPPER_RESERVED_USERS", "cavernadmin:9999")
     await asyncio.to_thread(database.migrate, PosixMapperSettings(), MIGRATIONS)
     make = httpx.AsyncClient
-    monkeypatch.setattr(httpx, "AsyncClient", lambda **options: make(transport=issuer, **options))
+    monkeypatch.setattr(httpx, "AsyncClient", lambda **options: make(**{"transport": issuer, **options}))
     app = create_app()
     async with app.router.lifespan_context(app), make(transport=httpx.ASGITransport(app=app)) as client:
         client.headers["Authorization"] = f"Bearer {issuer.token('ada')}"
@@ -91,8 +96,7 @@ async def test_users_are_made_on_first_sight_and_keep_their_number(http: httpx.A
 
 
 async def test_groups(http: httpx.AsyncClient) -> None:
-    team = "ivo://opencadc.org/gms?team"
-    assert await tsv(http, f"gid?group={team}") == f"{team}\t900000\n"
+    assert await tsv(http, f"gid?group={TEAM}") == f"{TEAM}\t900000\n"
     assert (await http.get(f"{BASE}/gid", params={"gid": 900000})).text == "team:x:900000:\n"
     refused = await http.get(f"{BASE}/gid", params={"group": "team"})
     assert refused.status_code == 400
@@ -149,10 +153,173 @@ async def test_vosi(http: httpx.AsyncClient) -> None:
     assert f'<accessURL use="full">{BASE}/uid</accessURL>' in capabilities
 
 
-async def test_a_database_of_the_other_flavour_is_taken_over(http: httpx.AsyncClient) -> None:
+# As OpenCADC's service makes it, with the account that it gave.
+OPENCADC = """
+CREATE SCHEMA mapping;
+CREATE TABLE mapping.Users (uid integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    username varchar(255) UNIQUE NOT NULL);
+CREATE TABLE mapping.Groups (gid integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    groupURI varchar(255) UNIQUE NOT NULL);
+CREATE SEQUENCE mapping.users_uid_seq1 START 20000;
+CREATE SEQUENCE mapping.groups_gid_seq1 START 800000;
+CREATE TABLE mapping.ModelVersion (model varchar(32) PRIMARY KEY,
+    version varchar(32) NOT NULL, lastModified timestamp NOT NULL);
+INSERT INTO mapping.ModelVersion VALUES ('posix-mapping', '0.1', '2026-01-01');
+INSERT INTO mapping.Users (uid, username) OVERRIDING SYSTEM VALUE VALUES (nextval('mapping.users_uid_seq1'), 'pdowler');
+INSERT INTO mapping.Groups (gid, groupURI) OVERRIDING SYSTEM VALUE
+    VALUES (20000, 'ivo://default-group-should-be-ignored.opencadc.org/default-group?pdowler')
+"""
+
+
+async def run(database_url: str, *statements: str) -> list[tuple[Any, ...]]:
+    """Run statements of SQL; returns the rows of the last one."""
+    engine = create_async_engine(database_url.replace("postgresql:", "postgresql+asyncpg:"))
+    rows: list[tuple[Any, ...]] = []
+    async with engine.begin() as connection:
+        for statement in statements:
+            result = await connection.execute(text(statement))
+            rows = [tuple(row) for row in result] if result.returns_rows else []
+    await engine.dispose()
+    return rows
+
+
+@pytest.fixture
+async def opencadc(database_url: str) -> None:
+    await run(database_url, *OPENCADC.split(";\n"))
+
+
+async def test_a_database_of_opencadc_s_service_is_taken_over(
+    opencadc: None, http: httpx.AsyncClient
+) -> None:
+    assert await tsv(http, "uid?user=pdowler") == "pdowler\t20000\t20000\n"
+    assert await tsv(http, "uid?user=ada") == "ada\t20001\t20001\n"
+    assert await tsv(http, f"gid?group={TEAM}") == f"{TEAM}\t800000\n"
+
+
+async def test_what_opencadc_s_service_reads_is_there(http: httpx.AsyncClient, database_url: str) -> None:
     await tsv(http, "uid?user=ada")
     await asyncio.to_thread(database.migrate, PosixMapperSettings(), MIGRATIONS)
     assert await tsv(http, "uid?user=ada") == "ada\t10000\t10000\n"
+    assert await run(database_url, "SELECT model, version FROM mapping.modelversion") == [
+        ("posix-mapping", "0.1")
+    ]
+    own = "ivo://default-group-should-be-ignored.opencadc.org/default-group?ada"
+    assert await run(database_url, "SELECT gid FROM mapping.groups WHERE groupuri = '" + own + "'") == [
+        (10000,)
+    ]
+    # Its service draws from the same sequences.
+    assert await run(database_url, "SELECT nextval('mapping.users_uid_seq1')") == [(10001,)]
+
+
+async def test_new_names_in_opposite_orders_do_not_lock_each_other_out(http: httpx.AsyncClient) -> None:
+    names = [f"user=n{i}" for i in range(20)]
+    answers = await asyncio.gather(
+        *(tsv(http, "uid?" + "&".join(order)) for order in [names, names[::-1]] * 5)
+    )
+    assert len(set(answers)) == 1
+    assert answers[0].count("\n") == 20
+
+
+async def test_two_processes_agree(http: httpx.AsyncClient) -> None:
+    """Two engines with pools of their own, as two server processes have."""
+    other = create_app()
+    async with (
+        other.router.lifespan_context(other),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app=other), headers=http.headers) as second,
+    ):
+        for round_ in range(10):
+            one, two = await asyncio.gather(
+                *(tsv(client, f"gid?group={TEAM}{round_}") for client in (http, second))
+            )
+            assert one == two != ""
+
+
+async def test_numbers_that_are_taken_are_passed_over(http: httpx.AsyncClient, database_url: str) -> None:
+    await run(
+        database_url,
+        "INSERT INTO mapping.users (uid, username) OVERRIDING SYSTEM VALUE VALUES (10000, 'reserved')",
+        "INSERT INTO mapping.groups (gid, groupuri) OVERRIDING SYSTEM VALUE VALUES (10001, 'ivo://x.org/g?c')",
+        "INSERT INTO mapping.groups (gid, groupuri) OVERRIDING SYSTEM VALUE VALUES (900000, 'ivo://x.org/g?a')",
+    )
+    assert await tsv(http, "uid?user=ada") == "ada\t10002\t10002\n"
+    assert await tsv(http, "gid?group=ivo://x.org/g?b") == "ivo://x.org/g?b\t900001\n"
+
+
+async def test_a_user_s_own_group_comes_with_the_user_alone(http: httpx.AsyncClient) -> None:
+    own = "ivo://default-group-should-be-ignored.opencadc.org/default-group?eve"
+    refused = await http.get(f"{BASE}/gid", params={"group": own})
+    assert refused.status_code == 400
+    assert "made with the user" in refused.text
+    await tsv(http, "uid?user=eve")
+    assert await tsv(http, f"gid?group={own}") == f"{own}\t10000\n"
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("INSERT INTO mapping.users VALUES (5, 'ops')", "ops has uid 5"),
+        ("INSERT INTO mapping.users VALUES (6, 'eve')", "eve has uid 6"),
+        ("INSERT INTO mapping.groups VALUES (6, 'ivo://x.org/g?a')", "a group has gid 6"),
+    ],
+)
+async def test_a_reservation_that_comes_too_late_is_refused(
+    http: httpx.AsyncClient, database_url: str, rows: str, message: str
+) -> None:
+    await run(database_url, rows.replace(" VALUES", " OVERRIDING SYSTEM VALUE VALUES"))
+    engine = create_async_engine(database_url.replace("postgresql:", "postgresql+asyncpg:"))
+    with pytest.raises(ValueError, match=message):
+        await MappingStore(engine).reserve("ops", 6)
+    await engine.dispose()
+    assert "ops\t6" not in await tsv(http, "uid")
+
+
+async def test_without_its_database_the_service_says_so(http: httpx.AsyncClient, database_url: str) -> None:
+    await run(database_url, "ALTER SCHEMA mapping RENAME TO elsewhere")
+    assert "<vosi:available>false<" in (await http.get(f"{BASE}/availability")).text
+    assert (await http.get(f"{BASE}/availability?detail=min")).status_code == 503
+
+
+async def test_a_server_that_is_gone_is_503(
+    http: httpx.AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://nobody@/nothing?host={tmp_path}")
+    monkeypatch.delenv("POSIX_MAPPER_RESERVED_USERS")
+    transport = httpx.ASGITransport(app=create_app())
+    async with httpx.AsyncClient(transport=transport, headers=http.headers) as client:
+        answer = await client.get(f"{BASE}/uid?user=ada")
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "10")
+        assert (await client.get(f"{BASE}/availability?detail=min")).status_code == 503
+
+
+@pytest.mark.parametrize("path", ["uid", "gid"])
+async def test_other_methods_are_refused(http: httpx.AsyncClient, path: str) -> None:
+    refused = await http.post(f"{BASE}/{path}")
+    assert (refused.status_code, refused.headers["Allow"]) == (405, "GET")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("RESERVED_USERS", "cavernadmin", "not name:uid"),
+        ("RESERVED_USERS", "a:0", "not name:uid"),
+        ("RESERVED_USERS", "a:1,b:1", "twice"),
+        ("CONTEXT_PATH", "src/posix-mapper", "begins with a slash"),
+        ("UID_START", "12", "greater than or equal to 1000"),
+    ],
+)
+def test_wrong_settings_are_named(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    variable: str,
+    value: str,
+    message: str,
+) -> None:
+    monkeypatch.setenv(f"POSIX_MAPPER_{variable}", value)
+    with pytest.raises(SystemExit):
+        load(PosixMapperSettings)
+    told = capsys.readouterr().err
+    assert told.startswith(f"POSIX_MAPPER_{variable}: ")
+    assert message in told
 
 
 def test_usernames_that_cannot_own_files_are_refused() -> None:

@@ -9,6 +9,8 @@ from pydantic_settings import NoDecode
 from voservice.auth import USERNAME
 from voservice.config import ServiceSettings
 
+from posix_mapper.models import LARGEST
+
 
 class PosixMapperSettings(ServiceSettings):
     """What the POSIX mapper is told besides what every service is."""
@@ -17,10 +19,10 @@ class PosixMapperSettings(ServiceSettings):
         "/src/posix-mapper", description="Path below which the service answers"
     )
     posix_mapper_uid_start: int = Field(
-        10_000, ge=1000, description="First uid, used when the tables are made"
+        10_000, ge=1000, le=LARGEST, description="First uid, used when the tables are made"
     )
     posix_mapper_gid_start: int = Field(
-        900_000, ge=1000, description="First gid, used when the tables are made"
+        900_000, ge=1000, le=LARGEST, description="First gid, used when the tables are made"
     )
     posix_mapper_reserved_users: Annotated[dict[str, int], NoDecode] = Field(
         default_factory=dict, description="name:uid of users whose number is fixed, separated by commas"
@@ -31,10 +33,19 @@ class PosixMapperSettings(ServiceSettings):
     def _pairs(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
-        pairs = {}
+        pairs: dict[str, int] = {}
         for pair in filter(None, (part.strip() for part in value.split(","))):
             name, _, uid = pair.partition(":")
-            if not USERNAME.match(name) or not uid.isdecimal():
-                raise ValueError(f"{pair!r} is not name:uid")
+            if not USERNAME.match(name) or not uid.isdecimal() or not 0 < int(uid) <= LARGEST:
+                raise ValueError(f"{pair!r} is not name:uid with a uid from 1 to {LARGEST}")
+            if name in pairs or int(uid) in pairs.values():
+                raise ValueError(f"{pair!r}: the name or the uid is there twice")
             pairs[name] = int(uid)
         return pairs
+
+    @field_validator("posix_mapper_context_path")
+    @classmethod
+    def _path(cls, value: str) -> str:
+        if not value.startswith("/") or "//" in value or "?" in value:
+            raise ValueError(f"{value!r} is not a path that begins with a slash")
+        return value.rstrip("/")

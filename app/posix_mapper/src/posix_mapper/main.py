@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import httpx
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 from voservice import database, vosi
 from voservice.auth import USERNAME, AuthenticationError, Identity, TokenVerifier, bearer
@@ -16,11 +18,15 @@ from voservice.config import load
 from voservice.logging import AccessLog, bind, configure
 
 from posix_mapper.config import PosixMapperSettings
-from posix_mapper.models import InvalidGroup, PosixGroup, PosixUser, group_uri
+from posix_mapper.models import LARGEST, InvalidGroup, PosixGroup, PosixUser, group_uri
 from posix_mapper.storage import MappingStore
 
 TSV = "text/tab-separated-values"
 STANDARD = "http://www.opencadc.org/std/posix"
+MOST_DIGITS = 20
+CHECK_SECONDS = 5
+
+logger = logging.getLogger(__name__)
 
 
 class BadParameter(ValueError):
@@ -29,8 +35,8 @@ class BadParameter(ValueError):
 
 def number(name: str, text: str) -> int:
     """Read the uid or gid in *text*."""
-    if not text.isdecimal() or int(text) > 2**31 - 1:
-        raise BadParameter(f"{name}: {text!r} is not a number from 0 to {2**31 - 1}")
+    if not text.isdecimal() or len(text) > MOST_DIGITS or int(text) > LARGEST:
+        raise BadParameter(f"{name}: {text!r} is not a number from 0 to {LARGEST}")
     return int(text)
 
 
@@ -73,7 +79,7 @@ def create_app() -> FastAPI:
     async def caller(request: Request) -> Identity:
         token = bearer(request.headers.getlist("authorization"))
         if token is None:
-            raise AuthenticationError("", "")
+            raise AuthenticationError("Caller is not authenticated.", "")
         identity = await verifier.verify(token)
         bind(user=identity.username)
         return identity
@@ -131,18 +137,22 @@ def create_app() -> FastAPI:
             (lambda: store.groups(wanted, numbers)) if uris or gids else None,
         )
 
+    @app.head(f"{base}/availability", include_in_schema=False)
     @app.get(f"{base}/availability", summary="Whether the service and its database answer")
     async def availability(detail: str = "") -> Response:
         """VOSI availability; with ``detail=min`` only a status, 200 or 503."""
         try:
-            await store.check()
+            async with asyncio.timeout(CHECK_SECONDS):
+                await store.check()
             available, note = True, "service is accepting requests"
-        except (SQLAlchemyError, OSError) as exc:
+        except (SQLAlchemyError, OSError) as exc:  # TimeoutError is an OSError
+            logger.warning("The database does not answer: %s", exc)
             available, note = False, f"the database does not answer: {type(exc).__name__}"
         if detail == "min":
             return Response(status_code=200 if available else 503)
         return Response(vosi.availability(available, note), media_type="text/xml")
 
+    @app.head(f"{base}/capabilities", include_in_schema=False)
     @app.get(f"{base}/capabilities", summary="What the service offers and where")
     async def capabilities() -> Response:
         """VOSI capabilities."""
@@ -161,9 +171,14 @@ def create_app() -> FastAPI:
 
     @app.exception_handler(AuthenticationError)
     async def unauthorized(_: Request, exc: AuthenticationError) -> Response:
-        if not exc.error:
-            return PlainTextResponse("Caller is not authenticated.", 401, {"WWW-Authenticate": "Bearer"})
-        return PlainTextResponse(exc.description, 401, {"WWW-Authenticate": exc.challenge})
+        return PlainTextResponse(exc.description, exc.status, exc.headers)
+
+    @app.exception_handler(OperationalError)
+    @app.exception_handler(InterfaceError)
+    @app.exception_handler(OSError)
+    async def no_database(_: Request, exc: Exception) -> Response:
+        logger.warning("The database does not answer: %s", exc)
+        return PlainTextResponse("The database does not answer\n", 503, {"Retry-After": "10"})
 
     @app.exception_handler(BadParameter)
     @app.exception_handler(InvalidGroup)

@@ -8,6 +8,11 @@ from dataclasses import dataclass
 # OpenCADC's form of a group: ivo://authority/path?name.
 GROUP_URI = re.compile(r"^ivo://[A-Za-z0-9._~-]+/[A-Za-z0-9/_.~-]+\?[A-Za-z0-9/_.~-]+$")
 
+LARGEST = 2**31 - 1
+"""Largest uid or gid that the tables hold."""
+DEFAULT_GROUP = "ivo://default-group-should-be-ignored.opencadc.org/default-group?"
+"""Beginning of the identifiers of users' own groups, whose gid is the user's uid."""
+
 
 class InvalidGroup(ValueError):
     """The text is no group identifier."""

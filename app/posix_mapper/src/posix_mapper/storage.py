@@ -7,26 +7,33 @@ from collections.abc import AsyncIterator, Sequence
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from posix_mapper.models import PosixGroup, PosixUser
+from posix_mapper.models import DEFAULT_GROUP, InvalidGroup, PosixGroup, PosixUser
 
-DEFAULT_GROUP = "ivo://default-group-should-be-ignored.opencadc.org/default-group?{}"
-
-# Nothing is drawn from a sequence for a name that is known, and a race is decided by the unique constraint.
+# Nothing is drawn from a sequence for a name that is known. Whatever the conflict, a race for the name or a number that
+# somebody has already, nothing is added, and the caller looks again.
 _ADD_USER = text(
     "INSERT INTO mapping.users (uid, username) OVERRIDING SYSTEM VALUE"
     " SELECT nextval('mapping.users_uid_seq1'), CAST(:name AS varchar)"
     " WHERE NOT EXISTS (SELECT FROM mapping.users WHERE username = :name)"
-    " ON CONFLICT (username) DO NOTHING"
+    " ON CONFLICT DO NOTHING RETURNING uid"
 )
 _ADD_GROUP = text(
     "INSERT INTO mapping.groups (gid, groupuri) OVERRIDING SYSTEM VALUE"
     " SELECT nextval('mapping.groups_gid_seq1'), CAST(:uri AS varchar)"
     " WHERE NOT EXISTS (SELECT FROM mapping.groups WHERE groupuri = :uri)"
-    " ON CONFLICT (groupuri) DO NOTHING"
+    " ON CONFLICT DO NOTHING RETURNING gid"
 )
-_DEFAULT_GROUP = text(
-    "INSERT INTO mapping.groups (gid, groupuri) OVERRIDING SYSTEM VALUE VALUES (:gid, :uri) ON CONFLICT DO NOTHING"
+_ADD_OWN_GROUP = text(
+    "INSERT INTO mapping.groups (gid, groupuri) OVERRIDING SYSTEM VALUE VALUES (:gid, :uri)"
+    " ON CONFLICT DO NOTHING RETURNING gid"
 )
+_FIND_USER = text("SELECT uid FROM mapping.users WHERE username = :name")
+_FIND_GROUP = text("SELECT gid FROM mapping.groups WHERE groupuri = :uri")
+ATTEMPTS = 1000
+
+
+class NumbersExhausted(Exception):
+    """A free number was not found among those that the sequence gave."""
 
 
 class MappingStore:
@@ -39,7 +46,8 @@ class MappingStore:
     async def users(self, names: Sequence[str], uids: Sequence[int]) -> list[PosixUser]:
         """Users by name, made where unknown, and by uid, left out where unknown."""
         async with self.engine.begin() as connection:
-            for name in names:
+            # In one order everywhere, so that two requests for the same new names cannot wait for each other.
+            for name in sorted(set(names)):
                 await self._user(connection, name)
             rows = await connection.execute(
                 text(
@@ -53,8 +61,8 @@ class MappingStore:
     async def groups(self, uris: Sequence[str], gids: Sequence[int]) -> list[PosixGroup]:
         """Groups by identifier, made where unknown, and by gid, left out where unknown."""
         async with self.engine.begin() as connection:
-            for uri in uris:
-                await connection.execute(_ADD_GROUP, {"uri": uri})
+            for uri in sorted(set(uris)):
+                await self._group(connection, uri)
             rows = await connection.execute(
                 text(
                     "SELECT groupuri, gid FROM mapping.groups"
@@ -81,7 +89,10 @@ class MappingStore:
                 yield PosixGroup(*row)
 
     async def reserve(self, name: str, uid: int) -> None:
-        """Give *name* the number *uid* before anybody else has either; raises ``ValueError`` if that is too late."""
+        """Give *name* the number *uid* before anybody else has either; raises ``ValueError`` if that is too late.
+
+        Should a sequence come to that number, its row is there already and the next number is taken.
+        """
         async with self.engine.begin() as connection:
             await connection.execute(
                 text(
@@ -90,25 +101,58 @@ class MappingStore:
                 ),
                 {"uid": uid, "name": name},
             )
-            await connection.execute(_DEFAULT_GROUP, {"gid": uid, "uri": DEFAULT_GROUP.format(name)})
             found = await connection.execute(
                 text("SELECT username, uid FROM mapping.users WHERE username = :name OR uid = :uid"),
                 {"uid": uid, "name": name},
             )
             for username, number in found:
                 if (username, number) != (name, uid):
-                    raise ValueError(f"{name}:{uid} cannot be reserved: {username} has uid {number}")
+                    raise ValueError(
+                        f"POSIX_MAPPER_RESERVED_USERS: {name}:{uid} cannot be reserved: {username} has uid {number}"
+                    )
+            if not await self._own_group(connection, name, uid):
+                raise ValueError(
+                    f"POSIX_MAPPER_RESERVED_USERS: {name}:{uid} cannot be reserved: a group has gid {uid}"
+                )
 
     async def check(self) -> None:
         """Raise what the database raises, if it cannot answer."""
         async with self.engine.connect() as connection:
             await connection.execute(text("SELECT FROM mapping.users LIMIT 1"))
 
+    async def _user(self, connection: AsyncConnection, name: str) -> None:
+        """Add a user and the user's own group, unless the user is known."""
+        for _ in range(ATTEMPTS):
+            step = await connection.begin_nested()
+            uid = await connection.scalar(_ADD_USER, {"name": name})
+            if uid is None:
+                await step.commit()
+                if await connection.scalar(_FIND_USER, {"name": name}) is not None:
+                    return
+            elif await self._own_group(connection, name, uid):
+                await step.commit()
+                return
+            else:
+                # Another group has that gid: sharing it would open the user's files to its members.
+                await step.rollback()
+        raise NumbersExhausted(f"no free uid for {name} among the next {ATTEMPTS}")
+
     @staticmethod
-    async def _user(connection: AsyncConnection, name: str) -> None:
-        added = await connection.execute(_ADD_USER, {"name": name})
-        if added.rowcount:
-            uid = await connection.scalar(
-                text("SELECT uid FROM mapping.users WHERE username = :name"), {"name": name}
-            )
-            await connection.execute(_DEFAULT_GROUP, {"gid": uid, "uri": DEFAULT_GROUP.format(name)})
+    async def _own_group(connection: AsyncConnection, name: str, uid: int) -> bool:
+        """Make sure that the gid equal to *uid* is the user's own; tells whether it is."""
+        uri = DEFAULT_GROUP + name
+        if await connection.scalar(_ADD_OWN_GROUP, {"gid": uid, "uri": uri}) is not None:
+            return True
+        return bool(await connection.scalar(_FIND_GROUP, {"uri": uri}) == uid)
+
+    @staticmethod
+    async def _group(connection: AsyncConnection, uri: str) -> None:
+        """Add a group, unless it is known. Users' own groups come with the user and in no other way."""
+        for _ in range(ATTEMPTS):
+            if await connection.scalar(_FIND_GROUP, {"uri": uri}) is not None:
+                return
+            if uri.startswith(DEFAULT_GROUP):
+                raise InvalidGroup(f"group: {uri!r} is a user's own group; it is made with the user, by /uid")
+            if await connection.scalar(_ADD_GROUP, {"uri": uri}) is not None:
+                return
+        raise NumbersExhausted(f"no free gid for {uri} among the next {ATTEMPTS}")
