@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import resource
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -36,6 +38,8 @@ from vospace.services.space import Space
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 UMASK = 0o007
+THREADS = 32
+"""Of a process, for the file system: they mostly wait."""
 logger = logging.getLogger(__name__)
 
 
@@ -92,6 +96,8 @@ def build(settings: Settings, known: Identities) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        threads = ThreadPoolExecutor(THREADS, thread_name_prefix="space")
+        asyncio.get_running_loop().set_default_executor(threads)
         await database.wait(engine)
         async with jobs.running():
             yield

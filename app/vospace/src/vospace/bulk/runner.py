@@ -34,7 +34,7 @@ from vospace.models.caller import Caller
 from vospace.models.errors import Fault
 from vospace.services.space import Space, Upload
 from vospace.storage import attributes
-from vospace.storage.rename import sync_file_system
+from vospace.storage.system_calls import sync_file_system
 from vospace.transfers.commit import uninterrupted
 from vospace.transfers.errors import FetchFailed
 from vospace.transfers.fetcher import Fetched, Fetcher

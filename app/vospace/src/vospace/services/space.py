@@ -32,8 +32,8 @@ from vospace.services.authorisation import QUOTA, Gate, Rules, require_unlocked
 from vospace.services.usage import Usage
 from vospace.storage import attributes, posix_acl
 from vospace.storage.posix_acl import Acl
-from vospace.storage.rename import rename_new
 from vospace.storage.staging import StagedFile, sweep
+from vospace.storage.system_calls import rename_new
 from vospace.storage.tree import Directory, Kind, Status, Tree, Walk, make_directory
 
 COPY_BLOCK = 8 << 20

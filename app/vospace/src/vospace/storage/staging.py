@@ -19,7 +19,7 @@ from contextlib import suppress
 from vospace.models.errors import DuplicateNode
 from vospace.models.uri import STAGING_PREFIX
 from vospace.storage import attributes, posix_acl
-from vospace.storage.rename import rename_new
+from vospace.storage.system_calls import rename_new
 from vospace.storage.tree import Directory, Status
 
 STALE_SECONDS = 3600.0

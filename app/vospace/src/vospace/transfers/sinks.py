@@ -6,11 +6,14 @@ import asyncio
 import errno
 import os
 
+from vospace.storage.system_calls import begin_write_out
 from vospace.transfers.digests import Digester
 from vospace.transfers.errors import FetchFailed
 
 BLOCK = 1 << 20
 """Bytes handed to a worker thread at a time."""
+WRITE_OUT = 8 << 20
+"""Bytes after which the disk begins to work, while more arrive."""
 
 
 def storage_failure(error: OSError) -> FetchFailed:
@@ -21,13 +24,16 @@ def storage_failure(error: OSError) -> FetchFailed:
 
 
 class FileSink:
-    """Writes to a file descriptor in worker threads: one block is written and digested while the next arrives."""
+    """Writes to a file descriptor in worker threads: one block is written by one thread and digested by another while
+    the next arrives."""
 
     def __init__(self, descriptor: int) -> None:
         self._fd = descriptor
         self._digester = Digester()
         self._buffer = bytearray()
-        self._pending: asyncio.Future[None] | None = None
+        self._pending: set[asyncio.Task[None]] = set()
+        self._position = 0
+        self._written_out = 0
         self.length = 0
 
     @property
@@ -44,13 +50,17 @@ class FileSink:
         if len(self._buffer) >= BLOCK:
             await self._settle()
             block, self._buffer = self._buffer, bytearray()
-            self._pending = asyncio.get_running_loop().run_in_executor(None, self._store, block)
+            self._pending = {
+                asyncio.create_task(asyncio.to_thread(self._write, block)),
+                asyncio.create_task(asyncio.to_thread(self._digester.update, block)),
+            }
 
     async def flush(self) -> None:
         await self._settle()
         if self._buffer:
             block, self._buffer = self._buffer, bytearray()
-            await asyncio.to_thread(self._store, block)
+            await asyncio.to_thread(self._write, block)
+            self._digester.update(block)
 
     async def restart(self) -> None:
         await self._settle()
@@ -61,32 +71,33 @@ class FileSink:
 
     async def close(self) -> None:
         """Let a write that is under way end; call it before the descriptor is closed."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            await asyncio.wait([pending])
+        pending, self._pending = self._pending, set()
+        if pending:
+            await asyncio.wait(pending)
 
     async def _settle(self) -> None:
-        pending, self._pending = self._pending, None
-        if pending is None:
-            return
-        try:
-            await asyncio.shield(pending)
-        except asyncio.CancelledError:
-            self._pending = pending  # for close()
-            raise
+        if self._pending:
+            await asyncio.wait(self._pending)  # cancelled here, they are left for close()
+            pending, self._pending = self._pending, set()
+            for task in pending:
+                task.result()
 
-    def _store(self, block: bytearray) -> None:
+    def _write(self, block: bytearray) -> None:
         view = memoryview(block)
         try:
             while view:
                 view = view[os.write(self._fd, view) :]
         except OSError as error:
             raise storage_failure(error) from error
-        self._digester.update(block)
+        self._position += len(block)
+        if self._position - self._written_out >= WRITE_OUT:
+            begin_write_out(self._fd, self._written_out, self._position - self._written_out)
+            self._written_out = self._position
 
     def _truncate(self) -> None:
         os.ftruncate(self._fd, 0)
         os.lseek(self._fd, 0, os.SEEK_SET)
+        self._position = self._written_out = 0
 
 
 class MemorySink:

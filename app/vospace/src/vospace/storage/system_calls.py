@@ -1,4 +1,4 @@
-"""renameat2(2) with RENAME_NOREPLACE, and syncfs(2), which Python's os module lacks."""
+"""System calls of Linux that Python's os module lacks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _NOREPLACE = 1
+_RANGE_WRITE = 2
 
 
 def rename_new(source: str, target: str, *, source_dir: int, target_dir: int) -> None:
@@ -31,3 +32,9 @@ def sync_file_system(descriptor: int) -> None:
     if _libc.syncfs(descriptor) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
+
+
+def begin_write_out(descriptor: int, offset: int, length: int) -> None:
+    """Let the kernel begin to write a range to disk, so that a later fsync has less to wait for; a hint, without
+    guarantee (sync_file_range(2))."""
+    _libc.sync_file_range(descriptor, ctypes.c_int64(offset), ctypes.c_int64(length), _RANGE_WRITE)
