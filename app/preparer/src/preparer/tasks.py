@@ -20,6 +20,8 @@ from preparer.config import PreparerSettings
 QUEUE = "prepare-data"
 DEAD = "prepare-data.dead"
 TASK = "preparer.stage"
+# A broker that takes longer (out of memory, cut off) counts as away; the message stays in the outbox.
+CONFIRM_TIMEOUT = 10
 
 on_wake: list[Callable[[str], None]] = []
 
@@ -97,7 +99,9 @@ def declare(application: Celery) -> None:
 
 def publish(application: Celery, task: str, connection: Any = None) -> None:
     """Publish a task's message and wait for the broker to confirm it."""
-    application.send_task(TASK, args=[task], queue=QUEUE, connection=connection)
+    application.send_task(
+        TASK, args=[task], queue=QUEUE, connection=connection, confirm_timeout=CONFIRM_TIMEOUT
+    )
 
 
 def __getattr__(name: str) -> Celery:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-import uuid
 import zlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,16 @@ import aiohttp
 from voservice.auth import AuthenticationError, ClientCredentials
 
 from preparer.approaches.base import Approach, Job, StagingError
-from preparer.cavern import ADLER32, CORE, Cavern, CavernError, JobVanished, PullNotImplemented, Row
+from preparer.cavern import (
+    ACTIVE_PHASES,
+    ADLER32,
+    CORE,
+    Cavern,
+    CavernError,
+    JobVanished,
+    PullNotImplemented,
+    Row,
+)
 from preparer.config import PreparerSettings
 from preparer.ledger.store import File, Outcome, Task
 from preparer.ledger.tables import FileState
@@ -170,7 +178,7 @@ class CavernApproach(Approach):
                     event = batch[-1]["event"]
                     await self._take(job, batch, by_target)
                     await job.remember(bulk, event)
-                if await self.cavern.phase(bulk, job.token) not in {"PENDING", "QUEUED", "EXECUTING"}:
+                if await self.cavern.phase(bulk, job.token, wait=1) not in ACTIVE_PHASES:
                     return
             except JobVanished:
                 raise
@@ -184,7 +192,15 @@ class CavernApproach(Approach):
 
     async def _abort_when_cancelled(self, job: Job, bulk: str) -> None:
         await job.cancelled.wait()
-        await self.cavern.abort(bulk, job.token)
+        while True:
+            try:
+                await self.cavern.abort(bulk, job.token)
+            except CavernError as exc:
+                if not exc.transient:
+                    return
+                await asyncio.sleep(self._delay(1, exc.retry_after))
+            else:
+                return
 
     async def _take(self, job: Job, batch: list[dict[str, Any]], by_target: dict[str, File]) -> None:
         outcomes, again = [], []
@@ -223,14 +239,11 @@ class CavernApproach(Approach):
             try:
                 outcome = await self._transfer(job, file)
             except CavernError as exc:
-                if exc.fault == "Cancelled":
+                if job.cancelled.is_set():
+                    # Whatever broke it off: the file is cancelled with its task.
                     return
                 outcome = Outcome(file.number, FileState.FAILED, fault=exc.fault, detail=exc.detail)
-                if (
-                    exc.transient
-                    and attempt < self.settings.preparer_file_attempts
-                    and not job.cancelled.is_set()
-                ):
+                if exc.transient and attempt < self.settings.preparer_file_attempts:
                     await job.retried([outcome])
                     await asyncio.sleep(self._delay(attempt, exc.retry_after))
                     continue
@@ -288,12 +301,15 @@ class CavernApproach(Approach):
     async def _relay(self, job: Job, file: File) -> Outcome:
         """Stream the file from the RSE into Cavern under a temporary name, and move it into place."""
         directory, _, name = file.target.rpartition("/")
-        temporary = f"{directory}/.{name[:200]}.{uuid.uuid4().hex[:8]}.part"
+        # The same name at each try: one that a killed worker left is overwritten by the next.
+        temporary = f"{directory}/.{name[:200]}.{job.task.id.hex[:8]}.part"
         measured = Measured()
         source = self.row(file).source
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
         try:
-            async with self.session.get(source, timeout=timeout, allow_redirects=False) as answer:
+            async with self.session.get(
+                source, timeout=timeout, allow_redirects=False, headers={"Accept-Encoding": "identity"}
+            ) as answer:
                 if answer.status == 404:
                     raise CavernError("SourceNotFound", f"{source} does not exist on the RSE")
                 if answer.status != 200:

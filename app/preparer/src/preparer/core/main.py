@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -11,7 +12,8 @@ import httpx
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from voservice import database, problems
 from voservice.auth import ClientCredentials, TokenVerifier
 from voservice.config import load
@@ -27,6 +29,7 @@ from preparer.credentials import Vault
 from preparer.ledger.store import Ledger
 from preparer.ledger.tables import TaskState
 
+logger = logging.getLogger(__name__)
 TASKS = Gauge("prepare_data_tasks", "Tasks by state", ["state"])
 OLDEST = Gauge("prepare_data_oldest_seconds", "Age of the oldest unfinished task")
 
@@ -85,6 +88,14 @@ def create_app() -> FastAPI:
     app.state.settings = settings
     app.router.redirect_slashes = False
     problems.install(app)
+
+    async def away(_: Request, exc: Exception) -> JSONResponse:
+        logger.warning("The ledger does not answer: %s", type(exc).__name__)
+        detail = "The ledger does not answer; nothing was changed, try again"
+        return problems.document(503, "Temporarily unavailable", detail, {"Retry-After": "5"})
+
+    for kind in (OperationalError, InterfaceError, PoolTimeout, ConnectionError):
+        app.add_exception_handler(kind, away)
     app.add_middleware(AccessLog, quiet=("/health", "/ready", "/metrics"))
 
     # Fixed paths first: what comes last takes any word for a task's id.

@@ -59,6 +59,10 @@ class Outbox:
                 if self.healthy:
                     logger.warning("Messages wait: %s", type(exc).__name__)
                 self.healthy = False
+            except Exception:
+                # AMQP's own errors have no common ground with those above; the outbox goes on after any.
+                logger.exception("Messages wait")
+                self.healthy = False
             try:
                 async with asyncio.timeout(self.interval):
                     await self._wake.wait()

@@ -18,7 +18,7 @@ from preparer.core.context import Caller, Context, caller, context
 from preparer.core.estimate import estimate
 from preparer.core.legacy import find
 from preparer.core.submission import Item, Submission
-from preparer.ledger.store import NewFile
+from preparer.ledger.store import NewFile, SameUnderWay
 from preparer.ledger.tables import ACTIVE, FileState, TaskState
 from preparer.receipts import file_document, task_document
 
@@ -164,7 +164,11 @@ async def retry(request: Request, task_id: str, who: Who) -> dict[str, Any]:
     if found.username != who.identity.username:
         raise Conflict("Only the task's owner can retry it: files are staged with the owner's credential")
     token, expires = await Submission(shared).credential(who)
-    if not await shared.ledger.retry(found.id, shared.vault.lock(token), expires):
+    try:
+        again = await shared.ledger.retry(found.id, shared.vault.lock(token), expires)
+    except SameUnderWay as exc:
+        raise Conflict("The same request is under way as another task; follow that one") from exc
+    if not again:
         raise Conflict("No file of the task failed")
     shared.outbox.notify()
     return task_document(await find(request, task_id, who))

@@ -65,6 +65,10 @@ class KeyReused(Exception):
     """The idempotency key belongs to another request."""
 
 
+class SameUnderWay(Exception):
+    """The same request is under way as another task."""
+
+
 class Ledger:
     """The record of all tasks and files. PostgreSQL is the truth; messages only wake workers up."""
 
@@ -223,24 +227,36 @@ class Ledger:
             await connection.execute(
                 update(tasks).where(tasks.c.id == task, tasks.c.state.in_(ACTIVE)).values(cancel=True)
             )
-            ended = await connection.execute(
-                update(tasks)
-                .where(tasks.c.id == task, tasks.c.state == TaskState.QUEUED)
-                .values(
-                    state=TaskState.CANCELLED,
-                    finished=now,
-                    info="Cancelled before it began",
-                    credential=None,
-                    callback_next=self._callback_time(),
-                )
-            )
-            if ended.rowcount:
-                await self._cancel_files(connection, task)
             await self._event(connection, task, "cancel")
+            waiting = (
+                await connection.execute(
+                    select(tasks.c.files, tasks.c.files_done)
+                    .where(tasks.c.id == task, tasks.c.state == TaskState.QUEUED)
+                    .with_for_update()
+                )
+            ).first()
+            if waiting is not None:
+                await self._cancel_files(connection, task)
+                info = f"Cancelled: {waiting.files_done} of {waiting.files} files staged"
+                await self._finish(connection, task, TaskState.CANCELLED, info)
 
     async def retry(self, task: uuid.UUID, credential: bytes | None, expires: datetime | None) -> int:
-        """Put the failed and cancelled files of a finished task back; returns how many."""
+        """Put the failed and cancelled files of a finished task back; returns how many.
+
+        Raises ``SameUnderWay`` where the same request was made anew meanwhile.
+        """
+        try:
+            return await self._retry(task, credential, expires)
+        except IntegrityError as exc:
+            raise SameUnderWay from exc
+
+    async def _retry(self, task: uuid.UUID, credential: bytes | None, expires: datetime | None) -> int:
         async with self.engine.begin() as connection:
+            ended = await connection.scalar(
+                select(tasks.c.id).where(tasks.c.id == task, tasks.c.state.not_in(ACTIVE)).with_for_update()
+            )
+            if ended is None:
+                return 0
             again = await connection.execute(
                 update(files)
                 .where(files.c.task == task, files.c.state.in_([FileState.FAILED, FileState.CANCELLED]))
@@ -249,7 +265,7 @@ class Ledger:
             if again.rowcount:
                 await connection.execute(
                     update(tasks)
-                    .where(tasks.c.id == task, tasks.c.state.not_in(ACTIVE))
+                    .where(tasks.c.id == task)
                     .values(
                         state=TaskState.QUEUED,
                         info=None,
@@ -263,6 +279,7 @@ class Ledger:
                         credential=credential,
                         credential_expires=expires,
                         callback_attempts=0,
+                        callback_next=None,
                         callback_status=None,
                     )
                 )
@@ -286,25 +303,26 @@ class Ledger:
 
     # -- workers ---------------------------------------------------------------------------------------------
 
-    async def claim(self, worker: str, lease: float, user_tasks: int, max_attempts: int) -> Task | None:
+    async def claim(
+        self, worker: str, lease: float, user_tasks: int, site_tasks: int, max_attempts: int
+    ) -> Task | None:
         """Take the next task: the oldest of the users with least under way. A silent worker's tasks wait too."""
-        running = tasks.alias("running")
-        load = (
-            select(func.count())
-            .where(
-                running.c.username == tasks.c.username,
-                running.c.state == TaskState.RUNNING,
-                running.c.lease > now,
-            )
-            .scalar_subquery()
+        running = (
+            select(tasks.c.username, func.count().label("count"))
+            .where(tasks.c.state == TaskState.RUNNING, tasks.c.lease > now)
+            .group_by(tasks.c.username)
+            .cte("running")
         )
+        load = func.coalesce(running.c.count, 0)
+        everyone = func.coalesce(select(func.sum(running.c.count)).scalar_subquery(), 0)
         waiting = or_(
             tasks.c.state == TaskState.QUEUED, and_(tasks.c.state == TaskState.RUNNING, tasks.c.lease < now)
         )
         async with self.engine.begin() as connection:
             found = await connection.scalar(
                 select(tasks.c.id)
-                .where(waiting, load < user_tasks)
+                .outerjoin(running, running.c.username == tasks.c.username)
+                .where(waiting, load < user_tasks, everyone < site_tasks)
                 .order_by(load, tasks.c.created)
                 .limit(1)
                 .with_for_update(skip_locked=True, of=tasks)
@@ -490,10 +508,15 @@ class Ledger:
             )
             info = f"{info}; " + "; ".join(f"{count} failed: {detail}" for detail, count in causes)
         if state == TaskState.LOST:
-            await connection.execute(
+            lost = await connection.execute(
                 update(files)
                 .where(files.c.task == task, files.c.state == FileState.PENDING)
                 .values(state=FileState.FAILED, fault="Lost", detail=info, finished=now)
+            )
+            await connection.execute(
+                update(tasks)
+                .where(tasks.c.id == task)
+                .values(files_failed=tasks.c.files_failed + lost.rowcount)
             )
         row = (
             await connection.execute(

@@ -68,9 +68,11 @@ class Runner:
             await self.stopping.wait()
             for loop in loops:
                 loop.cancel()
-        for task, running in list(self.running.items()):
+        held = dict(self.running)
+        for running in held.values():
             running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+        await asyncio.gather(*held.values(), return_exceptions=True)
+        for task in held:
             await self.ledger.yield_task(task, self.name)
 
     def stop(self) -> None:
@@ -78,13 +80,15 @@ class Runner:
         self.stopping.set()
 
     async def _forever(self, loop: Callable[[], Awaitable[None]]) -> None:
-        """Run a loop again when the database was away."""
+        """Run a loop again, whatever ended it: a worker that lives must never stop looking for work."""
         while True:
             try:
                 await loop()
             except (DBAPIError, OSError) as exc:
                 logger.warning("The ledger does not answer: %s", type(exc).__name__)
-                await asyncio.sleep(1)
+            except Exception:
+                logger.exception("A loop of the worker failed and begins anew")
+            await asyncio.sleep(1)
 
     # -- taking tasks ----------------------------------------------------------------------------------------
 
@@ -97,6 +101,7 @@ class Runner:
                     self.name,
                     settings.preparer_lease,
                     settings.preparer_user_tasks,
+                    settings.preparer_site_tasks,
                     settings.preparer_task_attempts,
                 )
                 if task is None:
@@ -111,9 +116,14 @@ class Runner:
     async def _heartbeat_loop(self) -> None:
         """Keep the hold on tasks, learn which are to end, and let go of those that are another's by now."""
         while True:
-            held = await self.ledger.renew(self.name, self.settings.preparer_lease, list(self.jobs))
-            for task, job in list(self.jobs.items()):
+            # Those of before the question: what is claimed or closed meanwhile is not in its answer.
+            asked = dict(self.jobs)
+            held = await self.ledger.renew(self.name, self.settings.preparer_lease, list(asked))
+            for task, job in asked.items():
+                if self.jobs.get(task) is not job:
+                    continue
                 if task not in held:
+                    logger.warning("Task %s is another worker's by now", task)
                     self.running[task].cancel()
                 elif held[task]:
                     job.cancelled.set()
@@ -129,7 +139,10 @@ class Runner:
                 await self._stage(task)
         except (DBAPIError, OSError) as exc:
             # Whoever looks next finds the task with its lease run out.
-            logger.warning("Lost the ledger over a task: %s", type(exc).__name__)
+            logger.warning("Lost the ledger over task %s: %s", task.id, type(exc).__name__)
+        except Exception:
+            # The same way leads on: tried again after the lease, and LOST after too many tries.
+            logger.exception("Staging task %s failed unexpectedly", task.id)
         finally:
             self.running.pop(task.id, None)
             self.jobs.pop(task.id, None)
@@ -224,6 +237,8 @@ class Runner:
 
     async def _close(self, task: Task) -> None:
         """End a task, and leave its receipt."""
+        # From here on the heartbeat must not take the ended task for a lost one.
+        self.jobs.pop(task.id, None)
         closed = await self.ledger.finish(task.id, self.name)
         if closed is None:
             return
@@ -243,15 +258,16 @@ class Runner:
 
     async def _housekeeping_loop(self) -> None:
         while True:
-            for task in await self.ledger.due_callbacks():
-                key = self.settings.preparer_callback_key.get_secret_value()
-                status, final = await callbacks.send(
-                    self.session, task, key, self.settings.preparer_callback_hosts
-                )
-                await self.ledger.called_back(task.id, status, final)
+            # Side by side: a host that answers nobody keeps nobody else waiting.
+            await asyncio.gather(*map(self._call_back, await self.ledger.due_callbacks()))
             for task in await self.ledger.expired():
                 await self._release(task)
             await asyncio.sleep(1)
+
+    async def _call_back(self, task: Task) -> None:
+        key = self.settings.preparer_callback_key.get_secret_value()
+        status, final = await callbacks.send(self.session, task, key, self.settings.preparer_callback_hosts)
+        await self.ledger.called_back(task.id, status, final)
 
     async def _release(self, task: Task) -> None:
         """Remove the staged copies of a task whose lifetime is over."""

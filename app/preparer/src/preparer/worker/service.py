@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 import threading
 from pathlib import Path
 
@@ -53,6 +55,7 @@ class Worker:
         self.runner: Runner | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
         self.ready = threading.Event()
+        self.failed = False
         self.thread = threading.Thread(target=self._thread, name="runner")
 
     def run(self) -> None:
@@ -61,6 +64,8 @@ class Worker:
         start_http_server(METRICS_PORT, addr="127.0.0.1")
         self.thread.start()
         self.ready.wait()
+        if self.failed:
+            raise SystemExit(1)
         tasks.on_wake.append(self._wake)
         application = tasks.create(self.settings)
         try:
@@ -78,14 +83,24 @@ class Worker:
             if self.loop and self.runner:
                 self.loop.call_soon_threadsafe(self.runner.stop)
             self.thread.join()
+        if self.failed:
+            raise SystemExit(1)
 
     def _wake(self, _task: str) -> None:
         if self.loop and self.runner:
             self.loop.call_soon_threadsafe(self.runner.wake.set)
 
     def _thread(self) -> None:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(self._main())
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self._main())
+        except BaseException:
+            # Celery would go on to take messages that nobody acts on: end it, for the container to begin anew.
+            logger.exception("The runner ended")
+            self.failed = True
+            if self.ready.is_set():
+                os.kill(os.getpid(), signal.SIGTERM)
+            self.ready.set()
 
     async def _main(self) -> None:
         settings = self.settings

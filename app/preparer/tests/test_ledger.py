@@ -1,0 +1,219 @@
+"""The ledger: what is asked of it while workers come, go and race each other."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from preparer.ledger.store import KeyReused, Ledger, NewFile, NewTask, Outcome, SameUnderWay
+from preparer.ledger.tables import FileState, TaskState, metadata
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+from voservice.testing import database_url, postgres
+
+__all__ = ["database_url", "postgres"]
+
+LEASE = 30.0
+
+
+@pytest.fixture
+async def ledger(database_url: str) -> AsyncIterator[Ledger]:
+    """A ledger of the test's own."""
+    engine = create_async_engine(database_url.replace("postgresql:", "postgresql+asyncpg:"), pool_size=20)
+    async with engine.begin() as connection:
+        await connection.run_sync(metadata.create_all)
+    yield Ledger(engine)
+    await engine.dispose()
+
+
+def request(count: int = 3, user: str = "ada", content: str | None = None, **more: Any) -> NewTask:
+    """A request of *count* files."""
+    files = [NewFile(f"s:f{n}", f"s/f{n}", f"/home/{user}/f{n}", size=10) for n in range(count)]
+    return NewTask(
+        username=user,
+        subject=user,
+        approach="cavern_api_approach",
+        content_hash=content or uuid.uuid4().hex,
+        files=files,
+        credential=b"secret",
+        **more,
+    )
+
+
+async def claim(ledger: Ledger, worker: str = "w1", user: int = 4, site: int = 32, tries: int = 20) -> Any:
+    return await ledger.claim(worker, LEASE, user, site, tries)
+
+
+async def lose_worker(ledger: Ledger, task: uuid.UUID) -> None:
+    """Let the lease of a task run out."""
+    async with ledger.engine.begin() as connection:
+        await connection.execute(
+            text("UPDATE tasks SET lease = now() - interval '1 s' WHERE id = :t"), {"t": task}
+        )
+
+
+def staged(*numbers: int) -> list[Outcome]:
+    return [Outcome(n, FileState.STAGED, 10) for n in numbers]
+
+
+async def test_same_request_is_one_task_until_it_ends(ledger: Ledger) -> None:
+    made = await asyncio.gather(*(ledger.submit(request(content="same")) for _ in range(20)))
+    assert len({task for task, _ in made}) == 1
+    assert sum(new for _, new in made) == 1
+    other, new = await ledger.submit(request(content="same", user="bob"))
+    assert new
+    assert other != made[0][0]
+    await ledger.cancel(made[0][0])
+    assert (await ledger.submit(request(content="same")))[1]
+
+
+async def test_idempotency_key_outlives_the_task_and_belongs_to_one_request(ledger: Ledger) -> None:
+    task, _ = await ledger.submit(request(content="a", idempotency_key="k"))
+    await ledger.cancel(task)
+    assert await ledger.submit(request(content="a", idempotency_key="k")) == (task, False)
+    with pytest.raises(KeyReused):
+        await ledger.submit(request(content="b", idempotency_key="k"))
+    assert (await ledger.submit(request(content="b", idempotency_key="k", user="bob")))[1]
+
+
+async def test_each_task_is_claimed_once(ledger: Ledger) -> None:
+    made = {(await ledger.submit(request(user=f"u{n}")))[0] for n in range(10)}
+    claimed = await asyncio.gather(*(claim(ledger, f"w{n}") for n in range(15)))
+    found = [task.id for task in claimed if task is not None]
+    # Claims that met on one task leave some for the next look; none is given twice.
+    while (task := await claim(ledger)) is not None:
+        found.append(task.id)
+    assert len(found) == 10
+    assert set(found) == made
+
+
+async def test_users_share_fairly_within_both_caps(ledger: Ledger) -> None:
+    for _ in range(5):
+        await ledger.submit(request(user="greedy"))
+    await ledger.submit(request(user="modest"))
+    order = [(await claim(ledger, user=2, site=3)).username for _ in range(3)]
+    assert order == ["greedy", "modest", "greedy"]
+    assert await claim(ledger, user=2, site=3) is None
+    assert await claim(ledger, user=2, site=4) is None
+    assert (await claim(ledger, user=3, site=4)).username == "greedy"
+
+
+async def test_a_silent_worker_loses_its_task_and_may_not_close_it(ledger: Ledger) -> None:
+    task, _ = await ledger.submit(request())
+    await claim(ledger, "dead")
+    assert await claim(ledger, "heir") is None
+    await ledger.record(task, staged(0))
+    await lose_worker(ledger, task)
+    taken = await claim(ledger, "heir")
+    assert (taken.id, taken.attempts, taken.files_done) == (task, 2, 1)
+    assert await ledger.renew("dead", LEASE, [task]) == {}
+    assert await ledger.renew("heir", LEASE, [task]) == {task: False}
+    # Both tell of the same file; it counts once.
+    await ledger.record(task, staged(0, 1))
+    await ledger.record(task, staged(1, 2))
+    assert await ledger.finish(task, "dead") is None
+    closed = await ledger.finish(task, "heir")
+    assert closed is not None
+    assert (closed.state, closed.info) == (TaskState.SUCCEEDED, "Data provisioning successful")
+    assert (closed.files_done, closed.bytes_done, closed.credential) == (3, 30, None)
+
+
+async def test_a_task_that_kills_workers_is_lost_and_says_so(ledger: Ledger) -> None:
+    task, _ = await ledger.submit(request(callback="https://example.org/done"))
+    for _ in range(2):
+        assert (await claim(ledger, tries=2)).id == task
+        await lose_worker(ledger, task)
+    await ledger.record(task, staged(0))
+    assert await claim(ledger, tries=2) is None
+    row = await ledger.task(task)
+    assert row is not None
+    assert (row.state, row.files_done, row.files_failed) == (TaskState.LOST, 1, 2)
+    assert row.callback_next is not None
+    states = [(file.state, file.fault) for file in await ledger.list_files(task)]
+    assert states == [("STAGED", None), ("FAILED", "Lost"), ("FAILED", "Lost")]
+
+
+async def test_a_given_back_task_is_announced_again_and_costs_no_attempt(ledger: Ledger) -> None:
+    task, _ = await ledger.submit(request())
+    await claim(ledger)
+    assert await ledger.unpublished() == []
+    await ledger.yield_task(task, "w1")
+    assert await ledger.unpublished() == [task]
+    await ledger.published(task)
+    assert await ledger.unpublished() == []
+    assert (await claim(ledger, "w2")).attempts == 1
+
+
+async def test_cancel_ends_what_waits_and_tells_whoever_works(ledger: Ledger) -> None:
+    waiting, _ = await ledger.submit(request(lifetime=600))
+    await claim(ledger)
+    await ledger.record(waiting, staged(0))
+    await ledger.yield_task(waiting, "w1")
+    await ledger.cancel(waiting)
+    row = await ledger.task(waiting)
+    assert row is not None
+    assert (row.state, row.info) == (TaskState.CANCELLED, "Cancelled: 1 of 3 files staged")
+    # The copy made before has its lifetime, and the credential to remove it with.
+    assert row.expires is not None
+    assert row.credential == b"secret"
+    running, _ = await ledger.submit(request())
+    await claim(ledger)
+    await ledger.cancel(running)
+    assert await ledger.renew("w1", LEASE, [running]) == {running: True}
+    closed = await ledger.finish(running, "w1")
+    assert closed is not None
+    assert closed.state == TaskState.CANCELLED
+    assert {file.state for file in await ledger.list_files(running)} == {FileState.CANCELLED}
+
+
+async def test_partial_failure_then_retry(ledger: Ledger) -> None:
+    task, _ = await ledger.submit(request(content="x"))
+    await claim(ledger)
+    failed = Outcome(1, FileState.FAILED, fault="SourceNotFound", detail="not on the RSE")
+    await ledger.record(task, [*staged(0, 2), failed])
+    closed = await ledger.finish(task, "w1")
+    assert closed is not None
+    assert (closed.state, closed.info) == (
+        TaskState.FAILED,
+        "2 of 3 files staged; 1 failed: not on the RSE",
+    )
+    anew, _ = await ledger.submit(request(content="x"))
+    with pytest.raises(SameUnderWay):
+        await ledger.retry(task, b"new", None)
+    assert [file.state for file in await ledger.list_files(task, ["FAILED"])] == ["FAILED"]
+    await ledger.cancel(anew)
+    counts = await asyncio.gather(*(ledger.retry(task, b"new", None) for _ in range(5)))
+    assert sorted(counts) == [0, 0, 0, 0, 1]
+    again = await claim(ledger)
+    assert (again.id, again.credential, again.files_done, again.files_failed) == (task, b"new", 2, 0)
+    await ledger.record(task, staged(1))
+    closed = await ledger.finish(task, "w1")
+    assert closed is not None
+    assert (closed.state, closed.files_done) == (TaskState.SUCCEEDED, 3)
+
+
+async def test_a_hundred_thousand_files_in_one_request(ledger: Ledger) -> None:
+    task, _ = await ledger.submit(request(100_000))
+    await claim(ledger)
+    for start in range(0, 100_000, 10_000):
+        await ledger.record(task, staged(*range(start, start + 10_000)))
+    closed = await ledger.finish(task, "w1")
+    assert closed is not None
+    assert (closed.state, closed.files_done) == (TaskState.SUCCEEDED, 100_000)
+
+
+async def test_callbacks_are_told_by_one_and_put_off_longer_each_time(ledger: Ledger) -> None:
+    task, _ = await ledger.submit(request(1, callback="https://example.org/done"))
+    await claim(ledger)
+    await ledger.record(task, staged(0))
+    await ledger.finish(task, "w1")
+    looks = await asyncio.gather(*(ledger.due_callbacks() for _ in range(5)))
+    assert [row.id for rows in looks for row in rows] == [task]
+    assert await ledger.due_callbacks() == []
+    await ledger.called_back(task, "204 No Content", final=True)
+    row = await ledger.task(task)
+    assert row is not None
+    assert (row.callback_next, row.callback_status, row.callback_attempts) == (None, "204 No Content", 1)
