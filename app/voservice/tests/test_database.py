@@ -1,0 +1,99 @@
+"""Migrations: in one process at a time, and clear about a database that is not there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from voservice import database
+from voservice.config import ServiceSettings
+
+pytest_plugins = ["voservice.testing"]
+
+ENVIRONMENT = """
+from alembic import context
+connection = context.config.attributes["connection"]
+context.configure(connection=connection)
+with context.begin_transaction():
+    context.run_migrations()
+"""
+# Slow on purpose, so that two that run it at once would both begin: the second CREATE would fail.
+REVISION = """
+from alembic import op
+revision, down_revision = "1", None
+def upgrade():
+    op.execute("CREATE TABLE counted (n integer)")
+    op.execute("SELECT pg_sleep(0.5)")
+    op.execute("INSERT INTO counted VALUES (1)")
+"""
+BROKEN = """
+from alembic import op
+revision, down_revision = "2", "1"
+def upgrade():
+    op.execute("INSERT INTO counted VALUES (2)")
+    op.execute("SELECT nonsense FROM counted")
+"""
+MIGRATE = "import sys; from pathlib import Path; from voservice import config, database;" \
+    "database.migrate(config.load(config.ServiceSettings), Path(sys.argv[1]), float(sys.argv[2]))"  # fmt: skip
+
+
+@pytest.fixture
+def migrations(tmp_path: Path) -> Path:
+    directory = tmp_path / "100% migrations"
+    (directory / "versions").mkdir(parents=True)
+    (directory / "env.py").write_text(ENVIRONMENT)
+    (directory / "versions" / "one.py").write_text(REVISION)
+    return directory
+
+
+def start(url: str, migrations: Path, seconds: float = 30) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", MIGRATE, str(migrations), str(seconds)],
+        env={**os.environ, "DATABASE_URL": url},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+async def rows(url: str) -> list[int]:
+    engine = database.engine(ServiceSettings(database_url=url))
+    async with engine.connect() as connection:
+        found = list(await connection.scalars(text("SELECT n FROM counted")))
+    await engine.dispose()
+    return found
+
+
+async def test_of_several_processes_one_migrates(database_url: str, migrations: Path) -> None:
+    processes = [start(database_url, migrations) for _ in range(3)]
+    errors = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], errors
+    assert await rows(database_url) == [1]
+
+
+async def test_a_migration_that_fails_leaves_nothing_and_says_why(
+    database_url: str, migrations: Path
+) -> None:
+    settings = ServiceSettings(database_url=database_url)
+    await asyncio.to_thread(database.migrate, settings, migrations)
+    (migrations / "versions" / "two.py").write_text(BROKEN)
+    with pytest.raises(Exception, match="nonsense"):
+        await asyncio.to_thread(database.migrate, settings, migrations)
+    assert await rows(database_url) == [1]
+    (migrations / "versions" / "two.py").write_text(BROKEN.replace("nonsense", "n"))
+    await asyncio.to_thread(database.migrate, settings, migrations)
+    assert await rows(database_url) == [1, 2]
+
+
+def test_a_database_that_is_not_there_is_named_without_its_password(migrations: Path, tmp_path: Path) -> None:
+    process = start(f"postgresql://cavern:s3cret@/cavern?host={tmp_path}", migrations, 0.5)
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert "DATABASE_URL: postgresql+asyncpg://cavern:***@/cavern" in told
+    assert "does not answer within 0.5 s" in told
+    assert "s3cret" not in told
+    assert "Traceback" not in told

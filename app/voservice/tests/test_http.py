@@ -1,0 +1,233 @@
+"""What services do with requests: whom they believe, what they log, how they tell of errors."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+from fastapi import FastAPI, Request
+from voservice import problems
+from voservice.auth import AuthenticationError, IssuerUnavailable
+from voservice.logging import AccessLog, bind, configure
+from voservice.problems import Forbidden, Invalid
+from voservice.proxy import client_address, client_certificate, common_name
+from voservice.vosi import TOKEN, Capability, availability, capabilities
+
+PROXY = "172.26.0.2"
+
+
+def certificate(*names: str) -> str:
+    """Base64 of a certificate with these common names."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name) for name in names])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now)
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    return base64.b64encode(made.public_bytes(Encoding.DER)).decode()
+
+
+def request(peer: str, *headers: tuple[str, str]) -> Request:
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers]
+    return Request({"type": "http", "headers": raw, "client": (peer, 1)})
+
+
+# -- the proxy -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "address"),
+    [
+        (PROXY, "10.1.1.1", "10.1.1.1"),
+        (PROXY, "6.6.6.6, 10.1.1.1", "10.1.1.1"),
+        (PROXY, "", PROXY),
+        ("172.26.0.9", "10.1.1.1", "172.26.0.9"),
+    ],
+)
+def test_only_the_proxy_s_word_for_the_client_s_address_counts(
+    peer: str, forwarded: str, address: str
+) -> None:
+    assert client_address(request(peer, ("X-Forwarded-For", forwarded)), [PROXY]) == address
+
+
+def test_a_certificate_that_the_proxy_verified() -> None:
+    found = client_certificate(request(PROXY, ("X-Client-Certificate", certificate("ada"))), [PROXY])
+    assert found is not None
+    assert common_name(found) == "ada"
+
+
+@pytest.mark.parametrize(
+    "made", [request("172.26.0.9", ("X-Client-Certificate", certificate("ada"))), request(PROXY),
+             request(PROXY, ("X-Client-Certificate", ""))]
+)  # fmt: skip
+def test_no_certificate(made: Request) -> None:
+    assert client_certificate(made, [PROXY]) is None
+
+
+@pytest.mark.parametrize("values", [["not base64!"], ["aGVsbG8="], [certificate("ada"), certificate("eve")]])
+def test_certificates_that_cannot_be_relied_on_make_nobody_anonymous(values: list[str]) -> None:
+    headers = [("X-Client-Certificate", value) for value in values]
+    with pytest.raises(AuthenticationError):
+        client_certificate(request(PROXY, *headers), [PROXY])
+
+
+@pytest.mark.parametrize("names", [(), ("ada", "eve")])
+def test_a_subject_with_one_name_is_needed(names: tuple[str, ...]) -> None:
+    made = x509.load_der_x509_certificate(base64.b64decode(certificate(*names)))
+    assert common_name(made) == ""
+
+
+# -- logs and errors -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def http(capsys: pytest.CaptureFixture[str]) -> AsyncIterator[httpx.AsyncClient]:
+    app = FastAPI()
+    problems.install(app)
+    app.add_middleware(AccessLog, quiet=("/health",))
+
+    @app.get("/health")
+    async def health() -> str:
+        bind(user="ada")
+        logging.getLogger("probe").info("inside")
+        return "ok"
+
+    @app.get("/number/{number}")
+    async def number(number: int) -> int:
+        return number
+
+    @app.get("/files/{path:path}")
+    async def files(path: str) -> str:
+        return path
+
+    @app.get("/raise/{what}")
+    async def fail(what: str) -> None:
+        raise {
+            "forbidden": Forbidden("no", headers={"X-Why": "because"}, hint="ask"),
+            "invalid": Invalid("wrong", pointer="/files/0/did"),
+            "token": AuthenticationError("The token has expired"),
+            "issuer": IssuerUnavailable("The issuer does not answer"),
+            "bug": RuntimeError("secret detail"),
+        }[what]
+
+    configure("probe", "INFO")  # to the output that capsys reads already
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="https://vo.example") as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "members"),
+    [
+        ("/raise/forbidden", 403, {"title": "Not permitted", "detail": "no", "hint": "ask"}),
+        ("/raise/invalid", 422, {"detail": "wrong", "pointer": "/files/0/did"}),
+        ("/raise/token", 401, {"detail": "The token has expired"}),
+        ("/raise/issuer", 503, {"detail": "The issuer does not answer"}),
+        ("/nothing", 404, {"detail": "Not Found"}),
+        ("/number/x", 422, {"title": "Invalid request"}),
+    ],
+)
+async def test_errors_are_problem_documents(
+    http: httpx.AsyncClient, path: str, status: int, members: dict[str, str]
+) -> None:
+    answer = await http.get(path)
+    assert answer.status_code == status
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.json().items() >= {"status": status, "type": "about:blank", **members}.items()
+
+
+async def test_headers_of_errors(http: httpx.AsyncClient) -> None:
+    assert (await http.get("/raise/forbidden")).headers["X-Why"] == "because"
+    assert 'error="invalid_token"' in (await http.get("/raise/token")).headers["WWW-Authenticate"]
+    assert (await http.get("/raise/issuer")).headers["Retry-After"] == "10"
+    assert "GET" in (await http.post("/health")).headers["Allow"]
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+async def test_a_bug_is_told_to_the_log_alone(
+    http: httpx.AsyncClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = await http.get("/raise/bug", headers={"X-Request-ID": "r-1"})
+    assert answer.status_code == 500
+    assert answer.headers["X-Request-ID"] == "r-1"
+    assert "r-1" in answer.json()["detail"]
+    assert "secret detail" not in answer.text
+    logged = [line for line in lines(capsys) if "exception" in line]
+    assert "secret detail" in str(logged[0]["exception"])
+    assert logged[0]["request_id"] == "r-1"
+
+
+async def test_a_request_is_one_line_with_what_was_bound(
+    http: httpx.AsyncClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = await http.get("/number/7", headers={"X-Request-ID": "r-2", "Authorization": "Bearer abc"})
+    assert answer.headers["X-Request-ID"] == "r-2"
+    (line,) = lines(capsys)
+    assert line.items() >= {"method": "GET", "path": "/number/7", "status": 200, "request_id": "r-2"}.items()
+    assert str(line["time"]).endswith("Z")
+    assert "abc" not in json.dumps(line)
+
+
+async def test_health_checks_that_pass_are_not_logged(
+    http: httpx.AsyncClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (await http.get("/health")).headers["X-Request-ID"]
+    (line,) = lines(capsys)
+    assert line["message"] == "inside"
+    assert line["user"] == "ada"
+
+
+async def test_what_authorises_is_not_logged(
+    http: httpx.AsyncClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (await http.get("/files/preauth:s3cr3t.x_y-z/home/ada?token=abc")).status_code == 200
+    (line,) = lines(capsys)
+    assert line["path"] == "/files/preauth:.../home/ada"
+
+
+async def test_nobody_writes_lines_into_the_log(
+    http: httpx.AsyncClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await http.get("/files/a%0A%7B%22level%22:%22x%22%7D", headers={"X-Request-ID": "x" * 500})
+    (line,) = lines(capsys)
+    assert line["path"] == '/files/a\n{"level":"x"}'
+    assert len(str(line["request_id"])) == 128
+
+
+# -- VOSI ----------------------------------------------------------------------------------------------------
+
+
+def test_availability() -> None:
+    document = availability(False, "a < b & c").decode()
+    assert "<vosi:available>false</vosi:available>" in document
+    assert "<vosi:note>a &lt; b &amp; c</vosi:note>" in document
+
+
+def test_capabilities() -> None:
+    document = capabilities(
+        [Capability("ivo://x/std/Y", "https://vo.example/y?a=1&b=2", use="base")]
+    ).decode()
+    assert 'standardID="ivo://x/std/Y"' in document
+    assert '<accessURL use="base">https://vo.example/y?a=1&amp;b=2</accessURL>' in document
+    # The anonymous method comes first and has no identifier.
+    assert document.index("<securityMethod/>") < document.index(f'<securityMethod standardID="{TOKEN}"/>')
