@@ -325,7 +325,7 @@ async def test_recursive_delete(box):
         await box.put(f"/box/sub/{number}", b"x")
     answer = await box.client.post(
         f"{box.url}/async-delete",
-        data={"target": "vos://opencadc.org!cavern/box/sub"},
+        data={"target": "vos://opencadc.org!cavern/box/sub", "RunId": "my run"},
         headers=box.as_user("ada"),
     )
     assert answer.status_code == 303
@@ -338,6 +338,7 @@ async def test_recursive_delete(box):
     assert 'id="successcount"' in page
     assert "final:21" in page
     assert "errorcount" not in page
+    assert "<uws:runId>my run</uws:runId>" in page
     assert not box.file("box/sub").exists()
 
 

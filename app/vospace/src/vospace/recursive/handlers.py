@@ -40,7 +40,9 @@ class RecursiveHandlers:
         target = parameters.first("target")
         if not target:
             raise InvalidArgument("target is missing: the vos URI of the node to delete")
-        job = self._jobs.new(DELETE, owner, parameters=parameters.without("PHASE"))
+        job = self._jobs.new(
+            DELETE, owner, parameters=parameters.without("PHASE", "RUNID"), run_id=parameters.first("RUNID")
+        )
         job = await self._jobs.create(job)
         return await self._jobs.run(job) if wants_run(parameters) else job
 
@@ -62,6 +64,7 @@ class RecursiveHandlers:
             parameters=(Parameter("target", document.uri),),
             job_info=content.decode("utf-8", "replace"),
             job_info_type="text/xml",
+            run_id=query.first("RUNID"),
         )
         job = await self._jobs.create(replace(job, checkpoint={"change": change_record(change)}))
         return await self._jobs.run(job) if wants_run(query) else job

@@ -18,10 +18,11 @@ _SAFE = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=False
 
 
 def job_document(job: Job) -> bytes:
-    """A whole job; what is unset is nil."""
+    """A whole job; what is unset is nil, as far as the schema allows."""
     root = _root("job")
     _text(root, "jobId", job.id)
-    _text(root, "runId", job.run_id)
+    if job.run_id is not None:  # the schema lets it be missing, but not nil
+        _text(root, "runId", job.run_id)
     _text(root, "ownerId", job.owner)
     _text(root, "phase", job.phase.value)
     _time(root, "quote", job.quote)
