@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import logging
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -98,7 +100,20 @@ def test_a_subject_with_one_name_is_needed(names: tuple[str, ...]) -> None:
 
 
 @pytest.fixture
-async def http(capsys: pytest.CaptureFixture[str]) -> AsyncIterator[httpx.AsyncClient]:
+def log() -> Iterator[io.StringIO]:
+    """What a service writes to its log."""
+    root = logging.getLogger()
+    before = root.handlers[:]
+    with pytest.MonkeyPatch.context() as patch:
+        written = io.StringIO()
+        patch.setattr(sys, "stdout", written)
+        configure("probe", "INFO")
+    yield written
+    root.handlers[:] = before
+
+
+@pytest.fixture
+async def http(log: io.StringIO) -> AsyncIterator[httpx.AsyncClient]:
     app = FastAPI()
     problems.install(app)
     app.add_middleware(AccessLog, quiet=("/health",))
@@ -127,7 +142,6 @@ async def http(capsys: pytest.CaptureFixture[str]) -> AsyncIterator[httpx.AsyncC
             "bug": RuntimeError("secret detail"),
         }[what]
 
-    configure("probe", "INFO")  # to the output that capsys reads already
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="https://vo.example") as client:
         yield client
@@ -160,56 +174,46 @@ async def test_headers_of_errors(http: httpx.AsyncClient) -> None:
     assert "GET" in (await http.post("/health")).headers["Allow"]
 
 
-def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
-    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+def lines(log: io.StringIO) -> list[dict[str, object]]:
+    return [json.loads(line) for line in log.getvalue().splitlines()]
 
 
-async def test_a_bug_is_told_to_the_log_alone(
-    http: httpx.AsyncClient, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_a_bug_is_told_to_the_log_alone(http: httpx.AsyncClient, log: io.StringIO) -> None:
     answer = await http.get("/raise/bug", headers={"X-Request-ID": "r-1"})
     assert answer.status_code == 500
     assert answer.headers["X-Request-ID"] == "r-1"
     assert "r-1" in answer.json()["detail"]
     assert "secret detail" not in answer.text
-    logged = [line for line in lines(capsys) if "exception" in line]
+    logged = [line for line in lines(log) if "exception" in line]
     assert "secret detail" in str(logged[0]["exception"])
     assert logged[0]["request_id"] == "r-1"
 
 
-async def test_a_request_is_one_line_with_what_was_bound(
-    http: httpx.AsyncClient, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_a_request_is_one_line_with_what_was_bound(http: httpx.AsyncClient, log: io.StringIO) -> None:
     answer = await http.get("/number/7", headers={"X-Request-ID": "r-2", "Authorization": "Bearer abc"})
     assert answer.headers["X-Request-ID"] == "r-2"
-    (line,) = lines(capsys)
+    (line,) = lines(log)
     assert line.items() >= {"method": "GET", "path": "/number/7", "status": 200, "request_id": "r-2"}.items()
     assert str(line["time"]).endswith("Z")
     assert "abc" not in json.dumps(line)
 
 
-async def test_health_checks_that_pass_are_not_logged(
-    http: httpx.AsyncClient, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_health_checks_that_pass_are_not_logged(http: httpx.AsyncClient, log: io.StringIO) -> None:
     assert (await http.get("/health")).headers["X-Request-ID"]
-    (line,) = lines(capsys)
+    (line,) = lines(log)
     assert line["message"] == "inside"
     assert line["user"] == "ada"
 
 
-async def test_what_authorises_is_not_logged(
-    http: httpx.AsyncClient, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_what_authorises_is_not_logged(http: httpx.AsyncClient, log: io.StringIO) -> None:
     assert (await http.get("/files/preauth:s3cr3t.x_y-z/home/ada?token=abc")).status_code == 200
-    (line,) = lines(capsys)
+    (line,) = lines(log)
     assert line["path"] == "/files/preauth:.../home/ada"
 
 
-async def test_nobody_writes_lines_into_the_log(
-    http: httpx.AsyncClient, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_nobody_writes_lines_into_the_log(http: httpx.AsyncClient, log: io.StringIO) -> None:
     await http.get("/files/a%0A%7B%22level%22:%22x%22%7D", headers={"X-Request-ID": "x" * 500})
-    (line,) = lines(capsys)
+    (line,) = lines(log)
     assert line["path"] == '/files/a\n{"level":"x"}'
     assert len(str(line["request_id"])) == 128
 
