@@ -26,7 +26,8 @@ def nodes(root: Path) -> Iterator[str]:
             hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() and not path.is_symlink() else ""
         )
         link = os.readlink(path) if path.is_symlink() else ""
-        yield f"{path} {status.st_uid}:{status.st_gid} {status.st_mode:o} {status.st_mtime_ns} {content}{link} {attributes}"
+        owner, mode = f"{status.st_uid}:{status.st_gid}", f"{status.st_mode:o}"
+        yield f"{path} {owner} {mode} {status.st_mtime_ns} {content}{link} {attributes}"
 
 
 def query(container: str, database: str, statement: str) -> list[str]:
