@@ -17,17 +17,17 @@ WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1
 
 
 def nodes(root: Path) -> Iterator[str]:
-    """Owner, mode, time to the nanosecond (checksums rely on it), ACL and properties, and the content's digest."""
+    """Owner, mode, time to the nanosecond (checksums rely on it), content or target, ACL and properties."""
     for path in sorted([root, *root.rglob("*")]):
         status = path.lstat()
         names = sorted(os.listxattr(path, follow_symlinks=False))
         attributes = {name: os.getxattr(path, name, follow_symlinks=False).hex() for name in names}
-        content = (
-            hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() and not path.is_symlink() else ""
-        )
-        link = os.readlink(path) if path.is_symlink() else ""
-        owner, mode = f"{status.st_uid}:{status.st_gid}", f"{status.st_mode:o}"
-        yield f"{path} {owner} {mode} {status.st_mtime_ns} {content}{link} {attributes}"
+        if path.is_symlink():
+            content = os.readlink(path)
+        else:
+            content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        owner = f"{status.st_uid}:{status.st_gid}"
+        yield f"{path} {owner} {status.st_mode:o} {status.st_mtime_ns} {content} {attributes}"
 
 
 def query(container: str, database: str, statement: str) -> list[str]:
@@ -40,7 +40,7 @@ def rows() -> Iterator[str]:
         for database in databases:
             for table in query(container, database, TABLES):
                 yield f"{database}.{table}"
-                yield from query(container, database, f"SELECT t::text FROM {table} t ORDER BY 1")  # noqa: S608
+                yield from sorted(query(container, database, f"TABLE {table}"))
 
 
 def main() -> None:
