@@ -572,8 +572,16 @@ class Converger:
                 f"network {self.network['name']}: {', '.join(foreign)} from elsewhere still use it"
             )
         self._note("network", self.network["name"], "remove", ["asked for"])
-        if not self.check_mode:
+        if self.check_mode:
+            return
+        try:
             self.client.remove_network(found["Id"])
+        except docker_errors.APIError as exc:
+            # The engine can lose count of endpoints when containers die while they are attached.
+            raise ConvergeError(
+                f"network {self.network['name']} cannot be removed: {exc.explanation or exc}; "
+                "if nothing uses it, restart Docker Engine and run this again"
+            ) from exc
 
     def _remove_volumes(self) -> None:
         if self.client is None:
