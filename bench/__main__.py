@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 
-from bench import deployment, staging
+from bench import deployment, staging, vospace
 
-MEASUREMENTS = {"deployment": deployment.measure, "staging": staging.measure}
+MEASUREMENTS = {"deployment": deployment.measure, "staging": staging.measure, "vospace": vospace.measure}
 
 
 def main() -> None:
