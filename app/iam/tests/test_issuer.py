@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from iam.main import create_app
 from voservice.auth import AuthenticationError, ClientCredentials, TokenVerifier
 
@@ -30,7 +30,8 @@ def key() -> str:
 
 
 @pytest.fixture
-async def http(tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
+def configured(tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Configure the issuer; return the file of its clients and users."""
     clients: list[dict[str, Any]] = [
         {"client_id": "cli", "grants": ["password"]},
         {
@@ -52,6 +53,11 @@ async def http(tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> Asy
     monkeypatch.setenv("IAM_CLIENTS_FILE", str(config))
     monkeypatch.setenv("IAM_SIGNING_KEY_FILE", str(tmp_path / "key"))
     monkeypatch.setenv("IAM_USER_PASSWORD", "letmein")
+    return config
+
+
+@pytest.fixture
+async def http(configured: Path) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(app=create_app())
     async with httpx.AsyncClient(transport=transport, base_url="https://vo.example") as client:
         yield client
@@ -195,3 +201,103 @@ async def test_a_forged_token_is_refused(http: httpx.AsyncClient) -> None:
         await verifier.verify(f"{header}.{other}.{signature}")
     with pytest.raises(AuthenticationError, match="algorithm"):
         await verifier.verify(f"eyJhbGciOiJub25lIn0.{payload}.")
+
+
+async def test_only_tokens_for_this_deployment_are_exchanged(http: httpx.AsyncClient) -> None:
+    elsewhere = await password(http, audience="https://elsewhere.example")
+    form = {"grant_type": EXCHANGE, "subject_token_type": ACCESS_TOKEN, "subject_token": elsewhere}
+    answer = await grant(http, SERVICE, **form)
+    assert (answer.status_code, answer.json()["error"]) == (400, "invalid_grant")
+    form["subject_token"] = await password(http, audience="https://vo.example")
+    answer = await grant(http, SERVICE, **form)
+    assert answer.json()["issued_token_type"] == ACCESS_TOKEN
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+async def test_client_credentials_in_the_form_or_encoded_in_the_header(http: httpx.AsyncClient) -> None:
+    form = {"grant_type": "client_credentials", "client_id": SERVICE[0], "client_secret": SERVICE[1]}
+    assert (await http.post(f"{ISSUER}/token", data=form)).status_code == 200
+    encoded = await grant(http, ("prepare%2Ddata", "service%2Dsecret"), grant_type="client_credentials")
+    assert encoded.status_code == 200
+    none = await http.post(f"{ISSUER}/token", data={"grant_type": "client_credentials"})
+    assert (none.status_code, none.json()["error"]) == (401, "invalid_client")
+    assert none.headers["WWW-Authenticate"] == 'Basic realm="iam"'
+    broken = await http.post(
+        f"{ISSUER}/token", data={"grant_type": "password"}, headers={"Authorization": b"Basic \xc3\xbc"}
+    )
+    assert broken.status_code == 401
+
+
+async def test_a_request_without_a_token_is_told_the_scheme_alone(http: httpx.AsyncClient) -> None:
+    answer = await http.get(f"{ISSUER}/userinfo")
+    assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
+
+
+@pytest.mark.parametrize(
+    "issuer", [ISSUER, f"{ISSUER}/", "https://vo.example", "https://vo.example/a/b/iam/"]
+)
+async def test_the_issuer_s_path_and_slash(
+    configured: Path, monkeypatch: pytest.MonkeyPatch, issuer: str
+) -> None:
+    monkeypatch.setenv("OIDC_ISSUER", issuer)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=create_app())) as client:
+        own = ClientCredentials(issuer, *SERVICE, client=client)
+        identity = await TokenVerifier(issuer, ["https://vo.example"], client=client).verify(
+            await own.token()
+        )
+    assert (identity.username, identity.issuer) == ("admin", issuer)
+
+
+def client(**changes: Any) -> dict[str, Any]:
+    return {"client_id": "x", "secret_file": "SECRET", "grants": ["password"], **changes}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"clients": [client(secret_file="/nowhere/secret")]}, "clients.0: .*cannot read /nowhere/secret"),
+        ({"clients": [client(secret_file="EMPTY")]}, "clients.0: .*is empty"),
+        ({"clients": [client(grants=["magic"])]}, "clients.0.grants.0: "),
+        ({"clients": [client(username="../root")]}, "clients.0.username: .*letters, digits"),
+        ({"clients": [client(client_id="")]}, "clients.0.client_id: "),
+        ({"clients": [client(grant="password")]}, "clients.0.grant: "),
+        ({"clients": [client(), client()]}, "more than one has the client_id x"),
+        ({"clients": [], "users": {"ada": {"group": []}}}, "users.ada.group: "),
+        ({}, "clients: "),
+        (None, "cannot read"),
+    ],
+)
+def test_wrong_clients_are_named(configured: Path, content: Any, message: str) -> None:
+    (configured.parent / "empty").write_text("\n")
+    text = json.dumps(content).replace("SECRET", str(configured.parent / "cli"))
+    configured.write_text(text.replace("EMPTY", str(configured.parent / "empty")))
+    if content is None:
+        configured.unlink()
+    with pytest.raises(SystemExit, match=rf"(?s)IAM_CLIENTS_FILE: .*{message}"):
+        create_app()
+
+
+@pytest.mark.parametrize("wrong", ["", "not a key", "EC", "short"])
+@pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
+def test_wrong_signing_keys_are_named(configured: Path, wrong: str) -> None:
+    made: Any = {
+        "EC": ec.generate_private_key(ec.SECP256R1()),
+        "short": rsa.generate_private_key(public_exponent=65537, key_size=1024),  # noqa: S505 - to be refused
+    }.get(wrong)
+    pem = wrong
+    if made is not None:
+        pem = made.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        ).decode()
+    (configured.parent / "key").write_text(pem)
+    with pytest.raises(SystemExit, match="IAM_SIGNING_KEY"):
+        create_app()
+
+
+def test_an_empty_password_lets_nobody_in(
+    configured: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("IAM_USER_PASSWORD", "")
+    with pytest.raises(SystemExit):
+        create_app()
+    assert "IAM_USER_PASSWORD: " in capsys.readouterr().err

@@ -69,9 +69,9 @@ async def rows(url: str) -> list[int]:
 
 
 async def test_of_several_processes_one_migrates(database_url: str, migrations: Path) -> None:
-    processes = [start(database_url, migrations) for _ in range(3)]
+    processes = [start(database_url, migrations) for _ in range(2)]
     errors = [process.communicate(timeout=60)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0], errors
+    assert [process.returncode for process in processes] == [0, 0], errors
     assert await rows(database_url) == [1]
 
 
