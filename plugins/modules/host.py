@@ -136,7 +136,8 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.skasrc.cavern.plugins.module_utils import _apt, _engine, _files
 
-SYSTEM_INTERPRETERS = ("/usr/bin/python3", "/usr/bin/python")
+# Where the distribution's packages install Python libraries; a virtual environment has another prefix.
+SYSTEM_PREFIX = "/usr"
 APPARMOR = Path("/sys/module/apparmor/parameters/enabled")
 
 
@@ -252,7 +253,7 @@ class Host:
         }
         if not missing:
             return
-        if sys.executable not in SYSTEM_INTERPRETERS:
+        if sys.prefix != SYSTEM_PREFIX:
             raise HostError(
                 f"{sys.executable} lacks {', '.join(missing)}: install them there with "
                 f"`{sys.executable} -m pip install {' '.join(missing)}`, or set ansible_python_interpreter "
