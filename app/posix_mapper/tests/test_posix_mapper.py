@@ -255,7 +255,6 @@ async def test_a_user_s_own_group_comes_with_the_user_alone(http: httpx.AsyncCli
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("INSERT INTO mapping.users VALUES (5, 'ops')", "ops has uid 5"),
         ("INSERT INTO mapping.users VALUES (6, 'eve')", "eve has uid 6"),
         ("INSERT INTO mapping.groups VALUES (6, 'ivo://x.org/g?a')", "a group has gid 6"),
     ],
@@ -269,6 +268,17 @@ async def test_a_reservation_that_comes_too_late_is_refused(
         await MappingStore(engine).reserve("ops", 6)
     await engine.dispose()
     assert "ops\t6" not in await tsv(http, "uid")
+
+
+async def test_a_number_once_given_stays(
+    http: httpx.AsyncClient, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert await tsv(http, "uid?user=ops") == "ops\t10000\t10000\n"
+    engine = create_async_engine(database_url.replace("postgresql:", "postgresql+asyncpg:"))
+    await MappingStore(engine).reserve("ops", 6)
+    await engine.dispose()
+    assert "ops keeps uid 10000 and does not get 6" in caplog.text
+    assert await tsv(http, "uid?user=ops&uid=6") == "ops\t10000\t10000\n"
 
 
 async def test_without_its_database_the_service_says_so(http: httpx.AsyncClient, database_url: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Sequence
 
 from sqlalchemy import text
@@ -30,6 +31,8 @@ _ADD_OWN_GROUP = text(
 _FIND_USER = text("SELECT uid FROM mapping.users WHERE username = :name")
 _FIND_GROUP = text("SELECT gid FROM mapping.groups WHERE groupuri = :uri")
 ATTEMPTS = 1000
+
+logger = logging.getLogger(__name__)
 
 
 class NumbersExhausted(Exception):
@@ -89,7 +92,7 @@ class MappingStore:
                 yield PosixGroup(*row)
 
     async def reserve(self, name: str, uid: int) -> None:
-        """Give *name* the number *uid* before anybody else has either; raises ``ValueError`` if that is too late.
+        """Give *name* the number *uid* before anybody else has it; raises ``ValueError`` if that is too late.
 
         Should a sequence come to that number, its row is there already and the next number is taken.
         """
@@ -105,11 +108,19 @@ class MappingStore:
                 text("SELECT username, uid FROM mapping.users WHERE username = :name OR uid = :uid"),
                 {"uid": uid, "name": name},
             )
-            for username, number in found:
-                if (username, number) != (name, uid):
+            rows = [(username, number) for username, number in found]
+            for username, _ in rows:
+                if username != name:
+                    # Whoever has the administrator's number would own the administrator's files.
                     raise ValueError(
-                        f"POSIX_MAPPER_RESERVED_USERS: {name}:{uid} cannot be reserved: {username} has uid {number}"
+                        f"POSIX_MAPPER_RESERVED_USERS: {name}:{uid} cannot be reserved: {username} has uid {uid}"
                     )
+            if rows != [(name, uid)]:
+                # So in a database in which OpenCADC's service met the name first: a number, once given, stays.
+                logger.warning(
+                    "POSIX_MAPPER_RESERVED_USERS: %s keeps uid %s and does not get %s", name, rows[0][1], uid
+                )
+                return
             if not await self._own_group(connection, name, uid):
                 raise ValueError(
                     f"POSIX_MAPPER_RESERVED_USERS: {name}:{uid} cannot be reserved: a group has gid {uid}"
