@@ -21,15 +21,7 @@ from vospace.transfers.documents import (
 from vospace.transfers.faults import job_text
 from vospace.transfers.negotiation import CERTIFICATE, TOKEN, Negotiator
 from vospace.uws.model import ErrorSummary, ExecutionPhase, Job, Result, is_job_id
-from vospace.uws.parameters import (
-    FORM,
-    MULTIPART,
-    Parameters,
-    limited_body,
-    media_type,
-    read_parameters,
-    wants_run,
-)
+from vospace.uws.parameters import Parameters, document_or_parameters, wants_run
 from vospace.uws.routes import OwnerOf, see_other
 from vospace.uws.service import MAX_WAIT, JobService, Owner
 
@@ -61,15 +53,16 @@ class TransferHandlers:
         async def get_synctrans(request: Request, owner: Annotated[Owner, Depends(owner_of)]) -> Response:
             if not request.query_params:
                 return see_other(f"{self._service_url}/transfers")
-            return await self._by_parameters(request, owner)
+            return await self._by_parameters(Parameters(request.query_params.multi_items()), owner)
 
         @router.post("/synctrans", summary="Negotiate a transfer by a document, or by parameters of a form")
         async def post_synctrans(request: Request, owner: Annotated[Owner, Depends(owner_of)]) -> Response:
-            if media_type(request) in (FORM, MULTIPART):
-                body = await request.body()
-                if not body.lstrip().startswith(b"<"):
-                    return await self._by_parameters(request, owner)
-            return await self._by_document(request, owner)
+            content, parameters = await document_or_parameters(request, MAX_DOCUMENT)
+            if content:
+                return await self._by_document(content, owner)
+            if not parameters.items:
+                raise InvalidArgument("no transfer document, and no parameters")
+            return await self._by_parameters(parameters, owner)
 
         @router.get("/xfer/{job_id}", summary="The document of a transfer, with its endpoints")
         async def get_transfer(job_id: str, owner: Annotated[Owner, Depends(owner_of)]) -> Response:
@@ -82,25 +75,22 @@ class TransferHandlers:
 
     async def create(self, request: Request, owner: Owner) -> Job:
         """A job of POST /transfers: a document, or the parameters that stand for one."""
-        query = Parameters(request.query_params.multi_items())
-        if media_type(request) in (FORM, MULTIPART) and not (await request.body()).lstrip().startswith(b"<"):
-            parameters = await read_parameters(request)
-            transfer = _from_parameters(parameters, owner)
-            content = write_transfer(transfer).decode()
-        else:
-            content = (await limited_body(request, MAX_DOCUMENT)).decode("utf-8", "replace")
-            if not content.strip():
-                raise InvalidArgument("no transfer document")
+        content, parameters = await document_or_parameters(request, MAX_DOCUMENT)
+        if content:
             read_transfer(content.encode())
+        elif parameters.first("TARGET"):
+            content = write_transfer(_from_parameters(parameters, owner)).decode()
+        else:
+            raise InvalidArgument("no transfer document")
         job = self._jobs.new(
             TRANSFERS,
             owner,
             job_info=content,
             job_info_type="text/xml",
-            run_id=query.first("RUNID"),
+            run_id=parameters.first("RUNID"),
         )
         job = await self._jobs.create(job)
-        return await self._jobs.run(job) if wants_run(query) else job
+        return await self._jobs.run(job) if wants_run(parameters) else job
 
     def details(self, job: Job) -> bytes:
         """The negotiated document; as it was sent where nothing was negotiated, without endpoints if that failed."""
@@ -114,10 +104,7 @@ class TransferHandlers:
             transfer = transfer.with_protocols(())
         return write_transfer(transfer)
 
-    async def _by_document(self, request: Request, owner: Owner) -> Response:
-        content = (await limited_body(request, MAX_DOCUMENT)).decode("utf-8", "replace")
-        if not content.strip():
-            raise InvalidArgument("no transfer document")
+    async def _by_document(self, content: str, owner: Owner) -> Response:
         transfer = read_transfer(content.encode())
         if (
             transfer.direction == PULL_FROM
@@ -158,8 +145,7 @@ class TransferHandlers:
             job, ExecutionPhase.EXECUTING, tuple(results), checkpoint=checkpoint
         )
 
-    async def _by_parameters(self, request: Request, owner: Owner) -> Response:
-        parameters = await read_parameters(request)
+    async def _by_parameters(self, parameters: Parameters, owner: Owner) -> Response:
         transfer = _from_parameters(parameters, owner)
         if transfer.direction not in _NEGOTIATED:
             raise InvalidArgument(f"invalid direction: {transfer.direction[:100]}")

@@ -11,15 +11,7 @@ from vospace.models.errors import InvalidArgument, PermissionDenied
 from vospace.recursive.runner import change_record
 from vospace.services.changes import Changes
 from vospace.uws.model import Job, Parameter
-from vospace.uws.parameters import (
-    FORM,
-    MULTIPART,
-    Parameters,
-    limited_body,
-    media_type,
-    read_parameters,
-    wants_run,
-)
+from vospace.uws.parameters import document_or_parameters, read_parameters, wants_run
 from vospace.uws.service import JobService, Owner
 
 DELETE = "async-delete"
@@ -49,12 +41,8 @@ class RecursiveHandlers:
     async def create_update(self, request: Request, owner: Owner) -> Job:
         """A node document, whose properties are set on the node and all below it."""
         _require_user(owner)
-        query = Parameters(request.query_params.multi_items())
-        if media_type(request) in (FORM, MULTIPART):
-            content = await request.body()
-        else:
-            content = await limited_body(request, MAX_DOCUMENT)
-        document = read_node(content)
+        content, query = await document_or_parameters(request, MAX_DOCUMENT)
+        document = read_node(content.encode())
         if document.uri is None:
             raise InvalidArgument("the node document lacks attribute uri")
         change = await self._changes.of(document, recursive=True)
@@ -62,7 +50,7 @@ class RecursiveHandlers:
             SETPROPS,
             owner,
             parameters=(Parameter("target", document.uri),),
-            job_info=content.decode("utf-8", "replace"),
+            job_info=content,
             job_info_type="text/xml",
             run_id=query.first("RUNID"),
         )

@@ -77,9 +77,21 @@ async def read_parameters(request: Request, limit: int = 1 << 20) -> Parameters:
     if kind == FORM:
         items += form_items(await limited_body(request, limit))
     elif kind == MULTIPART:
-        async with request.form(max_files=0, max_fields=1000, max_part_size=limit) as form:
+        async with request.form(max_files=0, max_fields=100, max_part_size=min(limit, 64 << 10)) as form:
             items += [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
     return Parameters(items)
+
+
+async def document_or_parameters(request: Request, limit: int) -> tuple[str, Parameters]:
+    """A posted XML document, empty if there is none, and the parameters of query and form. A document that comes with
+    a form's content type, which is what curl sends unless told otherwise, is a document all the same."""
+    if media_type(request) == MULTIPART:
+        return "", await read_parameters(request)
+    items = list(request.query_params.multi_items())
+    body = await limited_body(request, limit)
+    if media_type(request) == FORM and not body.lstrip().startswith(b"<"):
+        return "", Parameters(items + form_items(body))
+    return body.decode("utf-8", "replace").strip(), Parameters(items)
 
 
 def form_items(body: bytes) -> list[tuple[str, str]]:
