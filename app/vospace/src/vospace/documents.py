@@ -13,7 +13,7 @@ from lxml import etree
 
 from vospace.models.errors import InvalidArgument, RequestTooLarge, TypeNotSupported
 from vospace.models.node import Node
-from vospace.models.uri import Naming, Path
+from vospace.models.uri import Naming
 from vospace.storage.attributes import CORE, LOCKED, MD5
 
 VOS = "http://www.ivoa.net/xml/VOSpace/v2.0"
@@ -242,11 +242,6 @@ def numbers_in(nodes: Iterable[Node]) -> tuple[set[int], set[int]]:
         uids.add(node.uid)
         gids |= node.read_gids | node.write_gids
     return uids, gids
-
-
-def path_of(document: NodeDocument, path: Path, naming: Naming) -> bool:
-    """Whether the document's uri, if it has one, is that of the path."""
-    return document.uri is None or naming.path(document.uri) == path
 
 
 def _groups(gids: frozenset[int], names: Names) -> str:

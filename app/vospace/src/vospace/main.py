@@ -91,7 +91,7 @@ def build(settings: Settings, known: Identities) -> FastAPI:
         settings.vospace_preauth_key.get_secret_value().encode(), settings.vospace_preauth_seconds
     )
     jobs = Jobs(settings, engine, space, preauth)
-    changes = Changes(known, settings.vospace_gms)
+    changes = Changes(known)
     context = "/" + settings.vospace_context_path.strip("/")
 
     @asynccontextmanager

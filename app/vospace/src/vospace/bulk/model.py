@@ -61,8 +61,5 @@ def moment(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-RowTuple = tuple[str, int, str, str, int | None, str | None, str | None]
-"""job_id, row, source, target, size, md5, adler32: as they are copied into the table."""
-
 Line = dict[str, Any]
 """One line of the results."""

@@ -26,10 +26,6 @@ class Fault(Exception):
         return self.text
 
 
-class InternalFault(Fault):
-    """The service is at fault."""
-
-
 class InvalidURI(Fault):
     name, status = "InvalidURI", 400
 
@@ -46,16 +42,8 @@ class ViewNotSupported(Fault):
     name, status = "ViewNotSupported", 400
 
 
-class OptionNotSupported(Fault):
-    name, status = "OptionNotSupported", 400
-
-
 class ProtocolNotSupported(Fault):
     name, status = "ProtocolNotSupported", 400
-
-
-class OperationNotSupported(Fault):
-    name, status = "OperationNotSupported", 405
 
 
 class NotAuthenticated(Fault):
@@ -109,10 +97,6 @@ class RequestTooLarge(Fault):
 
 class ChecksumMismatch(Fault):
     name, status = "ChecksumMismatch", 412
-
-
-class TransferFailed(Fault):
-    name, status, transient = "TransferFailed", 502, True
 
 
 class ServiceBusy(Fault):

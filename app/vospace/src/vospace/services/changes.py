@@ -18,9 +18,8 @@ _HANDLED = frozenset({documents.PUBLIC, documents.GROUP_READ, documents.GROUP_WR
 class Changes:
     """Turns documents into changes, with the numbers of the groups they name."""
 
-    def __init__(self, identities: Identities, group_service: str) -> None:
+    def __init__(self, identities: Identities) -> None:
         self._identities = identities
-        self._group_service = group_service
 
     async def of(self, document: NodeDocument, *, admin: bool = False, recursive: bool = False) -> Change:
         """What is mentioned is changed, the rest stays. Read-only properties are ignored, since clients send whole

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 ACCESS = "system.posix_acl_access"
 DEFAULT = "system.posix_acl_default"
 
-READ, WRITE, EXECUTE = 4, 2, 1
+READ, WRITE = 4, 2
 
 _VERSION = 2
 _HEADER = struct.Struct("<I")

@@ -59,7 +59,6 @@ class Transfer:
     protocols: tuple[Protocol, ...] = ()
     keep_bytes: bool | None = None
     params: tuple[tuple[str, str], ...] = ()
-    version: str | None = None
 
     @property
     def keeps_bytes(self) -> bool:
@@ -97,7 +96,6 @@ def read_transfer(document: bytes | str) -> Transfer:
         protocols=tuple(_protocol(element, name.namespace) for element in children["protocol"]),
         keep_bytes=None if keep is None else keep in ("true", "1"),
         params=_params(root, name.namespace),
-        version=root.get("version"),
     )
 
 

@@ -185,10 +185,6 @@ class JobService:
             raise InvalidArgument("parameters can only be changed while the job is PENDING")
         return changed
 
-    async def add_results(self, job: Job, *results: Result) -> None:
-        values = {"results": [[r.id, r.href] for r in (*job.results, *results)]}
-        await self.store.change(job.id, tuple(ExecutionPhase), values)
-
     async def _change(self, job: Job, values: dict[str, Any]) -> Job:
         changed = await self.store.change(job.id, tuple(ExecutionPhase), values)
         if changed is None:
