@@ -14,7 +14,7 @@ QUIET := ANSIBLE_STDOUT_CALLBACK=skasrc.cavern.messages
 DEPLOY := $(VENV)/.deploy
 DEV := $(VENV)/.dev
 
-.PHONY: help up test smoke status token down purge lint unit stack bench lock check certificate docs
+.PHONY: help up test smoke status token down purge lint unit stack bench lock check certificate backup restore
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -52,6 +52,12 @@ token: $(DEPLOY) ## Print a bearer token: make token USER=ada
 
 certificate: $(DEPLOY) ## Issue an X.509 client certificate: make certificate USER=ada
 	@$(PLAY) playbooks/client_certificate.yml -e user=$(USER)
+
+backup: $(DEPLOY) ## Save the running deployment below backups/
+	@$(PLAY) playbooks/backup.yml
+
+restore: $(DEPLOY) ## Bring a backup back into a purged machine: make restore BACKUP=backups/…
+	@$(PLAY) playbooks/restore.yml -e backup_source=$(abspath $(BACKUP))
 
 test: ## Everything that CI runs: lint, unit tests, a deployment and the tests against it
 	@bin/test
