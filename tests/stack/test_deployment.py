@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+import requests
 from deployment import ROOT, Deployment, playbook
 
 SERVICES = [
@@ -22,6 +23,8 @@ SERVICES = [
     "rse_web",
     "iam",
 ]
+CONTAINER = """<vos:node xmlns:vos="http://www.ivoa.net/xml/VOSpace/v2.0"
+  xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:type="vos:ContainerNode"/>"""
 PHASES = ["host", "secrets", "certificates", "hosts_entries", "images", "network", "postgres"]
 
 
@@ -146,3 +149,19 @@ def test_a_wrong_setting_is_refused_before_anything_changes(
     assert message in refused.stdout + refused.stderr
     assert changed(refused.stdout) == 0
     assert started(stack) == before
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
+def test_an_expectation_without_a_body_is_answered_whole(
+    stack: Deployment, http: requests.Session, user: str, method: str
+) -> None:
+    """OpenCADC's Python client sends ``Expect: 100-continue`` with every request."""
+    home = f"{stack.url}/src/cavern/nodes/home/{user}"
+    http.put(home, data=CONTAINER, headers={"Content-Type": "text/xml"}, timeout=10).raise_for_status()
+    url = f"{home.replace('/nodes/', '/files/')}/file"
+    http.put(url, data=b"content", timeout=10).raise_for_status()
+    target = url.replace("/files/", "/nodes/") if method == "DELETE" else url
+    answer = http.request(method, target, headers={"Expect": "100-continue"}, timeout=10)
+    assert answer.ok, answer.text
+    if method == "GET":
+        assert answer.content == b"content"

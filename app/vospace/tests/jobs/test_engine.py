@@ -114,6 +114,27 @@ async def test_each_job_runs_once_among_several_executors(service, start):
     assert sorted(runs) == sorted(job.id for job in jobs)
 
 
+async def test_a_late_look_at_a_job_whose_work_is_done(service, store, start, monkeypatch):
+    """A changed execution duration that arrives while the outcome is being written changes nothing."""
+    looked = asyncio.Event()
+    finish = store.finish
+
+    async def slow_finish(*arguments) -> bool:
+        await executor._review(job.id)
+        looked.set()
+        return await finish(*arguments)
+
+    async def runner(_run: Run) -> Outcome:
+        return Outcome()
+
+    monkeypatch.setattr(store, "finish", slow_finish)
+    job = await service.create(service.new("test", ADA))
+    executor = await start(runner)
+    job = await ended(service, await service.run(job))
+    assert looked.is_set()
+    assert job.phase is Phase.COMPLETED
+
+
 async def test_failures_are_told(service, start):
     async def runner(run: Run) -> Outcome:
         if run.job.parameter("how") == "fault":

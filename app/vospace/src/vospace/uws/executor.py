@@ -202,11 +202,15 @@ class Executor:
         if job.attempt > self._max_attempts:
             message = f"InternalFault: the service stopped {job.attempt - 1} times while it ran this job"
             return Outcome(ExecutionPhase.ERROR, job.results, ErrorSummary(message, transient=True))
+        running = self._running[job.id]
         timer = asyncio.timeout(_remaining(job))
         try:
             async with timer:
-                self._running[job.id].timer = timer
-                return await runner(Run(job, self._store, self.worker))
+                running.timer = timer
+                try:
+                    return await runner(Run(job, self._store, self.worker))
+                finally:
+                    running.timer = None
         except JobFailure as failure:
             return Outcome(ExecutionPhase.ERROR, failure.results or job.results, failure.summary)
         except TimeoutError:
