@@ -27,7 +27,14 @@ def clients() -> Path:
     wanted = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
     if not mark.exists() or mark.read_text() != wanted:
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], check=True)
-        pip = [str(ENVIRONMENT / "bin/pip"), "install", "--quiet", "--require-hashes", "-r", str(REQUIREMENTS)]
+        pip = [
+            str(ENVIRONMENT / "bin/pip"),
+            "install",
+            "--quiet",
+            "--require-hashes",
+            "-r",
+            str(REQUIREMENTS),
+        ]
         subprocess.run(pip, check=True)
         mark.write_text(wanted)
     return ENVIRONMENT / "bin"

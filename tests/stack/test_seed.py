@@ -138,6 +138,30 @@ def test_task(
     assert staged.stat().st_uid == int(uid)
 
 
+def test_logs_tell_of_a_task(
+    stack: Deployment, http: requests.Session, user: str, rse: Callable[[str, bytes], Path]
+) -> None:
+    """The worker says what it does, and every service on the way names the task."""
+    rse(RSE_PATH, b"logged")
+    task = http.post(f"{stack.url}/prepare-data/", json=[[DID, RSE_PATH, "./testing"]], timeout=60).json()[
+        "task_id"
+    ]
+    events = http.get(f"{stack.url}/prepare-data/v1/tasks/{task}/events", timeout=60)
+    assert "SUCCEEDED" in events.text, events.text
+    lines = {
+        name: [line for line in stack.container(name).logs().decode().splitlines() if task in line]
+        for name in ("haproxy", "src-cavern", "ska-src-local-data-preparer-celery-worker")
+    }
+    said = [json.loads(line)["message"] for line in lines["ska-src-local-data-preparer-celery-worker"]]
+    target = f"/home/{user}/testing/prepare_data_test.txt"
+    assert f"Ensuring user directory /home/{user}" in said
+    source = f"http://rse-web:80/rse/deterministic/{RSE_PATH}"
+    assert f"Staging file from {source} to {target}" in said
+    assert f"Successfully staged file {target}: STAGED, 6 bytes" in said
+    for name in ("haproxy", "src-cavern"):
+        assert any("/src/cavern/" in json.loads(line)["path"] for line in lines[name]), name
+
+
 def test_http_redirects_to_https(stack: Deployment) -> None:
     answer = requests.get(f"http://{stack.public_name}/reg/resource-caps", allow_redirects=False, timeout=30)
     assert answer.status_code in {301, 307, 308}

@@ -17,6 +17,7 @@ from xml.sax.saxutils import escape
 
 import aiohttp
 from lxml import etree
+from voservice.logging import field
 
 BULK_PULL = "ivo://skao.int/std/VOSpace#bulk-pull-1.0"
 CORE = "ivo://ivoa.net/vospace/core#"
@@ -127,10 +128,18 @@ class Cavern:
 
     # -- requests ------------------------------------------------------------------------------------------
 
+    @staticmethod
+    def _headers(token: str) -> dict[str, str]:
+        """Who asks, and for which task: HAProxy and Cavern log it as the request's id."""
+        headers = {"Authorization": f"Bearer {token}"}
+        if request := field("task") or field("request_id"):
+            headers["X-Request-ID"] = request
+        return headers
+
     async def _request(
         self, method: str, url: str, token: str, *, ok: tuple[int, ...] = (200, 201, 204), **options: Any
     ) -> tuple[int, bytes, Any]:
-        headers = {"Authorization": f"Bearer {token}", **options.pop("headers", {})}
+        headers = self._headers(token) | options.pop("headers", {})
         try:
             async with self.session.request(
                 method, url, headers=headers, allow_redirects=False, **options
@@ -258,7 +267,7 @@ class Cavern:
 
     async def bulk_results(self, job: str, after: int, token: str) -> AsyncIterator[dict[str, Any]]:
         """Results of a bulk job as they come, beginning after the event *after*; ends with the job."""
-        headers = {"Authorization": f"Bearer {token}", "Accept": "application/x-ndjson"}
+        headers = self._headers(token) | {"Accept": "application/x-ndjson"}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=120)
         try:
             async with self.session.get(

@@ -7,6 +7,7 @@ and no delivery stays open for as long as a transfer lasts.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -41,12 +42,11 @@ def broker_url(settings: PreparerSettings) -> str:
 def create(settings: PreparerSettings) -> Celery:
     """Make the application."""
     url = broker_url(settings)
+    # Celery prefers this variable, in which the password does not stand, to what it is told.
+    os.environ.pop("CELERY_BROKER_URL", None)
     application = Celery("preparer", broker=url, set_as_current=False)
     dead = Exchange(DEAD, type="fanout", durable=True)
     application.conf.update(
-        # Celery itself takes CELERY_BROKER_URL from the environment, where it stands without the password.
-        broker_read_url=url,
-        broker_write_url=url,
         accept_content=["json"],
         task_serializer="json",
         task_ignore_result=True,

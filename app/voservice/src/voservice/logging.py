@@ -31,6 +31,11 @@ def bind(**fields: Any) -> None:
     _fields.set({**_fields.get(), **fields})
 
 
+def field(name: str) -> Any:
+    """What is bound to *name* here, or None."""
+    return _fields.get().get(name)
+
+
 @contextmanager
 def bound(**fields: Any) -> Iterator[None]:
     """Add *fields* to every line logged inside the block."""
@@ -42,7 +47,12 @@ def bound(**fields: Any) -> Iterator[None]:
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a record as one JSON object."""
+    """Formats a record as one JSON object that names *service*."""
+
+    def __init__(self, service: str) -> None:
+        """Write for *service*, in whichever thread."""
+        super().__init__()
+        self.service = service
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of one record."""
@@ -53,6 +63,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
+            "service": self.service,
             **_fields.get(),
             **getattr(record, "fields", {}),
         }
@@ -64,13 +75,12 @@ class JsonFormatter(logging.Formatter):
 def configure(service: str, level: str = "INFO") -> None:
     """Send all logs of the process to standard output as JSON."""
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(JsonFormatter())
+    handler.setFormatter(JsonFormatter(service))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     for noisy in ("httpx", "httpcore", "alembic", "sqlalchemy.engine", "uvicorn.access", "amqp"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    bind(service=service)
 
 
 class AccessLog:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from preparer.ledger.store import File, Outcome, Task
+from preparer.ledger.tables import GOOD
+
+logger = logging.getLogger("preparer.staging")
 
 Report = Callable[[Sequence[Outcome]], Awaitable[None]]
 
@@ -33,6 +37,17 @@ class Job:
     retried: Report
     remember: Callable[[str | None, int], Awaitable[None]]
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+def log_begun(source: str, file: File) -> None:
+    """Say that a file is on its way."""
+    logger.info("Staging file from %s to %s", source, file.target)
+
+
+def log_ended(file: File, outcome: Outcome) -> None:
+    """Say that a file has arrived; the runner tells of failures."""
+    if outcome.state in GOOD:
+        logger.info("Successfully staged file %s: %s, %s bytes", file.target, outcome.state, outcome.bytes)
 
 
 class Approach(ABC):

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import aiohttp
 from voservice.auth import AuthenticationError, ClientCredentials
 
-from preparer.approaches.base import Approach, Job, StagingError
+from preparer.approaches.base import Approach, Job, StagingError, log_begun, log_ended, logger
 from preparer.cavern import (
     ACTIVE_PHASES,
     ADLER32,
@@ -99,6 +99,7 @@ class CavernApproach(Approach):
     async def _ensure_home(self, task: Task, token: str) -> None:
         """Make the user's area, an allocation, if this is the user's first file."""
         home = self.home(task.username)
+        logger.info("Ensuring user directory %s", home)
         if await self.cavern.node(home, token) is not None:
             return
         await self.cavern.create_container(
@@ -156,6 +157,8 @@ class CavernApproach(Approach):
                 return
             part = files[start : start + self.settings.preparer_batch]
             rows = [self.row(file) for file in part]
+            for file, row in zip(part, rows, strict=True):
+                log_begun(row.source, file)
             bulk = await self.cavern.start_bulk_pull(
                 url, rows, self.settings.preparer_file_concurrency, job.token
             )
@@ -218,6 +221,7 @@ class CavernApproach(Approach):
                 again.append(outcome)
             else:
                 outcomes.append(outcome)
+                log_ended(file, outcome)
         await job.report(outcomes)
         await job.retried(again)
 
@@ -235,6 +239,7 @@ class CavernApproach(Approach):
                 group.create_task(one(file))
 
     async def _one(self, job: Job, file: File) -> None:
+        log_begun(self.row(file).source, file)
         for attempt in range(file.attempts + 1, self.settings.preparer_file_attempts + 1):
             try:
                 outcome = await self._transfer(job, file)
@@ -248,6 +253,7 @@ class CavernApproach(Approach):
                     await asyncio.sleep(self._delay(attempt, exc.retry_after))
                     continue
             await job.report([outcome])
+            log_ended(file, outcome)
             return
 
     async def _transfer(self, job: Job, file: File) -> Outcome:

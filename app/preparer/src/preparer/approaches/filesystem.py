@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from preparer.approaches.base import Approach, Job, StagingError
+from preparer.approaches.base import Approach, Job, StagingError, log_begun, log_ended
 from preparer.config import PreparerSettings
 from preparer.ledger.store import File, Outcome, Task
 from preparer.ledger.tables import FileState
@@ -63,7 +63,10 @@ class FilesystemApproach(Approach):
         async def one(file: File) -> None:
             async with limit:
                 if not job.cancelled.is_set():
-                    await job.report([await asyncio.to_thread(self._guarded, job, file, owner)])
+                    log_begun(file.path, file)
+                    outcome = await asyncio.to_thread(self._guarded, job, file, owner)
+                    await job.report([outcome])
+                    log_ended(file, outcome)
 
         async with asyncio.TaskGroup() as group:
             for file in files:

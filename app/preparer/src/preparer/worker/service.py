@@ -8,10 +8,12 @@ import os
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import httpx
 import uvloop
+from celery.signals import setup_logging
 from prometheus_client import start_http_server
 from voservice import database
 from voservice.auth import ClientCredentials
@@ -46,6 +48,12 @@ def approaches(
     return {name: approach for name, approach in known.items() if name in supported}
 
 
+def _keep_logs(**_options: Any) -> None:
+    logging.getLogger("celery").setLevel(logging.WARNING)
+    # It warns of tasks with a time to begin at; we have none.
+    logging.getLogger("kombu.transport.native_delayed_delivery").setLevel(logging.ERROR)
+
+
 class Worker:
     """One worker process."""
 
@@ -67,16 +75,18 @@ class Worker:
         if self.failed:
             raise SystemExit(1)
         tasks.on_wake.append(self._wake)
+        # Whoever listens to this sets the logs up: Celery then leaves them as they are.
+        setup_logging.connect(_keep_logs)
         application = tasks.create(self.settings)
         try:
             application.worker_main(
                 [
+                    "--quiet",
                     "worker",
                     "--pool=threads",
                     "--concurrency=4",
                     "--without-gossip",
                     "--without-mingle",
-                    "--loglevel=WARNING",
                 ]
             )
         finally:
