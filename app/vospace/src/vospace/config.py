@@ -13,6 +13,9 @@ class Settings(ServiceSettings):
     """Durations are seconds, sizes bytes."""
 
     vospace_resource_id: str = Field("ivo://opencadc.org/cavern", description="Resource id of this service")
+    vospace_aliases: CommaList = Field(
+        default_factory=list, description="Other resource ids under which the service is registered"
+    )
     vospace_context_path: str = Field("/src/cavern", description="Path of the service below the public URL")
     vospace_base_dir: Path = Field(Path("/data"), description="Directory of the data volume")
     vospace_sub_path: str = Field("cavern", description="Directory below it that is the root of the space")
@@ -23,6 +26,10 @@ class Settings(ServiceSettings):
     vospace_root_owner_gid: int = Field(9999, ge=0, description="That user's gid")
     vospace_root_writers: CommaList = Field(
         default_factory=list, description="Who else may create top-level nodes: any, or a list of users"
+    )
+    vospace_operators: CommaList = Field(
+        default_factory=list,
+        description="Users and groups who, besides the root owner, may set log levels and the maintenance mode",
     )
     vospace_allocation_parents: CommaList = Field(
         default=["/home", "/projects"], description="Containers whose children are allocations"
@@ -75,6 +82,8 @@ class Settings(ServiceSettings):
     )
 
     @field_validator(
+        "vospace_aliases",
+        "vospace_operators",
         "vospace_root_writers",
         "vospace_allocation_parents",
         "vospace_self_allocate_groups",

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from urllib.parse import quote
 from xml.sax.saxutils import escape, quoteattr
 
 from lxml import etree
@@ -19,7 +20,8 @@ from vospace.storage.attributes import CORE, LOCKED, MD5
 VOS = "http://www.ivoa.net/xml/VOSpace/v2.0"
 XSI = "http://www.w3.org/2001/XMLSchema-instance"
 _NAMESPACES = (VOS, "http://www.ivoa.net/xml/VOSpace/v2.1")
-MAX_DOCUMENT = 256 << 10
+MAX_DOCUMENT = 32 << 10
+"""Bytes; Cavern's limit."""
 
 LENGTH = f"{CORE}length"
 DATE = f"{CORE}date"
@@ -90,7 +92,7 @@ class NodeDocument:
 def read_node(content: bytes) -> NodeDocument:
     """Parse and check a node document. `uri` and `nodes` may be missing. Raises InvalidArgument, TypeNotSupported."""
     if len(content) > MAX_DOCUMENT:
-        raise RequestTooLarge(f"a node document is limited to {MAX_DOCUMENT} bytes")
+        raise RequestTooLarge(f"limit: {MAX_DOCUMENT}")
     if not content.strip():
         raise InvalidArgument("no node document")
     parser = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=False, remove_comments=True)
@@ -182,7 +184,7 @@ class NodeWriter:
         ]
         lines.append(self._properties(node, names, indent))
         if node.kind == "LinkNode":
-            lines.append(f"{indent}  <vos:target>{_text(self._target(node))}</vos:target>")
+            lines.append(f"{indent}  <vos:target>{_text(target_of(self._naming, node))}</vos:target>")
         elif node.kind == "DataNode":
             lines += [f"{indent}  <vos:accepts/>", f"{indent}  <vos:provides/>"]
         elif root:
@@ -192,11 +194,6 @@ class NodeWriter:
             lines.append(f"{indent}  <vos:nodes/>")
         lines.append(f"{indent}</vos:node>")
         return "\n".join(lines) + "\n"
-
-    def _target(self, node: Node) -> str:
-        if isinstance(node.target, tuple):
-            return self._naming.uri(node.target)
-        return f"file://{node.target}"
 
     def _properties(self, node: Node, names: Names, indent: str) -> str:
         if self._detail == "min":
@@ -210,6 +207,13 @@ class NodeWriter:
             )
         lines.append(f"{indent}  </vos:properties>")
         return "\n".join(lines)
+
+
+def target_of(naming: Naming, node: Node) -> str:
+    """The URI of a link's target."""
+    if isinstance(node.target, tuple):
+        return naming.uri(node.target)
+    return "file://" + quote(str(node.target), safe="/!$&'()*+,;=:@~-._", errors="replace")
 
 
 def properties_of(node: Node, names: Names, *, readable: bool) -> dict[str, str]:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import asyncpg
-from fastapi import FastAPI, Request
+from fastapi import Request
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 from voservice import database
@@ -18,8 +18,10 @@ from vospace.bulk.handlers import BulkHandlers
 from vospace.bulk.runner import BulkRunner
 from vospace.bulk.store import RowStore
 from vospace.config import Settings
+from vospace.control.state import Control, State
 from vospace.handlers.files import CallerOf
 from vospace.handlers.transfers import PACKAGE, SYNCTRANS, TRANSFERS, TransferHandlers
+from vospace.methods import Methods
 from vospace.package.handlers import PackageHandlers, interrupted
 from vospace.recursive.handlers import DELETE, SETPROPS, RecursiveHandlers
 from vospace.recursive.runner import RecursiveDelete, RecursiveUpdate
@@ -32,9 +34,9 @@ from vospace.transfers.runner import TransferRunner
 from vospace.transfers.sender import Sender
 from vospace.transfers.sources import SourcePolicy
 from vospace.uws.executor import Executor, Pool
-from vospace.uws.model import Limits
+from vospace.uws.model import Job, Limits
 from vospace.uws.notices import Notices
-from vospace.uws.routes import job_list
+from vospace.uws.routes import Create, job_list
 from vospace.uws.service import JobService, Owner
 from vospace.uws.store import JobStore
 
@@ -66,6 +68,8 @@ class Jobs:
         )
         self.rows = RowStore(engine)
         self.negotiator = Negotiator(space, preauth, settings.service_url)
+        self.control = Control(engine, self.notices)
+        self.control.observe(self._pause)
         self.executor: Executor | None = None
 
     @asynccontextmanager
@@ -112,13 +116,19 @@ class Jobs:
                 lease=settings.vospace_job_lease,
                 max_attempts=settings.vospace_job_attempts,
             )
+            await self.control.read()
+            self._pause()
             await self.notices.start()
             stack.push_async_callback(self.notices.stop)
             await self.executor.start()
             stack.push_async_callback(self.executor.stop)
             yield
 
-    def install(self, app: FastAPI, caller_of: CallerOf, changes: Changes) -> None:
+    def _pause(self) -> None:
+        if self.executor is not None:
+            self.executor.pause(self.control.state is not State.READ_WRITE)
+
+    def install(self, methods: Methods, caller_of: CallerOf, changes: Changes) -> None:
         """Add the routes."""
         context = "/" + self._settings.vospace_context_path.strip("/")
         url = self._settings.service_url
@@ -127,23 +137,26 @@ class Jobs:
             caller = await caller_of(request)
             return Owner(caller.username, None if caller.anonymous else caller.record())
 
-        transfers = TransferHandlers(self._space, self.service, self.negotiator, url, owner_of)
+        transfers = TransferHandlers(
+            self._space, self.service, self.negotiator, url, owner_of, self.control.require_writable
+        )
         packages = PackageHandlers(
             self._space, self.service, lambda: self.executor, owner_of, context.strip("/").replace("/", "-")
         )
         bulk = BulkHandlers(self.service, self.rows, self._settings, owner_of)
         recursive = RecursiveHandlers(self.service, changes)
         for router in (transfers.router(), packages.router(), bulk.router()):
-            app.include_router(router, prefix=context)
+            methods.include(router)
+        guard = self.control.require_writable
         for path, kinds, listed, create in (
             ("/transfers", ANY_TRANSFER, (TRANSFERS,), transfers.create),
             ("/synctrans", ANY_TRANSFER, (SYNCTRANS,), transfers.create),
             ("/pkg", (PACKAGE,), (PACKAGE,), transfers.create),
-            ("/bulk-pull", (BULK,), (BULK,), bulk.create),
-            ("/async-delete", (DELETE,), (DELETE,), recursive.create_delete),
-            ("/async-setprops", (SETPROPS,), (SETPROPS,), recursive.create_update),
+            ("/bulk-pull", (BULK,), (BULK,), guarded(guard, bulk.create)),
+            ("/async-delete", (DELETE,), (DELETE,), guarded(guard, recursive.create_delete)),
+            ("/async-setprops", (SETPROPS,), (SETPROPS,), guarded(guard, recursive.create_update)),
         ):
-            app.include_router(
+            methods.include(
                 job_list(
                     path,
                     base_url=url,
@@ -152,9 +165,18 @@ class Jobs:
                     listed=listed,
                     owner_of=owner_of,
                     create=create,
-                ),
-                prefix=context,
+                )
             )
+
+
+def guarded(guard: Callable[[], None], create: Create) -> Create:
+    """Makes jobs unless `guard` raises."""
+
+    async def guarded_create(request: Request, owner: Owner) -> Job:
+        guard()
+        return await create(request, owner)
+
+    return guarded_create
 
 
 def _dsn(settings: Settings) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import PlainTextResponse, Response
+from fastapi.responses import Response
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -25,12 +25,16 @@ from voservice.config import load
 from voservice.logging import AccessLog, bind, configure
 
 from vospace.config import Settings
+from vospace.control import handlers as operation
+from vospace.control.handlers import Operators
 from vospace.handlers import vosi
 from vospace.handlers.files import FileHandlers
 from vospace.handlers.nodes import NodeHandlers
 from vospace.jobs import Jobs
+from vospace.methods import Methods
 from vospace.models.caller import Caller
 from vospace.models.errors import Fault, QuotaExceeded
+from vospace.responses import text as plain
 from vospace.services.changes import Changes
 from vospace.services.identities import Identities, MappingUnavailable, Registry
 from vospace.services.preauth import Preauth
@@ -112,14 +116,19 @@ def build(settings: Settings, known: Identities) -> FastAPI:
         redirect_slashes=False,
     )
 
-    async def caller_of(request: Request) -> Caller:
+    async def identified(request: Request) -> Caller:
         caller = await known.caller(request)
         request.state.caller = caller
         if caller.username is not None:
             bind(user=caller.username)
         return caller
 
-    files = FileHandlers(space, preauth, f"{context}/files", caller_of)
+    async def caller_of(request: Request) -> Caller:
+        jobs.control.require_readable()
+        return await identified(request)
+
+    guard = jobs.control.require_writable
+    files = FileHandlers(space, preauth, f"{context}/files", caller_of, guard)
     nodes = NodeHandlers(
         space,
         known,
@@ -128,21 +137,25 @@ def build(settings: Settings, known: Identities) -> FastAPI:
         service_url=settings.service_url,
         issuer=settings.oidc_issuer,
         caller_of=caller_of,
+        require_writable=guard,
     )
-    app.include_router(files.router(), prefix=context)
-    app.include_router(nodes.router(), prefix=context)
-    jobs.install(app, caller_of, changes)
-    app.include_router(
+    methods = Methods(app, context)
+    methods.include(files.router())
+    methods.include(nodes.router())
+    jobs.install(methods, caller_of, changes)
+    operators = Operators(settings.vospace_operators, settings.vospace_root_owner_uid)
+    methods.include(operation.router(jobs.control, operators, settings.service_url, identified))
+    methods.include(
         vosi.router(
             settings.vospace_resource_id,
             settings.service_url,
             jobs.store.ready,
             lambda: os.statvfs(settings.root),
-        ),
-        prefix=context,
+            lambda: jobs.control.state,
+        )
     )
     app.state.jobs, app.state.space, app.state.engine = jobs, space, engine
-    _install_errors(app)
+    _install_errors(app, methods)
     app.add_middleware(AccessLog, quiet=(f"{context}/availability",))
 
     app.add_middleware(CallerHeaders)
@@ -169,41 +182,41 @@ class CallerHeaders:
         await self._app(scope, receive, tell)
 
 
-def _install_errors(app: FastAPI) -> None:
+def _install_errors(app: FastAPI, methods: Methods) -> None:
     """Faults as text/plain, one line."""
 
     @app.exception_handler(Fault)
     async def fault(_: Request, error: Fault) -> Response:
         text = error.detail if isinstance(error, QuotaExceeded) and error.detail else error.text
         headers = {"Retry-After": "10"} if error.status == 503 else None
-        return PlainTextResponse(text + "\n", status_code=error.status, headers=headers)
+        return plain(text + "\n", error.status, headers)
 
     @app.exception_handler(AuthenticationError)
     async def unauthenticated(_: Request, error: AuthenticationError) -> Response:
         fault = "ServiceBusy" if error.status == 503 else "NotAuthenticated"
-        return PlainTextResponse(
-            f"{fault}: {error.description}\n", status_code=error.status, headers=error.headers
-        )
+        return plain(f"{fault}: {error.description}\n", error.status, error.headers)
 
     @app.exception_handler(MappingUnavailable)
     async def unavailable(_: Request, error: MappingUnavailable) -> Response:
         logger.warning("%s", error)
-        return PlainTextResponse(f"ServiceBusy: {error}\n", status_code=503, headers={"Retry-After": "10"})
+        return plain(f"ServiceBusy: {error}\n", 503, {"Retry-After": "10"})
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
-        text = f"unsupported: HTTP {request.method}" if error.status_code == 405 else str(error.detail)
-        return PlainTextResponse(text + "\n", status_code=error.status_code, headers=error.headers)
+        if error.status_code != 405:
+            return plain(f"{error.detail}\n", error.status_code, error.headers)
+        allowed = ", ".join(methods.of(request.url.path))
+        return plain(f"unsupported: HTTP {request.method}\n", 405, {"Allow": allowed})
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
-        return PlainTextResponse(f"InvalidArgument: {error.errors()[0]['msg']}\n", status_code=400)
+        return plain(f"InvalidArgument: {error.errors()[0]['msg']}\n", 400)
 
     @app.exception_handler(ClientDisconnect)
     async def gone(_: Request, _error: ClientDisconnect) -> Response:
-        return PlainTextResponse("InvalidArgument: the request ended early\n", status_code=400)
+        return plain("InvalidArgument: the request ended early\n", 400)
 
     @app.exception_handler(Exception)
     async def unexpected(_: Request, error: Exception) -> Response:
         logger.error("unexpected exception", exc_info=error)
-        return PlainTextResponse(f"unexpected exception: {type(error).__name__}\n", status_code=500)
+        return plain(f"unexpected exception: {type(error).__name__}\n", 500)

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import uuid
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
@@ -40,6 +41,8 @@ def settings(space_database: str, space_root: Path) -> Settings:
         vospace_base_dir=space_root,
         vospace_preauth_key=KEY,
         vospace_root_writers=["any"],
+        vospace_aliases=["ivo://cadc.nrc.ca/arc"],
+        vospace_operators=["ada"],
     )
     database.migrate(settings, MIGRATIONS)
     return settings
@@ -50,9 +53,9 @@ def root(settings: Settings) -> Path:
     return settings.root
 
 
-@pytest.fixture
-async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    """Requests to the application; `http://space/src/cavern` is its base URL."""
+@asynccontextmanager
+async def application(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """One server process of the application."""
     spec = importlib.util.spec_from_file_location("server", Path(__file__).parents[1] / "jobs/server.py")
     assert spec is not None
     assert spec.loader is not None
@@ -64,6 +67,20 @@ async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://space/src/cavern") as client,
     ):
+        yield client
+
+
+@pytest.fixture
+async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """Requests to the application; `http://space/src/cavern` is its base URL."""
+    async with application(settings) as client:
+        yield client
+
+
+@pytest.fixture
+async def second(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """Requests to another server process with the same files and the same database."""
+    async with application(settings) as client:
         yield client
 
 

@@ -15,6 +15,7 @@ from fastapi.responses import Response, StreamingResponse
 
 from vospace.models.caller import Caller
 from vospace.models.errors import ChecksumMismatch, InvalidArgument, QuotaExceeded
+from vospace.models.sizes import byte_count
 from vospace.models.uri import Path, decode_path
 from vospace.services.preauth import PREFIX, Mode, Preauth
 from vospace.services.space import OpenFile, Space
@@ -23,17 +24,27 @@ from vospace.transfers.errors import FetchFailed
 from vospace.transfers.sinks import FileSink
 
 BLOCK = 1 << 20
+MAX_DIGITS = 18
+"""Of a position in a file."""
 CallerOf = Callable[[Request], Awaitable[Caller]]
 
 
 class FileHandlers:
     """GET, HEAD and PUT of data nodes, with ranges and conditions (RFC 9110 sections 13 and 14)."""
 
-    def __init__(self, space: Space, preauth: Preauth, files_path: str, caller_of: CallerOf) -> None:
+    def __init__(
+        self,
+        space: Space,
+        preauth: Preauth,
+        files_path: str,
+        caller_of: CallerOf,
+        require_writable: Callable[[], None],
+    ) -> None:
         self._space = space
         self._preauth = preauth
         self._prefix = f"{files_path}/"
         self._caller_of = caller_of
+        self._require_writable = require_writable
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["files"])
@@ -67,7 +78,7 @@ class FileHandlers:
         path, caller = self._target(request, caller, "read")
         opened = await asyncio.to_thread(self._space.open, caller, path)
         try:
-            headers = _headers(opened)
+            headers = _headers(opened, path[-1])
             if (status := _condition(request, headers)) is not None:
                 os.close(opened.descriptor)
                 return Response(status_code=status, headers=_unchanged(headers))
@@ -95,6 +106,7 @@ class FileHandlers:
             raise
 
     async def _write(self, request: Request, caller: Caller) -> Response:
+        self._require_writable()
         path, caller = self._target(request, caller, "write")
         expected_md5 = _digest(request)
         declared = request.headers.get("content-length")
@@ -103,18 +115,19 @@ class FileHandlers:
         if declared == "0" and request.headers.get("x-total-length", "0") != "0":
             # The Python client announces a very large file with an empty request, then sends it.
             return Response(status_code=201, headers={"Content-Length": "0"})
-        upload = await asyncio.to_thread(self._space.upload, caller, path)
+        upload = await asyncio.to_thread(self._space.upload, caller, path, follow=False)
         sink = FileSink(upload.descriptor)
         try:
-            if declared is not None and declared.isdecimal():
-                upload.check_room(int(declared))
+            announced = None if declared is None else byte_count(declared)
+            if announced is not None:
+                upload.check_room(announced)
             async for chunk in request.stream():
                 await sink.write(chunk)
                 if upload.room is not None and sink.length > upload.room:
                     upload.check_room(sink.length)
             await sink.flush()
-            if declared is not None and declared.isdecimal() and sink.length != int(declared):
-                raise InvalidArgument(f"the body has {sink.length} bytes, announced were {declared}")
+            if announced is not None and sink.length != announced:
+                raise InvalidArgument(f"the body has {sink.length} bytes, announced were {announced}")
             if expected_md5 is not None and expected_md5 != sink.md5:
                 raise ChecksumMismatch(f"checksum mismatch: md5 {expected_md5} != {sink.md5}")
             properties = {attributes.MD5: sink.md5, attributes.ADLER32: sink.adler32}
@@ -152,9 +165,9 @@ async def _blocks(descriptor: int, start: int, end: int) -> AsyncIterator[bytes]
         os.close(descriptor)
 
 
-def _headers(opened: OpenFile) -> dict[str, str]:
+def _headers(opened: OpenFile, name: str) -> dict[str, str]:
+    """`name`: what the request calls the file, which for a link is the link's name."""
     found = opened.status.stat
-    name = opened.path[-1]
     plain = name.encode("ascii", "replace").decode().replace('"', "_").replace("\\", "_")
     disposition = f'inline; filename="{plain}"'
     if plain != name:
@@ -162,7 +175,7 @@ def _headers(opened: OpenFile) -> dict[str, str]:
     headers = {
         "Content-Disposition": disposition,
         "Last-Modified": formatdate(found.st_mtime, usegmt=True),
-        "ETag": f'"{found.st_ino:x}-{found.st_size:x}-{found.st_mtime_ns:x}"',
+        "ETag": _tag(found),
         "Accept-Ranges": "bytes",
     }
     properties = opened.properties
@@ -191,23 +204,33 @@ def _unchanged(headers: dict[str, str]) -> dict[str, str]:
     return {name: headers[name] for name in ("ETag", "Last-Modified") if name in headers}
 
 
+def _tag(found: os.stat_result) -> str:
+    """A strong validator: a file is replaced as a whole, never written in place."""
+    return f'"{found.st_ino:x}-{found.st_size:x}-{found.st_mtime_ns:x}"'
+
+
 def _condition(request: Request, headers: dict[str, str]) -> int | None:
     """304 or 412 where a condition of the request says so (RFC 9110 section 13.2.2)."""
-    tag = headers["ETag"]
+    tag, changed = headers["ETag"], _date(headers["Last-Modified"])
     match = request.headers.get("if-match")
-    if match is not None and match != "*" and tag not in _tags(match):
+    if match is not None:
+        if match != "*" and tag not in _tags(match, weak=False):
+            return 412
+    elif changed is not None and changed > (_date(request.headers.get("if-unmodified-since", "")) or changed):
         return 412
     none = request.headers.get("if-none-match")
     if none is not None:
-        return 304 if none == "*" or tag in _tags(none) else None
-    since, changed = _date(request.headers.get("if-modified-since", "")), _date(headers["Last-Modified"])
+        return 304 if none == "*" or tag in _tags(none, weak=True) else None
+    since = _date(request.headers.get("if-modified-since", ""))
     if since is not None and changed is not None and since >= changed:
         return 304
     return None
 
 
-def _tags(value: str) -> list[str]:
-    return [tag.strip().removeprefix("W/") for tag in value.split(",")]
+def _tags(value: str, *, weak: bool) -> list[str]:
+    """Entity tags of a condition; a weak one never fits where the strong comparison is asked for."""
+    tags = [tag.strip() for tag in value.split(",")]
+    return [tag.removeprefix("W/") for tag in tags if weak or not tag.startswith("W/")]
 
 
 def _date(value: str) -> float | None:
@@ -227,6 +250,8 @@ def _range(request: Request, headers: dict[str, str], size: int) -> tuple[int, i
         return None
     first, dash, last = value.removeprefix("bytes=").strip().partition("-")
     if not dash or not (first or last) or not (first or "0").isdecimal() or not (last or "0").isdecimal():
+        return None
+    if len(first) > MAX_DIGITS or len(last) > MAX_DIGITS:
         return None
     if not first:
         return max(0, size - int(last)), size

@@ -2,33 +2,40 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable, Iterator
+import os
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from itertools import chain, islice
 from typing import IO, Annotated, Any
+from urllib.parse import unquote, urlsplit
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
+from voservice.auth import USERNAME
 
 from vospace import documents
 from vospace.documents import (
     MAX_DOCUMENT,
+    READ_ONLY,
     Names,
     NodeDocument,
     NodeWriter,
     numbers_in,
     properties_of,
     read_node,
+    target_of,
 )
 from vospace.handlers.files import BLOCK, CallerOf
 from vospace.models.caller import Caller
 from vospace.models.errors import (
+    DuplicateNode,
     InvalidArgument,
     InvalidURI,
     PermissionDenied,
     RequestTooLarge,
 )
 from vospace.models.node import Change, Node
-from vospace.models.uri import Path, check_name, decode_path, encode_path
+from vospace.models.uri import MAX_PATH, Path, check_name, decode_path, encode_path
+from vospace.responses import xml
 from vospace.services.changes import Changes
 from vospace.services.identities import Identities
 from vospace.services.space import Space
@@ -53,6 +60,7 @@ class NodeHandlers:
         service_url: str,
         issuer: str,
         caller_of: CallerOf,
+        require_writable: Callable[[], None],
     ) -> None:
         self._space = space
         self._identities = identities
@@ -61,6 +69,7 @@ class NodeHandlers:
         self._service_url = service_url
         self._issuer = issuer
         self._caller_of = caller_of
+        self._require_writable = require_writable
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["nodes"])
@@ -82,6 +91,7 @@ class NodeHandlers:
 
             @router.delete(path, summary="Remove a node; a container must be empty")
             async def delete_node(request: Request, caller: Who) -> Response:
+                self._require_writable()
                 await asyncio.to_thread(self._space.delete, caller, self._path(request))
                 return Response(status_code=200)
 
@@ -124,7 +134,7 @@ class NodeHandlers:
         first = await asyncio.to_thread(_page, children)
         if len(first) < PAGE:
             parts = [part async for part in self._xml(node, iter(first), detail)]
-            return Response(b"".join(parts), media_type="text/xml")
+            return xml(b"".join(parts))
         spool = await asyncio.to_thread(self._space.spool)
         try:
             async for part in self._xml(node, chain(first, children), detail):
@@ -135,7 +145,7 @@ class NodeHandlers:
             spool.close()
             raise
         return StreamingResponse(
-            _spooled(spool), media_type="text/xml", headers={"Content-Length": str(length)}
+            _spooled(spool), headers={"Content-Type": "text/xml", "Content-Length": str(length)}
         )
 
     def _start(self, uri: str | None, path: Path) -> str | None:
@@ -179,9 +189,9 @@ class NodeHandlers:
         names = await self._names([node, *found])
         content = _json_node(self._space, node, names, detail)
         if node.kind == "ContainerNode":
-            below = [{"vos:node": _json_node(self._space, child, names, detail)} for child in found]
-            content["vos:nodes"] = {"$": below}
-        return Response(json.dumps({"vos:node": content}), media_type="application/json")
+            content["vos:nodes"] = {"$": [_json_node(self._space, child, names, detail) for child in found]}
+        spaces = {"@xmlns:vos": documents.VOS, "@xmlns:xsi": documents.XSI}
+        return Response(json.dumps({"vos:node": spaces | content}), media_type="application/json")
 
     async def _names(self, nodes: Iterable[Node]) -> Names:
         uids, gids = numbers_in(nodes)
@@ -202,37 +212,32 @@ class NodeHandlers:
         async for chunk in request.stream():
             body += chunk
             if len(body) > MAX_DOCUMENT:
-                raise RequestTooLarge(f"a node document is limited to {MAX_DOCUMENT} bytes")
+                raise RequestTooLarge(f"limit: {MAX_DOCUMENT}")
         return read_node(bytes(body))
 
     async def _put(self, request: Request, caller: Caller) -> Response:
+        self._require_writable()
         path = self._path(request)
         document = await self._read(request)
         if document.uri is not None and self._space.naming.path(document.uri) != path:
             raise InvalidURI(f"uri of the document is not {self._space.naming.uri(path)}")
         if caller.anonymous:
-            raise PermissionDenied(
-                f"{self._space.naming.uri(path)}: creating needs a credential: get a token from {self._issuer}"
-                " and send it as Authorization: Bearer TOKEN"
-            )
+            await asyncio.to_thread(self._refuse, caller, path)
         admin = self._space.rules.is_admin(caller)
         change = await self._changes.of(document, admin=admin)
         match document.kind:
             case "ContainerNode":
-                owner = None
                 creator = document.properties.get(documents.CREATOR)
-                if admin and creator:
-                    owner = await self._identities.account(creator)
+                owner = await self._owner(creator) if admin and creator else None
                 make = self._space.create_container
                 node = await asyncio.to_thread(make, caller, path, change, owner)
             case "LinkNode":
-                if change != Change():
-                    raise InvalidArgument("a LinkNode has no properties of its own")
+                _require_no_properties(change)
                 target = self._link_target(document.target or "")
                 node = await asyncio.to_thread(self._space.create_link, caller, path, target)
             case _:
                 node = await asyncio.to_thread(self._create_data, caller, path, change)
-        return Response(await self._document(node), status_code=201, media_type="text/xml")
+        return xml(await self._document(node), 201)
 
     def _create_data(self, caller: Caller, path: Path, change: Change) -> Node:
         with self._space.locate(caller, path):
@@ -250,13 +255,49 @@ class NodeHandlers:
                 raise
         return self._space.node(caller, path)
 
-    def _link_target(self, target: str) -> Path:
+    def _refuse(self, caller: Caller, path: Path) -> None:
+        """Tell an anonymous caller what is wrong, in Cavern's order: a missing parent or a name that is taken first."""
+        uri = self._space.naming.uri(path)
+        if not path:
+            raise DuplicateNode(uri)
+        with self._space.locate(caller, path) as place:
+            if place.kind is not None:
+                raise DuplicateNode(uri)
+        raise PermissionDenied(
+            f"{uri}: creating needs a credential: get a token from {self._issuer}"
+            " and send it as Authorization: Bearer TOKEN"
+        )
+
+    async def _owner(self, creator: str) -> tuple[int, int]:
+        """uid and gid of a user given by name or, as Cavern allows too, by number."""
+        if not creator.isdecimal():
+            if not USERNAME.match(creator):
+                raise InvalidArgument(f"{documents.CREATOR}: not a user: {creator[:80]!r}")
+            return await self._identities.account(creator)
+        name = await self._identities.name(int(creator)) if len(creator) < 11 else None
+        if name is None:
+            raise InvalidArgument(f"{documents.CREATOR}: nobody has the uid {creator[:80]}")
+        return await self._identities.account(name)
+
+    def _link_target(self, target: str) -> Path | str:
+        """A path of this space, or the absolute path of a `file` URI."""
+        parts = urlsplit(target)
+        if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
+            path = unquote(parts.path)
+            if (
+                "\x00" not in path
+                and len(os.fsencode(path)) < MAX_PATH
+                and not parts.query
+                and not parts.fragment
+            ):
+                return path
         try:
             return self._space.naming.path(target)
         except InvalidURI:
             raise InvalidArgument(f"link to external resource: {target[:200]}") from None
 
     async def _post(self, request: Request, caller: Caller) -> Response:
+        self._require_writable()
         path = self._path(request)
         document = await self._read(request)
         naming = self._space.naming
@@ -267,11 +308,16 @@ class NodeHandlers:
         before = await asyncio.to_thread(self._space.node, caller, path)
         if before.kind != document.kind:
             raise InvalidArgument(f"{naming.uri(path)} is a {before.kind}, the document has {document.kind}")
-        if before.kind == "LinkNode":
-            return Response(await self._document(before), media_type="text/xml")
         change = await self._changes.of(document, admin=self._space.rules.is_admin(caller))
+        if before.kind == "LinkNode":
+            _require_no_properties(change)
+            if not before.writable:
+                raise PermissionDenied(naming.uri(path))
+            if self._link_target(document.target or "") != before.target:
+                raise InvalidArgument("a link's target is not changed: remove the link and make another")
+            return xml(await self._document(before))
         node = await asyncio.to_thread(self._space.update, caller, path, change)
-        return Response(await self._document(node), media_type="text/xml")
+        return xml(await self._document(node))
 
 
 async def _spooled(spool: IO[bytes]) -> AsyncIterator[bytes]:
@@ -280,6 +326,12 @@ async def _spooled(spool: IO[bytes]) -> AsyncIterator[bytes]:
             yield block
     finally:
         spool.close()
+
+
+def _require_no_properties(change: Change) -> None:
+    """A link has nowhere to keep properties, and no permissions of its own."""
+    if any(value is not None for value in change.properties.values()):
+        raise InvalidArgument("a LinkNode has no properties of its own")
 
 
 def _page(children: Iterator[Node]) -> list[Node]:
@@ -299,19 +351,23 @@ def _sort(parameters: Parameters) -> tuple[str, bool] | None:
 
 
 def _json_node(space: Space, node: Node, names: Names, detail: str) -> dict[str, Any]:
-    content: dict[str, Any] = {
-        "@xmlns:vos": documents.VOS,
-        "@xmlns:xsi": documents.XSI,
-        "@uri": space.naming.uri(node.path),
-        "@xsi:type": f"vos:{node.kind}",
-    }
+    """As Cavern derives JSON from the XML: `@` before attributes, `$` for text and for lists, whose entries are not
+    named; values of properties are text."""
+    content: dict[str, Any] = {"@uri": space.naming.uri(node.path), "@xsi:type": f"vos:{node.kind}"}
     if detail != "min":
+        if node.kind == "DataNode":
+            content["@busy"] = False
         values = properties_of(node, names, readable=detail == "max")
-        listed = [{"vos:property": {"@uri": uri, "$": values[uri]}} for uri in sorted(values)]
-        content["vos:properties"] = {"$": listed}
-    if node.kind == "LinkNode":
-        target = node.target
-        content["vos:target"] = {
-            "$": space.naming.uri(target) if isinstance(target, tuple) else f"file://{target}"
+        content["vos:properties"] = {
+            "$": [
+                {"@uri": uri, **({"@readOnly": "true"} if uri in READ_ONLY else {}), "$": values[uri]}
+                for uri in sorted(values)
+            ]
         }
+    if node.kind == "DataNode":
+        content |= {"vos:accepts": {"$": []}, "vos:provides": {"$": []}}
+    elif node.kind == "ContainerNode":
+        content["vos:nodes"] = {"$": []}
+    else:
+        content["vos:target"] = {"$": target_of(space.naming, node)}
     return content

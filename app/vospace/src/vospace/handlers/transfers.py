@@ -1,5 +1,6 @@
 """`/synctrans`, `/transfers` and `/xfer` (VOSpace 2.1 section 3.6), in Cavern's forms."""
 
+from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
@@ -7,6 +8,7 @@ from fastapi.responses import RedirectResponse, Response
 
 from vospace.models.caller import Caller
 from vospace.models.errors import Fault, InvalidArgument, JobNotFound
+from vospace.responses import xml
 from vospace.services.space import Space
 from vospace.transfers.documents import (
     BIDIRECTIONAL,
@@ -36,13 +38,20 @@ class TransferHandlers:
     """Requests about transfers."""
 
     def __init__(
-        self, space: Space, jobs: JobService, negotiator: Negotiator, service_url: str, owner_of: OwnerOf
+        self,
+        space: Space,
+        jobs: JobService,
+        negotiator: Negotiator,
+        service_url: str,
+        owner_of: OwnerOf,
+        require_writable: Callable[[], None],
     ) -> None:
         self._space = space
         self._jobs = jobs
         self._negotiator = negotiator
         self._service_url = service_url
         self._owner_of = owner_of
+        self._require_writable = require_writable
 
     def router(self) -> APIRouter:
         """Routes besides the job lists; to be included before those."""
@@ -69,7 +78,7 @@ class TransferHandlers:
             if not is_job_id(job_id):
                 raise JobNotFound(job_id)
             job = await self._jobs.get(job_id, owner)
-            return Response(self.details(job), media_type="text/xml")
+            return xml(self.details(job))
 
         return router
 
@@ -77,9 +86,9 @@ class TransferHandlers:
         """A job of POST /transfers: a document, or the parameters that stand for one."""
         content, parameters = await document_or_parameters(request, MAX_DOCUMENT)
         if content:
-            read_transfer(content.encode())
+            self._check(read_transfer(content.encode()))
         elif parameters.first("TARGET"):
-            content = write_transfer(_from_parameters(parameters, owner)).decode()
+            content = write_transfer(self._check(_from_parameters(parameters, owner))).decode()
         else:
             raise InvalidArgument("no transfer document")
         job = self._jobs.new(
@@ -105,7 +114,7 @@ class TransferHandlers:
         return write_transfer(transfer)
 
     async def _by_document(self, content: str, owner: Owner) -> Response:
-        transfer = read_transfer(content.encode())
+        transfer = self._check(read_transfer(content.encode()))
         if (
             transfer.direction == PULL_FROM
             and transfer.view is not None
@@ -125,6 +134,12 @@ class TransferHandlers:
                 job = await self._jobs.wait(job.id, owner, MAX_WAIT)
             job = await self._jobs.wait(job.id, owner, MAX_WAIT)
         return see_other(f"{self._service_url}/transfers/{job.id}/results/transferDetails")
+
+    def _check(self, transfer: Transfer) -> Transfer:
+        """Raises ServiceBusy for what would change something while nothing may be changed."""
+        if transfer.direction != PULL_FROM:
+            self._require_writable()
+        return transfer
 
     async def _negotiate(self, owner: Owner, transfer: Transfer, content: str) -> Job:
         """Negotiate in the call; the job records how it went, and is EXECUTING while the client acts."""
@@ -146,7 +161,7 @@ class TransferHandlers:
         )
 
     async def _by_parameters(self, parameters: Parameters, owner: Owner) -> Response:
-        transfer = _from_parameters(parameters, owner)
+        transfer = self._check(_from_parameters(parameters, owner))
         if transfer.direction not in _NEGOTIATED:
             raise InvalidArgument(f"invalid direction: {transfer.direction[:100]}")
         found = await self._negotiator.negotiate(Caller.from_record(owner.record), transfer)

@@ -10,6 +10,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
 from voservice import vosi
 
+from vospace.control.state import State
+from vospace.responses import xml
+
 EVERYBODY = (vosi.ANONYMOUS, vosi.CERTIFICATE, vosi.TOKEN)
 KNOWN = (vosi.CERTIFICATE, vosi.TOKEN)
 OPEN = (vosi.ANONYMOUS,)
@@ -26,6 +29,7 @@ CAPABILITIES: list[tuple[str, str, str, tuple[str, ...]]] = [
     ("ivo://ivoa.net/std/VOSpace#recursive-nodeprops-proto", "async-setprops", "full", KNOWN),
     ("ivo://ivoa.net/std/VOSpace#recursive-delete-proto", "async-delete", "full", KNOWN),
     ("ivo://skao.int/std/VOSpace#bulk-pull-1.0", "bulk-pull", "full", KNOWN),
+    ("vos://cadc.nrc.ca~vospace/CADC/std/LOGGING#logControl-1.0", "logControl", "full", KNOWN),
 ]
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>VOSpace</title>
@@ -40,21 +44,27 @@ def router(
     url: str,
     database_ready: Callable[[], Awaitable[object]],
     files_ready: Callable[[], object],
+    state: Callable[[], State],
 ) -> APIRouter:
-    """Routes of a service at *url*, whose database and file system the two functions test by raising."""
+    """Routes of a service at *url*, whose database and file system the two functions test by raising.
+
+    With `detail=min` availability is a sign of life and says nothing of maintenance: whatever restarts the service when
+    it is dead must leave it alone then."""
     routes = APIRouter(tags=["VOSI"])
     entries = [
         vosi.Capability(standard, f"{url}/{path}", "base" if use == "base" else "full", methods)
         for standard, path, use, methods in CAPABILITIES
     ]
 
+    @routes.head("/capabilities", include_in_schema=False)
     @routes.get("/capabilities", summary="What the service offers and where")
     async def capabilities() -> Response:
-        return Response(vosi.capabilities(entries), media_type="text/xml")
+        return xml(vosi.capabilities(entries))
 
+    @routes.head("/availability", include_in_schema=False)
     @routes.get("/availability", summary="Whether database and file system answer")
     async def availability(request: Request) -> Response:
-        available, note = True, "service is accepting requests"
+        available, note = True, state().note
         try:
             async with asyncio.timeout(5):
                 await database_ready()
@@ -64,7 +74,7 @@ def router(
         detail = {key.lower(): value for key, value in request.query_params.items()}.get("detail")
         if detail == "min":
             return Response(status_code=200 if available else 503)
-        return Response(vosi.availability(available, note), media_type="text/xml")
+        return xml(vosi.availability(available and state() is not State.OFFLINE, note))
 
     @routes.get("/", include_in_schema=False)
     async def landing() -> Response:

@@ -66,6 +66,10 @@ class ContainerNotFound(NodeNotFound):
     name = "ContainerNotFound"
 
 
+class ExternalLink(InvalidArgument):
+    """A link that leads out of the space: it is shown, and not followed."""
+
+
 class UnreadableLinkTarget(Fault):
     name, status = "UnreadableLinkTarget", 404
 
@@ -92,7 +96,9 @@ class QuotaExceeded(Fault):
 
 
 class RequestTooLarge(Fault):
-    name, status = "RequestEntityTooLarge", 413
+    """Spelled as Cavern spells it."""
+
+    name, status = "RequestEntityToolarge", 413
 
 
 class ChecksumMismatch(Fault):

@@ -62,16 +62,22 @@ def encode_path(path: Iterable[str]) -> str:
     return "".join(f"/{quote(name, safe=_SAFE)}" for name in path)
 
 
+def _authority(resource_id: str) -> str:
+    parts = urlsplit(resource_id)
+    if parts.scheme != "ivo" or not parts.netloc or not parts.path.strip("/"):
+        raise ValueError(f"not a resource id: {resource_id!r}")
+    return parts.netloc.lower() + "~" + parts.path.strip("/").replace("/", "~")
+
+
 class Naming:
     """Converts between paths and the URIs of one service."""
 
-    def __init__(self, resource_id: str) -> None:
-        """`resource_id`: such as `ivo://opencadc.org/cavern`."""
-        parts = urlsplit(resource_id)
-        if parts.scheme != "ivo" or not parts.netloc or not parts.path.strip("/"):
-            raise ValueError(f"not a resource id: {resource_id!r}")
-        self.authority = parts.netloc.lower() + "~" + parts.path.strip("/").replace("/", "~")
+    def __init__(self, resource_id: str, aliases: Iterable[str] = ()) -> None:
+        """`resource_id`: such as `ivo://opencadc.org/cavern`; `aliases`: others under which the service is registered,
+        whose URIs are understood and never written. Raises ValueError."""
+        self.authority = _authority(resource_id)
         self.root = f"vos://{self.authority}"
+        self._authorities = frozenset(_authority(name).lower() for name in (resource_id, *aliases))
 
     def uri(self, path: Path) -> str:
         """The URI; what RFC 3986 allows in no path is percent-encoded, letters of any script stay."""
@@ -81,7 +87,7 @@ class Naming:
         """The path of a URI of this service, with `~` or `!` in the authority. Raises InvalidURI."""
         prefix, _, rest = uri.strip().partition("://")
         authority, _, path = rest.partition("/")
-        if prefix.lower() != "vos" or authority.lower().replace("!", "~") != self.authority.lower():
+        if prefix.lower() != "vos" or authority.lower().replace("!", "~") not in self._authorities:
             raise InvalidURI(f"not a node of {self.root}: {uri[:200]}")
         path = path.split("#", 1)[0].split("?", 1)[0]
         return decode_path(path) if "%" in path else parse_path(path)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from vospace.models.caller import Caller
 from vospace.models.errors import NodeLocked, PermissionDenied
+from vospace.models.sizes import byte_count
 from vospace.models.uri import Naming, Path
 from vospace.storage import attributes
 from vospace.storage.posix_acl import READ, WRITE
@@ -48,8 +49,8 @@ class Gate:
         if path[:-1] in self.rules.allocation_parents:
             self.allocation_uid = directory.status.stat.st_uid
         limit = attributes.one(directory.descriptor, QUOTA)
-        if limit is not None and limit.isdecimal():
-            self.quota = (path, int(limit))
+        if limit is not None and (size := byte_count(limit)) is not None:
+            self.quota = (path, size)
         if not self.may_read(directory.status):
             raise PermissionDenied(self.rules.naming.uri(path))
 

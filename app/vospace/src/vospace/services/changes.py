@@ -8,6 +8,7 @@ from vospace import documents
 from vospace.documents import NodeDocument
 from vospace.models.errors import InvalidArgument
 from vospace.models.node import Change
+from vospace.models.sizes import byte_count
 from vospace.services.identities import Identities
 from vospace.storage.attributes import LOCKED
 
@@ -30,7 +31,7 @@ class Changes:
             if key in _HANDLED:
                 continue
             if key == documents.QUOTA and admin:
-                if recursive or (value is not None and not value.isdecimal()):
+                if recursive or (value is not None and byte_count(value) is None):
                     raise InvalidArgument("quota must be a number of bytes, and is not set recursively")
                 properties[key] = value
             elif key == LOCKED:

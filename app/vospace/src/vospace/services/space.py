@@ -19,6 +19,7 @@ from vospace.models.caller import Caller
 from vospace.models.errors import (
     ContainerNotFound,
     DuplicateNode,
+    ExternalLink,
     Fault,
     InvalidArgument,
     NodeNotFound,
@@ -149,7 +150,7 @@ class Space:
     """One VOSpace on one directory."""
 
     def __init__(self, settings: Settings) -> None:
-        self.naming = Naming(settings.vospace_resource_id)
+        self.naming = Naming(settings.vospace_resource_id, settings.vospace_aliases)
         self.rules = Rules(
             naming=self.naming,
             root_uid=settings.vospace_root_owner_uid,
@@ -205,7 +206,7 @@ class Space:
             place.directory.close()
 
     def place(self, caller: Caller, path: Path, *, follow: bool = False) -> Located:
-        """As `locate`; the caller closes the directory."""
+        """As `locate`; who calls closes the directory."""
         gate = Gate(self.rules, caller)
         directory, name = Walk(self.tree, gate).parent(path, follow_leaf=follow)
         return Located(directory, name, gate)
@@ -313,9 +314,7 @@ class Space:
         target: Path | str
         try:
             target = self.tree.link_target(place.directory.path, text)
-        except NodeNotFound:
-            raise
-        except Exception:  # a link out of the space is shown as it is
+        except ExternalLink:  # shown as it is
             target = text
         return Node(
             path=place.path,
@@ -334,7 +333,7 @@ class Space:
     def create_container(
         self, caller: Caller, path: Path, change: Change | None = None, owner: tuple[int, int] | None = None
     ) -> Node:
-        """A new container. `owner`: uid and gid of another user, for the root owner's allocations. Raises
+        """A new container. `owner`: uid and gid of another user, which only the root owner may give. Raises
         DuplicateNode, ContainerNotFound, PermissionDenied."""
         change = change or Change()
         if not path:
@@ -344,8 +343,8 @@ class Space:
                 raise DuplicateNode(self.naming.uri(path))
             place.gate.require_create(place.directory, place.name, container=True)
             allocation = place.directory.path in self.rules.allocation_parents
-            if owner is not None and not (allocation and self.rules.is_admin(caller)):
-                raise PermissionDenied("only the root owner creates allocations for others")
+            if owner is not None and not self.rules.is_admin(caller):
+                raise PermissionDenied("only the root owner creates nodes for others")
             if allocation and self._default_quota and QUOTA not in change.properties:
                 change = replace(change, properties={**change.properties, QUOTA: str(self._default_quota)})
             made = make_directory(place.directory, place.name)
@@ -378,13 +377,16 @@ class Space:
                     if place.kind is not Kind.CONTAINER:
                         raise ContainerNotFound(self.naming.uri(wanted)) from None
 
-    def create_link(self, caller: Caller, path: Path, target: Path) -> Node:
-        """A link to a path of this space, which need not exist."""
+    def create_link(self, caller: Caller, path: Path, target: Path | str) -> Node:
+        """A link to a path of this space, which need not exist, or to an absolute path of the file system as those see
+        it who mount the space; the service itself never follows the latter."""
+        if not path:
+            raise DuplicateNode(self.naming.root)
         with self.locate(caller, path) as place:
             if place.kind is not None:
                 raise DuplicateNode(self.naming.uri(path))
             place.gate.require_create(place.directory, place.name)
-            text = self.tree.link_text(place.directory.path, target)
+            text = target if isinstance(target, str) else self.tree.link_text(place.directory.path, target)
             descriptor = place.directory.descriptor
             os.symlink(text, place.name, dir_fd=descriptor)
             os.chown(place.name, *caller.ids, dir_fd=descriptor, follow_symlinks=False)
@@ -468,13 +470,20 @@ class Space:
     # Bytes.
 
     def upload(
-        self, caller: Caller, path: Path, *, replace: bool = True, keep_properties: bool = True
+        self,
+        caller: Caller,
+        path: Path,
+        *,
+        replace: bool = True,
+        keep_properties: bool = True,
+        follow: bool = True,
     ) -> Upload:
-        """Begin to write a data node. The containers above must exist; an existing node is replaced at the end, or
-        refused by DuplicateNode. Raises PermissionDenied, NodeLocked, QuotaExceeded, InvalidArgument (no data node)."""
+        """Begin to write a data node, or, with `follow`, the one that a link leads to. The containers above must exist;
+        an existing node is replaced at the end, or refused by DuplicateNode. Raises PermissionDenied, NodeLocked,
+        QuotaExceeded, InvalidArgument (no data node)."""
         if not path:
             raise InvalidArgument("the root is not a data node")
-        place = self.place(caller, path, follow=True)
+        place = self.place(caller, path, follow=follow)
         try:
             exists = self.check_upload(place, replace=replace)
             return Upload(self, place, exists=exists, replace=replace, keep_properties=keep_properties)

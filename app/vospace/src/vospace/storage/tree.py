@@ -20,6 +20,7 @@ from pathlib import Path as FilePath
 from vospace.models.errors import (
     ContainerNotFound,
     DuplicateNode,
+    ExternalLink,
     InvalidArgument,
     UnreadableLinkTarget,
 )
@@ -156,11 +157,11 @@ class Tree:
         return Directory(os.dup(self._descriptor), ())
 
     def link_target(self, parent: Path, text: str) -> Path:
-        """Where the text of a link in container `parent` leads. Raises UnreadableLinkTarget if outside the space."""
+        """Where the text of a link in container `parent` leads. Raises ExternalLink if outside the space."""
         if text.startswith("/"):
             root = str(self.root).rstrip("/")
             if text != root and not text.startswith(root + "/"):
-                raise UnreadableLinkTarget(f"link to file://{text[:200]}")
+                raise ExternalLink(f"link to external resource: file://{text[:200]}")
             text, steps = text[len(root) :], []
         else:
             steps = list(parent)
@@ -169,7 +170,7 @@ class Tree:
                 continue
             if name == "..":
                 if not steps:
-                    raise UnreadableLinkTarget("a link leads out of the space")
+                    raise ExternalLink(f"link to external resource: {text[:200]}")
                 steps.pop()
             else:
                 steps.append(name)
@@ -198,8 +199,8 @@ class Walk:
 
     def parent(self, path: Path, *, follow_leaf: bool) -> tuple[Directory, str]:
         """The open container of the node and the node's name there, links in the way (and, if asked, at the end)
-        followed; the node itself may be missing. Raises NodeNotFound, UnreadableLinkTarget, and what the check
-        raises."""
+        followed; the node itself may be missing. Raises NodeNotFound, UnreadableLinkTarget, ExternalLink, and what the
+        check raises."""
         if not path:
             raise InvalidArgument("the root has no container")
         directory = self._container(path[:-1])

@@ -14,6 +14,7 @@ from vospace.models.errors import (
     ProtocolNotSupported,
     ViewNotSupported,
 )
+from vospace.models.sizes import byte_count
 from vospace.models.uri import Path, encode_path
 from vospace.services.preauth import PREFIX, Mode, Preauth
 from vospace.services.space import Space
@@ -135,6 +136,7 @@ def _length(transfer: Transfer) -> int | None:
     text = transfer.param(PARAM_LENGTH)
     if text is None:
         return None
-    if not text.isdecimal():
+    size = byte_count(text)
+    if size is None:
         raise InvalidArgument(f"param {PARAM_LENGTH} must be a number of bytes, not {text[:40]!r}")
-    return int(text)
+    return size

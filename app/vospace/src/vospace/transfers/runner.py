@@ -11,6 +11,7 @@ import os
 
 from vospace.models.caller import Caller
 from vospace.models.errors import Fault, InvalidArgument, ProtocolNotSupported
+from vospace.models.sizes import byte_count
 from vospace.models.uri import Path
 from vospace.services.space import Space
 from vospace.storage import attributes
@@ -209,11 +210,12 @@ def _usable(transfer: Transfer, uris: frozenset[str]) -> list[Protocol]:
 def _expected(transfer: Transfer) -> Expected:
     """What the document says the bytes are. Raises InvalidArgument."""
     length, md5, adler32 = (transfer.param(uri) for uri in (PARAM_LENGTH, PARAM_MD5, PARAM_ADLER32))
-    if length is not None and not length.isdecimal():
+    size = None if length is None else byte_count(length)
+    if length is not None and size is None:
         raise InvalidArgument(f"param {PARAM_LENGTH} must be a number of bytes, not {length[:40]!r}")
     try:
         return Expected(
-            None if length is None else int(length),
+            size,
             None if md5 is None else md5_hex(md5),
             None if adler32 is None else adler32_hex(adler32),
         )

@@ -116,6 +116,7 @@ class Executor:
         self._tasks: list[asyncio.Task[None]] = []
         self._reviews: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._paused = False
         notices.observe(self._on_notice)
 
     async def start(self) -> None:
@@ -135,6 +136,11 @@ class Executor:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+
+    def pause(self, paused: bool) -> None:
+        """Begin no further job while paused; what runs goes on."""
+        self._paused = paused
+        self._wake.set()
 
     @asynccontextmanager
     async def holding(self, job: Job) -> AsyncIterator[Run]:
@@ -166,6 +172,8 @@ class Executor:
                     await self._wake.wait()
 
     async def _claim(self, pool: Pool) -> None:
+        if self._paused:
+            return
         busy = sum(running.pool == pool.name for running in self._running.values())
         if busy >= pool.slots:
             return

@@ -11,7 +11,7 @@ from typing import Any
 
 from asyncpg.exceptions import InterfaceError, PostgresError
 
-from vospace.uws.tables import PHASE_CHANNEL, ROWS_CHANNEL
+from vospace.uws.tables import PHASE_CHANNEL, ROWS_CHANNEL, SETTING_CHANNEL
 
 logger = logging.getLogger(__name__)
 
@@ -31,11 +31,16 @@ class Notices:
         self._connect = connect
         self._subscribers: defaultdict[tuple[str, str], set[asyncio.Event]] = defaultdict(set)
         self._observers: list[Observer] = []
+        self._setting_observers: list[Callable[[], None]] = []
         self._task: asyncio.Task[None] | None = None
 
     def observe(self, observer: Observer) -> None:
         """Call `observer(job_id, phase, kind)` on each change of a phase; after a reconnect with empty texts."""
         self._observers.append(observer)
+
+    def on_setting(self, observer: Callable[[], None]) -> None:
+        """Call `observer` when an operator has set something, and after a reconnect."""
+        self._setting_observers.append(observer)
 
     async def start(self) -> None:
         self._task = asyncio.create_task(self._listen(), name="job notices")
@@ -75,6 +80,7 @@ class Notices:
             try:
                 await connection.add_listener(PHASE_CHANNEL, self._on_phase)
                 await connection.add_listener(ROWS_CHANNEL, self._on_rows)
+                await connection.add_listener(SETTING_CHANNEL, self._on_setting)
                 self._wake_all()
                 await lost.wait()
                 logger.warning("the connection that listens for job notices broke; making a new one")
@@ -94,6 +100,10 @@ class Notices:
     def _on_rows(self, _connection: Any, _pid: int, _channel: str, payload: Any) -> None:
         self._wake(ROWS_CHANNEL, str(payload))
 
+    def _on_setting(self, *_: Any) -> None:
+        for observer in self._setting_observers:
+            observer()
+
     def _wake(self, channel: str, job_id: str) -> None:
         for event in self._subscribers.get((channel, job_id), ()):
             event.set()
@@ -104,3 +114,4 @@ class Notices:
                 event.set()
         for observer in self._observers:
             observer("", "", "")
+        self._on_setting()

@@ -9,9 +9,10 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import PlainTextResponse, RedirectResponse, Response
+from fastapi.responses import RedirectResponse, Response
 
 from vospace.models.errors import InvalidArgument, JobNotFound
+from vospace.responses import text, xml
 from vospace.uws import documents
 from vospace.uws.model import ExecutionPhase, Job, format_time, is_job_id, parse_time
 from vospace.uws.parameters import Parameters, read_parameters
@@ -20,10 +21,6 @@ from vospace.uws.service import JobService, Owner
 Create = Callable[[Request, Owner], Awaitable[Job]]
 """Makes a job of a POST to the list, not yet started."""
 OwnerOf = Callable[[Request], Awaitable[Owner]]
-
-
-def xml(content: bytes) -> Response:
-    return Response(content, media_type="text/xml")
 
 
 def see_other(url: str) -> RedirectResponse:
@@ -123,7 +120,7 @@ def job_list(
     async def get_result(job: Annotated[Job, Depends(job_of)], result_id: str) -> Response:
         result = job.result(result_id)
         if result is None:
-            return PlainTextResponse(f"result not found: {result_id}\n", status_code=404)
+            return text(f"result not found: {result_id}\n", 404)
         return see_other(result.href)
 
     @router.get(path + "/{job_id}/{field}", summary="One part of a job")
@@ -135,26 +132,24 @@ def job_list(
     ) -> Response:
         match field.lower():
             case "phase":
-                return PlainTextResponse(
-                    (await waited(job, owner, await read_parameters(request))).phase.value
-                )
+                return text((await waited(job, owner, await read_parameters(request))).phase.value)
             case "executionduration":
-                return PlainTextResponse(str(job.execution_duration))
+                return text(str(job.execution_duration))
             case "destruction":
-                return PlainTextResponse(format_time(job.destruction_time))
+                return text(format_time(job.destruction_time))
             case "quote":
-                return PlainTextResponse("" if job.quote is None else format_time(job.quote))
+                return text("" if job.quote is None else format_time(job.quote))
             case "owner":
-                return PlainTextResponse(job.owner or "")
+                return text(job.owner or "")
             case "error":
                 if job.error is None:
-                    return PlainTextResponse("no error\n", status_code=404)
-                return PlainTextResponse(job.error.message)
+                    return text("no error\n", 404)
+                return text(job.error.message)
             case "parameters":
                 return xml(documents.parameters_document(job.parameters))
             case "results":
                 return xml(documents.results_document(job.results))
-        return PlainTextResponse(f"a job has no {field[:40]}\n", status_code=404)
+        return text(f"a job has no {field[:40]}\n", 404)
 
     @router.post(path + "/{job_id}/{field}", summary="Change one part of a job")
     async def post_field(request: Request, job: Annotated[Job, Depends(job_of)], field: str) -> Response:

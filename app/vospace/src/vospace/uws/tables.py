@@ -22,6 +22,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 SCHEMA = "vospace"
 PHASE_CHANNEL = "vospace_job"
 ROWS_CHANNEL = "vospace_rows"
+SETTING_CHANNEL = "vospace_setting"
 
 metadata = MetaData(schema=SCHEMA)
 
@@ -87,4 +88,13 @@ bulk_row = Table(
     Column("ended", DateTime(timezone=True)),
     Index("bulk_row_by_event", "job_id", "event", unique=True, postgresql_where=text("event IS NOT NULL")),
     Index("bulk_row_open", "job_id", "row", postgresql_where=text("event IS NULL")),
+)
+
+setting = Table(
+    "setting",
+    metadata,
+    Column("name", String(255), primary_key=True),
+    Column("value", Text, nullable=False),
+    Column("changed", DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()")),
+    Column("changed_by", String(128)),
 )
