@@ -7,7 +7,9 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 VENV := .venv
 PLAYBOOK := $(VENV)/bin/ansible-playbook
 INVENTORY ?= inventory/local
-PLAY = $(PLAYBOOK) -i $(INVENTORY) $(ARGS)
+# Asks for the password that sudo wants on this machine, if it wants one.
+BECOME = $(if $(filter inventory/local,$(INVENTORY)),$(shell [ "$$(id -u)" = 0 ] || sudo -n true 2>&- || echo --ask-become-pass))
+PLAY = $(PLAYBOOK) -i $(INVENTORY) $(BECOME) $(ARGS)
 # Prints what a playbook says and nothing of how it came about.
 QUIET := ANSIBLE_STDOUT_CALLBACK=skasrc.cavern.messages
 # Written last, so that a broken installation is made again.
