@@ -29,8 +29,7 @@ $(DEV): requirements/dev.txt requirements/deploy.txt bin/environment $(wildcard 
 	@touch $(DEPLOY) $(DEV)
 
 up: $(DEPLOY) ## Deploy everything and stage a file through it
-	@$(PLAY) site.yml
-	@$(PLAY) playbooks/smoke.yml
+	@$(PLAY) site.yml playbooks/smoke.yml
 	@$(QUIET) $(PLAY) playbooks/status.yml
 
 smoke: $(DEPLOY) ## Run the smoke test against the deployed stack
