@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import uuid
 
 from voservice.config import load
 
@@ -11,8 +12,19 @@ from preparer import tasks
 from preparer.config import PreparerSettings
 
 
-def dead_letters(replay: bool, limit: int) -> int:
-    """Show the messages that no worker could take, or publish them again; returns how many there were."""
+def task_of(body: bytes | str) -> str | None:
+    """Task that a message names; None for a message that is not of this service."""
+    try:
+        return str(uuid.UUID(json.loads(body)[0][0]))
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
+def dead_letters(replay: bool, limit: int) -> None:
+    """Show the messages that no worker could take, or publish them again: one line of JSON each.
+
+    A message that names no task is shown and stays, since there is nothing to publish.
+    """
     application = tasks.create(load(PreparerSettings))
     tasks.declare(application)
     count = 0
@@ -21,21 +33,15 @@ def dead_letters(replay: bool, limit: int) -> int:
         held = []
         while count < limit and (message := queue.get()) is not None:
             count += 1
-            arguments = json.loads(message.body)[0]
-            print(
-                json.dumps(
-                    {"task": arguments[0] if arguments else None, "died": message.headers.get("x-death")},
-                    default=str,
-                )
-            )
-            if replay:
-                tasks.publish(application, arguments[0])
+            task = task_of(message.body)
+            print(json.dumps({"task": task, "died": message.headers.get("x-death")}, default=str))
+            if replay and task is not None:
+                tasks.publish(application, task)
                 message.ack()
             else:
                 held.append(message)
         for message in held:
             message.requeue()
-    return count
 
 
 def main() -> None:
@@ -46,8 +52,7 @@ def main() -> None:
     dead.add_argument("action", choices=["list", "replay"])
     dead.add_argument("--limit", type=int, default=1000, help="most messages to look at")
     arguments = parser.parse_args()
-    count = dead_letters(arguments.action == "replay", arguments.limit)
-    print(f"{count} dead letters {'replayed' if arguments.action == 'replay' else 'found'}")
+    dead_letters(arguments.action == "replay", arguments.limit)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,17 +60,20 @@ def _time(moment: Any) -> str | None:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z") if moment else None
 
 
-def write(directory: Path, task: Task, files: Iterable[File]) -> Path:
-    """Write the receipt of *task*, a file at a time, under a temporary name until it is whole."""
+async def write(directory: Path, task: Task, pages: AsyncIterator[Sequence[File]]) -> Path:
+    """Write the receipt of *task*, a page of its files at a time, under a temporary name until it is whole."""
     path = directory / f"{task.id}.json"
     staged = directory / f".{task.id}.part"
     with staged.open("w", encoding="utf-8") as stream:
         head = json.dumps(task_document(task), indent=2)
         stream.write(head.removesuffix("\n}") + ',\n  "results": [')
-        for number, file in enumerate(files):
-            stream.write(("," if number else "") + "\n    " + json.dumps(file_document(file)))
+        separator = "\n    "
+        async for files in pages:
+            lines = ",\n    ".join(json.dumps(file_document(file)) for file in files)
+            await asyncio.to_thread(stream.write, separator + lines)
+            separator = ",\n    "
         stream.write("\n  ]\n}\n")
         stream.flush()
-        os.fsync(stream.fileno())
+        await asyncio.to_thread(os.fsync, stream.fileno())
     staged.replace(path)
     return path

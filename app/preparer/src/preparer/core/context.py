@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import aiohttp
@@ -42,6 +43,8 @@ class Context:
     session: aiohttp.ClientSession
     cavern: Cavern
     recent: dict[str, deque[float]] = field(default_factory=lambda: defaultdict(deque))
+    # By the digest of a caller's token: when it was exchanged, for what, and when that ends.
+    exchanged: dict[bytes, tuple[float, str, datetime | None]] = field(default_factory=dict)
 
     def limit(self, username: str) -> None:
         """Refuse a user who submits more often than the site allows."""

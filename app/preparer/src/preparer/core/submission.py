@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -20,6 +22,9 @@ from preparer.did import DID, InvalidDID, InvalidPath, destination, relative
 from preparer.ledger.store import KeyReused, NewFile, NewTask, Task
 
 MD5 = re.compile(r"[0-9a-fA-F]{32}")
+# How long, in seconds, one exchange serves further requests with the same token; and how many are kept.
+EXCHANGE_AGE = 300.0
+EXCHANGE_COUNT = 10_000
 ADLER32 = re.compile(r"[0-9a-fA-F]{1,8}")
 
 
@@ -186,18 +191,31 @@ class Submission:
 
     async def credential(self, caller: Caller) -> tuple[str, datetime | None]:
         """A token that outlives the task: exchanged at the issuer where it does that, else the caller's own."""
-        token = caller.token
-        if self.context.credentials is not None:
-            try:
-                token = await self.context.credentials.exchange(
-                    token, self.settings.preparer_credential_lifetime
-                )
-            except AuthenticationError:
-                # An issuer without token exchange: the caller's own token lasts as long as it lasts.
-                return token, caller.identity.expires
-        claims = jwt.decode(token, options={"verify_signature": False})
-        expires = claims.get("exp")
-        return token, datetime.fromtimestamp(expires, UTC) if expires else caller.identity.expires
+        if self.context.credentials is None:
+            return caller.token, caller.identity.expires
+        known = self.context.exchanged
+        # The digest: nothing that a dump of the cache's keys could be used for.
+        key = hashlib.sha256(caller.token.encode()).digest()
+        found = known.get(key)
+        if found is not None and time.monotonic() - found[0] < EXCHANGE_AGE:
+            return found[1], found[2]
+        try:
+            token = await self.context.credentials.exchange(
+                caller.token, self.settings.preparer_credential_lifetime
+            )
+        except AuthenticationError:
+            # An issuer without token exchange: the caller's own token lasts as long as it lasts.
+            return caller.token, caller.identity.expires
+        # An opaque token says nothing of its end.
+        expires = caller.identity.expires
+        with suppress(jwt.PyJWTError, LookupError, TypeError, ValueError):
+            claims = jwt.decode(token, options={"verify_signature": False})
+            expires = datetime.fromtimestamp(claims["exp"], UTC)
+        known.pop(key, None)
+        known[key] = (time.monotonic(), token, expires)
+        while len(known) > EXCHANGE_COUNT:
+            known.pop(next(iter(known)))
+        return token, expires
 
 
 def content_hash(files: Sequence[NewFile], approach: str, callback: str | None, lifetime: int | None) -> str:

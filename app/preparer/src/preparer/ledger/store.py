@@ -469,7 +469,7 @@ class Ledger:
             rows = await connection.execute(
                 select(files.c.state, func.count()).where(files.c.task == task).group_by(files.c.state)
             )
-            counts: dict[str, int] = dict(rows.tuples().all())
+            counts: dict[str, int] = {row[0]: row[1] for row in rows}
             if counts.get(FileState.PENDING):
                 return None
             good = sum(counts.get(state, 0) for state in GOOD)
@@ -567,6 +567,32 @@ class Ledger:
         )
         async with self.engine.connect() as connection:
             return (await connection.execute(query)).all()
+
+    async def note_receipt(self, task: uuid.UUID) -> None:
+        """Note that a task's receipt is written."""
+        async with self.engine.begin() as connection:
+            await self._event(connection, task, "receipt")
+
+    async def without_receipt(self, age: timedelta, limit: int = 10) -> Sequence[Task]:
+        """Tasks that ended longer than *age* ago, within a day, and have no receipt."""
+        written = (
+            select(events.c.id)
+            .where(events.c.task == tasks.c.id, events.c.kind == "receipt", events.c.at >= tasks.c.finished)
+            .exists()
+        )
+        query = (
+            select(tasks)
+            .where(
+                tasks.c.finished < now - age,
+                tasks.c.finished > now - timedelta(days=1),
+                tasks.c.state.not_in(ACTIVE),
+                ~written,
+            )
+            .limit(limit)
+        )
+        async with self.engine.connect() as connection:
+            found: Sequence[Task] = (await connection.execute(query)).all()
+            return found
 
     # -- housekeeping ----------------------------------------------------------------------------------------
 

@@ -11,8 +11,8 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import aiohttp
@@ -30,6 +30,8 @@ from preparer.worker import metrics
 logger = logging.getLogger(__name__)
 
 PAGE = 5000
+# Seconds after which the worker that ended a task has either written its receipt or died over it.
+RECEIPT_DELAY = 30
 # The container's health check reads its age.
 HEARTBEAT = Path("/tmp/prepare-data-worker.heartbeat")  # noqa: S108 - a tmpfs of the container's own
 
@@ -54,6 +56,7 @@ class Runner:
         self.name = settings.preparer_worker_name
         self.jobs: dict[uuid.UUID, Job] = {}
         self.running: dict[uuid.UUID, asyncio.Task[None]] = {}
+        self.closing: set[uuid.UUID] = set()
         self.wake = asyncio.Event()
         self.stopping = asyncio.Event()
 
@@ -64,13 +67,15 @@ class Runner:
                 group.create_task(self._forever(self._claim_loop)),
                 group.create_task(self._forever(self._heartbeat_loop)),
                 group.create_task(self._forever(self._housekeeping_loop)),
+                group.create_task(self._forever(self._receipts_loop)),
             ]
             await self.stopping.wait()
             for loop in loops:
                 loop.cancel()
         held = dict(self.running)
-        for running in held.values():
-            running.cancel()
+        for task, running in held.items():
+            if task not in self.closing:
+                running.cancel()
         await asyncio.gather(*held.values(), return_exceptions=True)
         for task in held:
             await self.ledger.yield_task(task, self.name)
@@ -146,6 +151,7 @@ class Runner:
         finally:
             self.running.pop(task.id, None)
             self.jobs.pop(task.id, None)
+            self.closing.discard(task.id)
             metrics.RUNNING.dec()
             self.wake.set()
 
@@ -191,13 +197,20 @@ class Runner:
         await self._close(task)
 
     async def _rounds(self, approach: Approach, job: Job) -> None:
-        """Stage what is pending until nothing is, or the task as a whole fails."""
+        """Stage what is pending, a batch at a time, until nothing is or the task as a whole fails."""
         failures = 0
         resumed = False
+        tried: set[int] = set()
         while not job.cancelled.is_set():
-            pending = await self._pending(job.task)
+            pending = await self.ledger.list_files(
+                job.task.id, [FileState.PENDING], limit=self.settings.preparer_batch
+            )
             if not pending:
                 return
+            if pending[0].number in tried:
+                # Files of the last batch are back: the longer they have failed, the longer the wait.
+                await self._pause(job, max(failures, *(file.attempts for file in pending)))
+            tried = {file.number for file in pending}
             try:
                 if not resumed:
                     resumed = True
@@ -214,7 +227,6 @@ class Runner:
             except ExceptionGroup as group:
                 # A task group of files: what is wrong with the ledger is not the files' fault.
                 raise group.exceptions[0] from group
-            await self._pause(job, failures)
 
     async def _pause(self, job: Job, failures: int) -> None:
         longest = min(
@@ -227,32 +239,31 @@ class Runner:
         except TimeoutError:
             return
 
-    async def _pending(self, task: Task) -> list[File]:
-        pending: list[File] = []
-        after = -1
-        while page := await self.ledger.list_files(task.id, [FileState.PENDING], after, PAGE):
-            pending += page
-            after = page[-1].number
-        return pending
-
     async def _close(self, task: Task) -> None:
         """End a task, and leave its receipt."""
         # From here on the heartbeat must not take the ended task for a lost one.
         self.jobs.pop(task.id, None)
+        self.closing.add(task.id)
         closed = await self.ledger.finish(task.id, self.name)
         if closed is None:
             return
         metrics.TASK_SECONDS.observe((closed.finished - closed.started).total_seconds())
         logger.info("%s: %s", closed.state, closed.info)
-        files: list[File] = []
+        await self._receipt(closed)
+
+    async def _receipt(self, task: Task) -> None:
+        try:
+            await receipts.write(self.settings.abs_path_celery_results, task, self._pages(task))
+        except OSError as exc:
+            logger.error("The receipt of %s could not be written: %s", task.id, exc)
+            return
+        await self.ledger.note_receipt(task.id)
+
+    async def _pages(self, task: Task) -> AsyncIterator[Sequence[File]]:
         after = -1
         while page := await self.ledger.list_files(task.id, None, after, PAGE):
-            files += page
+            yield page
             after = page[-1].number
-        try:
-            await asyncio.to_thread(receipts.write, self.settings.abs_path_celery_results, closed, files)
-        except OSError as exc:
-            logger.error("The receipt could not be written: %s", exc)
 
     # -- housekeeping ----------------------------------------------------------------------------------------
 
@@ -263,6 +274,13 @@ class Runner:
             for task in await self.ledger.expired():
                 await self._release(task)
             await asyncio.sleep(1)
+
+    async def _receipts_loop(self) -> None:
+        """Write what is owed: by workers that died over it, and of tasks that ended without ever having had one."""
+        while True:
+            for task in await self.ledger.without_receipt(timedelta(seconds=RECEIPT_DELAY)):
+                await self._receipt(task)
+            await asyncio.sleep(max(1, RECEIPT_DELAY))
 
     async def _call_back(self, task: Task) -> None:
         key = self.settings.preparer_callback_key.get_secret_value()

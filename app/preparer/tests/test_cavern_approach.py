@@ -1,0 +1,282 @@
+"""Staging through a Cavern without bulk pull: by its single pulls, and by relay where it cannot pull at all."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import uuid
+import zlib
+from collections.abc import AsyncIterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from lxml import etree
+from preparer.approaches.base import Job, StagingError
+from preparer.approaches.cavern import CavernApproach
+from preparer.cavern import Cavern
+from preparer.config import PreparerSettings
+from preparer.ledger.store import Outcome
+from preparer.ledger.tables import FileState
+
+CORE = "ivo://ivoa.net/vospace/core#"
+CONTENT = {"a.dat": b"a" * 3_000_000, "b.dat": b"bb", "empty.dat": b""}
+RELAY = pytest.mark.parametrize("stage", [False], ids=["relay"], indirect=True)
+
+
+class StandIn:
+    """A Cavern and an RSE in one: as much of both as staging needs, without bulk pull."""
+
+    def __init__(self, pulls: bool) -> None:
+        """With or without pullToVoSpace."""
+        self.pulls = pulls
+        self.nodes: dict[str, bytes | None] = {"/home": None}
+        self.made: list[str] = []
+        self.jobs: dict[str, tuple[str, str]] = {}
+        self.failures: dict[str, int] = {}
+        self.damage: set[str] = set()
+        self.relayed = 0
+
+    def application(self) -> web.Application:
+        application = web.Application(client_max_size=1 << 26)
+        application.add_routes(
+            [
+                web.get("/rse/{path:.*}", self.source),
+                web.get("/cavern/capabilities", self.capabilities),
+                web.get("/cavern/nodes/{path:.*}", self.get_node),
+                web.put("/cavern/nodes/{path:.*}", self.put_node),
+                web.delete("/cavern/nodes/{path:.*}", self.delete_node),
+                web.put("/cavern/files/{path:.*}", self.put_file),
+                web.post("/cavern/transfers", self.transfer),
+                web.post("/cavern/transfers/{job}/phase", self.run),
+                web.get("/cavern/transfers/{job}", self.job),
+                web.get("/cavern/transfers/{job}/error", self.error),
+            ]
+        )
+        return application
+
+    async def source(self, request: web.Request) -> web.Response:
+        name = request.path.rpartition("/")[2]
+        if self.failures.get(name, 0) > 0:
+            self.failures[name] -= 1
+            return web.Response(status=503)
+        if name not in CONTENT:
+            return web.Response(status=404)
+        return web.Response(body=CONTENT[name])
+
+    async def capabilities(self, _: web.Request) -> web.Response:
+        return web.Response(text="<capabilities/>", content_type="text/xml")
+
+    async def get_node(self, request: web.Request) -> web.Response:
+        path = "/" + request.match_info["path"]
+        if path not in self.nodes:
+            return web.Response(status=404, text=f"NodeNotFound: {path}")
+        content = self.nodes[path]
+        kind = "ContainerNode" if content is None else "DataNode"
+        entries = ""
+        if content is not None:
+            digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
+            entries = (
+                f'<v:property uri="{CORE}length">{len(content)}</v:property>'
+                f'<v:property uri="{CORE}MD5">{digest}</v:property>'
+            )
+        return web.Response(
+            text=f'<v:node xmlns:v="http://www.ivoa.net/xml/VOSpace/v2.0" '
+            f'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:type="v:{kind}">'
+            f"<v:properties>{entries}</v:properties></v:node>",
+            content_type="text/xml",
+        )
+
+    async def put_node(self, request: web.Request) -> web.Response:
+        path = "/" + request.match_info["path"]
+        if path in self.nodes:
+            return web.Response(status=409, text=f"DuplicateNode: {path}")
+        if path.rpartition("/")[0] not in self.nodes:
+            return web.Response(status=404, text="ContainerNotFound: parent")
+        self.nodes[path] = None
+        self.made.append(path)
+        return web.Response(status=201)
+
+    async def delete_node(self, request: web.Request) -> web.Response:
+        path = "/" + request.match_info["path"]
+        if self.nodes.pop(path, b"-") == b"-":
+            return web.Response(status=404, text=f"NodeNotFound: {path}")
+        return web.Response(status=204)
+
+    async def put_file(self, request: web.Request) -> web.Response:
+        path = "/" + request.match_info["path"]
+        content = await request.read()
+        self.relayed += 1
+        if any(path.startswith(start) for start in self.damage):
+            content = b"damaged"
+        self.nodes[path] = content
+        digest = base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
+        return web.Response(status=201, headers={"Digest": f"md5={digest}"})
+
+    async def transfer(self, request: web.Request) -> web.Response:
+        root = etree.fromstring(await request.read())
+        job = uuid.uuid4().hex
+        source = root.findtext(".//{*}endpoint") or "move:" + str(root.findtext("{*}target"))
+        target = str(root.findtext("{*}target" if source.startswith("http") else "{*}direction"))
+        self.jobs[job] = (source, target.partition("~cavern")[2])
+        return web.Response(
+            status=303, headers={"Location": f"{request.url.origin()}/cavern/transfers/{job}"}
+        )
+
+    async def run(self, request: web.Request) -> web.Response:
+        source, target = self.jobs[request.match_info["job"]]
+        if source.startswith("move:"):
+            self.nodes[target] = self.nodes.pop(source.partition("~cavern")[2])
+        elif self.pulls and (name := source.rpartition("/")[2]) in CONTENT:
+            self.nodes[target] = CONTENT[name]
+        return web.Response(status=200)
+
+    def _failed(self, job: str) -> str | None:
+        source, _ = self.jobs[job]
+        if source.startswith("move:"):
+            return None
+        if not self.pulls:
+            return "InvalidArgument: pullToVoSpace not implemented"
+        return None if source.rpartition("/")[2] in CONTENT else "SourceNotFound: 404"
+
+    async def job(self, request: web.Request) -> web.Response:
+        phase = "ERROR" if self._failed(request.match_info["job"]) else "COMPLETED"
+        return web.Response(text=f"<job><phase>{phase}</phase></job>", content_type="text/xml")
+
+    async def error(self, request: web.Request) -> web.Response:
+        return web.Response(text=self._failed(request.match_info["job"]) or "")
+
+
+class Stage:
+    """An approach at a stand-in, and what it reported."""
+
+    def __init__(self, stand_in: StandIn, approach: CavernApproach) -> None:
+        """Nothing is reported yet."""
+        self.stand_in = stand_in
+        self.approach = approach
+        self.outcomes: dict[int, Outcome] = {}
+        self.retried: list[Outcome] = []
+        self.cancelled = asyncio.Event()
+
+    async def __call__(self, *files: Any) -> None:
+        async def report(outcomes: Sequence[Outcome]) -> None:
+            for outcome in outcomes:
+                assert outcome.number not in self.outcomes
+                self.outcomes[outcome.number] = outcome
+
+        async def retried(failures: Sequence[Outcome]) -> None:
+            self.retried += failures
+
+        async def remember(job: str | None, event: int) -> None:
+            raise AssertionError("there is no bulk job to remember")
+
+        task: Any = SimpleNamespace(id=uuid.uuid4(), username="ada", job=None, job_event=0)
+        await self.approach.stage(Job(task, "token", report, retried, remember, self.cancelled), files)
+
+
+def file(number: int, name: str, **known: Any) -> Any:
+    """A pending file of the ledger."""
+    fields = {"size": None, "md5": None, "adler32": None, "attempts": 0}
+    target = f"/home/ada/run/{name}"
+    return SimpleNamespace(number=number, path=f"s/{name}", target=target, **(fields | known))
+
+
+@pytest.fixture(params=[True, False], ids=["pull", "relay"])
+async def stage(request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
+    stand_in = StandIn(request.param)
+    runner = web.AppRunner(stand_in.application())
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    settings = PreparerSettings(
+        cavern_api_url=f"{url}/cavern",
+        abs_url_rse_root=f"{url}/rse",
+        cavern_api_token="administrator",
+        preparer_retry_delay=0.01,
+    )
+    async with aiohttp.ClientSession() as session:
+        cavern = Cavern(settings.cavern_api_url, settings.preparer_vos_uri, session)
+        yield Stage(stand_in, CavernApproach(settings, cavern, session, None))
+    await runner.cleanup()
+
+
+async def test_files_arrive_with_their_checksums(stage: Stage) -> None:
+    await stage(*(file(number, name) for number, name in enumerate(CONTENT)))
+    for number, (name, content) in enumerate(CONTENT.items()):
+        outcome = stage.outcomes[number]
+        assert (outcome.state, outcome.bytes) == (FileState.STAGED, len(content))
+        assert outcome.md5 == hashlib.md5(content, usedforsecurity=False).hexdigest()
+        assert stage.stand_in.nodes[f"/home/ada/run/{name}"] == content
+        if not stage.stand_in.pulls:
+            assert outcome.adler32 == f"{zlib.adler32(content):08x}"
+    # Each container once, and nothing else left.
+    assert stage.stand_in.made == ["/home/ada", "/home/ada/run"]
+    assert len(stage.stand_in.nodes) == 3 + len(CONTENT)
+    assert bool(stage.stand_in.relayed) is not stage.stand_in.pulls
+
+
+async def test_what_is_missing_fails_alone_and_at_once(stage: Stage) -> None:
+    await stage(file(0, "missing.dat"), file(1, "b.dat"))
+    assert (stage.outcomes[0].state, stage.outcomes[0].fault) == (FileState.FAILED, "SourceNotFound")
+    assert stage.outcomes[1].state == FileState.STAGED
+    assert stage.retried == []
+
+
+@pytest.mark.parametrize(
+    ("known", "fault"),
+    [
+        ({"size": 3}, "SizeMismatch"),
+        ({"md5": "0" * 32}, "ChecksumMismatch"),
+    ],
+)
+async def test_a_mismatch_fails_and_leaves_nothing_behind(
+    stage: Stage, known: dict[str, Any], fault: str
+) -> None:
+    await stage(file(0, "b.dat", **known))
+    assert (stage.outcomes[0].state, stage.outcomes[0].fault) == (FileState.FAILED, fault)
+    assert set(stage.stand_in.nodes) == {"/home", "/home/ada", "/home/ada/run"}
+
+
+async def test_what_is_there_and_proven_is_left_alone(stage: Stage) -> None:
+    stage.stand_in.nodes |= {"/home/ada": None, "/home/ada/run": None, "/home/ada/run/b.dat": b"bb"}
+    md5 = hashlib.md5(b"bb", usedforsecurity=False).hexdigest()
+    await stage(file(0, "b.dat", size=2, md5=md5))
+    assert stage.outcomes[0].state == FileState.PRESENT
+    assert stage.stand_in.relayed == 0
+    assert stage.stand_in.jobs == {}
+
+
+@RELAY
+async def test_passing_failures_of_the_rse_are_retried_within_bounds(stage: Stage) -> None:
+    stage.stand_in.failures = {"b.dat": 2, "a.dat": 1000}
+    await stage(file(0, "a.dat"), file(1, "b.dat"))
+    assert (stage.outcomes[0].state, stage.outcomes[0].fault) == (FileState.FAILED, "TransferFailed")
+    assert stage.outcomes[1].state == FileState.STAGED
+    assert [outcome.number for outcome in stage.retried].count(0) == 4
+    assert [outcome.number for outcome in stage.retried].count(1) == 2
+
+
+@RELAY
+async def test_bytes_damaged_on_the_way_never_take_the_files_place(stage: Stage) -> None:
+    stage.stand_in.damage = {"/home/ada/run/.b.dat."}
+    await stage(file(0, "b.dat"))
+    assert (stage.outcomes[0].state, stage.outcomes[0].fault) == (FileState.FAILED, "ChecksumMismatch")
+    assert set(stage.stand_in.nodes) == {"/home", "/home/ada", "/home/ada/run"}
+
+
+async def test_a_cancelled_task_reports_no_file_as_failed(stage: Stage) -> None:
+    stage.cancelled.set()
+    await stage(file(0, "a.dat"))
+    assert stage.outcomes == {}
+
+
+async def test_a_cavern_that_is_away_is_a_passing_failure(stage: Stage) -> None:
+    stage.approach.cavern.url = "http://127.0.0.1:9/cavern"
+    with pytest.raises(StagingError) as failure:
+        await stage(file(0, "b.dat"))
+    assert failure.value.transient
+    assert stage.outcomes == {}

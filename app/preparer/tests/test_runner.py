@@ -1,0 +1,303 @@
+"""The runner: tasks go on whatever happens to a worker, to an approach, or to a caller's host."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from cryptography.fernet import Fernet
+from preparer.approaches.base import Approach, Job, StagingError
+from preparer.config import PreparerSettings
+from preparer.credentials import Vault
+from preparer.ledger.store import File, Ledger, NewFile, NewTask, Outcome, Task
+from preparer.ledger.tables import ACTIVE, FileState, TaskState, metadata
+from preparer.worker import runner as module
+from preparer.worker.runner import Runner
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+from voservice.testing import database_url, postgres
+
+__all__ = ["database_url", "postgres"]
+
+Act = Callable[[Job, Sequence[File]], Awaitable[None]]
+
+
+class Stub(Approach):
+    """Stages as a test says."""
+
+    def __init__(self, act: Act) -> None:
+        """Stage by *act*."""
+        self.act = act
+        self.removed: list[int] = []
+
+    async def stage(self, job: Job, files: Sequence[File]) -> None:
+        await self.act(job, files)
+
+    async def remove(self, task: Task, token: str, files: Sequence[File]) -> list[int]:
+        assert token == "token of ada"
+        self.removed += [file.number for file in files]
+        return [file.number for file in files]
+
+
+async def all_staged(job: Job, files: Sequence[File]) -> None:
+    await job.report([Outcome(file.number, FileState.STAGED, 10) for file in files])
+
+
+class Site:
+    """A ledger, a vault, and workers that come and go."""
+
+    def __init__(self, ledger: Ledger, tmp_path: Path, session: aiohttp.ClientSession) -> None:
+        """No worker runs yet."""
+        self.ledger = ledger
+        self.session = session
+        self.settings = PreparerSettings(
+            abs_path_celery_results=tmp_path,
+            preparer_credential_key=Fernet.generate_key().decode(),
+            preparer_callback_key="key",
+            preparer_callback_hosts="127.0.0.1",
+            preparer_lease=1,
+            preparer_poll=0.1,
+            preparer_retry_delay=0.01,
+            preparer_batch=100,
+        )
+        self.vault = Vault(self.settings)
+
+    async def submit(self, count: int = 3, **more: Any) -> uuid.UUID:
+        files = [NewFile(f"s:{n}", f"s/{n}", f"/home/ada/{n}", size=10) for n in range(count)]
+        credential = self.vault.lock("token of ada")
+        new = NewTask("ada", "ada", "stub", uuid.uuid4().hex, files, credential, **more)
+        return (await self.ledger.submit(new))[0]
+
+    @asynccontextmanager
+    async def worker(self, approach: Approach, name: str = "w1") -> AsyncIterator[Runner]:
+        settings = self.settings.model_copy(update={"preparer_worker_name": name})
+        runner = Runner(settings, self.ledger, self.vault, {"stub": approach}, self.session)
+        running = asyncio.create_task(runner.run())
+        try:
+            yield runner
+        finally:
+            runner.stop()
+            await running
+
+    async def until(self, task: uuid.UUID, wanted: Callable[[Any], bool], seconds: float = 20) -> Any:
+        async with asyncio.timeout(seconds):
+            while True:
+                row = await self.ledger.task(task)
+                if wanted(row):
+                    return row
+                await asyncio.sleep(0.02)
+
+    async def final(self, task: uuid.UUID) -> Any:
+        return await self.until(task, lambda row: row.state not in ACTIVE)
+
+
+@pytest.fixture
+async def site(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
+    monkeypatch.setattr(module, "HEARTBEAT", tmp_path / "heartbeat")
+    engine = create_async_engine(database_url.replace("postgresql:", "postgresql+asyncpg:"), pool_size=20)
+    async with engine.begin() as connection:
+        await connection.run_sync(metadata.create_all)
+    async with aiohttp.ClientSession() as session:
+        yield Site(Ledger(engine), tmp_path, session)
+    await engine.dispose()
+
+
+async def test_batches_then_a_receipt_of_every_file(site: Site, tmp_path: Path) -> None:
+    batches: list[int] = []
+
+    async def act(job: Job, files: Sequence[File]) -> None:
+        assert job.token == "token of ada"
+        batches.append(len(files))
+        await all_staged(job, files)
+
+    task = await site.submit(250)
+    async with site.worker(Stub(act)):
+        assert (await site.final(task)).state == TaskState.SUCCEEDED
+    assert batches == [100, 100, 50]
+    receipt = json.loads((tmp_path / f"{task}.json").read_text())
+    assert [result["number"] for result in receipt["results"]] == list(range(250))
+    assert "token of ada" not in json.dumps(receipt)
+
+
+async def test_a_receipt_that_a_killed_worker_owes_is_written_by_the_next(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = await site.submit()
+    await site.ledger.claim("killed", 60, 4, 32, 20)
+    await site.ledger.record(task, [Outcome(number, FileState.STAGED, 10) for number in range(3)])
+    assert await site.ledger.finish(task, "killed") is not None
+    monkeypatch.setattr(module, "RECEIPT_DELAY", 0)
+    receipt = tmp_path / f"{task}.json"
+    async with site.worker(Stub(all_staged)):
+        await site.until(task, lambda _: receipt.exists())
+    assert len(json.loads(receipt.read_text())["results"]) == 3
+
+
+async def test_a_task_longer_than_the_lease_stays_with_its_worker(site: Site) -> None:
+    starts = 0
+
+    async def act(job: Job, files: Sequence[File]) -> None:
+        nonlocal starts
+        starts += 1
+        await asyncio.sleep(2.5)
+        await all_staged(job, files)
+
+    task = await site.submit()
+    async with site.worker(Stub(act), "w1"), site.worker(Stub(act), "w2"):
+        row = await site.final(task)
+    assert (row.state, row.attempts, starts) == (TaskState.SUCCEEDED, 1, 1)
+
+
+async def test_many_tasks_side_by_side_each_staged_once(site: Site) -> None:
+    staged: list[uuid.UUID] = []
+
+    async def act(job: Job, files: Sequence[File]) -> None:
+        staged.append(job.task.id)
+        await asyncio.sleep(0.05)
+        await all_staged(job, files)
+
+    tasks = [await site.submit(2) for _ in range(40)]
+    async with site.worker(Stub(act), "w1"), site.worker(Stub(act), "w2"):
+        for task in tasks:
+            assert (await site.final(task)).state == TaskState.SUCCEEDED
+    assert sorted(staged) == sorted(tasks)
+
+
+async def test_passing_failures_are_tried_again_and_lasting_ones_fail_every_file(site: Site) -> None:
+    tries = 0
+
+    async def act(job: Job, files: Sequence[File]) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise StagingError("TransferFailed", "Cavern is away", transient=True)
+        if tries == 2:
+            await job.retried([Outcome(0, FileState.FAILED, fault="NodeBusy", detail="busy")])
+            await all_staged(job, files[1:])
+            return
+        raise StagingError("QuotaExceeded", "no room")
+
+    task = await site.submit()
+    async with site.worker(Stub(act)):
+        row = await site.final(task)
+    assert (row.state, row.info) == (TaskState.FAILED, "2 of 3 files staged; 1 failed: no room")
+    first = (await site.ledger.list_files(task))[0]
+    assert (first.state, first.fault, first.attempts) == (FileState.FAILED, "QuotaExceeded", 1)
+
+
+async def test_an_unexpected_error_costs_a_lease_and_not_the_worker(site: Site) -> None:
+    failures = 0
+
+    async def act(job: Job, files: Sequence[File]) -> None:
+        nonlocal failures
+        if job.task.id == broken and failures == 0:
+            failures += 1
+            raise KeyError("what nobody thought of")
+        await all_staged(job, files)
+
+    broken = await site.submit()
+    async with site.worker(Stub(act)):
+        await site.until(broken, lambda _: failures == 1)
+        assert (await site.final(await site.submit())).state == TaskState.SUCCEEDED
+        row = await site.final(broken)
+    assert (row.state, row.attempts) == (TaskState.SUCCEEDED, 2)
+
+
+async def test_a_stopped_worker_gives_its_tasks_back(site: Site) -> None:
+    async def forever(job: Job, files: Sequence[File]) -> None:
+        await job.report([Outcome(0, FileState.STAGED, 10)])
+        await asyncio.Event().wait()
+
+    task = await site.submit()
+    async with site.worker(Stub(forever), "w1"):
+        await site.until(task, lambda row: row.files_done == 1)
+    row = await site.ledger.task(task)
+    assert row is not None
+    assert (row.state, row.published) == (TaskState.QUEUED, False)
+    async with site.worker(Stub(all_staged), "w2"):
+        row = await site.final(task)
+    assert (row.state, row.attempts, row.files_done) == (TaskState.SUCCEEDED, 1, 3)
+
+
+async def test_cancelling_reaches_the_approach(site: Site) -> None:
+    async def wait(job: Job, files: Sequence[File]) -> None:
+        await job.report([Outcome(0, FileState.STAGED, 10)])
+        await job.cancelled.wait()
+
+    task = await site.submit()
+    async with site.worker(Stub(wait)):
+        await site.until(task, lambda row: row.files_done == 1)
+        await site.ledger.cancel(task)
+        row = await site.final(task)
+    assert (row.state, row.info) == (TaskState.CANCELLED, "Cancelled: 1 of 3 files staged")
+    assert [file.state for file in await site.ledger.list_files(task)] == ["STAGED", "CANCELLED", "CANCELLED"]
+
+
+async def test_a_credential_that_cannot_be_read_is_a_failure_that_says_so(site: Site) -> None:
+    task = await site.submit()
+    site.vault = Vault(site.settings.model_copy(update={"preparer_credential_key": _secret()}))
+    async with site.worker(Stub(all_staged)):
+        row = await site.final(task)
+    assert row.state == TaskState.FAILED
+    assert "cannot be read with the present key" in row.info
+
+
+def _secret() -> Any:
+    return type("Key", (), {"get_secret_value": lambda _: Fernet.generate_key().decode()})()
+
+
+async def test_a_lifetime_that_ends_removes_the_copies_and_the_credential(site: Site) -> None:
+    stub = Stub(all_staged)
+    task = await site.submit(lifetime=600)
+    async with site.worker(stub):
+        assert (await site.final(task)).credential is not None
+        async with site.ledger.engine.begin() as connection:
+            await connection.execute(text("UPDATE tasks SET expires = now()"))
+        row = await site.until(task, lambda row: row.expires is None)
+    assert sorted(stub.removed) == [0, 1, 2]
+    assert row.credential is None
+    assert {file.state for file in await site.ledger.list_files(task)} == {FileState.RELEASED}
+
+
+async def test_callbacks_are_signed_and_repeated_until_they_are_taken(site: Site) -> None:
+    told: list[tuple[str, bytes]] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        told.append((request.headers["X-Prepare-Data-Signature"], await request.read()))
+        return web.Response(status=500 if len(told) == 1 else 204)
+
+    application = web.Application()
+    application.add_routes([web.post("/done", answer)])
+    server = web.AppRunner(application)
+    await server.setup()
+    await web.TCPSite(server, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{server.addresses[0][1]}/done"
+    task = await site.submit(callback=url)
+    refused = await site.submit(callback="http://elsewhere.example/done")
+    async with site.worker(Stub(all_staged)):
+        await site.until(task, lambda row: row.callback_status is not None)
+        async with site.ledger.engine.begin() as connection:
+            await connection.execute(
+                text("UPDATE tasks SET callback_next = now() WHERE callback_next > now()")
+            )
+        row = await site.until(task, lambda row: row.callback_next is None and row.callback_attempts == 2)
+        other = await site.until(refused, lambda row: row.callback_status is not None)
+    await server.cleanup()
+    assert row.callback_status == "204 No Content"
+    assert "not an allowed host" in other.callback_status
+    assert len(told) == 2
+    signature, body = told[1]
+    moment, given = (part.partition("=")[2] for part in signature.split(","))
+    assert given == hmac.new(b"key", f"{moment}.".encode() + body, hashlib.sha256).hexdigest()
+    assert json.loads(body)["id"] == str(task)
+    assert b"token of ada" not in body

@@ -1,0 +1,117 @@
+"""What a request must be like, and the credential that its task goes on with."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import jwt
+import pytest
+from preparer.config import PreparerSettings
+from preparer.core.submission import Item, Submission, content_hash
+from voservice.auth import AuthenticationError
+from voservice.problems import Invalid, TooLarge
+
+DID = "testing:prepare_data_test.txt"
+PATH = "testing/84/1c/prepare_data_test.txt"
+
+
+class Issuer:
+    """Exchanges tokens, or refuses."""
+
+    def __init__(self, answer: str | None) -> None:
+        """Answer with that token; None refuses."""
+        self.answer = answer
+        self.asked: list[str] = []
+
+    async def exchange(self, token: str, lifetime: int) -> str:
+        self.asked.append(token)
+        if self.answer is None:
+            raise AuthenticationError("unsupported_grant_type")
+        return self.answer
+
+
+def submission(issuer: Issuer | None = None, **settings: Any) -> Submission:
+    shared: Any = SimpleNamespace(settings=PreparerSettings(**settings), credentials=issuer, exchanged={})
+    return Submission(shared)
+
+
+def caller(bearer: str = "own") -> Any:
+    expires = datetime.now(UTC) + timedelta(hours=1)
+    return SimpleNamespace(token=bearer, identity=SimpleNamespace(username="ada", expires=expires))
+
+
+def test_the_seeds_request() -> None:
+    (file,) = submission().check(caller(), [Item(DID, PATH, "./testing")], "")
+    assert (file.did, file.path, file.target) == (DID, PATH, "/home/ada/testing/prepare_data_test.txt")
+
+
+def test_checksums_are_brought_into_one_form() -> None:
+    (file,) = submission().check(caller(), [Item(DID, None, ".", 1, "A" * 32, "ABC")], "/files")
+    assert (file.path, file.md5, file.adler32) == (PATH, "a" * 32, "00000abc")
+
+
+@pytest.mark.parametrize(
+    ("item", "pointer", "words"),
+    [
+        (Item("nocolon", None, "."), "/files/1/did", "is not scope:name"),
+        (Item("s:../x", None, "."), "/files/1/did", ".."),
+        (Item(7, None, "."), "/files/1/did", "must be a string"),
+        (Item("s:x", "s/00/00/x", "."), "/files/1/path", "is not where s:x lies"),
+        (Item("s:x", "/etc/passwd", "."), "/files/1/path", "must be relative"),
+        (Item("s:x", "s/../../x", "."), "/files/1/path", "segments"),
+        (Item("s:x", None, "/absolute"), "/files/1/destination", "relative"),
+        (Item("s:x", None, "a/../../b"), "/files/1/destination", "segments"),
+        (Item("s:x", None, ".", 1, "xyz"), "/files/1/md5", "32 hexadecimal"),
+        (Item("s:x", None, ".", 1, None, "123456789"), "/files/1/adler32", "8 hexadecimal"),
+        (Item(DID, None, "."), "/files/1/did", "is the same file as item 0"),
+        (Item("other:prepare_data_test.txt", None, "."), "/files/1/did", "same place as item 0"),
+    ],
+)
+def test_every_wrong_item_is_named(item: Item, pointer: str, words: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        submission().check(caller(), [Item(DID, None, "."), item, Item("bad", None, ".")], "/files")
+    first, second = refused.value.members["errors"]
+    assert first["pointer"] == pointer
+    assert words in first["detail"]
+    assert second["pointer"] == "/files/2/did"
+
+
+def test_too_many_and_none() -> None:
+    with pytest.raises(TooLarge, match="2 files; a request may have 1"):
+        submission(preparer_max_items=1).check(caller(), [Item("s:a", None, "."), Item("s:b", None, ".")], "")
+    with pytest.raises(Invalid, match="names no file"):
+        submission().check(caller(), [], "")
+
+
+def test_order_does_not_matter_and_everything_else_does() -> None:
+    files = submission().check(caller(), [Item("s:a", None, "."), Item("s:b", None, ".", 5)], "")
+    same = content_hash(files, "cavern_api_approach", None, None)
+    assert content_hash(files[::-1], "cavern_api_approach", None, None) == same
+    others = {
+        content_hash(files[:1], "cavern_api_approach", None, None),
+        content_hash(files, "symbolic_link", None, None),
+        content_hash(files, "cavern_api_approach", "https://h/x", None),
+        content_hash(files, "cavern_api_approach", None, 60),
+    }
+    assert len(others | {same}) == 5
+
+
+async def test_one_exchange_serves_a_tokens_further_requests() -> None:
+    end = int(datetime.now(UTC).timestamp()) + 604_800
+    long = jwt.encode({"exp": end}, "k" * 32, algorithm="HS256")
+    issuer = Issuer(long)
+    chosen = submission(issuer)
+    for _ in range(3):
+        assert await chosen.credential(caller()) == (long, datetime.fromtimestamp(end, UTC))
+    await chosen.credential(caller("another"))
+    assert issuer.asked == ["own", "another"]
+
+
+@pytest.mark.parametrize(
+    ("issuer", "token"), [(None, "own"), (Issuer(None), "own"), (Issuer("opaque"), "opaque")]
+)
+async def test_without_an_exchange_the_callers_own_end_counts(issuer: Issuer | None, token: str) -> None:
+    who = caller()
+    assert await submission(issuer).credential(who) == (token, who.identity.expires)

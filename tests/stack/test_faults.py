@@ -1,0 +1,146 @@
+"""Faults while files are staged: whatever is killed or cut off, every accepted file ends whole, or truly failed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from deployment import Deployment
+from preparer.did import DID
+
+Place = Callable[[str, bytes], Path]
+FINAL = {"SUCCEEDED", "FAILED", "CANCELLED", "LOST"}
+COUNT = 2000
+CORE = "ska-src-local-data-preparer-core"
+WORKER = "ska-src-local-data-preparer-celery-worker"
+BROKER = "ska-src-local-data-preparer-rabbitmq"
+LEDGER = "srcnodedb"
+CAVERN = "src-cavern"
+RSE = "rse-web"
+
+
+class Staging:
+    """A request of many files that is under way."""
+
+    def __init__(self, stack: Deployment, http: requests.Session, user: str, rse: Place) -> None:
+        """Place the files and submit them."""
+        self.http = http
+        run = uuid.uuid4().hex[:8]
+        self.area = stack.data / "cavern_data/cavern/home" / user / run
+        self.content: dict[str, bytes] = {}
+        for number in range(COUNT):
+            did = f"testing:{run}_{number:05d}.dat"
+            self.content[did] = f"{did} ".encode() * 200
+            rse(DID.parse(did).path(), self.content[did])
+        self.tasks = f"{stack.url}/prepare-data/v1/tasks"
+        body = {"files": [{"did": did} for did in self.content], "destination": run}
+        answer = http.post(self.tasks, json=body, timeout=60)
+        assert answer.status_code == 201, answer.text
+        self.task = answer.json()["id"]
+
+    def get(self, path: str = "", **parameters: Any) -> dict[str, Any]:
+        """Ask as a patient client does: what is away for a moment is asked again."""
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                answer = self.http.get(f"{self.tasks}/{self.task}{path}", params=parameters, timeout=20)
+                if answer.status_code < 500:
+                    assert answer.status_code == 200, answer.text
+                    document: dict[str, Any] = answer.json()
+                    return document
+                reason = answer.text
+            except requests.RequestException as exc:
+                reason = str(exc)
+            assert time.monotonic() < deadline, reason
+            time.sleep(0.3)
+
+    def final(self) -> dict[str, Any]:
+        """The task at its end."""
+        deadline = time.monotonic() + 240
+        while (document := self.get())["state"] not in FINAL:
+            assert time.monotonic() < deadline, document
+            time.sleep(0.5)
+        return document
+
+    def check(self) -> None:
+        """Compare what is told of every file with what is on disk."""
+        task = self.final()
+        files = self.get("/files", limit=COUNT)["files"]
+        assert len(files) == COUNT
+        for file in files:
+            path = self.area / file["did"].partition(":")[2]
+            if file["state"] in {"STAGED", "PRESENT"}:
+                assert path.read_bytes() == self.content[file["did"]]
+            else:
+                assert file["state"] == "FAILED"
+                assert file["detail"]
+        assert {path.name for path in self.area.iterdir()} <= {did.partition(":")[2] for did in self.content}
+        # All of these faults pass, and the service outlasts them.
+        assert task["state"] == "SUCCEEDED", task["info"]
+        assert (task["files_done"], task["files_failed"]) == (COUNT, 0)
+
+
+def kill(stack: Deployment, name: str) -> None:
+    """Kill a container's first process, and with it all; the engine starts it again, as after any crash."""
+    os.kill(stack.container(name).attrs["State"]["Pid"], signal.SIGKILL)
+
+
+def wait_until_healthy(stack: Deployment, name: str) -> None:
+    """Wait until a container's own check passes."""
+    deadline = time.monotonic() + 90
+    while stack.container(name).attrs["State"].get("Health", {}).get("Status") != "healthy":
+        assert time.monotonic() < deadline, f"{name} does not become healthy"
+        time.sleep(0.5)
+
+
+@pytest.mark.parametrize("name", [WORKER, CORE, BROKER, LEDGER, CAVERN, RSE])
+def test_killed_while_staging(
+    stack: Deployment, http: requests.Session, user: str, rse: Place, name: str
+) -> None:
+    staging = Staging(stack, http, user, rse)
+    # Anywhere between the request's first and last moment.
+    time.sleep(random.uniform(0, 1.5))
+    kill(stack, name)
+    staging.check()
+    wait_until_healthy(stack, name)
+
+
+@pytest.mark.parametrize("name", [WORKER, BROKER, LEDGER, CAVERN, RSE])
+def test_cut_off_while_staging(
+    stack: Deployment, http: requests.Session, user: str, rse: Place, name: str
+) -> None:
+    container = stack.container(name)
+    ((network_name, attached),) = container.attrs["NetworkSettings"]["Networks"].items()
+    network = stack.engine.networks.get(network_name)
+    staging = Staging(stack, http, user, rse)
+    time.sleep(random.uniform(0, 1.0))
+    network.disconnect(container, force=True)
+    try:
+        time.sleep(5)
+    finally:
+        network.connect(container, aliases=attached["Aliases"], ipv4_address=attached["IPAddress"])
+    staging.check()
+    wait_until_healthy(stack, name)
+
+
+def test_a_worker_that_stood_still_goes_on(
+    stack: Deployment, http: requests.Session, user: str, rse: Place
+) -> None:
+    """Paused, it answers nobody and closes no connection."""
+    staging = Staging(stack, http, user, rse)
+    worker = stack.container(WORKER)
+    time.sleep(random.uniform(0, 1.0))
+    worker.pause()
+    try:
+        time.sleep(5)
+    finally:
+        worker.unpause()
+    staging.check()
