@@ -39,6 +39,7 @@ def configured(tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> Pat
             "grants": ["client_credentials", EXCHANGE],
             "username": "admin",
             "groups": ["ops"],
+            "reads_groups": True,
         },
     ]
     for client, secret in zip(clients, ("cli-secret", "service-secret"), strict=True):
@@ -176,6 +177,31 @@ async def test_groups(http: httpx.AsyncClient) -> None:
     assert some.text == "staff\n"
     assert (await http.get(f"{ISSUER}/gms/search")).status_code == 401
     assert b"GMS#search-1.0" in (await http.get(f"{ISSUER}/gms/capabilities")).content
+
+
+async def test_a_token_tells_groups_only_if_asked_to(http: httpx.AsyncClient) -> None:
+    verifier = TokenVerifier(ISSUER, ["https://vo.example"], client=http)
+    silent = await password(http, scope="openid profile")
+    assert "groups" not in (await verifier.verify(silent)).claims
+    headers = {"Authorization": f"Bearer {silent}"}
+    assert (await http.get(f"{ISSUER}/gms/search", headers=headers)).text == "astro\nstaff\n"
+    assert (await http.get(f"{ISSUER}/userinfo", headers=headers)).json().keys() == {
+        "sub",
+        "preferred_username",
+    }
+    # An exchange gives no more than the token had.
+    own = ClientCredentials(ISSUER, *SERVICE, client=http)
+    assert "groups" not in (await verifier.verify(await own.exchange(silent, 600))).claims
+
+
+async def test_who_may_know_the_groups_of_others(http: httpx.AsyncClient) -> None:
+    own = ClientCredentials(ISSUER, *SERVICE, client=http)
+    url = f"{ISSUER}/gms/search?user=ada"
+    answer = await http.get(url, headers={"Authorization": f"Bearer {await own.token()}"})
+    assert answer.text == "astro\nstaff\n"
+    for user in ("ada", "bob"):
+        answer = await http.get(url, headers={"Authorization": f"Bearer {await password(http, user)}"})
+        assert answer.status_code == 403
 
 
 @pytest.mark.parametrize(

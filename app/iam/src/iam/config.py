@@ -50,6 +50,7 @@ class Client(BaseModel):
     grants: list[Literal["password", "client_credentials", "urn:ietf:params:oauth:grant-type:token-exchange"]]
     username: str | None = None
     groups: list[str] = []
+    reads_groups: bool = Field(False, description="May ask the group service for any user's groups")
     _secret: bytes = PrivateAttr()
 
     @field_validator("username")
@@ -116,6 +117,10 @@ class Directory(BaseModel):
             if client.has_secret(client_secret) and known:
                 found = client
         return found
+
+    def reads_groups(self, client_id: str) -> bool:
+        """Whether a client may know everybody's groups."""
+        return any(client.reads_groups for client in self.clients if client.client_id == client_id)
 
     def groups(self, username: str) -> list[str]:
         """Groups of a user, those of the client that acts as that user included."""

@@ -10,16 +10,18 @@ from urllib.parse import unquote_plus, urlsplit
 
 import jwt
 from fastapi import FastAPI, Form, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import JSONResponse, Response
 from voservice import vosi
 from voservice.auth import USERNAME, AuthenticationError, bearer
 from voservice.config import load
 from voservice.logging import AccessLog, bind, configure
+from voservice.responses import text, xml
 
 from iam.config import CLIENT_CREDENTIALS, PASSWORD, TOKEN_EXCHANGE, Client, Directory, IamSettings
 from iam.tokens import ALGORITHM, Signer
 
 ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - the name of a kind of token
+SCOPES = ("openid", "profile", "groups")
 TOKEN_TYPES = (ACCESS_TOKEN, "urn:ietf:params:oauth:token-type:jwt")
 
 
@@ -78,7 +80,7 @@ def create_app() -> FastAPI:
 
     @app.exception_handler(AuthenticationError)
     async def challenge(_: Request, exc: AuthenticationError) -> Response:
-        return PlainTextResponse(exc.description + "\n", exc.status, exc.headers)
+        return text(exc.description + "\n", exc.status, exc.headers)
 
     def caller(request: Request) -> dict[str, Any]:
         """Claims of the caller's token."""
@@ -105,7 +107,7 @@ def create_app() -> FastAPI:
             "id_token_signing_alg_values_supported": [ALGORITHM],
             "response_types_supported": [],  # without an authorization endpoint there is none
             "subject_types_supported": ["public"],
-            "scopes_supported": ["openid", "profile"],
+            "scopes_supported": list(SCOPES),
             "claims_supported": ["sub", "preferred_username", "groups"],
         }
 
@@ -127,7 +129,7 @@ def create_app() -> FastAPI:
         actor_token: Annotated[str, Form()] = "",
         expires_in: Annotated[str, Form()] = "",
         audience: Annotated[list[str] | None, Form()] = None,
-        scope: Annotated[str, Form()] = "openid profile",
+        scope: Annotated[str, Form()] = " ".join(SCOPES),
     ) -> JSONResponse:
         client = authenticate(request, known, client_id, client_secret)
         bind(client=client.client_id, grant=grant_type)
@@ -151,7 +153,8 @@ def create_app() -> FastAPI:
                 raise OAuthError("invalid_request", f"requested_token_type: {' or '.join(TOKEN_TYPES)}")
             if actor_token:
                 raise OAuthError("invalid_request", "actor_token: delegation is not offered")
-            name = _subject(subject_token, signer, settings)
+            name, granted = _subject(subject_token, signer, settings)
+            scope = " ".join(word for word in scope.split() if word in granted)
         audiences = audience or settings.oidc_audiences
         access = signer.issue(
             name,
@@ -169,7 +172,8 @@ def create_app() -> FastAPI:
     @app.api_route(f"{base}/userinfo", methods=["GET", "POST"])
     async def userinfo(request: Request) -> dict[str, Any]:
         claims = caller(request)
-        return {name: claims[name] for name in ("sub", "preferred_username", "groups")}
+        told = ("sub", "preferred_username", "groups")
+        return {name: claims[name] for name in told if name in claims}
 
     @app.post(f"{base}/introspect")
     async def introspect(
@@ -196,15 +200,22 @@ def create_app() -> FastAPI:
 
     gms = f"{here}/gms"
 
-    @app.get(f"{base}/gms/search", response_class=PlainTextResponse)
+    @app.get(f"{base}/gms/search")
     async def search(request: Request) -> Response:
-        """Groups of the caller, one a line (GMS 1.0); ``group`` asks for some of them only."""
+        """Groups of the caller, one a line (GMS 1.0); ``group`` asks for some of them only.
+
+        A service that may know everybody's asks with ``user`` for the groups of somebody who came with a certificate,
+        on whose behalf it can ask nothing.
+        """
         claims = caller(request)
-        mine = known.groups(claims["preferred_username"])
+        user = request.query_params.get("user")
+        if user is not None and not known.reads_groups(claims.get("client_id", "")):
+            return text("permission denied: user\n", 403)
+        mine = known.groups(user or claims["preferred_username"])
         asked = request.query_params.getlist("group")
         names = [name for name in mine if not asked or name in asked]
         headers = {"X-VO-Authenticated": claims["preferred_username"]}
-        return PlainTextResponse("".join(f"{name}\n" for name in names), headers=headers)
+        return text("".join(f"{name}\n" for name in names), headers=headers)
 
     @app.get(f"{base}/gms/capabilities")
     async def capabilities() -> Response:
@@ -217,11 +228,11 @@ def create_app() -> FastAPI:
                 "ivo://ivoa.net/std/VOSI#capabilities", f"{gms}/capabilities", methods=(vosi.ANONYMOUS,)
             ),
         ]
-        return Response(vosi.capabilities(entries), media_type="text/xml")
+        return xml(vosi.capabilities(entries))
 
     @app.get(f"{base}/gms/availability")
     async def availability() -> Response:
-        return Response(vosi.availability(True, "accepting requests"), media_type="text/xml")
+        return xml(vosi.availability(True, "accepting requests"))
 
     return app
 
@@ -234,8 +245,8 @@ def _lifetime(text: str, settings: IamSettings) -> int:
     return int(text)
 
 
-def _subject(token: str, signer: Signer, settings: IamSettings) -> str:
-    """User of a token that is to be exchanged: one that the services of this deployment accept."""
+def _subject(token: str, signer: Signer, settings: IamSettings) -> tuple[str, list[str]]:
+    """User and scopes of a token that is to be exchanged: one that the services of this deployment accept."""
     try:
         claims = signer.read(token)
     except jwt.PyJWTError as exc:
@@ -243,7 +254,7 @@ def _subject(token: str, signer: Signer, settings: IamSettings) -> str:
     audiences = [claims["aud"]] if isinstance(claims.get("aud"), str) else claims.get("aud") or []
     if not set(audiences) & set(settings.oidc_audiences):
         raise OAuthError("invalid_grant", "subject_token: meant for another audience")
-    return str(claims["preferred_username"])
+    return str(claims["preferred_username"]), str(claims.get("scope", "")).split()
 
 
 def _user(username: str, password: str, settings: IamSettings) -> str:

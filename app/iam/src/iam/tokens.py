@@ -56,7 +56,7 @@ class Signer:
         lifetime: int,
         scope: str,
     ) -> str:
-        """Return a token for *username* that lives *lifetime* seconds."""
+        """Return a token for *username* that lives *lifetime* seconds; with the groups if *scope* has ``groups``."""
         now = int(time.time())
         claims = {
             "iss": self.issuer,
@@ -69,8 +69,9 @@ class Signer:
             "client_id": client_id,
             "scope": scope,
             "preferred_username": username,
-            "groups": groups,
         }
+        if "groups" in scope.split():
+            claims["groups"] = groups
         return jwt.encode(claims, self.key, ALGORITHM, headers={"kid": self.kid, "typ": "at+jwt"})
 
     def read(self, token: str) -> dict[str, Any]:

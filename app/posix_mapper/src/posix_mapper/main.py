@@ -9,13 +9,15 @@ from contextlib import asynccontextmanager
 
 import httpx
 from fastapi import FastAPI, Request
-from fastapi.responses import PlainTextResponse, Response, StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 from voservice import database, vosi
 from voservice.auth import USERNAME, AuthenticationError, Identity, TokenVerifier, bearer
 from voservice.config import load
 from voservice.logging import AccessLog, bind, configure
+from voservice.responses import text as plain
+from voservice.responses import xml
 
 from posix_mapper.config import PosixMapperSettings
 from posix_mapper.models import LARGEST, InvalidGroup, PosixGroup, PosixUser, group_uri
@@ -95,17 +97,17 @@ def create_app() -> FastAPI:
         some: Callable[[], Awaitable[list[PosixUser] | list[PosixGroup]]] | None,
     ) -> Response:
         tsv = request.headers.get("accept") == TSV
-        headers = {"X-VO-Authenticated": identity.username}
-        media_type = TSV if tsv else "text/plain"
+        kind = TSV if tsv else "text/plain"
+        headers = {"Content-Type": kind, "X-VO-Authenticated": identity.username}
         if some is not None:
             body = "".join(entry.tsv() if tsv else entry.text() for entry in await some())
-            return Response(body, headers=headers, media_type=media_type)
+            return Response(body, headers=headers)
 
         async def lines() -> AsyncIterator[str]:
             async for entry in everything():
                 yield entry.tsv() if tsv else entry.text()
 
-        return StreamingResponse(lines(), headers=headers, media_type=media_type)
+        return StreamingResponse(lines(), headers=headers)
 
     @app.get(f"{base}/uid", summary="Users and their numbers")
     async def uid(request: Request) -> Response:
@@ -150,7 +152,7 @@ def create_app() -> FastAPI:
             available, note = False, f"the database does not answer: {type(exc).__name__}"
         if detail == "min":
             return Response(status_code=200 if available else 503)
-        return Response(vosi.availability(available, note), media_type="text/xml")
+        return xml(vosi.availability(available, note))
 
     @app.head(f"{base}/capabilities", include_in_schema=False)
     @app.get(f"{base}/capabilities", summary="What the service offers and where")
@@ -167,27 +169,27 @@ def create_app() -> FastAPI:
                 "ivo://ivoa.net/std/VOSI#capabilities", f"{public}/capabilities", methods=anonymous
             ),
         ]
-        return Response(vosi.capabilities(entries), media_type="text/xml")
+        return xml(vosi.capabilities(entries))
 
     @app.exception_handler(AuthenticationError)
     async def unauthorized(_: Request, exc: AuthenticationError) -> Response:
-        return PlainTextResponse(exc.description, exc.status, exc.headers)
+        return plain(exc.description, exc.status, exc.headers)
 
     @app.exception_handler(OperationalError)
     @app.exception_handler(InterfaceError)
     @app.exception_handler(OSError)
     async def no_database(_: Request, exc: Exception) -> Response:
         logger.warning("The database does not answer: %s", exc)
-        return PlainTextResponse("The database does not answer\n", 503, {"Retry-After": "10"})
+        return plain("The database does not answer\n", 503, {"Retry-After": "10"})
 
     @app.exception_handler(BadParameter)
     @app.exception_handler(InvalidGroup)
     async def bad(_: Request, exc: Exception) -> Response:
-        return PlainTextResponse(f"{exc}\n", 400)
+        return plain(f"{exc}\n", 400)
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, exc: HTTPException) -> Response:
         text = f"unsupported: HTTP {request.method}" if exc.status_code == 405 else "not found"
-        return PlainTextResponse(f"{text}\n", exc.status_code, exc.headers)
+        return plain(f"{text}\n", exc.status_code, exc.headers)
 
     return app

@@ -45,6 +45,9 @@ class Settings(ServiceSettings):
         "ivo://opencadc.org/posix-mapper", description="POSIX mapper, base URL or resource id"
     )
     vospace_gms: str = Field("ivo://opencadc.org/gms", description="Group service, base URL or resource id")
+    vospace_gms_delegated: bool = Field(
+        False, description="The group service tells us, asked with user=NAME, the groups of who has no token"
+    )
     vospace_preauth_key: SecretStr = Field(
         description="Secret that signs pre-authorised URLs, 32 bytes or more"
     )

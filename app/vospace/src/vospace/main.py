@@ -23,6 +23,7 @@ from voservice import database
 from voservice.auth import AuthenticationError, ClientCredentials, TokenVerifier
 from voservice.config import load
 from voservice.logging import AccessLog, bind, configure
+from voservice.responses import text as plain
 
 from vospace.config import Settings
 from vospace.control import handlers as operation
@@ -34,7 +35,6 @@ from vospace.jobs import Jobs
 from vospace.methods import Methods
 from vospace.models.caller import Caller
 from vospace.models.errors import Fault, QuotaExceeded
-from vospace.responses import text as plain
 from vospace.services.changes import Changes
 from vospace.services.identities import Identities, MappingUnavailable, Registry
 from vospace.services.preauth import Preauth
@@ -74,6 +74,7 @@ def identities(settings: Settings) -> Identities:
         registry=Registry(settings.registry_url, client),
         posix_mapper=settings.vospace_posix_mapper,
         group_service=settings.vospace_gms,
+        groups_delegated=settings.vospace_gms_delegated,
         root_owner=(
             settings.vospace_root_owner,
             settings.vospace_root_owner_uid,

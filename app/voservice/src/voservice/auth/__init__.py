@@ -8,10 +8,11 @@ from voservice.auth.client import ClientCredentials
 from voservice.auth.errors import AuthenticationError, IssuerUnavailable
 from voservice.auth.identity import USERNAME, Identity
 from voservice.auth.issuer import ALGORITHMS, Issuer
-from voservice.auth.verifier import TokenVerifier, bearer
+from voservice.auth.verifier import GROUP_CLAIMS, TokenVerifier, bearer
 
 __all__ = [
     "ALGORITHMS",
+    "GROUP_CLAIMS",
     "USERNAME",
     "AuthenticationError",
     "ClientCredentials",

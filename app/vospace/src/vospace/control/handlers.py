@@ -5,11 +5,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
+from voservice.responses import text
 
 from vospace.control.state import Control
 from vospace.models.caller import Caller
 from vospace.models.errors import InvalidArgument, PermissionDenied
-from vospace.responses import text
 from vospace.uws.parameters import read_parameters
 from vospace.uws.routes import see_other
 

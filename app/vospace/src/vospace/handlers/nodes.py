@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 from voservice.auth import USERNAME
+from voservice.responses import xml
 
 from vospace import documents
 from vospace.documents import (
@@ -35,7 +36,6 @@ from vospace.models.errors import (
 )
 from vospace.models.node import Change, Node
 from vospace.models.uri import MAX_PATH, Path, check_name, decode_path, encode_path
-from vospace.responses import xml
 from vospace.services.changes import Changes
 from vospace.services.identities import Identities
 from vospace.services.space import Space

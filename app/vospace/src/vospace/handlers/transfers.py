@@ -5,10 +5,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import RedirectResponse, Response
+from voservice.responses import xml
 
 from vospace.models.caller import Caller
 from vospace.models.errors import Fault, InvalidArgument, JobNotFound
-from vospace.responses import xml
 from vospace.services.space import Space
 from vospace.transfers.documents import (
     BIDIRECTIONAL,

@@ -9,9 +9,9 @@ from html import escape
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
 from voservice import vosi
+from voservice.responses import xml
 
 from vospace.control.state import State
-from vospace.responses import xml
 
 EVERYBODY = (vosi.ANONYMOUS, vosi.CERTIFICATE, vosi.TOKEN)
 KNOWN = (vosi.CERTIFICATE, vosi.TOKEN)

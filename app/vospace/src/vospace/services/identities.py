@@ -8,14 +8,22 @@ to anonymous readers too. Groups come from the token, or from the group service 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import httpx
 from lxml import etree
 from starlette.requests import Request
-from voservice.auth import USERNAME, AuthenticationError, ClientCredentials, Identity, TokenVerifier, bearer
+from voservice.auth import (
+    GROUP_CLAIMS,
+    USERNAME,
+    AuthenticationError,
+    ClientCredentials,
+    Identity,
+    TokenVerifier,
+    bearer,
+)
 from voservice.proxy import client_certificate, common_name
 
 from vospace.models.caller import ANONYMOUS, Caller
@@ -28,6 +36,8 @@ TSV = "text/tab-separated-values"
 MEMBERSHIP_AGE = 300.0
 ENDPOINT_AGE = 600.0
 CACHED = 100_000
+
+logger = logging.getLogger(__name__)
 
 
 class MappingUnavailable(Exception):
@@ -88,16 +98,19 @@ class Identities:
         registry: Registry,
         posix_mapper: str,
         group_service: str,
+        groups_delegated: bool,
         root_owner: tuple[str, int, int],
         trusted_proxies: list[str],
         client: httpx.AsyncClient,
     ) -> None:
-        """Ask *posix_mapper* and *group_service*, each a resource identifier or a base URL."""
+        """Ask *posix_mapper* and *group_service*, each a resource identifier or a base URL; the latter, if
+        *groups_delegated*, for the groups of callers without a token too."""
         self.verifier = verifier
         self.credentials = credentials
         self.registry = registry
         self.posix_mapper = posix_mapper
         self.group_service = group_service
+        self.groups_delegated = groups_delegated
         self.trusted_proxies = trusted_proxies
         self.client = client
         name, uid, gid = root_owner
@@ -135,32 +148,34 @@ class Identities:
         return Caller(identity.username, uid, gid, frozenset(gids), groups, identity.method)
 
     async def _membership(self, identity: Identity, token: str | None) -> frozenset[str]:
-        """Identifiers of the groups of a caller."""
-        names: Mapping[str, Any] = identity.claims
-        if (
-            identity.groups
-            or "groups" in names
-            or "wlcg.groups" in names
-            or not self.group_service
-            or token is None
-        ):
-            return (
-                frozenset(self.group_uri(name) for name in identity.groups)
-                if self.group_service
-                else frozenset()
-            )
+        """Identifiers of the groups of a caller: as the token says, or else the group service."""
+        if not self.group_service:
+            return frozenset()
+        if token is not None and any(claim in identity.claims for claim in GROUP_CLAIMS):
+            return frozenset(self.group_uri(name) for name in identity.groups)
+        if token is None and not self.groups_delegated:
+            return frozenset()
         known = self._members.get(identity.username)
         if known and time.monotonic() - known[0] < MEMBERSHIP_AGE:
             return known[1]
         try:
             url = await self.registry.endpoint(self.group_service, GROUP_SEARCH)
-            answer = await self.client.get(url, headers={"Authorization": f"Bearer {token}"})
-            found = frozenset(self.group_uri(name) for name in answer.raise_for_status().text.split())
-        except (httpx.HTTPError, MappingUnavailable):
+            found = await self._search(url, identity.username, token)
+        except (httpx.HTTPError, MappingUnavailable, AuthenticationError) as exc:
             # Without the group service a caller has what is the caller's own, and no group's.
+            logger.warning(
+                "The group service cannot be asked for the groups of %s: %s", identity.username, exc
+            )
             return known[1] if known else frozenset()
-        self._members[identity.username] = (time.monotonic(), found)
+        self._remember(self._members, identity.username, (time.monotonic(), found))
         return found
+
+    async def _search(self, url: str, username: str, token: str | None) -> frozenset[str]:
+        """Ask with the user's own token, or for a user without one with ours."""
+        headers = {"Authorization": f"Bearer {token or await self.credentials.token()}"}
+        parameters = {"user": username} if token is None else {}
+        answer = await self.client.get(url, params=parameters, headers=headers)
+        return frozenset(self.group_uri(name) for name in answer.raise_for_status().text.split())
 
     def group_uri(self, name: str) -> str:
         """Full identifier of a group of our group service."""

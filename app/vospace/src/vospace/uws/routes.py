@@ -10,9 +10,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import RedirectResponse, Response
+from voservice.responses import text, xml
 
 from vospace.models.errors import InvalidArgument, JobNotFound
-from vospace.responses import text, xml
 from vospace.uws import documents
 from vospace.uws.model import ExecutionPhase, Job, format_time, is_job_id, parse_time
 from vospace.uws.parameters import Parameters, read_parameters
