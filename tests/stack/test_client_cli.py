@@ -160,11 +160,12 @@ def test_a_wrong_checksum_is_a_failure(
     assert http.get(f"{stack.url}/src/cavern/files/home/{user}/{name}", timeout=60).status_code == 404
 
 
-def test_time_is_up_and_cancel(cli: CommandLine, files: Any) -> None:
-    listing = "\n".join(files(8000, 1))
-    task = cli("submit", "--from", "-", stdin=listing).stdout.strip()
-    cli("watch", task, "--timeout", "1", status=7)
-    cli("cancel", task, "--wait")
+def test_time_is_up_and_cancel(stack: Deployment, cli: CommandLine, files: Any) -> None:
+    listing = "\n".join(files(20, 1))
+    with stack.paused("rse-web"):
+        task = cli("submit", "--from", "-", stdin=listing).stdout.strip()
+        cli("watch", task, "--timeout", "1", status=7)
+        cli("cancel", task, "--wait")
     assert cli.json("status", task)["state"] == "CANCELLED"
     cli("watch", task, status=8)
 

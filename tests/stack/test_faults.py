@@ -136,11 +136,7 @@ def test_a_worker_that_stood_still_goes_on(
 ) -> None:
     """Paused, it answers nobody and closes no connection."""
     staging = Staging(stack, http, user, rse)
-    worker = stack.container(WORKER)
     time.sleep(random.uniform(0, 1.0))
-    worker.pause()
-    try:
+    with stack.paused(WORKER):
         time.sleep(5)
-    finally:
-        worker.unpause()
     staging.check()

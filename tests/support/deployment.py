@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -75,6 +77,16 @@ class Deployment:
     def container(self, name: str) -> Any:
         """Container by the plain name of its service."""
         return self.engine.containers.get(self.prefix + name)
+
+    @contextmanager
+    def paused(self, name: str) -> Iterator[None]:
+        """Stop a service in the middle of whatever it does: it keeps its connections and answers nobody."""
+        container = self.container(name)
+        container.pause()
+        try:
+            yield
+        finally:
+            container.unpause()
 
     def token(self, user: str, **parameters: Any) -> str:
         """Access token of *user*, with further form *parameters* such as ``expires_in`` in seconds."""
