@@ -154,13 +154,22 @@ class Converger:
         with ThreadPoolExecutor(max_workers=self.params["threads"]) as pool:
             for service in pool.map(self._look_at_service, specs):
                 self.services[service.name] = service
-        if self.params["prune"]:
-            catalogue = set(self.params["catalogue"])
-            self.surplus = [c for c in self.owned() if c["Labels"].get(planning.SERVICE) not in catalogue]
-        for container in self.surplus:
-            name = container["Names"][0].lstrip("/")
-            self._note("container", name, "remove", ["no longer in the catalogue"])
+        self._look_for_surplus()
         self._check_ports_and_addresses()
+
+    def _look_for_surplus(self) -> None:
+        """Find containers whose service goes by another name now, and with prune those that left the catalogue."""
+        for container in self.owned():
+            name, key = container["Names"][0].lstrip("/"), container["Labels"].get(planning.SERVICE)
+            service = self.services.get(key)
+            if service is not None and name != service.container:
+                reason = f"{key} is {service.container} now"
+            elif self.params["prune"] and key not in self.params["catalogue"]:
+                reason = "no longer in the catalogue"
+            else:
+                continue
+            self.surplus.append(container)
+            self._note("container", name, "remove", [reason])
 
     def _look_at_network(self) -> None:
         network = self.network
@@ -249,7 +258,9 @@ class Converger:
                 f"{service.name}: a container named {service.container} exists and is not of this deployment "
                 f"({self.project}); remove or rename it, or set cavern_container_prefix"
             )
-        service.differing = planning.differences(service.options, planning.active(inspect, service.options))
+        same = image is not None and image["Id"] == inspect["Image"]
+        found = planning.active(inspect, service.options, image if same else None)
+        service.differing = planning.differences(service.options, found)
         service.reasons = planning.reasons(service.differing)
         if image is not None and image["Id"] != inspect["Image"]:
             service.reasons.insert(0, f"image: {inspect['Image'][7:19]} -> {image['Id'][7:19]}")
@@ -266,10 +277,10 @@ class Converger:
             service.action = "recreate"
             return
         state = inspect["State"]
-        if state.get("Paused"):
-            service.action, service.reasons = "unpause", ["paused"]
-        elif not state.get("Running"):
+        if not state.get("Running"):
             service.action, service.reasons = "start", [state.get("Status") or "stopped"]
+        elif state.get("Paused") and not {"restart", "reload"} & set(effects):
+            service.action, service.reasons = "unpause", ["paused"]
         elif "restart" in effects:
             service.action, service.reasons = "restart", [f"files: {', '.join(effects['restart'])}"]
         elif service.files.newest.get("restart", 0.0) > _started(inspect) + 1:
@@ -355,7 +366,8 @@ class Converger:
             members = (self._call(self.client.inspect_network, self.network["name"]) or {}).get(
                 "Containers"
             ) or {}
-        ours = {service.container for service in self.services.values()}
+        going = {container["Names"][0].lstrip("/") for container in self.surplus}
+        ours = going | {service.container for service in self.services.values()}
         for service in self.services.values():
             if service.action not in ("create", "recreate", "start"):
                 continue
@@ -369,18 +381,23 @@ class Converger:
                 continue
             for port in service.spec.get("ports") or []:
                 address = port.get("host_address") or "0.0.0.0"
-                if host.port_in_use(address, port["host_port"]):
+                if not host.port_in_use(address, port["host_port"]):
+                    continue
+                listener = self._listener(port)
+                if listener not in ours:
                     raise ConvergeError(
-                        f"{service.name}: port {port['host_port']} of {address} is taken by {self._listener(port)}; "
+                        f"{service.name}: port {port['host_port']} of {address} is taken by "
+                        f"{f'the container {listener}' if listener else 'a process of the host'}; "
                         "stop that, or change cavern_https_port, cavern_http_port or cavern_publish_address"
                     )
 
-    def _listener(self, port: dict[str, Any]) -> str:
+    def _listener(self, port: dict[str, Any]) -> str | None:
+        """Name of the container that has published that port."""
         for container in self.client.containers():
             for binding in container.get("Ports") or []:
                 if binding.get("PublicPort") == port["host_port"]:
-                    return f"the container {container['Names'][0].lstrip('/')}"
-        return "a process of the host"
+                    return str(container["Names"][0]).lstrip("/")
+        return None
 
     # -- act -----------------------------------------------------------------------------------------------
 
@@ -462,11 +479,18 @@ class Converger:
         elif action == "unpause":
             self.client.unpause(name)
         elif action == "restart":
+            self._wake(service)
             self.client.restart(name, timeout=service.options.get("stop_timeout", 10))
         elif action == "reload":
             self._reload(service)
 
+    def _wake(self, service: Service) -> None:
+        """Let a paused container go on, so that it can take a signal."""
+        if service.inspect is not None and service.inspect["State"].get("Paused"):
+            self.client.unpause(service.container)
+
     def _reload(self, service: Service) -> None:
+        self._wake(service)
         how = service.spec.get("reload") or {}
         if how.get("signal"):
             self.client.kill(service.container, how["signal"])

@@ -23,7 +23,8 @@ def routes() -> list[tuple[str, ipaddress.IPv4Network]]:
         return []
     for line in lines:
         interface, destination, _gateway, flags, _ref, _use, _metric, mask = line.split()[:8]
-        if int(flags, 16) & _REJECT or int(mask, 16) == 0:
+        # Routes that refuse or swallow packets lead nowhere; the kernel shows the latter without an interface.
+        if interface == "*" or int(flags, 16) & _REJECT or int(mask, 16) == 0:
             continue
         address = ipaddress.IPv4Address(struct.pack("<L", int(destination, 16)))
         netmask = ipaddress.IPv4Address(struct.pack("<L", int(mask, 16)))

@@ -145,12 +145,20 @@ def wanted(spec: dict[str, Any], project: str, network: str, config_dir: str) ->
     return options
 
 
-def active(inspect: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """The same options as `docker inspect` shows them."""
+def _variables(entries: list[str] | None) -> dict[str, str]:
+    return dict(entry.partition("=")[::2] for entry in entries or [])
+
+
+def active(
+    inspect: dict[str, Any], options: dict[str, Any], image: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The same options as `docker inspect` shows them; *image* is its inspected image."""
     config, host = inspect["Config"], inspect["HostConfig"]
     networks = inspect["NetworkSettings"]["Networks"] or {}
     endpoint = networks.get(options["network"]) or {}
-    environment = dict(entry.partition("=")[::2] for entry in config.get("Env") or [])
+    environment = _variables(config.get("Env"))
+    # Variables of the image are nobody's wish. Without the image there is no telling them from those left over.
+    inherited = environment if image is None else _variables((image.get("Config") or {}).get("Env"))
     aliases = set(endpoint.get("Aliases") or [])
     health = config.get("Healthcheck") or {}
     ports = [
@@ -167,7 +175,11 @@ def active(inspect: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         "address": (endpoint.get("IPAMConfig") or {}).get("IPv4Address") or endpoint.get("IPAddress") or "",
         "aliases": sorted(aliases & set(options["aliases"])),
         "hostname": config.get("Hostname"),
-        "environment": {key: environment[key] for key in options["environment"] if key in environment},
+        "environment": {
+            key: value
+            for key, value in environment.items()
+            if key in options["environment"] or inherited.get(key) != value
+        },
         "mounts": sorted(
             _mount(
                 {

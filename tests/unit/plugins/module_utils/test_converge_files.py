@@ -74,3 +74,16 @@ def test_an_overlapping_network_is_named() -> None:
     known = [{"Name": "other", "IPAM": {"Config": [{"Subnet": "10.99.0.0/16"}]}}]
     assert network.overlap("10.99.5.0/24", known, "mine", "mine") == "the Docker network other (10.99.0.0/16)"
     assert network.overlap("10.99.5.0/24", known, "other", "mine") is None
+
+
+def test_routes_that_lead_nowhere_are_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = (
+        "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n"
+        "* 0005630A 00000000 0200 0 0 9999 00FFFFFF 0 0 0\n"  # unreachable 10.99.5.0/24
+        "* 0006630A 00000000 0001 0 0 0 00FFFFFF 0 0 0\n"  # blackhole 10.99.6.0/24
+        "eth7 0007630A 00000000 0001 0 0 0 00FFFFFF 0 0 0\n"  # 10.99.7.0/24
+    )
+    monkeypatch.setattr(Path, "read_text", lambda self, **options: lines)
+    assert network.overlap("10.99.5.0/24", [], "mine", "mine") is None
+    assert network.overlap("10.99.6.0/24", [], "mine", "mine") is None
+    assert network.overlap("10.99.0.0/16", [], "mine", "mine") == "the host's interface eth7 (10.99.7.0/24)"

@@ -113,6 +113,14 @@ def test_a_difference_is_named_as_the_specification_spells_it(changes: dict[str,
     assert reason in plan.reasons(plan.differences(options, found))
 
 
+def test_a_variable_that_is_no_longer_wanted_differs_from_one_of_the_image() -> None:
+    container = inspect(plan.creation(SPEC, wanted(), "/state/config"))
+    options = wanted(environment={"A": "1"})
+    image = {"Config": {"Env": ["PATH=/usr/bin"]}}
+    found = plan.active(container, options, image)
+    assert plan.reasons(plan.differences(options, found)) == ["environment.B: 'two=2' -> None"]
+
+
 def test_a_container_moved_to_another_network_differs() -> None:
     options = wanted()
     container = inspect(plan.creation(SPEC, options, "/state/config"))
