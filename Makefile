@@ -16,7 +16,7 @@ QUIET := ANSIBLE_STDOUT_CALLBACK=skasrc.cavern.messages
 DEPLOY := $(VENV)/.deploy
 DEV := $(VENV)/.dev
 
-.PHONY: help up test smoke status token down purge lint unit stack bench lock check certificate backup restore
+.PHONY: help up test smoke status token down purge lint unit stack bench lock check certificate compose backup restore
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ check: $(DEPLOY) ## Show what a run would change
 # A bearer token and nothing else on standard output.
 token: $(DEPLOY) ## Print a bearer token: make token USER=ada
 	@$(QUIET) $(PLAY) playbooks/token.yml -e user=$(USER)
+
+compose: $(DEPLOY) ## Write the deployment as state/docker-compose.yml
+	@$(PLAY) playbooks/compose.yml
 
 certificate: $(DEPLOY) ## Issue an X.509 client certificate: make certificate USER=ada
 	@$(PLAY) playbooks/client_certificate.yml -e user=$(USER)

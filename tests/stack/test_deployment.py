@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from typing import Any
 
 import pytest
 import requests
@@ -37,10 +36,7 @@ def changed(output: str) -> int:
 
 def started(stack: Deployment) -> dict[str, str]:
     """When each container of the deployment was started."""
-    containers: list[Any] = stack.engine.containers.list(
-        all=True, filters={"label": "int.skao.src.cavern.project=cavern"}
-    )
-    return {container.name: container.attrs["State"]["StartedAt"] for container in containers}
+    return {name: container.attrs["State"]["StartedAt"] for name, container in stack.containers().items()}
 
 
 def wait_until_healthy(stack: Deployment) -> None:

@@ -78,6 +78,11 @@ class Deployment:
         """Container by the plain name of its service."""
         return self.engine.containers.get(self.prefix + name)
 
+    def containers(self) -> dict[str, Any]:
+        """All containers of the deployment by name."""
+        label = {"label": "int.skao.src.cavern.project=cavern"}
+        return {found.name: found for found in self.engine.containers.list(all=True, filters=label)}
+
     @contextmanager
     def paused(self, name: str) -> Iterator[None]:
         """Stop a service in the middle of whatever it does: it keeps its connections and answers nobody."""

@@ -1,0 +1,41 @@
+"""The Compose file of the deployment brings up the same services on the same data."""
+
+from __future__ import annotations
+
+import requests
+from compose import Compose
+from deployment import Deployment, playbook
+
+
+def test_the_same_deployment_by_compose(stack: Deployment, http: requests.Session, user: str) -> None:
+    number = {"url": f"{stack.url}/src/posix-mapper/uid", "params": {"user": user}, "timeout": 30}
+    before = http.get(**number).text
+    described = {name: container.attrs for name, container in stack.containers().items()}
+    compose = Compose(stack)
+    playbook("playbooks/down.yml")
+    try:
+        compose.up()
+        for name, wanted in described.items():
+            found = stack.engine.containers.get(name).attrs
+            assert found["Image"] == wanted["Image"], name
+            assert sorted(found["Config"]["Env"]) == sorted(wanted["Config"]["Env"]), name
+            for key in (
+                "Memory",
+                "ReadonlyRootfs",
+                "CapAdd",
+                "CapDrop",
+                "SecurityOpt",
+                "RestartPolicy",
+                "Tmpfs",
+            ):
+                assert found["HostConfig"][key] == wanted["HostConfig"][key], (name, key)
+            addresses = [
+                {net: end["IPAddress"] for net, end in attrs["NetworkSettings"]["Networks"].items()}
+                for attrs in (found, wanted)
+            ]
+            assert addresses[0] == addresses[1], name
+        playbook("playbooks/smoke.yml")
+        assert http.get(**number).text == before
+    finally:
+        compose.down()
+        playbook("site.yml")

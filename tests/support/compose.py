@@ -1,0 +1,45 @@
+"""The deployed stack in docker-compose's hands, from the Compose file that it renders of itself."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+
+from deployment import Deployment, playbook
+
+PROJECT = "cavern-compose"
+PATIENCE = 180
+
+
+class Compose:
+    """The same deployment in docker-compose's hands."""
+
+    def __init__(self, stack: Deployment) -> None:
+        """Use the Compose file that the deployment renders."""
+        playbook("playbooks/compose.yml")
+        self.file = stack.state / "docker-compose.yml"
+        self.engine = stack.engine
+
+    def __call__(self, *arguments: str) -> str:
+        """Run a command of docker-compose and return what it printed."""
+        command = ["docker-compose", "--project-name", PROJECT, "--file", str(self.file), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr}")
+        return done.stdout
+
+    def up(self) -> None:
+        """Bring everything up, to the last healthy container."""
+        self("up", "--detach")
+        waiting = self("ps", "--quiet").split()
+        deadline = time.monotonic() + PATIENCE
+        while waiting:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"not healthy after {PATIENCE} s: {waiting}")
+            states = {name: self.engine.api.inspect_container(name)["State"] for name in waiting}
+            waiting = [name for name, state in states.items() if state["Health"]["Status"] != "healthy"]
+            time.sleep(0.1)
+
+    def down(self) -> None:
+        """Take the containers away; network and volumes are the deployment's."""
+        self("down")
