@@ -8,8 +8,8 @@ from deployment import Deployment, playbook
 
 
 def test_the_same_deployment_by_compose(stack: Deployment, http: requests.Session, user: str) -> None:
-    number = {"url": f"{stack.url}/src/posix-mapper/uid", "params": {"user": user}, "timeout": 30}
-    before = http.get(**number).text
+    number = f"{stack.url}/src/posix-mapper/uid?user={user}"
+    before = http.get(number, timeout=30).text
     described = {name: container.attrs for name, container in stack.containers().items()}
     compose = Compose(stack)
     playbook("playbooks/down.yml")
@@ -35,7 +35,7 @@ def test_the_same_deployment_by_compose(stack: Deployment, http: requests.Sessio
             ]
             assert addresses[0] == addresses[1], name
         playbook("playbooks/smoke.yml")
-        assert http.get(**number).text == before
+        assert http.get(number, timeout=30).text == before
     finally:
         compose.down()
         playbook("site.yml")
