@@ -15,11 +15,11 @@ from lxml import etree
 from vospace.models.errors import InvalidArgument, RequestTooLarge, TypeNotSupported
 from vospace.models.node import Node
 from vospace.models.uri import Naming
+from vospace.parsing import children, parse, text_of, uri_of
 from vospace.storage.attributes import CORE, LOCKED, MD5
 
 VOS = "http://www.ivoa.net/xml/VOSpace/v2.0"
 XSI = "http://www.w3.org/2001/XMLSchema-instance"
-_NAMESPACES = (VOS, "http://www.ivoa.net/xml/VOSpace/v2.1")
 MAX_DOCUMENT = 32 << 10
 """Bytes; Cavern's limit."""
 
@@ -75,7 +75,12 @@ _KINDS = {
     "UnstructuredDataNode": "DataNode",
     "LinkNode": "LinkNode",
 }
-_CHILDREN = frozenset({"properties", "accepts", "provides", "capabilities", "nodes", "target"})
+_OF_DATA = ("properties", "accepts", "provides", "capabilities")
+_CHILDREN = {
+    "ContainerNode": (*_OF_DATA, "nodes"),
+    "DataNode": _OF_DATA,
+    "LinkNode": ("properties", "target"),
+}
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -95,50 +100,25 @@ def read_node(content: bytes) -> NodeDocument:
         raise RequestTooLarge(f"limit: {MAX_DOCUMENT}")
     if not content.strip():
         raise InvalidArgument("no node document")
-    parser = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=False, remove_comments=True)
-    try:
-        root = etree.fromstring(content, parser)
-    except (etree.XMLSyntaxError, ValueError) as error:
-        raise InvalidArgument(f"invalid input: {error}") from None
-    if root.getroottree().docinfo.internalDTD is not None:
-        raise InvalidArgument("invalid input: a document type declaration is not allowed")
-    name = etree.QName(root)
-    if name.localname != "node" or name.namespace not in _NAMESPACES:
-        raise InvalidArgument(f"invalid input: expected element node in namespace {VOS}, found {root.tag}")
+    root = parse(content, "node")
     kind = (root.get(f"{{{XSI}}}type") or "").rpartition(":")[2]
     if not kind:
         raise InvalidArgument("invalid input: element node lacks attribute xsi:type")
     if kind not in _KINDS:
         raise TypeNotSupported(f"invalid input: xsi:type {kind[:60]!r}")
-    properties: dict[str, str | None] = {}
-    target = None
-    for child in root:
-        if not isinstance(child.tag, str):
-            continue
-        tag = etree.QName(child)
-        if tag.namespace != name.namespace or tag.localname not in _CHILDREN:
-            raise InvalidArgument(f"invalid input: unexpected element {child.tag}")
-        if tag.localname == "properties":
-            properties = _properties(child, name.namespace)
-        elif tag.localname == "target":
-            target = (child.text or "").strip()
+    found = children(root, _CHILDREN[_KINDS[kind]])
+    properties = _properties(found["properties"][0]) if found["properties"] else {}
+    target = text_of(found["target"][0]) if found.get("target") else None
     if _KINDS[kind] == "LinkNode" and not target:
         raise InvalidArgument("invalid input: a LinkNode needs element target")
     return NodeDocument(_KINDS[kind], (root.get("uri") or "").strip() or None, properties, target)
 
 
-def _properties(parent: etree._Element, namespace: str | None) -> dict[str, str | None]:
+def _properties(parent: etree._Element) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
-    for element in parent:
-        if not isinstance(element.tag, str):
-            continue
-        if element.tag != f"{{{namespace}}}property":
-            raise InvalidArgument(f"invalid input: unexpected element {element.tag}")
-        uri = (element.get("uri") or "").strip()
-        if not uri:
-            raise InvalidArgument("invalid input: element property lacks attribute uri")
+    for element in children(parent, ("property",), ("property",))["property"]:
         removed = element.get(f"{{{XSI}}}nil") in ("true", "1")
-        found[uri] = None if removed else (element.text or "").strip()
+        found[uri_of(element)] = None if removed else text_of(element)
     return found
 
 

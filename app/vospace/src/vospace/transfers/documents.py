@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from lxml import etree
 
 from vospace.models.errors import InvalidArgument
+from vospace.parsing import children, parse, text_of, uri_of
 
 VOS = "http://www.ivoa.net/xml/VOSpace/v2.0"
-_NAMESPACES = (VOS, "http://www.ivoa.net/xml/VOSpace/v2.1")
 _CHILDREN = ("target", "direction", "view", "protocol", "keepBytes", "param")
 _PROTOCOL_CHILDREN = ("endpoint", "param", "securityMethod")
-_REPEATED = ("target", "protocol", "param")
+_REPEATED = ("target", "protocol", "param", "securityMethod")
 
 CORE = "ivo://ivoa.net/vospace/core#"
 PUSH_TO = "pushToVoSpace"
@@ -73,29 +73,24 @@ class Transfer:
 
 def read_transfer(document: bytes | str) -> Transfer:
     """Parse and check a transfer document. Raises InvalidArgument, naming the element that is wrong."""
-    root = _parse(document)
-    name = etree.QName(root)
-    if name.localname != "transfer" or name.namespace not in _NAMESPACES:
-        raise InvalidArgument(
-            f"invalid input: expected element transfer in namespace {VOS}, found {root.tag}"
-        )
-    children = _children(root, name.namespace, _CHILDREN)
-    targets = tuple(_text(element) for element in children["target"])
+    root = parse(document.encode() if isinstance(document, str) else document, "transfer")
+    found = children(root, _CHILDREN, _REPEATED)
+    targets = tuple(text_of(element) for element in found["target"])
     if not targets:
         raise InvalidArgument("invalid input: element target is missing")
-    if not children["direction"]:
+    if not found["direction"]:
         raise InvalidArgument("invalid input: element direction is missing")
-    view = children["view"][0] if children["view"] else None
-    keep = _text(children["keepBytes"][0]) if children["keepBytes"] else None
+    view = found["view"][0] if found["view"] else None
+    keep = text_of(found["keepBytes"][0]) if found["keepBytes"] else None
     if keep not in (None, "true", "false", "1", "0"):
         raise InvalidArgument(f"invalid input: keepBytes must be true or false, not {keep!r}")
     return Transfer(
         targets=targets,
-        direction=_text(children["direction"][0]),
-        view=None if view is None else View(_uri(view), _params(view, name.namespace)),
-        protocols=tuple(_protocol(element, name.namespace) for element in children["protocol"]),
+        direction=text_of(found["direction"][0]),
+        view=None if view is None else View(uri_of(view), _params(view)),
+        protocols=tuple(_protocol(element) for element in found["protocol"]),
         keep_bytes=None if keep is None else keep in ("true", "1"),
-        params=_params(root, name.namespace),
+        params=_params(root),
     )
 
 
@@ -121,67 +116,23 @@ def write_transfer(transfer: Transfer) -> bytes:
     return etree.tostring(root, xml_declaration=True, encoding="UTF-8", pretty_print=True)
 
 
-def _parse(document: bytes | str) -> etree._Element:
-    content = document.encode() if isinstance(document, str) else document
-    parser = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=False, remove_comments=True)
-    try:
-        root = etree.fromstring(content, parser)
-    except (etree.XMLSyntaxError, ValueError) as error:
-        raise InvalidArgument(f"invalid input: {error}") from None
-    if root.getroottree().docinfo.internalDTD is not None:
-        raise InvalidArgument("invalid input: a document type declaration is not allowed")
-    return root
-
-
-def _children(
-    parent: etree._Element, namespace: str | None, allowed: tuple[str, ...]
-) -> dict[str, list[etree._Element]]:
-    """Children by name; their order is that of the schema."""
-    found: dict[str, list[etree._Element]] = {name: [] for name in allowed}
-    position = 0
-    for child in parent:
-        if not isinstance(child.tag, str):
-            continue
-        name = etree.QName(child)
-        if name.namespace != namespace or name.localname not in allowed:
-            raise InvalidArgument(f"invalid input: unexpected element {child.tag}")
-        index = allowed.index(name.localname)
-        if index < position:
-            raise InvalidArgument(
-                f"invalid input: element {name.localname} must come before {allowed[position]}"
-            )
-        position = index
-        if found[name.localname] and name.localname not in _REPEATED:
-            raise InvalidArgument(f"invalid input: more than one element {name.localname}")
-        found[name.localname].append(child)
-    return found
-
-
-def _protocol(element: etree._Element, namespace: str | None) -> Protocol:
-    children = _children(element, namespace, _PROTOCOL_CHILDREN)
-    endpoint = _text(children["endpoint"][0]) if children["endpoint"] else ""
-    methods = children["securityMethod"]
+def _protocol(element: etree._Element) -> Protocol:
+    found = children(element, _PROTOCOL_CHILDREN, _REPEATED)
+    endpoint = text_of(found["endpoint"][0]) if found["endpoint"] else ""
+    methods = found["securityMethod"]
     return Protocol(
-        uri=_uri(element),
+        uri=uri_of(element),
         endpoint=endpoint or None,
-        security_method=_uri(methods[0]) if methods else None,
-        params=_params(element, namespace),
+        security_method=uri_of(methods[0]) if methods else None,
+        params=_params(element),
     )
 
 
-def _params(parent: etree._Element, namespace: str | None) -> tuple[tuple[str, str], ...]:
-    return tuple((_uri(param), _text(param)) for param in parent.findall(f"{{{namespace}}}param"))
-
-
-def _uri(element: etree._Element) -> str:
-    uri = (element.get("uri") or "").strip()
-    if not uri:
-        raise InvalidArgument(f"invalid input: element {etree.QName(element).localname} lacks attribute uri")
-    return uri
-
-
-def _text(element: etree._Element) -> str:
-    return (element.text or "").strip()
+def _params(parent: etree._Element) -> tuple[tuple[str, str], ...]:
+    found = (
+        child for child in parent if isinstance(child.tag, str) and etree.QName(child).localname == "param"
+    )
+    return tuple((uri_of(param), text_of(param)) for param in found)
 
 
 def _add(parent: etree._Element, name: str, text: str) -> None:
