@@ -16,7 +16,7 @@ from vospace.models.errors import InvalidArgument, RequestTooLarge, TypeNotSuppo
 from vospace.models.node import Node
 from vospace.models.uri import Naming
 from vospace.parsing import children, parse, text_of, uri_of
-from vospace.storage.attributes import CORE, LOCKED, MD5
+from vospace.storage.attributes import ADLER32, CORE, LOCKED, MD5, STAMP
 
 VOS = "http://www.ivoa.net/xml/VOSpace/v2.0"
 XSI = "http://www.w3.org/2001/XMLSchema-instance"
@@ -43,7 +43,8 @@ READ_ONLY = frozenset(
         QUOTA,
         READABLE,
         WRITABLE,
-        "ivo://skao.int/vospace/core#adler32",
+        ADLER32,
+        STAMP,
         f"{CORE}content-date",
         f"{CORE}availableSpace",
     }

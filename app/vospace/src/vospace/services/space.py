@@ -32,6 +32,7 @@ from vospace.models.uri import Naming, Path, parse_path
 from vospace.services.authorisation import QUOTA, Gate, Rules, require_unlocked
 from vospace.services.usage import Usage
 from vospace.storage import attributes, posix_acl
+from vospace.storage.locks import Locks
 from vospace.storage.posix_acl import Acl
 from vospace.storage.staging import StagedFile, sweep
 from vospace.storage.system_calls import rename_new
@@ -123,11 +124,22 @@ class Upload:
             self._staged.sync()
 
     def place(self, *, replace: bool | None = None, sync: bool = True) -> None:
-        """Make the node visible. Raises DuplicateNode if there is one and it is not to be replaced."""
-        try:
-            self._staged.place(self._place.name, replace=self._replace if replace is None else replace)
-        except IsADirectoryError:
-            raise DuplicateNode(self._space.naming.uri(self.path)) from None
+        """Make the node visible. Raises DuplicateNode if there is one and it is not to be replaced, and what
+        `Space.upload` raises if what is there has become another since."""
+        name = self._place.name
+        with self._space.locks.held(self._place.directory, name):
+            kind = self._place.kind
+            if not (self._replace if replace is None else replace):
+                self._staged.place(name)
+            else:
+                if (kind is Kind.DATA) != self._exists:
+                    self._exists = self._space.check_upload(self._place, replace=True)
+                if kind is None:
+                    self._staged.place(name)
+                else:
+                    if self._staged.inherit(name, properties=self._keep_properties):
+                        self._staged.sync()
+                    self._staged.replace(name)
         self._reserved = None
         if sync:
             self._place.directory.sync()
@@ -165,6 +177,7 @@ class Space:
         self._base = settings.vospace_base_dir
         settings.root.mkdir(parents=True, exist_ok=True)
         self.tree = Tree(settings.root)
+        self.locks = Locks(self._base)
         self._prepare_root()
 
     def close(self) -> None:
@@ -406,7 +419,7 @@ class Space:
                 if change != Change():
                     raise InvalidArgument("a link has no properties to change")
                 return self._describe(place)
-            with self._opened(place) as descriptor:
+            with self.locks.held(place.directory, place.name), self._opened(place) as descriptor:
                 status = Status.of(descriptor)
                 allocation = place.directory.path in self.rules.allocation_parents
                 if allocation:
@@ -424,10 +437,17 @@ class Space:
     @contextmanager
     def _opened(self, place: Located) -> Iterator[int]:
         if place.kind is Kind.CONTAINER:
-            with place.directory.open_directory(place.name) as opened:
+            try:
+                opened = place.directory.open_directory(place.name)
+            except (FileNotFoundError, NotADirectoryError):
+                raise NodeNotFound(self.naming.uri(place.path)) from None
+            with opened:
                 yield opened.descriptor
             return
-        descriptor = place.directory.open_file(place.name)
+        try:
+            descriptor = place.directory.open_file(place.name)
+        except FileNotFoundError:
+            raise NodeNotFound(self.naming.uri(place.path)) from None
         try:
             yield descriptor
         finally:
@@ -456,7 +476,7 @@ class Space:
         if groups:
             os.setxattr(descriptor, posix_acl.ACCESS, acl.encode())
         else:
-            _remove(descriptor, posix_acl.ACCESS)
+            posix_acl.remove(descriptor, posix_acl.ACCESS)
             os.fchmod(descriptor, acl.mode)
         if container:
             inherits = change.inherits
@@ -465,7 +485,7 @@ class Space:
             if inherits:
                 os.setxattr(descriptor, posix_acl.DEFAULT, acl.encode())
             else:
-                _remove(descriptor, posix_acl.DEFAULT)
+                posix_acl.remove(descriptor, posix_acl.DEFAULT)
 
     # Bytes.
 
@@ -724,11 +744,3 @@ def _has(descriptor: int, name: str) -> bool:
         return bool(os.getxattr(descriptor, name))
     except OSError:
         return False
-
-
-def _remove(descriptor: int, name: str) -> None:
-    try:
-        os.removexattr(descriptor, name)
-    except OSError as error:
-        if error.errno not in (errno.ENODATA, errno.ENOTSUP):
-            raise

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 
 from vospace.models.errors import InvalidArgument
 
@@ -23,7 +24,7 @@ OF_CONTENT = frozenset({MD5, ADLER32, TYPE, ENCODING})
 """Properties that go with the bytes."""
 
 _PREFIX = "user."
-_STAMP = "ivo://skao.int/vospace/core#stamp"
+STAMP = "ivo://skao.int/vospace/core#stamp"
 _CHECKSUMS = (MD5, ADLER32)
 
 
@@ -43,7 +44,7 @@ def read(descriptor: int) -> dict[str, str]:
             except OSError as error:
                 if error.errno != errno.ENODATA:
                     raise
-    stamp = found.pop(_STAMP, None)
+    stamp = found.pop(STAMP, None)
     if stamp is not None and stamp != _stamp(os.fstat(descriptor)):
         for key in _CHECKSUMS:
             found.pop(key, None)
@@ -63,24 +64,40 @@ def one(descriptor: int, key: str) -> str | None:
 
 
 def write(descriptor: int, properties: Mapping[str, str | None]) -> None:
-    """Set properties; None removes one. Raises InvalidArgument if the file system has no room for them."""
-    for key, value in properties.items():
+    """Set properties, all or none; None removes one. Raises InvalidArgument if the file system has no room for them."""
+    before: dict[str, bytes | None] = {}
+    # What is removed makes room for what is set.
+    for key, value in sorted(properties.items(), key=lambda item: item[1] is not None):
+        name = _PREFIX + key
         try:
-            if value is None:
-                _remove(descriptor, _PREFIX + key)
-            else:
-                os.setxattr(descriptor, _PREFIX + key, value.encode("utf-8"))
+            before[name] = _get(descriptor, name)
+            _put(descriptor, name, None if value is None else value.encode("utf-8"))
         except OSError as error:
+            for changed, old in reversed(before.items()):
+                with suppress(OSError):
+                    _put(descriptor, changed, old)
             if error.errno in (errno.ENOSPC, errno.E2BIG, errno.ERANGE, errno.EINVAL, errno.ENOTSUP):
                 raise InvalidArgument(
                     f"property {key[:100]} cannot be stored: {os.strerror(error.errno)}"
                 ) from error
             raise
     if any(properties.get(key) is not None for key in _CHECKSUMS):
-        os.setxattr(descriptor, _PREFIX + _STAMP, _stamp(os.fstat(descriptor)).encode())
+        os.setxattr(descriptor, _PREFIX + STAMP, _stamp(os.fstat(descriptor)).encode())
 
 
-def _remove(descriptor: int, name: str) -> None:
+def _get(descriptor: int, name: str) -> bytes | None:
+    try:
+        return os.getxattr(descriptor, name)
+    except OSError as error:
+        if error.errno == errno.ENODATA:
+            return None
+        raise
+
+
+def _put(descriptor: int, name: str, value: bytes | None) -> None:
+    if value is not None:
+        os.setxattr(descriptor, name, value)
+        return
     try:
         os.removexattr(descriptor, name)
     except OSError as error:

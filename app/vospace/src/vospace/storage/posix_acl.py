@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +18,27 @@ _HEADER = struct.Struct("<I")
 _ENTRY = struct.Struct("<HHI")
 _USER_OBJ, _USER, _GROUP_OBJ, _GROUP, _MASK, _OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
 _NO_ID = 0xFFFFFFFF
+
+
+def remove(descriptor: int, name: str) -> None:
+    """Remove a list, if there is one."""
+    try:
+        os.removexattr(descriptor, name)
+    except OSError as error:
+        if error.errno not in (errno.ENODATA, errno.ENOTSUP):
+            raise
+
+
+def copy(source: int, target: int) -> None:
+    """Give an open file the access list of another; without one it loses what it inherited from its directory."""
+    try:
+        raw = os.getxattr(source, ACCESS)
+    except OSError as error:
+        if error.errno not in (errno.ENODATA, errno.ENOTSUP):
+            raise
+        remove(target, ACCESS)
+    else:
+        os.setxattr(target, ACCESS, raw)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,12 +29,13 @@ _NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EIN
 class StagedFile:
     """A file being written, open as `descriptor`. Steps: write, `own`, `sync`, `place`; `close` in any case."""
 
-    __slots__ = ("_directory", "_temporary", "descriptor")
+    __slots__ = ("_directory", "_inherited", "_temporary", "descriptor")
 
     def __init__(self, directory: Directory) -> None:
         """`directory` must stay open until the file is placed."""
         self._directory = directory
         self._temporary: str | None = None
+        self._inherited: tuple[int, int] | None = None
         # With a default ACL on the directory the mode is a mask on what is inherited, else it is the mode.
         mode = 0o666 if directory.default_acl is not None else 0o660
         flags = os.O_RDWR | os.O_CLOEXEC
@@ -61,20 +62,24 @@ class StagedFile:
 
     def inherit(self, name: str, *, properties: bool) -> bool:
         """Take over owner, permissions and, if asked, properties (but those of the content) of the file that it will
-        replace; False if there is none."""
+        replace; False if there is none, or nothing has changed about it since it was taken over."""
         try:
             old = self._directory.open_file(name)
         except FileNotFoundError:
             return False
         try:
             status = Status.of(old)
+            seen = (status.stat.st_ino, status.stat.st_ctime_ns)
+            if seen == self._inherited:
+                return False
             os.fchown(self.descriptor, status.stat.st_uid, status.stat.st_gid)
+            posix_acl.copy(old, self.descriptor)
             os.fchmod(self.descriptor, stat.S_IMODE(status.stat.st_mode) & 0o777)
-            if status.acl.groups:
-                os.setxattr(self.descriptor, posix_acl.ACCESS, os.getxattr(old, posix_acl.ACCESS))
             if properties:
                 kept = {k: v for k, v in attributes.read(old).items() if k not in attributes.OF_CONTENT}
-                attributes.write(self.descriptor, kept)
+                gone = attributes.read(self.descriptor).keys() - kept.keys() - attributes.OF_CONTENT
+                attributes.write(self.descriptor, {**kept, **dict.fromkeys(gone if self._inherited else ())})
+            self._inherited = seen
         finally:
             os.close(old)
         return True
@@ -89,27 +94,31 @@ class StagedFile:
         found = os.fstat(self.descriptor)
         return [found.st_ino, found.st_size, found.st_mtime_ns]
 
-    def place(self, name: str, *, replace: bool) -> None:
-        """Give it its name, at once and as a whole. Raises DuplicateNode if the name is taken and not `replace`."""
+    def place(self, name: str) -> None:
+        """Give it its name, at once and as a whole. Raises DuplicateNode if the name is taken."""
+        directory = self._directory.descriptor
+        try:
+            if self._temporary is None:
+                self._link(name)
+            else:
+                rename_new(self._temporary, name, source_dir=directory, target_dir=directory)
+                self._temporary = None
+        except FileExistsError:
+            raise DuplicateNode("/" + "/".join((*self._directory.path, name))) from None
+
+    def replace(self, name: str) -> None:
+        """Take the place of the file of that name, at once and as a whole."""
         directory = self._directory.descriptor
         if self._temporary is None:
-            source = f"/proc/self/fd/{self.descriptor}"
-            try:
-                os.link(source, name, dst_dir_fd=directory, follow_symlinks=True)
-                return
-            except FileExistsError:
-                if not replace:
-                    raise DuplicateNode("/" + "/".join((*self._directory.path, name))) from None
-            self._temporary = _temporary_name()
-            os.link(source, self._temporary, dst_dir_fd=directory, follow_symlinks=True)
-        if replace:
-            os.rename(self._temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
-        else:
-            try:
-                rename_new(self._temporary, name, source_dir=directory, target_dir=directory)
-            except FileExistsError:
-                raise DuplicateNode("/" + "/".join((*self._directory.path, name))) from None
+            temporary = _temporary_name()
+            self._link(temporary)
+            self._temporary = temporary
+        os.rename(self._temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
         self._temporary = None
+
+    def _link(self, name: str) -> None:
+        source = f"/proc/self/fd/{self.descriptor}"
+        os.link(source, name, dst_dir_fd=self._directory.descriptor, follow_symlinks=True)
 
     def close(self) -> None:
         """Forget the file unless it was placed."""

@@ -1,0 +1,48 @@
+"""Locks on names: what one process does to a node in several steps, no other does in between.
+
+A lock is a byte of a file beside the space, chosen by the container's inode and the name, and held by an open file
+description (fcntl(2), OFD locks): between threads, processes and, on a shared file system, machines. Who mounts the
+space cannot reach the file. A process that dies lets go of its locks.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vospace.storage.tree import Directory
+
+NAME = ".vospace-locks"
+_FLOCK = struct.Struct("@hhqqi4x")
+"""struct flock on 64 bits: type, whence, start, length, pid."""
+
+
+class Locks:
+    """The lock file in *directory*, which is made where it is missing."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / NAME
+        os.close(self._open())
+
+    @contextmanager
+    def held(self, directory: Directory, name: str) -> Iterator[None]:
+        """Wait for the lock on a name of an open container, and hold it in the block. Not to be nested."""
+        key = f"{directory.status.stat.st_dev}:{directory.status.stat.st_ino}:".encode() + os.fsencode(name)
+        descriptor = self._open()
+        try:
+            fcntl.fcntl(
+                descriptor,
+                fcntl.F_OFD_SETLKW,
+                _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, zlib.crc32(key), 1, 0),
+            )
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _open(self) -> int:
+        return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -1,0 +1,118 @@
+"""Many writers at a time, in two server processes: no torn file, no lost change."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import os
+
+from lxml import etree
+
+VOS = "{http://www.ivoa.net/xml/VOSpace/v2.0}"
+CORE = "ivo://ivoa.net/vospace/core#"
+TEAM = "ivo://opencadc.org/gms?team"
+
+
+def properties(content: bytes) -> dict[str, str]:
+    found = etree.fromstring(content).find(f"{VOS}properties")
+    return {p.get("uri"): p.text or "" for p in found}
+
+
+async def test_readers_see_one_writers_file(client, second, ada, box):
+    bodies = [os.urandom(200_000 + number) for number in range(8)]
+    url = f"/files{box}/f"
+    await client.put(url, content=bodies[0], headers=ada)
+    seen = []
+
+    async def write(number: int) -> None:
+        for _ in range(4):
+            answer = await (client, second)[number % 2].put(url, content=bodies[number], headers=ada)
+            assert answer.status_code == 201
+
+    async def read(which: int) -> None:
+        for _ in range(20):
+            answer = await (client, second)[which].get(url, headers=ada)
+            assert answer.content in bodies
+            digest = base64.b64encode(hashlib.md5(answer.content, usedforsecurity=False).digest()).decode()
+            assert answer.headers["digest"] == f"md5={digest}"
+            seen.append(len(answer.content))
+
+    await asyncio.gather(*(write(n) for n in range(8)), read(0), read(1))
+    assert len(set(seen)) > 1
+
+
+async def test_no_property_is_lost(client, second, ada, box, document):
+    """Properties and permissions set while the file is written again and again."""
+    url = f"/nodes{box}/f"
+    await client.put(f"/files{box}/f", content=b"first", headers=ada)
+    given = {f"key:{number}": str(number) for number in range(30)}
+
+    async def change(key: str, value: str) -> None:
+        server = (client, second)[int(value) % 2]
+        content = document("DataNode", properties={key: value})
+        assert (await server.post(url, content=content, headers=ada)).status_code == 200
+
+    async def write(server) -> None:
+        for number in range(15):
+            await server.put(f"/files{box}/f", content=bytes([number]) * 1000, headers=ada)
+
+    async def permit() -> None:
+        for key, value in ((f"{CORE}ispublic", "true"), (f"{CORE}groupread", TEAM)):
+            answer = await second.post(
+                url, content=document("DataNode", properties={key: value}), headers=ada
+            )
+            assert answer.status_code == 200
+
+    await asyncio.gather(*(change(*item) for item in given.items()), write(client), write(second), permit())
+    found = properties((await client.get(url, headers=ada)).content)
+    assert {key: found.get(key) for key in given} == given
+    assert (found[f"{CORE}ispublic"], found[f"{CORE}groupread"]) == ("true", TEAM)
+
+
+async def test_a_name_is_given_once(client, second, ada, bob, box, document):
+    """Of many who make the same container one succeeds; and who comes second to a file must have a right to it."""
+    answers = await asyncio.gather(
+        *(
+            server.put(f"/nodes{box}/c", content=document("ContainerNode"), headers=ada)
+            for server in (client, second) * 5
+        )
+    )
+    assert sorted(answer.status_code for answer in answers) == [201] + [409] * 9
+    grant = document("ContainerNode", properties={f"{CORE}groupwrite": TEAM})
+    await client.post(f"/nodes{box}/c", content=grant, headers=ada)
+    for number in range(10):
+        url = f"/files{box}/c/{number}"
+        one, two = await asyncio.gather(
+            client.put(url, content=b"ada", headers=ada), second.put(url, content=b"bob", headers=bob)
+        )
+        kept = (await client.get(url, headers=ada)).text
+        owner = properties((await client.get(f"/nodes{box}/c/{number}", headers=ada)).content)[
+            f"{CORE}creator"
+        ]
+        assert {one.status_code, two.status_code} <= {201, 403}
+        if (one.status_code, two.status_code) != (201, 201):
+            assert owner == kept
+
+
+async def test_nothing_is_left_of_what_broke_off(client, ada, box, root):
+    async def broken():
+        yield b"x" * 100_000
+        raise RuntimeError("the client is gone")
+
+    for _ in range(3):
+        try:
+            await client.put(f"/files{box}/f", content=broken(), headers=ada)
+        except RuntimeError:
+            continue
+    assert os.listdir(root / box[1:]) == []
+
+
+async def test_a_file_keeps_its_own_permissions_when_written_again(client, ada, bob, box, document):
+    await client.put(f"/files{box}/old", content=b"private", headers=ada)
+    grant = {f"{CORE}groupread": TEAM, "ivo://cadc.nrc.ca/vospace/core#inheritPermissions": "true"}
+    await client.post(f"/nodes{box}", content=document("ContainerNode", properties=grant), headers=ada)
+    await client.put(f"/files{box}/old", content=b"still private", headers=ada)
+    await client.put(f"/files{box}/new", content=b"for the group", headers=ada)
+    assert (await client.get(f"/files{box}/new", headers=bob)).status_code == 200
+    assert (await client.get(f"/files{box}/old", headers=bob)).status_code == 403
