@@ -16,7 +16,7 @@ QUIET := ANSIBLE_STDOUT_CALLBACK=skasrc.cavern.messages
 DEPLOY := $(VENV)/.deploy
 DEV := $(VENV)/.dev
 
-.PHONY: help up test smoke status token down purge lint unit stack bench lock check certificate compose backup restore
+.PHONY: help up test smoke status logs token down purge lint unit stack bench lock check certificate compose backup restore
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -35,8 +35,11 @@ up: $(DEPLOY) ## Deploy everything and stage a file through it
 smoke: $(DEPLOY) ## Run the smoke test against the deployed stack
 	@$(PLAY) playbooks/smoke.yml
 
-status: $(DEPLOY) ## Show each service's state and health, and the endpoints
-	@$(QUIET) $(PLAY) playbooks/status.yml
+status: $(DEPLOY) ## Show each service's state and health, and the endpoints; with JSON=true for programs
+	@$(QUIET) $(PLAY) playbooks/status.yml $(if $(JSON),-e status_json=$(JSON))
+
+logs: $(DEPLOY) ## Show the logs of all services, interleaved: make logs TASK=<id> SINCE=15m
+	@$(QUIET) $(PLAY) playbooks/logs.yml $(if $(TASK),-e logs_task=$(TASK)) $(if $(SINCE),-e logs_since=$(SINCE))
 
 down: $(DEPLOY) ## Remove the containers, keep the data
 	@$(PLAY) playbooks/down.yml

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import jwt
@@ -53,6 +56,42 @@ def test_another_container_joins_the_environment(stack: Deployment) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert f"{stack.url}/src/cavern/capabilities" in done.stdout
+
+
+def test_status_for_programs(stack: Deployment) -> None:
+    done = _run("make", "--silent", "status", "JSON=true")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["healthy"] is True
+    services = found["services"].values()
+    assert {service["container"]: service["address"] for service in services} == _inspected(stack)
+    assert all(service["healthy"] and service["checks"] for service in services)
+    with stack.paused("rse-web"):
+        done = _run("make", "--silent", "status", "JSON=true")
+    assert done.returncode != 0
+    found = json.loads(done.stdout)
+    assert [key for key, service in found["services"].items() if not service["healthy"]] == ["rse_web"]
+
+
+def test_logs_tell_a_task_in_order(
+    stack: Deployment, http: requests.Session, rse: Callable[[str, bytes], Path]
+) -> None:
+    name = uuid.uuid4().hex
+    rse(f"testing/{name}", b"content")
+    item = [f"testing:{name}", f"testing/{name}", "./testing"]
+    task = http.post(f"{stack.url}/prepare-data/", json=[item], timeout=60).json()["task_id"]
+    http.get(f"{stack.url}/prepare-data/v1/tasks/{task}/events", timeout=60).raise_for_status()
+    done = _run("make", "--silent", "logs", f"TASK={task}", "SINCE=5m")
+    assert done.returncode == 0, done.stderr
+    lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
+    assert {"haproxy", "cavern", "core", "celery_worker"} <= {service for _, service, _ in lines}
+    times = [time for time, _, _ in lines]
+    assert times == sorted(times)
+    texts = [text for _, _, text in lines]
+    begun = next(at for at, text in enumerate(texts) if "Staging file from" in text)
+    asked = next(at for at, text in enumerate(texts) if "bulk-pull" in text)
+    ended = next(at for at, text in enumerate(texts) if "Successfully staged file" in text)
+    assert begun < asked < ended
 
 
 def test_make_token_prints_a_token_and_nothing_else(stack: Deployment) -> None:
