@@ -13,7 +13,8 @@ import pytest
 import requests
 from deployment import ROOT, Deployment, playbook
 
-TOOL = Path.home() / "bin/docker-static-ip"
+# Other deployments may run beside the one under test.
+TOOL = (Path.home() / "bin/docker-static-ip", "--project=cavern")
 
 
 def _run(*command: str | Path) -> subprocess.CompletedProcess[str]:
@@ -30,7 +31,7 @@ def _inspected(stack: Deployment) -> dict[str, str]:
 
 
 def test_static_ip_of_all_containers(stack: Deployment) -> None:
-    done = _run(TOOL)
+    done = _run(*TOOL)
     assert dict(line.split() for line in done.stdout.splitlines()) == _inspected(stack)
 
 
@@ -38,18 +39,18 @@ def test_static_ip_of_all_containers(stack: Deployment) -> None:
     ("name", "container"), [("src-cavern", "src-cavern"), ("cavern", "src-cavern"), ("reg", "reg")]
 )
 def test_static_ip_of_one(stack: Deployment, name: str, container: str) -> None:
-    assert _run(TOOL, name).stdout == _inspected(stack)[container] + "\n"
+    assert _run(*TOOL, name).stdout == _inspected(stack)[container] + "\n"
 
 
 def test_static_ip_of_an_unknown_one_says_what_there_is(stack: Deployment) -> None:
-    done = _run(TOOL, "nothing")
+    done = _run(*TOOL, "nothing")
     assert done.returncode == 1
     assert done.stdout == ""
     assert "no container or service 'nothing'; there are" in done.stderr
 
 
 def test_another_container_joins_the_environment(stack: Deployment) -> None:
-    arguments = _run(TOOL, "--join").stdout.split()
+    arguments = _run(*TOOL, "--join").stdout.split()
     done = _run(
         *("docker", "run", "--rm", *arguments, f"--volume={stack.ca}:/ca.pem:ro", "--entrypoint=curl"),
         *("cavern/base:local", "--fail", "--silent", "--cacert", "/ca.pem", f"{stack.url}/reg/resource-caps"),
