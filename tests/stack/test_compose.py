@@ -28,7 +28,8 @@ def test_the_same_deployment_by_compose(stack: Deployment, http: requests.Sessio
                 "RestartPolicy",
                 "Tmpfs",
             ):
-                assert found["HostConfig"][key] == wanted["HostConfig"][key], (name, key)
+                # An empty list is as good as none.
+                assert (found["HostConfig"][key] or None) == (wanted["HostConfig"][key] or None), (name, key)
             addresses = [
                 {net: end["IPAddress"] for net, end in attrs["NetworkSettings"]["Networks"].items()}
                 for attrs in (found, wanted)

@@ -12,6 +12,7 @@ import jwt
 import pytest
 import requests
 from deployment import ROOT, Deployment, playbook
+from preparer.did import DID
 
 # Other deployments may run beside the one under test.
 TOOL = (Path.home() / "bin/docker-static-ip", "--project=cavern")
@@ -77,10 +78,11 @@ def test_status_for_programs(stack: Deployment) -> None:
 def test_logs_tell_a_task_in_order(
     stack: Deployment, http: requests.Session, rse: Callable[[str, bytes], Path]
 ) -> None:
-    name = uuid.uuid4().hex
-    rse(f"testing/{name}", b"content")
-    item = [f"testing:{name}", f"testing/{name}", "./testing"]
-    task = http.post(f"{stack.url}/prepare-data/", json=[item], timeout=60).json()["task_id"]
+    did = f"testing:{uuid.uuid4().hex}"
+    path = DID.parse(did).path()
+    rse(path, b"content")
+    answer = http.post(f"{stack.url}/prepare-data/", json=[[did, path, "./testing"]], timeout=60)
+    task = answer.json()["task_id"]
     http.get(f"{stack.url}/prepare-data/v1/tasks/{task}/events", timeout=60).raise_for_status()
     done = _run("make", "--silent", "logs", f"TASK={task}", "SINCE=5m")
     assert done.returncode == 0, done.stderr
