@@ -113,6 +113,11 @@ class Deployment:
             self._tokens[key] = answer.json()["access_token"]
         return self._tokens[key]
 
+    def forget(self) -> None:
+        """Read secrets anew and ask for new tokens: they have been rotated."""
+        self.__dict__.pop("secrets", None)
+        self._tokens.clear()
+
     def session(self, user: str | None = None) -> requests.Session:
         """HTTP session that trusts the deployment's CA and, with *user*, carries that user's token."""
         session = requests.Session()
