@@ -10,11 +10,15 @@ what a run's tags ask for, and ``compose_services`` joins what all services shar
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
 FLAVOURS = ("embedded", "opencadc")
+
+# MiB in which one of OpenCADC's services, a Tomcat with its heap in five eighths of it, can live.
+SMALLEST_JAVA = 512
 
 # Tags that mean "the whole run" to Ansible itself.
 _EVERYTHING = {"all", "always", "tagged"}
@@ -56,6 +60,22 @@ def _flavoured(key: str, entry: dict[str, Any], flavour: str, override: dict[str
             f"cavern_catalogue_overrides.{key}.flavour: there is no OpenCADC image for {key}"
         )
     return service | {"flavour": "embedded"}
+
+
+def _check_foreign(key: str, service: dict[str, Any]) -> None:
+    """Refuse an image that names no place to get it from, and a limit in which a Java virtual machine cannot live."""
+    image, at, digest = str(service["image"]).partition("@")
+    if "/" not in image or (at and not re.fullmatch(r"sha256:[0-9a-f]{64}", digest)):
+        raise AnsibleFilterError(
+            f"cavern_catalogue.{key}.image: {service['image']!r} names no registry, or no whole digest; give "
+            "for example images.opencadc.org/core/reg:1.2.1, or @sha256: and 64 hexadecimal digits in place of the tag"
+        )
+    memory = re.fullmatch(r"(\d+)([mg])", str(service["memory"]).lower())
+    if not memory or int(memory[1]) * (1024 if memory[2] == "g" else 1) < SMALLEST_JAVA:
+        raise AnsibleFilterError(
+            f"cavern_catalogue.{key}.memory: {service['memory']!r} is not a size such as 2g; "
+            f"OpenCADC's images need {SMALLEST_JAVA}m or more"
+        )
 
 
 def _unique(services: dict[str, Any], field: str) -> None:
@@ -109,6 +129,8 @@ def resolve_catalogue(
         service.setdefault("phases", [])
         image = str(service["image"])
         service["image"] = image if "/" in image or ":" in image else f"{image_prefix}/{image}:{image_tag}"
+        if service["flavour"] == "opencadc":
+            _check_foreign(key, service)
         services[key] = service
     for key, service in services.items():
         service["depends_on"] = [name for name in service["depends_on"] if name in services]
@@ -200,7 +222,7 @@ def health_checks(services: dict[str, Any], url: str, ca_path: str) -> list[dict
                     "service": key,
                     "name": "answer",
                     "kind": "vosi" if probe.get("vosi") else "http",
-                    "url": url + probe["path"],
+                    "url": url + service.get("route", "") + probe["path"],
                     "status": probe.get("status", 200),
                     "ca_path": ca_path,
                 }

@@ -17,7 +17,7 @@ from aiohttp import web
 from lxml import etree
 from preparer.approaches.base import Job, StagingError
 from preparer.approaches.cavern import CavernApproach
-from preparer.cavern import Cavern
+from preparer.cavern import BULK_PULL, Cavern
 from preparer.config import PreparerSettings
 from preparer.ledger.store import Outcome
 from preparer.ledger.tables import FileState
@@ -39,6 +39,7 @@ class StandIn:
         self.failures: dict[str, int] = {}
         self.damage: set[str] = set()
         self.relayed = 0
+        self.bulk = False
 
     def application(self) -> web.Application:
         application = web.Application(client_max_size=1 << 26)
@@ -67,8 +68,10 @@ class StandIn:
             return web.Response(status=404)
         return web.Response(body=CONTENT[name])
 
-    async def capabilities(self, _: web.Request) -> web.Response:
-        return web.Response(text="<capabilities/>", content_type="text/xml")
+    async def capabilities(self, request: web.Request) -> web.Response:
+        listed = f'<capability standardID="{BULK_PULL}"><accessURL>{request.url.origin()}/cavern/bulk-pull</accessURL>'
+        text = f"<capabilities>{listed}</capability></capabilities>" if self.bulk else "<capabilities/>"
+        return web.Response(text=text, content_type="text/xml")
 
     async def get_node(self, request: web.Request) -> web.Response:
         path = "/" + request.match_info["path"]
@@ -139,7 +142,7 @@ class StandIn:
         if source.startswith("move:"):
             return None
         if not self.pulls:
-            return "InvalidArgument: pullToVoSpace not implemented"
+            return "pullToVoSpace not implemented"
         return None if source.rpartition("/")[2] in CONTENT else "SourceNotFound: 404"
 
     async def job(self, request: web.Request) -> web.Response:
@@ -266,6 +269,25 @@ async def test_bytes_damaged_on_the_way_never_take_the_files_place(stage: Stage)
     await stage(file(0, "b.dat"))
     assert (stage.outcomes[0].state, stage.outcomes[0].fault) == (FileState.FAILED, "ChecksumMismatch")
     assert set(stage.stand_in.nodes) == {"/home", "/home/ada", "/home/ada/run"}
+
+
+@RELAY
+async def test_that_a_cavern_cannot_pull_is_found_out_once_and_remembered(stage: Stage) -> None:
+    for number, name in enumerate(CONTENT):
+        await stage(file(number, name))
+    assert stage.stand_in.relayed == len(CONTENT)
+    pulls = [source for source, _ in stage.stand_in.jobs.values() if not source.startswith("move:")]
+    assert len(pulls) == 1
+
+
+@RELAY
+async def test_a_cavern_that_another_has_replaced_is_asked_anew_what_it_can_do(stage: Stage) -> None:
+    stage.stand_in.bulk = True
+    assert await stage.approach.cavern.bulk_pull_url() is not None
+    stage.stand_in.bulk = False
+    await stage(file(0, "b.dat"))
+    assert stage.outcomes[0].state == FileState.STAGED
+    assert await stage.approach.cavern.bulk_pull_url() is None
 
 
 async def test_a_cancelled_task_reports_no_file_as_failed(stage: Stage) -> None:

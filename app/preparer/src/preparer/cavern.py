@@ -255,14 +255,23 @@ class Cavern:
     # -- bulk pull -------------------------------------------------------------------------------------------
 
     async def start_bulk_pull(self, url: str, rows: list[Row], concurrency: int, token: str) -> str:
-        """Start pulling *rows*; returns the job's URL."""
+        """Start pulling *rows*; returns the job's URL. A Cavern that is another one by now may not have this."""
         body = json.dumps(
             {"rows": [row.document() for row in rows], "if_exists": "verify", "concurrency": concurrency}
         )
         headers = {"Content-Type": "application/json"}
-        _, _, answer = await self._request(
-            "POST", url, token, ok=(303,), data=body.encode(), headers=headers, params={"PHASE": "RUN"}
+        status, _, answer = await self._request(
+            "POST",
+            url,
+            token,
+            ok=(303, 404, 405),
+            data=body.encode(),
+            headers=headers,
+            params={"PHASE": "RUN"},
         )
+        if status != 303:
+            self._capabilities = (float("-inf"), {})
+            raise PullNotImplemented("OperationNotSupported", f"{url} answered {status}")
         return urljoin(url, str(answer["Location"]))
 
     async def bulk_results(self, job: str, after: int, token: str) -> AsyncIterator[dict[str, Any]]:

@@ -131,7 +131,8 @@ class CavernApproach(Approach):
             await self._ensure_home(job.task, job.token)
             url = await self.cavern.bulk_pull_url()
             if url is not None:
-                await self._bulk(job, url, files)
+                files = await self._bulk(job, url, files)
+            if not files:
                 return
             await self._ensure_containers(files, job.token)
         except CavernError as exc:
@@ -151,20 +152,25 @@ class CavernApproach(Approach):
             raise StagingError(exc.fault, exc.detail, transient=exc.transient) from exc
         return True
 
-    async def _bulk(self, job: Job, url: str, files: Sequence[File]) -> None:
+    async def _bulk(self, job: Job, url: str, files: Sequence[File]) -> Sequence[File]:
+        """Stage by bulk pull; returns the files for which Cavern, replaced by another, no longer has it."""
         for start in range(0, len(files), self.settings.preparer_batch):
             if job.cancelled.is_set():
-                return
+                return []
             part = files[start : start + self.settings.preparer_batch]
             rows = [self.row(file) for file in part]
+            try:
+                bulk = await self.cavern.start_bulk_pull(
+                    url, rows, self.settings.preparer_file_concurrency, job.token
+                )
+            except PullNotImplemented:
+                return files[start:]
             for file, row in zip(part, rows, strict=True):
                 log_begun(row.source, file)
-            bulk = await self.cavern.start_bulk_pull(
-                url, rows, self.settings.preparer_file_concurrency, job.token
-            )
             await job.remember(bulk, 0)
             await self._follow(job, bulk, 0, self._by_target(part))
             await job.remember(None, 0)
+        return []
 
     def _by_target(self, files: Sequence[File]) -> dict[str, File]:
         """Cavern counts its rows from zero in each job, but both sides know a file by its target."""

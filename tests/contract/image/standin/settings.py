@@ -1,0 +1,97 @@
+"""The files in ``/config``, in the syntax that OpenCADC's services read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+# The applications look in their user's home, which the start script links to /config.
+HOME_CONFIG = Path.home() / "config"
+CATALINA = Path("/etc/tomcat/catalina.properties")
+CONNECTOR = ("connectionTimeout", "keepAliveTimeout", "secure", "scheme", "proxyName", "proxyPort")
+
+
+class ConfigurationError(Exception):
+    """A file or a key that the service cannot do without."""
+
+
+class Properties:
+    """A file of ``key = value`` lines: split at the first ``=``, ``#`` and ``!`` begin comments, keys may repeat."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.values: dict[str, list[str]] = {}
+        path = HOME_CONFIG / name
+        if not path.is_file():
+            raise ConfigurationError(f"{name}: no such file")
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if not line.strip() or line.lstrip().startswith(("#", "!")):
+                continue
+            key, equals, value = line.partition("=")
+            if not equals:
+                raise ConfigurationError(f"{name}: a line without '=': {line!r}")
+            self.values.setdefault(key.strip(), []).append(value.strip())
+
+    def all(self, key: str) -> list[str]:
+        """Values of a key that may be missing or repeat."""
+        return self.values.get(key, [])
+
+    def one(self, key: str) -> str:
+        """The value of a key that must be there once."""
+        found = self.all(key)
+        if len(found) != 1 or not found[0]:
+            raise ConfigurationError(f"{self.name}: {key} must have one value, it has {found}")
+        return found[0]
+
+
+class System:
+    """Java's system properties: Tomcat's own, and what the start script has appended."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+        for line in CATALINA.read_text(encoding="utf-8").splitlines():
+            if line.strip() and not line.startswith(("#", "!")):
+                key, _, value = line.partition("=")
+                self.values[key.strip()] = value.strip()
+
+    def one(self, key: str) -> str:
+        """The value of a property that must be set."""
+        value = self.values.get(key, "")
+        if not value:
+            raise ConfigurationError(f"catalina.properties: {key} is missing")
+        return value
+
+    def public_url(self) -> str:
+        """Scheme, host and port that every absolute URL is made from; each connector property is needed."""
+        found = {name: self.one(f"tomcat.connector.{name}") for name in CONNECTOR}
+        for name in ("connectionTimeout", "keepAliveTimeout", "proxyPort"):
+            if not found[name].isdecimal():
+                raise ConfigurationError(f"catalina.properties: tomcat.connector.{name} is no number")
+        port = "" if found["proxyPort"] == "443" else f":{found['proxyPort']}"
+        return f"{found['scheme']}://{found['proxyName']}{port}"
+
+    def pool(self, prefix: str) -> dict[str, str]:
+        """A database pool: number of connections, account, and where."""
+        if not self.one(f"{prefix}.maxActive").isdecimal():
+            raise ConfigurationError(f"catalina.properties: {prefix}.maxActive is no number")
+        url = self.one(f"{prefix}.url")
+        if not url.startswith("jdbc:postgresql://"):
+            raise ConfigurationError(f"catalina.properties: {prefix}.url is no JDBC URL of PostgreSQL: {url}")
+        return {
+            "dsn": url.removeprefix("jdbc:"),
+            "user": self.one(f"{prefix}.username"),
+            "password": self.one(f"{prefix}.password"),
+        }
+
+
+def local_authority() -> dict[str, str]:
+    """Trusted services by standard identifier; each key and each value has to be a URI."""
+    found = {}
+    for key, values in Properties("cadc-registry.properties").values.items():
+        if key.startswith("ca.nrc.cadc.reg.client."):
+            continue
+        for text in (key, *values):
+            if not urlsplit(text).scheme:
+                raise ConfigurationError(f"cadc-registry.properties: {text!r} is no URI")
+        found[key] = values[0]
+    return found
