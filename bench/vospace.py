@@ -1,12 +1,15 @@
 """The VOSpace itself: bytes, nodes and lists, against nginx and the bare file system on the same machine.
 
-Both sides are asked at their containers' own addresses, so that neither pays for TLS. The service verifies a token,
-checks permissions, digests and makes durable what it takes; nginx serves files, ``dd`` writes them and calls fsync.
+A file of 1 GiB goes through HAProxy and TLS: to the service, and to an nginx that serves and takes (WebDAV) the same
+bytes on the same file system behind an HAProxy of the same configuration. The rest is asked at the containers' own
+addresses. The service verifies a token, checks permissions, digests and makes durable what it takes; nginx does none of
+it, so that ``dd`` with fsync is a second peer of what is written.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,6 +17,8 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +41,8 @@ Result = dict[str, Any]
 class Bench:
     """One user's container in the space at *service*, and a directory that *peer* serves as nginx."""
 
-    def __init__(self, service: str, token: str, peer: str, directory: Path) -> None:
-        self.service, self.peer, self.directory = service, peer, directory
+    def __init__(self, service: str, token: str, peer: str, directory: Path, proxied: Proxied) -> None:
+        self.service, self.peer, self.directory, self.proxied = service, peer, directory, proxied
         self.headers = {"Authorization": f"Bearer {token}"}
         self.box = f"/bench-{uuid.uuid4().hex[:8]}"
         self.request("PUT", f"nodes{self.box}", CONTAINER.encode())
@@ -71,16 +76,21 @@ class Bench:
         with file.open("wb") as stream:
             for _ in range(GIB >> 20):
                 stream.write(os.urandom(1 << 20))
-        url = f"{self.service}/files{self.box}/large"
-        bearer = ("-H", f"Authorization: {self.headers['Authorization']}")
-        put = best(lambda: curl("-T", str(file), "-H", "Expect:", *bearer, url))
+        url = f"{self.proxied.url}/src/cavern/files{self.box}/large"
+        ours = ("--cacert", self.proxied.ca, "-H", f"Authorization: {self.headers['Authorization']}", url)
+        # HTTP/1.1 on either side, as most clients of large files have it.
+        theirs = ("--cacert", self.proxied.ca, *self.proxied.to_peer, f"{self.proxied.url}/src/cavern/large")
+        send = ("-T", str(file), "-H", "Expect:", "--http1.1")
+        put = best(lambda: curl(*send, *ours))
+        peer_put = best(lambda: curl(*send, *theirs))
+        yield ratio("PUT of 1 GiB through HAProxy", GIB / put, "nginx", GIB / peer_put, "bytes/s")
         with tempfile.NamedTemporaryFile(dir=self.directory) as target:
             copy = ["dd", f"if={file}", f"of={target.name}", "bs=1M", "conv=fsync", "status=none"]
             write = best(lambda: timed(lambda: subprocess.run(copy, check=True)))
-        yield ratio("PUT of 1 GiB", GIB / put, "dd with fsync", GIB / write, "bytes/s")
-        get = best(lambda: curl(*bearer, url))
-        peer = best(lambda: curl(f"{self.peer}/large"))
-        yield ratio("GET of 1 GiB", GIB / get, "nginx", GIB / peer, "bytes/s")
+        yield ratio("PUT of 1 GiB through HAProxy", GIB / put, "dd with fsync", GIB / write, "bytes/s")
+        get = best(lambda: curl("--http1.1", *ours))
+        peer_get = best(lambda: curl("--http1.1", *theirs))
+        yield ratio("GET of 1 GiB through HAProxy", GIB / get, "nginx", GIB / peer_get, "bytes/s")
         file.unlink()
 
     def small(self) -> Iterator[Result]:
@@ -170,22 +180,128 @@ def ratio(what: str, ours: float, peer: str, theirs: float, unit: str) -> Result
     }
 
 
+@dataclass(frozen=True)
+class Proxied:
+    """The public URL, and what makes curl reach nginx under the same name."""
+
+    url: str
+    ca: str
+    to_peer: tuple[str, ...]
+
+
+NGINX = """
+worker_processes 2;
+error_log /dev/stderr warn;
+pid /tmp/nginx.pid;
+events { worker_connections 64; }
+http {
+    client_body_temp_path /srv/body;
+    proxy_temp_path /tmp/proxy;
+    fastcgi_temp_path /tmp/fastcgi;
+    uwsgi_temp_path /tmp/uwsgi;
+    scgi_temp_path /tmp/scgi;
+    client_max_body_size 0;
+    access_log off;
+    sendfile on;
+    server { listen 8080; location /src/cavern/ { alias /srv/files/; dav_methods PUT; } }
+}
+"""
+
+
+def address(container: Any) -> str:
+    container.reload()
+    networks = container.attrs["NetworkSettings"]["Networks"]
+    return str(next(iter(networks.values()))["IPAddress"])
+
+
+@contextmanager
+def nginx_behind_haproxy(stack: Deployment) -> Iterator[Proxied]:
+    """An nginx that serves and takes files on the file system of the space, and a second HAProxy before it."""
+    haproxy, cavern = stack.container("haproxy"), stack.container("src-cavern")
+    network = next(iter(haproxy.attrs["NetworkSettings"]["Networks"]))
+    made = []
+    with ExitStack() as cleanup:
+        files = Path(cleanup.enter_context(tempfile.TemporaryDirectory(dir=stack.data / "cavern_data")))
+        settings = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
+
+        def run(image: str, name: str, mounts: dict[str, dict[str, str]], command: list[str]) -> Any:
+            container = stack.engine.containers.run(
+                image,
+                command,
+                name=f"{stack.prefix}bench-{name}",
+                network=network,
+                user="8000:8000",
+                volumes=mounts,
+                detach=True,
+            )
+            made.append(container)
+            return container
+
+        def remove() -> None:
+            for container in made:
+                container.remove(force=True)
+
+        cleanup.callback(remove)
+        for path in (files / "files", files / "body", settings / "nginx", settings / "haproxy"):
+            path.mkdir()
+            os.chown(path, 8000, 8000)
+        for path in (files, settings):
+            path.chmod(0o755)
+        (settings / "nginx/nginx.conf").write_text(NGINX)
+        image = stack.container("rse-web").attrs["Config"]["Image"]
+        nginx = run(
+            image,
+            "nginx",
+            {
+                str(settings / "nginx"): {"bind": "/config", "mode": "ro"},
+                str(files): {"bind": "/srv", "mode": "rw"},
+            },
+            ["nginx", "-c", "/config/nginx.conf", "-g", "daemon off;"],
+        )
+        configured = stack.state / "config/haproxy"
+        for file in configured.iterdir():
+            text = file.read_text().replace(f"{address(cavern)}:8080", f"{address(nginx)}:8080")
+            (settings / "haproxy" / file.name).write_text(text)
+        second = run(
+            haproxy.attrs["Config"]["Image"],
+            "haproxy",
+            {str(settings / "haproxy"): {"bind": "/config", "mode": "ro"}},
+            haproxy.attrs["Config"]["Cmd"],
+        )
+        to_peer = ("--connect-to", f"{stack.public_name}:443:{address(second)}:443")
+        proxied = Proxied(stack.url, stack.ca, to_peer)
+        ready(proxied)
+        yield proxied
+
+
+def ready(proxied: Proxied) -> None:
+    """Wait until nginx answers through HAProxy."""
+    deadline = time.monotonic() + 30
+    probe = ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "--cacert", proxied.ca, *proxied.to_peer]
+    while True:
+        done = subprocess.run(
+            [*probe, f"{proxied.url}/src/cavern/none"], capture_output=True, text=True, check=False
+        )
+        if done.stdout == "404":
+            return
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"nginx behind HAProxy does not answer: {done.stdout} {done.stderr}")
+        time.sleep(0.2)
+
+
 def measure() -> Iterator[Result]:
     """Yield the results; the deployment must stand."""
     stack = Deployment()
-
-    def address(container: str) -> str:
-        networks = stack.container(container).attrs["NetworkSettings"]["Networks"]
-        return str(next(iter(networks.values()))["IPAddress"])
-
     directory = stack.data / "rse_data/bench-vospace"
     directory.mkdir(parents=True, exist_ok=True)
     try:
-        yield from Bench(
-            f"http://{address('src-cavern')}:8080/src/cavern",
-            stack.token("bench"),
-            f"http://{address('rse-web')}/rse/deterministic/bench-vospace",
-            directory,
-        ).results()
+        with nginx_behind_haproxy(stack) as proxied:
+            yield from Bench(
+                f"http://{address(stack.container('src-cavern'))}:8080/src/cavern",
+                stack.token("bench"),
+                f"http://{address(stack.container('rse-web'))}/rse/deterministic/bench-vospace",
+                directory,
+                proxied,
+            ).results()
     finally:
-        directory.rmdir()
+        shutil.rmtree(directory)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from urllib.parse import quote
 from xml.sax.saxutils import escape, quoteattr
 
@@ -83,6 +84,8 @@ _CHILDREN = {
     "LinkNode": ("properties", "target"),
 }
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_SPECIAL = re.compile("[^ !#-%'-;=?-~\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What cannot stand in a document, or not as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,11 +184,10 @@ class NodeWriter:
             return f"{indent}  <vos:properties/>"
         values = properties_of(node, names, readable=self._detail == "max")
         lines = [f"{indent}  <vos:properties>"]
-        for uri in sorted(values):
-            flag = ' readOnly="true"' if uri in READ_ONLY else ""
-            lines.append(
-                f"{indent}    <vos:property uri={_attribute(uri)}{flag}>{_text(values[uri])}</vos:property>"
-            )
+        lines += [
+            f"{indent}    {_property(uri)}{_text(value)}</vos:property>"
+            for uri, value in sorted(values.items())
+        ]
         lines.append(f"{indent}  </vos:properties>")
         return "\n".join(lines)
 
@@ -234,13 +236,28 @@ def _groups(gids: frozenset[int], names: Names) -> str:
 
 
 def _date(nanoseconds: int) -> str:
-    moment = datetime.fromtimestamp(nanoseconds // 10**9, UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{nanoseconds // 10**6 % 1000:03d}"
+    return f"{_second(nanoseconds // 10**9)}.{nanoseconds // 10**6 % 1000:03d}"
+
+
+@lru_cache(4096)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+@lru_cache(4096)
+def _property(uri: str) -> str:
+    """The start of an element; the same few URIs come again with every node."""
+    flag = ' readOnly="true"' if uri in READ_ONLY else ""
+    return f"<vos:property uri={_attribute(uri)}{flag}>"
 
 
 def _attribute(value: str) -> str:
+    if not _SPECIAL.search(value):
+        return f'"{value}"'
     return quoteattr(_NOT_XML.sub("\ufffd", value))
 
 
 def _text(value: str) -> str:
-    return escape(_NOT_XML.sub("\ufffd", value))
+    if not _SPECIAL.search(value):
+        return value
+    return escape(_NOT_XML.sub("\ufffd", value), {"\r": "&#13;"})

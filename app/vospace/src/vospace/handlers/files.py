@@ -24,6 +24,8 @@ from vospace.transfers.errors import FetchFailed
 from vospace.transfers.sinks import FileSink
 
 BLOCK = 1 << 20
+SMALL = 256 << 10
+"""Bytes of a file that is sent from memory."""
 MAX_DIGITS = 18
 """Of a position in a file."""
 CallerOf = Callable[[Request], Awaitable[Caller]]
@@ -76,7 +78,7 @@ class FileHandlers:
 
     async def _read(self, request: Request, caller: Caller, *, body: bool) -> Response:
         path, caller = self._target(request, caller, "read")
-        opened = await asyncio.to_thread(self._space.open, caller, path)
+        opened, content = await asyncio.to_thread(self._open, caller, path, body)
         try:
             headers = _headers(opened, path[-1])
             if (status := _condition(request, headers)) is not None:
@@ -98,12 +100,24 @@ class FileHandlers:
                 if code == 204:
                     del headers["Content-Length"]
                 return Response(status_code=code, headers=headers)
+            if content is not None:
+                os.close(opened.descriptor)
+                return Response(content[start:end], code, headers)
             return StreamingResponse(
                 _blocks(opened.descriptor, start, end), status_code=code, headers=headers
             )
         except BaseException:
             os.close(opened.descriptor)
             raise
+
+    def _open(self, caller: Caller, path: Path, body: bool) -> tuple[OpenFile, bytes | None]:
+        """The file, and its bytes if they are wanted and few: one turn in a thread then."""
+        opened = self._space.open(caller, path)
+        size = opened.status.stat.st_size
+        if not body or size > SMALL:
+            return opened, None
+        content = os.pread(opened.descriptor, SMALL, 0)
+        return opened, content if len(content) == size else None
 
     async def _write(self, request: Request, caller: Caller) -> Response:
         self._require_writable()

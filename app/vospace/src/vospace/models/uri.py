@@ -81,7 +81,10 @@ class Naming:
 
     def uri(self, path: Path) -> str:
         """The URI; what RFC 3986 allows in no path is percent-encoded, letters of any script stay."""
-        return self.root + "".join(f"/{_UNSAFE.sub(_encode, name)}" for name in path)
+        text = "/".join(path)
+        if _UNSAFE.search(text):  # names hold no slash
+            text = _UNSAFE.sub(_encode, text)
+        return f"{self.root}/{text}" if path else self.root
 
     def path(self, uri: str) -> Path:
         """The path of a URI of this service, with `~` or `!` in the authority. Raises InvalidURI."""
