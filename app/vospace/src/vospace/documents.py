@@ -15,7 +15,7 @@ from lxml import etree
 
 from vospace.models.errors import InvalidArgument, RequestTooLarge, TypeNotSupported
 from vospace.models.node import Node
-from vospace.models.uri import Naming
+from vospace.models.uri import XML_SPACE, Naming
 from vospace.parsing import children, parse, text_of, uri_of
 from vospace.storage.attributes import ADLER32, CORE, LOCKED, MD5, STAMP
 
@@ -115,7 +115,7 @@ def read_node(content: bytes) -> NodeDocument:
     target = text_of(found["target"][0]) if found.get("target") else None
     if _KINDS[kind] == "LinkNode" and not target:
         raise InvalidArgument("invalid input: a LinkNode needs element target")
-    return NodeDocument(_KINDS[kind], (root.get("uri") or "").strip() or None, properties, target)
+    return NodeDocument(_KINDS[kind], (root.get("uri") or "").strip(XML_SPACE) or None, properties, target)
 
 
 def _properties(parent: etree._Element) -> dict[str, str | None]:

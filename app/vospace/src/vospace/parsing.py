@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from lxml import etree
 
 from vospace.models.errors import InvalidArgument
+from vospace.models.uri import XML_SPACE
 
 NAMESPACES = ("http://www.ivoa.net/xml/VOSpace/v2.0", "http://www.ivoa.net/xml/VOSpace/v2.1")
 """Version 2.1 keeps the namespace of 2.0 (VOSpace 2.1 appendix A); some clients write the other all the same."""
@@ -56,12 +57,12 @@ def children(
 
 
 def text_of(element: etree._Element) -> str:
-    return (element.text or "").strip()
+    return (element.text or "").strip(XML_SPACE)
 
 
 def uri_of(element: etree._Element) -> str:
     """The attribute `uri`. Raises InvalidArgument."""
-    value = (element.get("uri") or "").strip()
+    value = (element.get("uri") or "").strip(XML_SPACE)
     if not value:
         raise InvalidArgument(f"invalid input: element {etree.QName(element).localname} lacks attribute uri")
     return value

@@ -11,6 +11,8 @@ from vospace.models.errors import InvalidURI
 Path = tuple[str, ...]
 """Names from the root of the space downwards, decoded; the root is empty."""
 
+XML_SPACE = " \t\r\n"
+"""What XML takes for white space; other blanks belong to names."""
 MAX_NAME = 255
 MAX_PATH = 4096
 STAGING_PREFIX = ".vospace-"
@@ -43,18 +45,24 @@ def check_name(name: str) -> str:
 
 def parse_path(text: str) -> Path:
     """A decoded path with slashes; a slash at either end does not count. Raises InvalidURI."""
-    if len(text.encode("utf-8", "surrogatepass")) > MAX_PATH:
-        raise InvalidURI(f"a path is limited to {MAX_PATH} bytes")
     stripped = text.strip("/")
-    return tuple(check_name(name) for name in stripped.split("/")) if stripped else ()
+    return _path(stripped.split("/") if stripped else [])
 
 
 def decode_path(raw: str) -> Path:
-    """A percent-encoded path, decoded once. Raises InvalidURI."""
+    """A percent-encoded path, decoded once; an encoded slash separates nothing, and no name may have one. Raises
+    InvalidURI."""
+    stripped = raw.strip("/")
     try:
-        return parse_path(unquote(raw, errors="strict"))
+        return _path([unquote(name, errors="strict") for name in stripped.split("/")] if stripped else [])
     except UnicodeDecodeError:
         raise InvalidURI("the path is not percent-encoded UTF-8") from None
+
+
+def _path(names: list[str]) -> Path:
+    if sum(len(name.encode("utf-8", "surrogatepass")) + 1 for name in names) > MAX_PATH:
+        raise InvalidURI(f"a path is limited to {MAX_PATH} bytes")
+    return tuple(check_name(name) for name in names)
 
 
 def encode_path(path: Iterable[str]) -> str:
@@ -88,7 +96,7 @@ class Naming:
 
     def path(self, uri: str) -> Path:
         """The path of a URI of this service, with `~` or `!` in the authority. Raises InvalidURI."""
-        prefix, _, rest = uri.strip().partition("://")
+        prefix, _, rest = uri.strip(XML_SPACE).partition("://")
         authority, _, path = rest.partition("/")
         if prefix.lower() != "vos" or authority.lower().replace("!", "~") not in self._authorities:
             raise InvalidURI(f"not a node of {self.root}: {uri[:200]}")
