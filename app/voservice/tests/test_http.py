@@ -189,6 +189,23 @@ async def test_a_bug_is_told_to_the_log_alone(http: httpx.AsyncClient, log: io.S
     assert logged[0]["request_id"] == "r-1"
 
 
+async def test_a_bug_is_logged_once(http: httpx.AsyncClient, log: io.StringIO) -> None:
+    """The server passes on what it answered with 500, and tells of it once more where nobody has."""
+    await http.get("/raise/bug")
+    try:
+        raise RuntimeError("of the server itself")
+    except RuntimeError:
+        logging.getLogger("uvicorn.error").exception("news")
+    transport = httpx.ASGITransport(app=vars(http)["_transport"].app)
+    async with httpx.AsyncClient(transport=transport, base_url="https://vo.example") as direct:
+        try:
+            await direct.get("/raise/bug")
+        except RuntimeError:
+            logging.getLogger("uvicorn.error").exception("known already")
+    told = [line["message"] for line in lines(log) if "exception" in line]
+    assert told == ["unexpected error", "news", "unexpected error"]
+
+
 async def test_a_request_is_one_line_with_what_was_bound(http: httpx.AsyncClient, log: io.StringIO) -> None:
     answer = await http.get("/number/7", headers={"X-Request-ID": "r-2", "Authorization": "Bearer abc"})
     assert answer.headers["X-Request-ID"] == "r-2"

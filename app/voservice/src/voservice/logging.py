@@ -46,6 +46,15 @@ def bound(**fields: Any) -> Iterator[None]:
         _fields.reset(token)
 
 
+_LOGGED = "logged with its request"
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether an error that the server tells of was not logged already, with the request's id."""
+    error = record.exc_info[1] if record.exc_info else None
+    return _LOGGED not in getattr(error, "__notes__", ())
+
+
 class JsonFormatter(logging.Formatter):
     """Formats a record as one JSON object that names *service*."""
 
@@ -81,6 +90,7 @@ def configure(service: str, level: str = "INFO") -> None:
     root.setLevel(level.upper())
     for noisy in ("httpx", "httpcore", "alembic", "sqlalchemy.engine", "uvicorn.access", "amqp"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
 
 
 class AccessLog:
@@ -117,9 +127,10 @@ class AccessLog:
         with bound(request_id=request_id):
             try:
                 await self.app(scope, receive, record)
-            except Exception:
+            except Exception as error:
                 # Here, since only here it is known which request it was; the server answers.
                 self.logger.exception("unexpected error")
+                error.add_note(_LOGGED)
                 raise
             finally:
                 if status >= 400 or path not in self.quiet:

@@ -218,6 +218,5 @@ def _install_errors(app: FastAPI, methods: Methods) -> None:
         return plain("InvalidArgument: the request ended early\n", 400)
 
     @app.exception_handler(Exception)
-    async def unexpected(_: Request, error: Exception) -> Response:
-        logger.error("unexpected exception", exc_info=error)
+    async def unexpected(_: Request, error: Exception) -> Response:  # AccessLog logs it
         return plain(f"unexpected exception: {type(error).__name__}\n", 500)

@@ -114,6 +114,18 @@ async def test_each_job_runs_once_among_several_executors(service, start):
     assert sorted(runs) == sorted(job.id for job in jobs)
 
 
+async def test_owners_take_turns(service, store):
+    """Who submits many jobs leaves room for those who come after."""
+    for name in ("ada", "ada", "ada", "ada", "bob", "eve", "bob"):
+        job = service.new("test", Owner(name, {"username": name}))
+        await service.run(await service.create(job))
+    first = await store.claim("worker", ("test",), 3, 60)
+    assert sorted(str(job.owner) for job in first) == ["ada", "bob", "eve"]
+    then = await store.claim("other", ("test",), 2, 60)
+    assert sorted(str(job.owner) for job in then) == ["ada", "bob"]
+    assert [job.owner for job in await store.claim("worker", ("test",), 10, 60)] == ["ada", "ada"]
+
+
 async def test_a_late_look_at_a_job_whose_work_is_done(service, store, start, monkeypatch):
     """A changed execution duration that arrives while the outcome is being written changes nothing."""
     looked = asyncio.Event()

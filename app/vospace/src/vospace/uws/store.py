@@ -120,19 +120,40 @@ class JobStore:
     # What the executor does with jobs.
 
     async def claim(self, worker: str, kinds: Collection[str], limit: int, lease: float) -> list[Job]:
-        """Lease up to `limit` jobs: queued ones, and running ones whose process stopped renewing its lease."""
-        candidates = (
-            select(job.c.id)
+        """Lease up to `limit` jobs: queued ones, and running ones whose process stopped renewing its lease.
+
+        Owners take turns: first come jobs of who has the fewest running, of each owner the oldest."""
+        claimable = and_(
+            job.c.kind.in_(kinds),
+            or_(
+                job.c.phase == Phase.QUEUED.value,
+                and_(job.c.phase == Phase.EXECUTING.value, job.c.lease_until < func.clock_timestamp()),
+            ),
+        )
+        running = (
+            select(job.c.owner, func.count().label("jobs"))
             .where(
                 job.c.kind.in_(kinds),
-                or_(
-                    job.c.phase == Phase.QUEUED.value,
-                    and_(job.c.phase == Phase.EXECUTING.value, job.c.lease_until < func.clock_timestamp()),
-                ),
+                job.c.phase == Phase.EXECUTING.value,
+                job.c.lease_until >= func.clock_timestamp(),
             )
-            .order_by(job.c.queue)
+            .group_by(job.c.owner)
+            .subquery()
+        )
+        own_turn = func.row_number().over(partition_by=job.c.owner, order_by=job.c.queue)
+        turns = (
+            select(job.c.id, (func.coalesce(running.c.jobs, 0) + own_turn).label("turn"))
+            .outerjoin(running, running.c.owner.is_not_distinct_from(job.c.owner))
+            .where(claimable)
+            .subquery()
+        )
+        candidates = (
+            select(job.c.id)
+            .join(turns, turns.c.id == job.c.id)
+            .where(claimable)
+            .order_by(turns.c.turn, job.c.queue)
             .limit(limit)
-            .with_for_update(skip_locked=True)
+            .with_for_update(skip_locked=True, of=job)
         )
         statement = (
             update(job)
