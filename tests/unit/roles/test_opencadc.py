@@ -349,7 +349,10 @@ def test_the_heap_leaves_room_in_the_container(site: str) -> None:
         ("cavern_opencadc_quota_plugin=None", "cavern_opencadc_quota_plugin"),
         ('{"cavern_catalogue_overrides": {"reg": {"flavour": "openstack"}}}', "cavern_catalogue.reg.flavour"),
         ('{"cavern_catalogue_overrides": {"reg": {"image": "reg:1.2.1"}}}', "cavern_catalogue.reg.image"),
-        ('{"cavern_catalogue_overrides": {"reg": {"image": "a/reg@sha256:12"}}}', "cavern_catalogue.reg.image"),
+        (
+            '{"cavern_catalogue_overrides": {"reg": {"image": "a/reg@sha256:12"}}}',
+            "cavern_catalogue.reg.image",
+        ),
         ('{"cavern_catalogue_overrides": {"cavern": {"memory": "256m"}}}', "cavern_catalogue.cavern.memory"),
     ],
 )
