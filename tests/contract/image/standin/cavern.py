@@ -286,9 +286,9 @@ class Cavern:
             raise Fault(400, f"InvalidArgument: invalid input: {error}") from error
         wanted = f"{{{VOS}}}node"
         node_kind = root.get(f"{{{XSI}}}type", "").rpartition(":")[2]
-        needs = {"ContainerNode": f"{{{VOS}}}nodes", "LinkNode": f"{{{VOS}}}target", "DataNode": None}
+        needs = {"ContainerNode": "nodes", "LinkNode": "target", "DataNode": ""}
         missing = root.tag != wanted or not root.get("uri") or node_kind not in needs
-        if missing or (needs[node_kind] is not None and root.find(needs[node_kind]) is None):
+        if missing or (needs[node_kind] and root.find(f"{{{VOS}}}{needs[node_kind]}") is None):
             raise Fault(400, "InvalidArgument: invalid input: XML failed schema validation")
         order = ["properties", "accepts", "provides", "capabilities", "nodes", "target"]
         places = [order.index(etree.QName(child).localname) for child in root.iterchildren("*")]

@@ -15,6 +15,22 @@ ACCESS, DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
 USER_OBJ, GROUP_OBJ, GROUP, MASK, OTHER = 1, 4, 8, 16, 32
 NOBODY = 0xFFFFFFFF
 MD5 = f"{CORE}MD5"
+CADC = "ivo://cadc.nrc.ca/vospace/core#"
+# Never kept as attributes: one that is met is deleted.
+KEPT_ELSEWHERE = {f"{CADC}inheritPermissions", f"{CADC}islocked"} | {
+    f"{CORE}{name}"
+    for name in (
+        "length",
+        "date",
+        "creator",
+        "groupread",
+        "groupwrite",
+        "ispublic",
+        "quota",
+        "content-date",
+        "availableSpace",
+    )
+}
 
 
 @dataclass
@@ -88,6 +104,9 @@ class Disk:
                 key = name.removeprefix("user.")
                 if ":" not in key:
                     raise OSError(f"{file}: the attribute {name} is named by no URI")
+                if key in KEPT_ELSEWHERE:
+                    os.removexattr(file, name)
+                    continue
                 node.properties[key] = os.getxattr(file, name).decode()
         return node
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
-import asyncpg
+from asyncpg.exceptions import PostgresError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -35,7 +36,7 @@ class Mapper:
         self.manager = IdentityManager(system, Lookups())
         self.ready = False
 
-    async def prepare(self) -> asyncpg.Connection:
+    async def prepare(self) -> Any:
         """A connection, behind which the tables are there: what failed at the start is tried again."""
         connection = await connect(self.pool)
         try:
@@ -50,7 +51,7 @@ class Mapper:
             raise
         return connection
 
-    async def _tables(self, connection: asyncpg.Connection) -> None:
+    async def _tables(self, connection: Any) -> None:
         async with connection.transaction():
             await connection.execute(
                 "CREATE TABLE IF NOT EXISTS modelversion "
@@ -102,7 +103,7 @@ class Mapper:
         ]
         return _listing(lines, tsv, caller)
 
-    async def _ensure_user(self, connection: asyncpg.Connection, name: str) -> None:
+    async def _ensure_user(self, connection: Any, name: str) -> None:
         if not GROUP.fullmatch(DEFAULT_GROUP + name):
             raise Fault(400, f"invalid user name: {name}")
         async with connection.transaction():
@@ -187,7 +188,7 @@ def application(system: System, public: str, path: str) -> Starlette:
     async def initialise(_application: Starlette) -> AsyncIterator[None]:
         try:
             await (await mapper.prepare()).close()
-        except (OSError, asyncpg.PostgresError, RuntimeError) as error:
+        except (OSError, PostgresError, RuntimeError) as error:
             print(f"SEVERE: initialisation failed: {error}", flush=True)
         yield
 

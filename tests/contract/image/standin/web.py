@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import asyncpg
 from lxml import etree
 from starlette.requests import Request
@@ -56,12 +58,13 @@ def capabilities(url: str, endpoints: dict[str, tuple[str, bool]]) -> Response:
     return Response(etree.tostring(root, xml_declaration=True, encoding="UTF-8"), media_type="text/xml")
 
 
-async def connect(pool: dict[str, str]) -> asyncpg.Connection:
+async def connect(pool: dict[str, str]) -> Any:
     """A connection of a service's pool."""
-    return await asyncpg.connect(pool["dsn"], user=pool["user"], password=pool["password"], timeout=20)
+    driver: Any = asyncpg
+    return await driver.connect(pool["dsn"], user=pool["user"], password=pool["password"], timeout=20)
 
 
-async def own_schema(connection: asyncpg.Connection, schema: str) -> None:
+async def own_schema(connection: Any, schema: str) -> None:
     """A schema is never made by a service, and its tables and grants only in one that its account owns."""
     owner = await connection.fetchval(
         "SELECT nspowner::regrole::text FROM pg_namespace WHERE nspname = $1", schema

@@ -1,0 +1,158 @@
+"""OpenCADC's services deployed by the roles: from nothing, again, with what goes wrong around them."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from contract_site import Site, changed
+
+CONTAINER = (
+    '<vos:node xmlns:vos="http://www.ivoa.net/xml/VOSpace/v2.0" '
+    'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:type="vos:ContainerNode" '
+    'uri="vos://contract.example~cavern{path}"><vos:nodes/></vos:node>'
+)
+
+
+def test_a_wrong_setting_is_named_before_any_container_starts(empty: Site) -> None:
+    refused = empty.run(check=False, cavern_https_port="8443")
+    assert refused.returncode != 0
+    assert "cavern_https_port: 8443" in " ".join(refused.stdout.split())
+    assert changed(refused) == 0
+    assert empty.started() == {}
+
+
+def test_a_check_of_what_is_not_there_changes_nothing(empty: Site) -> None:
+    checked = empty.run("--check", "--diff")
+    assert changed(checked) > 0
+    assert empty.started() == {}
+
+
+def test_a_second_run_and_a_check_change_nothing(site: Site) -> None:
+    before = site.started()
+    assert len(before) == 11
+    assert changed(site.run("--check", "--diff")) == 0
+    assert changed(site.run()) == 0
+    assert site.started() == before
+
+
+def test_status_and_smoke_suit_the_flavour(site: Site) -> None:
+    begun = time.time()
+    site.run(book="playbooks/status.yml")
+    smoked = site.run(book="playbooks/smoke.yml")
+    assert "Smoke test passed" in smoked.stdout
+    # Both of its files came by relay, and only the first was asked to be pulled.
+    log = site.log("src-cavern", begun)
+    assert log.count('.part HTTP/1.1" 201') == 2
+    assert log.count("/error HTTP") == 1
+
+
+def test_the_heap_is_smaller_than_the_container(site: Site) -> None:
+    for name in ("reg", "src-posix-mapper", "src-cavern"):
+        container = site.container(name)
+        options = site.log(name).partition("JAVA_OPTS ")[2].splitlines()[0].split()
+        heaps = [int(option[4:-1]) for option in options if option.startswith("-Xmx")]
+        # Java takes the last one; the first is the image's own.
+        assert heaps[-1] << 20 < container.attrs["HostConfig"]["Memory"]
+
+
+def test_users_reach_what_is_theirs(site: Site) -> None:
+    """The parents of allocations were made private, and then opened once by the administrator."""
+    for parent in ("home", "projects"):
+        assert (site.data / "cavern_data/cavern" / parent).stat().st_uid == 9999
+        with site.session() as anonymous:
+            answer = anonymous.get(f"{site.url}/src/cavern/nodes/{parent}", timeout=30)
+        assert 'ispublic">true<' in answer.text
+    with site.session("smoke") as http:
+        answer = http.get(f"{site.url}/src/cavern/nodes/home/smoke", timeout=30)
+    assert 'creator" readOnly="true">smoke<' in answer.text
+
+
+def test_a_changed_registry_asks_for_new_containers(site: Site) -> None:
+    """They keep what they looked up for ten minutes."""
+    checked = site.run("--check", "--diff", cavern_aliases='["ivo://other.example/cavern"]')
+    assert changed(checked) == 1
+    for service in ("posix_mapper", "cavern"):
+        assert f"{service}/registered" in checked.stdout
+
+
+def test_cavern_waits_for_what_it_asks_at_its_start(site: Site) -> None:
+    site.container("src-posix-mapper").stop()
+    begun = time.time()
+    site.container("src-cavern").restart()
+    deadline = time.monotonic() + 60
+    while "waiting for src-posix-mapper" not in site.log("src-cavern", begun):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    site.container("src-posix-mapper").start()
+    site.wait_until_healthy("src-cavern")
+    assert "initialisation failed" not in site.log("src-cavern", begun)
+
+
+def test_a_cavern_whose_initialisation_failed_starts_again_by_itself(site: Site) -> None:
+    site.sql("srcnodedb", "cavern", "ALTER SCHEMA uws RENAME TO uws_away")
+    begun = time.time()
+    try:
+        site.container("src-cavern").restart()
+        deadline = time.monotonic() + 120
+        while "starting again" not in site.log("src-cavern", begun):
+            assert time.monotonic() < deadline, site.log("src-cavern", begun)
+            time.sleep(0.5)
+        assert 'schema "uws" does not exist' in site.log("src-cavern", begun)
+    finally:
+        site.sql("srcnodedb", "cavern", "ALTER SCHEMA uws_away RENAME TO uws")
+    site.wait_until_healthy("src-cavern")
+    with site.session() as anonymous:
+        assert anonymous.get(f"{site.url}/src/cavern/nodes?limit=0", timeout=30).status_code == 200
+
+
+def edited(text: str, drop: str, instead: str = "") -> str:
+    lines = [line for line in text.splitlines() if drop not in line]
+    assert len(lines) < len(text.splitlines()), f"no line has {drop!r}"
+    return "\n".join([*lines, instead]) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "drop", "instead", "complaint"),
+    [
+        ("catalina.properties", "proxyName", "", "tomcat.connector.proxyName is missing"),
+        ("catalina.properties", "IdentityManager", "", "IdentityManager is not set"),
+        ("catalina.properties", "uws.password", "", "org.opencadc.cavern.uws.password is missing"),
+        ("cavern.properties", "resourceID", "", "org.opencadc.cavern.resourceID must have one value"),
+        ("cavern.properties", "rootOwner.username", "", "Caller is not authenticated"),
+        ("cavern.properties", "allocationParent", "oops", "a line without '='"),
+        ("cadc-registry.properties", "baseURL", "", "no baseURL"),
+        ("cadc-registry.properties", "user-mapping", "", "user-mapping"),
+        ("cacerts/deployment-ca.pem", "", "", "CERTIFICATE_VERIFY_FAILED"),
+    ],
+)
+def test_the_stand_in_refuses_what_cavern_would(
+    site: Site, tmp_path: Path, file: str, drop: str, instead: str, complaint: str
+) -> None:
+    """Otherwise a deployment that passes would prove nothing."""
+    config = tmp_path / "config"
+    for path in (site.state / "config/cavern").rglob("*"):
+        if path.is_file():
+            copy = config / path.relative_to(site.state / "config/cavern")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+    (config / file).write_text(edited((config / file).read_text(), drop, instead))
+    container = site.engine.containers.run(
+        "cavern-contract/cavern:stand-in",
+        detach=True,
+        network="contract43",
+        user="0:0",
+        extra_hosts={site.public_name: "172.28.43.2"},
+        volumes={
+            str(config): {"bind": "/config", "mode": "ro"},
+            str(tmp_path / "data"): {"bind": "/data", "mode": "rw"},
+        },
+    )
+    try:
+        deadline = time.monotonic() + 30
+        while complaint not in (log := container.logs().decode()):
+            assert time.monotonic() < deadline, log
+            time.sleep(0.2)
+    finally:
+        container.remove(force=True)

@@ -1,0 +1,67 @@
+"""The deployment with stand-ins for OpenCADC's images as its tests see it: a second one, of changing flavours."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+
+from deployment import Deployment, playbook
+
+# Prefix of the first deployment's images, if it is not the usual one.
+PREFIX = os.environ.get("CONTRACT_IMAGE_PREFIX", "cavern")
+
+
+class Site(Deployment):
+    """The deployment under test; ``run`` brings it to other flavours."""
+
+    def __init__(self, directory: Path) -> None:
+        """Everything of it lives below *directory*."""
+        super().__init__(
+            "cavern.contract.example",
+            directory / "state",
+            directory / "data",
+            directory / "logs",
+            "contract-",
+        )
+        self.directory = directory
+
+    def run(
+        self, *arguments: str, book: str = "site.yml", check: bool = True, **settings: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a playbook with further *settings*; ``contract_…`` choose the flavours."""
+        chosen = {"cavern_project_dir": str(self.directory), "cavern_image_prefix": PREFIX} | settings
+        extra = [word for key, value in chosen.items() for word in ("-e", f"{key}={value}")]
+        return playbook(book, *extra, *arguments, inventory="tests/contract/inventory", check=check)
+
+    def started(self) -> dict[str, str]:
+        """When each container began, by its name."""
+        label = {"label": "int.skao.src.cavern.project=contract"}
+        return {
+            found.name: found.attrs["State"]["StartedAt"]
+            for found in self.engine.containers.list(all=True, filters=label)
+        }
+
+    def wait_until_healthy(self, name: str, seconds: float = 120) -> None:
+        """Wait for Docker's own check of a container."""
+        deadline = time.monotonic() + seconds
+        while (state := self.container(name).attrs["State"])["Health"]["Status"] != "healthy":
+            assert time.monotonic() < deadline, (state, self.log(name))
+            time.sleep(1)
+
+    def log(self, name: str, since: float | None = None) -> str:
+        """What a container has written since a time."""
+        return str(self.container(name).logs(since=since).decode(errors="replace"))
+
+    def sql(self, service: str, database: str, statement: str) -> str:
+        """Run a statement as the database's superuser."""
+        done = self.container(service).exec_run(["psql", "-XAtd", database, "-c", statement], user="8001")
+        assert done.exit_code == 0, done.output
+        return str(done.output.decode().strip())
+
+
+def changed(done: subprocess.CompletedProcess[str]) -> int:
+    """Tasks that changed something, by the play's recap."""
+    return sum(int(number) for number in re.findall(r"changed=(\d+)", done.stdout))
