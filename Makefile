@@ -16,7 +16,7 @@ QUIET := ANSIBLE_STDOUT_CALLBACK=skasrc.cavern.messages
 DEPLOY := $(VENV)/.deploy
 DEV := $(VENV)/.dev
 
-.PHONY: help up test smoke status logs token down purge lint unit stack bench lock check certificate compose backup restore
+.PHONY: help up test smoke status logs token down purge lint unit stack contract bench lock check certificate compose backup restore
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -77,6 +77,9 @@ unit: $(DEV) ## The tests that need no deployment
 
 stack: $(DEV) ## The tests against the deployed stack
 	@$(VENV)/bin/pytest tests/stack $(ARGS)
+
+contract: $(DEV) ## The tests of a second deployment, with stand-ins for OpenCADC's services
+	@$(VENV)/bin/pytest tests/contract $(ARGS)
 
 bench: $(DEV) ## Measure against named peers
 	@$(VENV)/bin/python -m bench $(ARGS)

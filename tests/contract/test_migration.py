@@ -113,7 +113,7 @@ def test_files_and_users_carry_over(
         site.session() as anonymous,
     ):
         ada = Area(site, http)
-        if not made:
+        if mixture == "all":
             Area(site, administrator).send("PUT", "/home/ada", **{f"{CORE}creator": "ada"})
         mapper = f"{site.url}/src/posix-mapper"
         for url, parameters in ((f"{mapper}/uid", {"user": "ada"}), (f"{mapper}/gid", {"group": GROUP})):

@@ -126,8 +126,8 @@ class Mapper:
                 if not GROUP.fullmatch(uri):
                     raise Fault(400, f"invalid group: {uri}")
                 await connection.execute(
-                    "INSERT INTO groups (gid, groupuri) SELECT nextval('groups_gid_seq1'), $1 "
-                    "WHERE NOT EXISTS (SELECT 1 FROM groups WHERE groupuri = $1)",
+                    "INSERT INTO groups (gid, groupuri) SELECT nextval('groups_gid_seq1'), $1::varchar "
+                    "WHERE NOT EXISTS (SELECT 1 FROM groups WHERE groupuri = $1::varchar)",
                     uri,
                 )
             rows = await connection.fetch(
