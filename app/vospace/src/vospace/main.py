@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import resource
+import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -104,8 +105,12 @@ def build(settings: Settings, known: Identities) -> FastAPI:
         threads = ThreadPoolExecutor(THREADS, thread_name_prefix="space")
         asyncio.get_running_loop().set_default_executor(threads)
         await database.wait(engine)
+        stopping = threading.Event()
+        sweeping = asyncio.create_task(asyncio.to_thread(_sweep, space, stopping))
         async with jobs.running():
             yield
+        stopping.set()
+        await sweeping
         await engine.dispose()
 
     app = FastAPI(
@@ -161,6 +166,16 @@ def build(settings: Settings, known: Identities) -> FastAPI:
 
     app.add_middleware(CallerHeaders)
     return app
+
+
+def _sweep(space: Space, stopping: threading.Event) -> None:
+    try:
+        removed = space.sweep(stopping.is_set)
+    except OSError:
+        logger.exception("cannot sweep the space")
+        return
+    if removed:
+        logger.warning("removed %d files that were being staged when a process died", removed)
 
 
 class CallerHeaders:

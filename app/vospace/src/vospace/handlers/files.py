@@ -134,11 +134,11 @@ class FileHandlers:
         try:
             announced = None if declared is None else byte_count(declared)
             if announced is not None:
-                upload.check_room(announced)
+                await asyncio.to_thread(upload.check_room, announced)
             async for chunk in request.stream():
                 await sink.write(chunk)
                 if upload.room is not None and sink.length > upload.room:
-                    upload.check_room(sink.length)
+                    await asyncio.to_thread(upload.check_room, sink.length)
             await sink.flush()
             if announced is not None and sink.length != announced:
                 raise InvalidArgument(f"the body has {sink.length} bytes, announced were {announced}")

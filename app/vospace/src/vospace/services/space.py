@@ -7,6 +7,7 @@ thread. A method raises a Fault of models/errors for what a caller did wrong, an
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,13 +25,12 @@ from vospace.models.errors import (
     InvalidArgument,
     NodeNotFound,
     PermissionDenied,
-    QuotaExceeded,
     TypeNotSupported,
 )
 from vospace.models.node import Change, Node
 from vospace.models.uri import Naming, Path, parse_path
 from vospace.services.authorisation import QUOTA, Gate, Rules, require_unlocked
-from vospace.services.usage import Usage
+from vospace.services.usage import Usage, measure
 from vospace.storage import attributes, posix_acl
 from vospace.storage.locks import Locks
 from vospace.storage.posix_acl import Acl
@@ -39,6 +39,7 @@ from vospace.storage.system_calls import rename_new
 from vospace.storage.tree import Directory, Kind, Status, Tree, Walk, make_directory
 
 COPY_BLOCK = 8 << 20
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -105,9 +106,9 @@ class Upload:
         return self._staged.stamp
 
     def check_room(self, size: int) -> None:
-        """Raises QuotaExceeded if a file of that many bytes does not fit."""
+        """Raises QuotaExceeded if a file of that many bytes does not fit. May have to count, so call it in a thread."""
         if self.room is not None and size > self.room:
-            raise QuotaExceeded(None if self._place.gate.quota is None else self._place.gate.quota[1])
+            self.room = self._space.room(self._place, size)
 
     def prepare(self, properties: Mapping[str, str | None], *, sync: bool = True) -> None:
         """Give it owner and properties (an existing node keeps its own) and make the bytes durable."""
@@ -140,9 +141,14 @@ class Upload:
                     if self._staged.inherit(name, properties=self._keep_properties):
                         self._staged.sync()
                     self._staged.replace(name)
-        self._reserved = None
+        self._settle(added=True)
         if sync:
             self._place.directory.sync()
+
+    def _settle(self, *, added: bool) -> None:
+        if self._reserved is not None:
+            self._space.usage.settle(*self._reserved, added=added)
+            self._reserved = None
 
     def commit(self, properties: Mapping[str, str | None]) -> None:
         """`prepare` and `place`."""
@@ -151,9 +157,7 @@ class Upload:
 
     def close(self) -> None:
         self._staged.close()
-        if self._reserved is not None:
-            self._space.usage.release(*self._reserved)
-            self._reserved = None
+        self._settle(added=False)
         if self._owned:
             self._place.directory.close()
 
@@ -173,11 +177,11 @@ class Space:
         )
         self._root_ids = (settings.vospace_root_owner_uid, settings.vospace_root_owner_gid)
         self._default_quota = settings.vospace_default_quota_bytes
-        self.usage = Usage()
         self._base = settings.vospace_base_dir
         settings.root.mkdir(parents=True, exist_ok=True)
         self.tree = Tree(settings.root)
         self.locks = Locks(self._base)
+        self.usage = Usage(self._base, self._count)
         self._prepare_root()
 
     def close(self) -> None:
@@ -205,6 +209,22 @@ class Space:
     def spool(self) -> IO[bytes]:
         """A file of the service's own on the data volume, gone when it is closed."""
         return TemporaryFile(dir=self._base)
+
+    def sweep(self, stopped: Callable[[], bool]) -> int:
+        """Remove what processes that died left of files being staged, until told to stop; the number of files."""
+        removed = 0
+        pending: list[Path] = [()]
+        while pending and not stopped():
+            path = pending.pop()
+            try:
+                with Walk(self.tree, lambda _: None).container(path) as directory:
+                    removed += sweep(directory)
+                    pending += [
+                        (*path, name) for name in directory.names() if directory.kind(name) is Kind.CONTAINER
+                    ]
+            except (Fault, OSError) as error:  # moved or removed meanwhile
+                logger.info("not swept: /%s: %s", "/".join(path), error)
+        return removed
 
     # Finding.
 
@@ -533,13 +553,17 @@ class Space:
                 raise InvalidArgument(f"not a data node: {self.naming.uri(place.path)}")
         return False
 
-    def room(self, place: Located) -> int | None:
-        """Bytes that may be written there, None without a quota."""
+    def room(self, place: Located, size: int = 1) -> int | None:
+        """Bytes that may be written there, None without a quota. Raises QuotaExceeded if they are fewer than `size`."""
         if place.gate.quota is None:
             return None
         path, limit = place.gate.quota
+        return self.usage.room(path, limit, size)
+
+    def _count(self, path: Path) -> int:
+        """Bytes below a container."""
         with Walk(self.tree, lambda _: None).container(path) as directory:
-            return self.usage.room(directory, limit)
+            return measure(directory.descriptor)
 
     def open(self, caller: Caller, path: Path) -> OpenFile:
         """Open a data node to read it, links followed. Raises NodeNotFound, PermissionDenied, InvalidArgument."""
@@ -581,7 +605,7 @@ class Space:
             self._remove(place)
             if sync:
                 place.directory.sync()
-        self.usage.forget()
+            self._forget(place)
 
     def _remove(self, place: Located) -> None:
         kind = place.kind
@@ -627,7 +651,12 @@ class Space:
             new.directory.sync()
             if old.directory.path != new.directory.path:
                 old.directory.sync()
-        self.usage.forget()
+            self._forget(old)
+            self._forget(new)
+
+    def _forget(self, place: Located) -> None:
+        if place.gate.quota is not None:
+            self.usage.forget(place.gate.quota[0])
 
     def _rename(self, old: Located, new: Located, kind: Kind | None) -> None:
         try:

@@ -1,56 +1,100 @@
-"""How much of a quota is used."""
+"""How much of a quota is used, counted for all server processes together.
+
+Each container with a quota has a small file beside the space that says what was counted and what is being added. It is
+changed under its lock, so that uploads in different processes cannot exceed the quota together. Before anything is
+refused it is counted anew, since those who mount the space may have removed something.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
+import json
 import os
-import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path as FilePath
 
 from vospace.models.errors import QuotaExceeded
 from vospace.models.uri import Path
-from vospace.storage.tree import Directory
 
+NAME = ".vospace-usage"
 MAX_AGE = 60.0
+"""Seconds that a count is good for, and that a process which died keeps what it had reserved."""
+MIN_AGE = 1.0
+"""Seconds between counts that are made before a refusal."""
+
+
+@dataclass(slots=True)
+class _Record:
+    counted: float = 0.0
+    used: int = 0
+    reserved: int = 0
 
 
 class Usage:
-    """Bytes below containers with a quota: counted at most once a minute, and kept up with what this process adds."""
+    """Bytes below containers with a quota; `count` tells them anew by a container's path."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._known: dict[Path, tuple[float, int]] = {}
+    def __init__(self, directory: FilePath, count: Callable[[Path], int]) -> None:
+        self._directory = directory / NAME
+        self._directory.mkdir(mode=0o700, exist_ok=True)
+        self._count = count
 
-    def room(self, directory: Directory, limit: int) -> int:
-        """Bytes left of `limit` below the directory. Raises QuotaExceeded if none is."""
-        with self._lock:
-            counted, used = self._known.get(directory.path, (0.0, 0))
-        if time.monotonic() - counted > MAX_AGE or not counted:
-            used = measure(directory.descriptor)
-            with self._lock:
-                self._known[directory.path] = (time.monotonic(), used)
-        if used >= limit:
-            raise QuotaExceeded(limit)
-        return limit - used
+    def room(self, path: Path, limit: int, size: int = 1) -> int:
+        """Bytes left of `limit`. Raises QuotaExceeded if they are fewer than `size`."""
+        with self._record(path) as record:
+            self._make_room(record, path, limit, size)
+            return limit - record.used - record.reserved
 
     def reserve(self, path: Path, limit: int, size: int) -> None:
         """Count bytes that are about to be added, unless they do not fit: QuotaExceeded."""
-        with self._lock:
-            counted, used = self._known.get(path, (0.0, 0))
-            if used + size > limit:
-                raise QuotaExceeded(limit)
-            self._known[path] = (counted, used + size)
+        with self._record(path) as record:
+            self._make_room(record, path, limit, size)
+            record.reserved += size
 
-    def release(self, path: Path, size: int) -> None:
-        """The bytes were not added after all."""
-        with self._lock:
-            if path in self._known:
-                counted, used = self._known[path]
-                self._known[path] = (counted, max(0, used - size))
+    def settle(self, path: Path, size: int, *, added: bool) -> None:
+        """Reserved bytes were added, or were not after all."""
+        with self._record(path) as record:
+            record.reserved = max(0, record.reserved - size)
+            if added:
+                record.used += size
 
-    def forget(self) -> None:
+    def forget(self, path: Path) -> None:
         """After deletions: count anew when asked."""
-        with self._lock:
-            self._known.clear()
+        with self._record(path) as record:
+            record.counted = 0.0
+
+    def _make_room(self, record: _Record, path: Path, limit: int, size: int) -> None:
+        age = time.time() - record.counted
+        full = record.used + record.reserved + size > limit
+        if not 0 <= age <= MAX_AGE or (full and record.reserved == 0 and age > MIN_AGE):
+            if record.counted and not 0 <= age <= MAX_AGE:
+                record.reserved = 0
+            record.used = self._count(path)
+            record.counted = time.time()
+            full = record.used + record.reserved + size > limit
+        if full:
+            raise QuotaExceeded(limit)
+
+    @contextmanager
+    def _record(self, path: Path) -> Iterator[_Record]:
+        name = hashlib.sha256("/".join(path).encode()).hexdigest()
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(self._directory / name, flags, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            content = os.pread(descriptor, 4096, 0)
+            record = _Record(**json.loads(content)) if content else _Record()
+            try:
+                yield record
+            finally:
+                written = json.dumps(asdict(record)).encode()
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, written, 0)
+        finally:
+            os.close(descriptor)
 
 
 def measure(descriptor: int) -> int:

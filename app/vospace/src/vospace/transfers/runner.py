@@ -110,7 +110,7 @@ class TransferRunner:
         sink = FileSink(upload.descriptor)
         try:
             if expected.length is not None:
-                upload.check_room(expected.length)
+                await asyncio.to_thread(upload.check_room, expected.length)
             fetched = await self._fetch_any(protocols, sink, expected, upload.room)
             properties = {attributes.MD5: fetched.md5, attributes.ADLER32: fetched.adler32}
             if fetched.content_type not in _MEANINGLESS_TYPES:
