@@ -16,7 +16,7 @@ QUIET := ANSIBLE_STDOUT_CALLBACK=skasrc.cavern.messages
 DEPLOY := $(VENV)/.deploy
 DEV := $(VENV)/.dev
 
-.PHONY: help up test smoke status logs token down purge lint unit stack contract bench lock check certificate compose backup restore
+.PHONY: help up test smoke status logs token down purge lint unit stack contract bench lock check certificate compose backup restore upgrade
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -59,6 +59,9 @@ compose: $(DEPLOY) ## Write the deployment as state/docker-compose.yml
 
 certificate: $(DEPLOY) ## Issue an X.509 client certificate: make certificate USER=ada
 	@$(PLAY) playbooks/client_certificate.yml -e user=$(USER)
+
+upgrade: $(DEPLOY) ## Bring a running deployment up to date, one service at a time, with a way back
+	@$(PLAY) playbooks/upgrade.yml
 
 backup: $(DEPLOY) ## Save the running deployment below backups/
 	@$(PLAY) playbooks/backup.yml

@@ -154,6 +154,8 @@ class Converger:
         with ThreadPoolExecutor(max_workers=self.params["threads"]) as pool:
             for service in pool.map(self._look_at_service, specs):
                 self.services[service.name] = service
+        for service in self.services.values():
+            self._report(service)
         self._look_for_surplus()
         self._check_ports_and_addresses()
 
@@ -238,7 +240,6 @@ class Converger:
         self._look_at_container(service)
         self._look_at_directories(service)
         self._look_at_volumes(service)
-        self._report(service)
         return service
 
     def _look_at_container(self, service: Service) -> None:
@@ -511,8 +512,11 @@ class Converger:
         code = self.client.exec_inspect(created["Id"])["ExitCode"]
         return (1 if code is None else code), output.decode(errors="replace").strip()
 
-    def _await_health(self, service: Service) -> None:
-        """Run the health test in the container until it passes: Docker's own first one comes an interval later."""
+    def _await_health(self, service: Service, fresh: bool = False) -> None:
+        """Run the health test in the container until it passes: Docker's own first one comes an interval later.
+
+        What Docker knows is enough where nothing was done, unless the answer must be *fresh*.
+        """
         test = (service.spec.get("health") or {}).get("test")
         pause, last = 0.1, ""
         restarts: int | None = None
@@ -526,7 +530,7 @@ class Converger:
                 restarts = inspect["RestartCount"]
             if state.get("Running") and not state.get("Restarting"):
                 known = (state.get("Health") or {}).get("Status")
-                if not test or (known == "healthy" and not service.action):
+                if not test or (known == "healthy" and not (service.action or fresh)):
                     service.health = known or "running"
                     return
                 try:

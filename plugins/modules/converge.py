@@ -76,6 +76,15 @@ options:
     type: str
     choices: [present, stopped, absent]
     default: present
+  strategy:
+    description:
+      - V(together) brings up side by side what does not depend on each other.
+      - V(one_by_one) changes one service at a time, in the order of their dependencies. The next one waits until it and
+        those that need it are healthy. If they do not become so, it gets back the container, image and configuration
+        that it had, and the run ends.
+    type: str
+    choices: [together, one_by_one]
+    default: together
   prune:
     description: Also remove containers of the project that are not in the O(catalogue).
     type: bool
@@ -94,7 +103,7 @@ options:
     type: bool
     default: false
   timeout:
-    description: Seconds in which everything must be healthy.
+    description: Seconds in which everything, or with O(strategy=one_by_one) each service, must be healthy.
     type: int
     default: 300
   threads:
@@ -262,6 +271,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.skasrc.cavern.plugins.module_utils import _converge_engine as engine
 from ansible_collections.skasrc.cavern.plugins.module_utils._converge_plan import PlanError
+from ansible_collections.skasrc.cavern.plugins.module_utils._converge_upgrade import Upgrader
 
 SERVICE: dict[str, Any] = {
     "name": {"type": "str", "required": True},
@@ -389,6 +399,7 @@ ARGUMENTS: dict[str, Any] = {
     "config_dir": {"type": "path", "required": True},
     "catalogue": {"type": "list", "elements": "str", "default": []},
     "state": {"type": "str", "choices": ["present", "stopped", "absent"], "default": "present"},
+    "strategy": {"type": "str", "choices": ["together", "one_by_one"], "default": "together"},
     "prune": {"type": "bool", "default": False},
     "recreate": {"type": "list", "elements": "str", "default": []},
     "remove_network": {"type": "bool", "default": False},
@@ -414,7 +425,8 @@ def main() -> None:
     client = engine.connect()
     if client is None and not module.check_mode:
         module.fail_json(msg="Docker Engine does not answer; the role host installs and starts it")
-    converger = engine.Converger(client, module.params, module.check_mode)
+    how = Upgrader if module.params["strategy"] == "one_by_one" else engine.Converger
+    converger = how(client, module.params, module.check_mode)
     try:
         if module.params["state"] == "present":
             converger.look()

@@ -1,5 +1,10 @@
-"""Tests of what this project deploys, against the deployed stack."""
+"""Tests of what this project deploys, against the deployed stack and the engine below it."""
 
+import ansible_collections
+from deployment import ROOT
 from fixtures import anonymous, http, rse, stack, user
 
 __all__ = ["anonymous", "http", "rse", "stack", "user"]
+
+# The modules that the checkout's own playbooks use.
+ansible_collections.__path__.append(str(ROOT / ".venv/collections/ansible_collections"))
