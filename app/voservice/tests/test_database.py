@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -97,3 +98,22 @@ def test_a_database_that_is_not_there_is_named_without_its_password(migrations: 
     assert "does not answer within 0.5 s" in told
     assert "s3cret" not in told
     assert "Traceback" not in told
+
+
+def test_connections_notice_that_their_server_is_gone() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        with socket.create_connection(server.getsockname()) as connected:
+            database.watch(connected)
+            assert connected.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            for option, value in database.KEEPALIVE.items():
+                assert connected.getsockopt(socket.IPPROTO_TCP, option) == value
+
+
+async def test_connections_are_watched(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched: list[int] = []
+    monkeypatch.setattr(database, "watch", lambda connected: watched.append(connected.family))
+    engine = database.engine(ServiceSettings(database_url=database_url))
+    async with engine.connect() as connection:
+        await connection.execute(text("SELECT 1"))
+    await engine.dispose()
+    assert watched == [socket.AF_UNIX]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import asyncpg
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, make_url, text
@@ -19,7 +22,32 @@ from voservice.config import ServiceSettings
 
 MIGRATION_LOCK = 7_262_601
 CONNECT_TIMEOUT = 10
+# A server that is gone with its network says no good-bye: who waits for its answer learns it from these, in seconds.
+KEEPALIVE = {
+    socket.TCP_KEEPIDLE: 10,
+    socket.TCP_KEEPINTVL: 5,
+    socket.TCP_KEEPCNT: 3,
+    socket.TCP_USER_TIMEOUT: 30_000,
+}
 logger = logging.getLogger(__name__)
+
+
+def watch(connected: Any) -> None:
+    """Make a TCP socket fail within half a minute of the end of its other side."""
+    if connected.family == socket.AF_UNIX:
+        return
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in KEEPALIVE.items():
+        connected.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+class LiveConnection(asyncpg.Connection):
+    """A connection that notices that its server no longer exists."""
+
+    def __init__(self, protocol: Any, transport: Any, *arguments: Any) -> None:
+        """Watch the connection's socket."""
+        super().__init__(protocol, transport, *arguments)
+        watch(transport.get_extra_info("socket"))
 
 
 class DatabaseUnavailable(Exception):
@@ -42,7 +70,7 @@ def engine(settings: ServiceSettings, pool_size: int = 10) -> AsyncEngine:
         pool_size=pool_size,
         max_overflow=pool_size,
         pool_pre_ping=True,
-        connect_args={"timeout": CONNECT_TIMEOUT},
+        connect_args={"timeout": CONNECT_TIMEOUT, "connection_class": LiveConnection},
     )
 
 

@@ -12,6 +12,7 @@ from fastapi import Request
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 from voservice import database
+from voservice.database import LiveConnection
 
 from vospace.bulk.handlers import KIND as BULK
 from vospace.bulk.handlers import BulkHandlers
@@ -53,7 +54,7 @@ class Jobs:
         retention = settings.vospace_job_retention
         transfer = Limits(settings.vospace_transfer_duration, retention)
         self.store = JobStore(engine)
-        self.notices = Notices(partial(_connect, _dsn(settings), timeout=10))
+        self.notices = Notices(partial(_connect, _dsn(settings), timeout=10, connection_class=LiveConnection))
         self.service = JobService(
             self.store,
             self.notices,
