@@ -101,12 +101,14 @@ def test_a_database_that_is_not_there_is_named_without_its_password(migrations: 
 
 
 def test_connections_notice_that_their_server_is_gone() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        with socket.create_connection(server.getsockname()) as connected:
-            database.watch(connected)
-            assert connected.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
-            for option, value in database.KEEPALIVE.items():
-                assert connected.getsockopt(socket.IPPROTO_TCP, option) == value
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as connected,
+    ):
+        database.watch(connected)
+        assert connected.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        for option, value in database.KEEPALIVE.items():
+            assert connected.getsockopt(socket.IPPROTO_TCP, option) == value
 
 
 async def test_connections_are_watched(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
