@@ -113,7 +113,7 @@ def test_killed_while_staging(
     wait_until_healthy(stack, name)
 
 
-@pytest.mark.parametrize("name", [WORKER, BROKER, LEDGER, CAVERN, RSE])
+@pytest.mark.parametrize("name", [WORKER, CORE, BROKER, LEDGER, CAVERN, RSE])
 def test_cut_off_while_staging(
     stack: Deployment, http: requests.Session, user: str, rse: Place, name: str
 ) -> None:

@@ -83,11 +83,17 @@ async def test_each_task_is_claimed_once(ledger: Ledger) -> None:
     made = {(await ledger.submit(request(user=f"u{n}")))[0] for n in range(10)}
     claimed = await asyncio.gather(*(claim(ledger, f"w{n}") for n in range(15)))
     found = [task.id for task in claimed if task is not None]
-    # Claims that met on one task leave some for the next look; none is given twice.
-    while (task := await claim(ledger)) is not None:
-        found.append(task.id)
     assert len(found) == 10
     assert set(found) == made
+
+
+async def test_workers_that_claim_at_once_keep_within_both_caps(ledger: Ledger) -> None:
+    for number in range(24):
+        await ledger.submit(request(user=f"u{number % 4}"))
+    claimed = await asyncio.gather(*(claim(ledger, f"w{n}", user=2, site=7) for n in range(24)))
+    users = [task.username for task in claimed if task is not None]
+    assert len(users) == 7
+    assert max(users.count(user) for user in users) == 2
 
 
 async def test_users_share_fairly_within_both_caps(ledger: Ledger) -> None:

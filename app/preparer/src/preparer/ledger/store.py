@@ -18,6 +18,8 @@ Task = Row[Any]
 File = Row[Any]
 
 INSERT_ROWS = 5000
+# Key of the advisory lock under which tasks are claimed; any number that nothing else in this database uses.
+CLAIMING = 1
 
 
 @dataclass(frozen=True)
@@ -319,6 +321,8 @@ class Ledger:
             tasks.c.state == TaskState.QUEUED, and_(tasks.c.state == TaskState.RUNNING, tasks.c.lease < now)
         )
         async with self.engine.begin() as connection:
+            # One claim at a time: two that counted side by side would both fill the same last place of a cap.
+            await connection.execute(select(func.pg_advisory_xact_lock(CLAIMING)))
             found = await connection.scalar(
                 select(tasks.c.id)
                 .outerjoin(running, running.c.username == tasks.c.username)
