@@ -12,7 +12,6 @@ import time
 import uuid
 import zlib
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -274,20 +273,16 @@ def test_live_bar_on_a_terminal(cli: CommandLine, files: Any) -> None:
 
 
 def test_watch_survives_a_restart_of_the_service(stack: Deployment, cli: CommandLine, files: Any) -> None:
-    listing = "\n".join(files(300, 100))
-    with ExitStack() as still:
-        still.enter_context(stack.paused("rse-web"))
-        task = cli("submit", "--from", "-", stdin=listing).stdout.strip()
-        process = still.enter_context(
-            subprocess.Popen(
-                [str(PROGRAM), "--token-file", str(cli.token), "watch", task],
-                env=cli.environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
+    listing = "\n".join(files(3000, 100))
+    task = cli("submit", "--from", "-", stdin=listing).stdout.strip()
+    with subprocess.Popen(
+        [str(PROGRAM), "--token-file", str(cli.token), "watch", task],
+        env=cli.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
         stack.container("ska-src-local-data-preparer-core").restart()
-    out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
-    assert "300/300 files" in out
+    assert "3000/3000 files" in out
