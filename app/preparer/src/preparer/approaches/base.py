@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from preparer.ledger.store import File, Outcome, Task
-from preparer.ledger.tables import GOOD
+from preparer.ledger.tables import GOOD, FileState
 
 logger = logging.getLogger("preparer.staging")
 
@@ -38,16 +38,20 @@ class Job:
     remember: Callable[[str | None, int], Awaitable[None]]
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def begin(self, source: str, file: File) -> None:
+        """Say that a file is on its way."""
+        logger.info("Staging file from %s to %s", source, file.target)
 
-def log_begun(source: str, file: File) -> None:
-    """Say that a file is on its way."""
-    logger.info("Staging file from %s to %s", source, file.target)
-
-
-def log_ended(file: File, outcome: Outcome) -> None:
-    """Say that a file has arrived; the runner tells of failures."""
-    if outcome.state in GOOD:
-        logger.info("Successfully staged file %s: %s, %s bytes", file.target, outcome.state, outcome.bytes)
+    async def end(self, results: Sequence[tuple[File, Outcome]]) -> None:
+        """Record how files went, and then say so."""
+        await self.report([outcome for _, outcome in results])
+        for file, outcome in results:
+            if outcome.state in GOOD:
+                logger.info(
+                    "Successfully staged file %s: %s, %s bytes", file.target, outcome.state, outcome.bytes
+                )
+            elif outcome.state == FileState.FAILED:
+                logger.warning("Failed to stage file %s: %s: %s", file.target, outcome.fault, outcome.detail)
 
 
 class Approach(ABC):

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import aiohttp
 from voservice.auth import AuthenticationError, ClientCredentials
 
-from preparer.approaches.base import Approach, Job, StagingError, log_begun, log_ended, logger
+from preparer.approaches.base import Approach, Job, StagingError, logger
 from preparer.cavern import (
     ACTIVE_PHASES,
     ADLER32,
@@ -166,7 +166,7 @@ class CavernApproach(Approach):
             except PullNotImplemented:
                 return files[start:]
             for file, row in zip(part, rows, strict=True):
-                log_begun(row.source, file)
+                job.begin(row.source, file)
             await job.remember(bulk, 0)
             await self._follow(job, bulk, 0, self._by_target(part))
             await job.remember(None, 0)
@@ -212,7 +212,7 @@ class CavernApproach(Approach):
                 return
 
     async def _take(self, job: Job, batch: list[dict[str, Any]], by_target: dict[str, File]) -> None:
-        outcomes, again = [], []
+        ended, again = [], []
         for result in batch:
             file = by_target.get(result["target"])
             outcome = _outcome(file.number, result) if file else None
@@ -226,9 +226,8 @@ class CavernApproach(Approach):
             ):
                 again.append(outcome)
             else:
-                outcomes.append(outcome)
-                log_ended(file, outcome)
-        await job.report(outcomes)
+                ended.append((file, outcome))
+        await job.end(ended)
         await job.retried(again)
 
     async def _singly(self, job: Job, files: Sequence[File]) -> None:
@@ -245,7 +244,7 @@ class CavernApproach(Approach):
                 group.create_task(one(file))
 
     async def _one(self, job: Job, file: File) -> None:
-        log_begun(self.row(file).source, file)
+        job.begin(self.row(file).source, file)
         for attempt in range(file.attempts + 1, self.settings.preparer_file_attempts + 1):
             try:
                 outcome = await self._transfer(job, file)
@@ -258,8 +257,7 @@ class CavernApproach(Approach):
                     await job.retried([outcome])
                     await asyncio.sleep(self._delay(attempt, exc.retry_after))
                     continue
-            await job.report([outcome])
-            log_ended(file, outcome)
+            await job.end([(file, outcome)])
             return
 
     async def _transfer(self, job: Job, file: File) -> Outcome:

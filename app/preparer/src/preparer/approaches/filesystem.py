@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from preparer.approaches.base import Approach, Job, StagingError, log_begun, log_ended
+from preparer.approaches.base import Approach, Job, StagingError
 from preparer.config import PreparerSettings
 from preparer.ledger.store import File, Outcome, Task
 from preparer.ledger.tables import FileState
@@ -63,10 +63,8 @@ class FilesystemApproach(Approach):
         async def one(file: File) -> None:
             async with limit:
                 if not job.cancelled.is_set():
-                    log_begun(file.path, file)
-                    outcome = await asyncio.to_thread(self._guarded, job, file, owner)
-                    await job.report([outcome])
-                    log_ended(file, outcome)
+                    job.begin(file.path, file)
+                    await job.end([(file, await asyncio.to_thread(self._guarded, job, file, owner))])
 
         async with asyncio.TaskGroup() as group:
             for file in files:

@@ -165,8 +165,6 @@ class Runner:
                 metrics.FILES.labels(str(outcome.state), outcome.fault or "").inc()
                 if outcome.state in GOOD:
                     metrics.BYTES.inc(outcome.bytes or 0)
-                if outcome.state == FileState.FAILED:
-                    logger.warning("File %d failed: %s: %s", outcome.number, outcome.fault, outcome.detail)
 
         async def retried(failures: Sequence[Outcome]) -> None:
             await self.ledger.tried(task.id, self.name, failures)
