@@ -85,8 +85,7 @@ class Usage:
         descriptor = os.open(self._directory / name, flags, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            content = os.pread(descriptor, 4096, 0)
-            record = _Record(**json.loads(content)) if content else _Record()
+            record = _read(os.pread(descriptor, 4096, 0))
             try:
                 yield record
             finally:
@@ -95,6 +94,14 @@ class Usage:
                 os.pwrite(descriptor, written, 0)
         finally:
             os.close(descriptor)
+
+
+def _read(content: bytes) -> _Record:
+    """A record, or one that asks for a count: of a new file, and of one that a full disk cut short."""
+    try:
+        return _Record(**json.loads(content))
+    except (ValueError, TypeError):
+        return _Record()
 
 
 def measure(descriptor: int) -> int:
