@@ -6,7 +6,9 @@ import binascii
 import hashlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack
 from email.utils import formatdate, parsedate_to_datetime
+from io import FileIO
 from typing import Annotated
 from urllib.parse import quote
 
@@ -78,46 +80,39 @@ class FileHandlers:
 
     async def _read(self, request: Request, caller: Caller, *, body: bool) -> Response:
         path, caller = self._target(request, caller, "read")
-        opened, content = await asyncio.to_thread(self._open, caller, path, body)
-        try:
+        opened, file, content = await asyncio.to_thread(self._open, caller, path, body)
+        with ExitStack() as closing:
+            closing.enter_context(file)
             headers = _headers(opened, path[-1])
             if (status := _condition(request, headers)) is not None:
-                os.close(opened.descriptor)
                 return Response(status_code=status, headers=_unchanged(headers))
             size = opened.status.stat.st_size
-            start, end, partial = 0, size, False
+            start, end, code = 0, size, 200
             if (span := _range(request, headers, size)) is not None:
                 start, end = span
                 if start >= end:
-                    os.close(opened.descriptor)
                     return Response(status_code=416, headers={"Content-Range": f"bytes */{size}"})
-                partial = True
+                code = 206
                 headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+            if size == 0 and body:
+                return Response(status_code=204, headers=headers)
             headers["Content-Length"] = str(end - start)
-            code = 206 if partial else (204 if size == 0 and body else 200)
-            if not body or size == 0:
-                os.close(opened.descriptor)
-                if code == 204:
-                    del headers["Content-Length"]
+            if not body:
                 return Response(status_code=code, headers=headers)
             if content is not None:
-                os.close(opened.descriptor)
                 return Response(content[start:end], code, headers)
-            return StreamingResponse(
-                _blocks(opened.descriptor, start, end), status_code=code, headers=headers
-            )
-        except BaseException:
-            os.close(opened.descriptor)
-            raise
+            closing.pop_all()  # whoever reads it closes it
+            return StreamingResponse(_blocks(file, start, end), status_code=code, headers=headers)
 
-    def _open(self, caller: Caller, path: Path, body: bool) -> tuple[OpenFile, bytes | None]:
+    def _open(self, caller: Caller, path: Path, body: bool) -> tuple[OpenFile, FileIO, bytes | None]:
         """The file, and its bytes if they are wanted and few: one turn in a thread then."""
         opened = self._space.open(caller, path)
+        file = FileIO(opened.descriptor)
         size = opened.status.stat.st_size
         if not body or size > SMALL:
-            return opened, None
-        content = os.pread(opened.descriptor, SMALL, 0)
-        return opened, content if len(content) == size else None
+            return opened, file, None
+        content = file.read(SMALL)
+        return opened, file, content if len(content) == size else None
 
     async def _write(self, request: Request, caller: Caller) -> Response:
         self._require_writable()
@@ -167,16 +162,14 @@ class FileHandlers:
         return Response(status_code=201, headers=headers)
 
 
-async def _blocks(descriptor: int, start: int, end: int) -> AsyncIterator[bytes]:
-    try:
+async def _blocks(file: FileIO, start: int, end: int) -> AsyncIterator[bytes]:
+    with file:
         while start < end:
-            block = await asyncio.to_thread(os.pread, descriptor, min(BLOCK, end - start), start)
+            block = await asyncio.to_thread(os.pread, file.fileno(), min(BLOCK, end - start), start)
             if not block:
                 raise OSError("the file became shorter while it was read")
             start += len(block)
             yield block
-    finally:
-        os.close(descriptor)
 
 
 def _headers(opened: OpenFile, name: str) -> dict[str, str]:
