@@ -36,6 +36,11 @@ CONTAINERS = {
 FINAL = {"SUCCEEDED", "FAILED", "CANCELLED", "LOST"}
 
 
+def _remove(directory: Path) -> None:
+    if directory.exists():
+        shutil.rmtree(directory)
+
+
 def _place(stack: Deployment, run: str, count: int, size: int) -> list[str]:
     dids = [f"bench:{run}_{number:05d}" for number in range(count)]
     length = min(size, 2**20)
@@ -111,7 +116,7 @@ def _files(stack: Deployment, count: int, size: int) -> Iterator[tuple[str, str,
     try:
         yield run, user, dids
     finally:
-        shutil.rmtree(stack.data / "cavern_data/cavern/home" / user, ignore_errors=True)
+        _remove(stack.data / "cavern_data/cavern/home" / user)
         for did in dids:
             (stack.data / "rse_data" / DID.parse(did).path()).unlink(missing_ok=True)
 
@@ -125,7 +130,7 @@ def _throughput(stack: Deployment, name: str, count: int, size: int) -> Iterator
             try:
                 theirs = fetch(stack, dids, target)
             finally:
-                shutil.rmtree(target, ignore_errors=True)
+                _remove(target)
             yield {
                 "measurement": f"staging {name}",
                 "ours_seconds": round(ours, 2),
@@ -152,7 +157,7 @@ def _submissions(stack: Deployment) -> dict[str, Any]:
         for whose, task in tasks:
             _follow(stack, sessions[whose], task)
         for number in range(USERS):
-            shutil.rmtree(stack.data / "cavern_data/cavern/home" / f"{user}{number}", ignore_errors=True)
+            _remove(stack.data / "cavern_data/cavern/home" / f"{user}{number}")
     return {
         "measurement": f"{SUBMISSIONS} submissions by {USERS} users, all of them staged afterwards",
         "per_second": round(SUBMISSIONS / seconds),

@@ -26,9 +26,15 @@ from ansible_collections.skasrc.cavern.plugins.module_utils._converge_engine imp
 FORMER = "-former"
 
 
+def discard(directory: Path) -> None:
+    """Remove a directory if there is one."""
+    if directory.exists():
+        shutil.rmtree(directory)
+
+
 def keep_directory(source: Path, kept: Path) -> None:
     """Copy a directory with its owners, permissions and times; nothing if there is none."""
-    shutil.rmtree(kept, ignore_errors=True)
+    discard(kept)
     if not source.is_dir():
         return
     kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -41,7 +47,7 @@ def keep_directory(source: Path, kept: Path) -> None:
 
 def bring_back_directory(kept: Path, place: Path) -> None:
     """Put the kept copy in its place again; where none was kept there was no directory."""
-    shutil.rmtree(place, ignore_errors=True)
+    discard(place)
     if kept.is_dir():
         kept.rename(place)
 
@@ -94,7 +100,7 @@ class Upgrader(Converger):
             if former is not None and service.action == "recreate":
                 self._remove(former["Id"])
         finally:
-            shutil.rmtree(kept, ignore_errors=True)
+            discard(kept)
         return None
 
     def _replace(self, service: Service) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import os
-import shutil
 import stat
 import struct
 from dataclasses import dataclass, field
@@ -167,8 +166,7 @@ class Disk:
     def writable(self) -> bool:
         """Whether this process may hand files over, which takes root."""
         probe = self.root / ".probe"
-        shutil.rmtree(probe, ignore_errors=True)
-        probe.mkdir()
+        probe.mkdir(exist_ok=True)
         try:
             os.chown(probe, 1, 1)
         finally:
