@@ -8,6 +8,7 @@ import json
 import queue
 import re
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -84,6 +85,9 @@ def test_a_callback_is_signed_and_repeated(
     key = stack.secrets["preparer_callback_key"].encode()
     assert signature[2] == hmac.new(key, f"{signature[1]}.".encode() + taken, hashlib.sha256).hexdigest()
 
+    deadline = time.monotonic() + 30
     while (told := http.get(f"{tasks}/{task}", timeout=30).json())["callback_status"] != "204 No Content":
         assert told["callback_status"].startswith("503"), told
+        assert time.monotonic() < deadline, told
+        time.sleep(0.1)
     assert receiver.received.empty()

@@ -7,21 +7,9 @@ import time
 
 import pytest
 import requests
-from deployment import ROOT, Deployment, playbook
+from deployment import CATALOGUE, ROOT, Deployment, playbook
 
-SERVICES = [
-    "haproxy",
-    "reg",
-    "posix_mapper",
-    "postgres_posixmapper",
-    "cavern",
-    "srcnodedb",
-    "rabbitmq",
-    "core",
-    "celery_worker",
-    "rse_web",
-    "iam",
-]
+SERVICES = list(CATALOGUE)
 CONTAINER = """<vos:node xmlns:vos="http://www.ivoa.net/xml/VOSpace/v2.0"
   xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:type="vos:ContainerNode"/>"""
 PHASES = ["host", "secrets", "certificates", "hosts_entries", "images", "network", "postgres"]
@@ -94,22 +82,7 @@ def test_a_run_repairs_a_file_edited_by_hand(stack: Deployment) -> None:
     assert after == before
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "haproxy",
-        "reg",
-        "src-posix-mapper",
-        "postgres_posixmapper",
-        "src-cavern",
-        "srcnodedb",
-        "ska-src-local-data-preparer-rabbitmq",
-        "ska-src-local-data-preparer-core",
-        "ska-src-local-data-preparer-celery-worker",
-        "rse-web",
-        "iam",
-    ],
-)
+@pytest.mark.parametrize("name", [entry["container"] for entry in CATALOGUE.values()])
 def test_the_stack_survives_a_restart_of_any_container(stack: Deployment, name: str) -> None:
     user = "restart"
     with stack.session(user) as http:

@@ -16,6 +16,9 @@ import requests
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+CATALOGUE: dict[str, dict[str, Any]] = yaml.safe_load(
+    (ROOT / "roles/catalogue/defaults/main.yml").read_text(encoding="utf-8")
+)["cavern_catalogue"]
 
 
 def playbook(
