@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import re
 import time
 from urllib.parse import urlsplit
 
@@ -14,6 +15,7 @@ from preparer.ledger.store import Task
 from preparer.receipts import task_document
 
 ATTEMPTS = 8
+PRINTABLE = re.compile("[!-~]{1,2000}")
 SIGNATURE = "X-Prepare-Data-Signature"
 
 
@@ -23,7 +25,13 @@ class CallbackRefused(ValueError):
 
 def check(url: str, hosts: list[str]) -> str:
     """Return *url* if it may be called back."""
-    parts = urlsplit(url)
+    if not PRINTABLE.fullmatch(url):
+        raise CallbackRefused("callback: percent-encode what is not printable ASCII; at most 2000 characters")
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises for what is no port
+    except ValueError as exc:
+        raise CallbackRefused(f"callback: {exc}") from exc
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise CallbackRefused("callback: give an http or https URL")
     if parts.username or parts.password:

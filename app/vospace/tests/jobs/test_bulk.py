@@ -250,7 +250,8 @@ async def test_two_processes_share_the_work_and_one_survives(make_service, sourc
         there = job.replace(first.url, second.url)
         lines = await results(second, there)
         assert sorted(line["row"] for line in lines) == list(range(40))
-        assert {line["state"] for line in lines} == {"COMPLETED"}
+        # What the first had put in place, and not yet written down when it was killed, the second finds there.
+        assert {line["state"] for line in lines} <= {"COMPLETED", "SKIPPED"}
         assert await second.ended(there) == "COMPLETED"
         for n in range(40):
             assert second.file(f"box/{number}/{n}").read_bytes() == body_of(n)

@@ -7,9 +7,6 @@ import stat
 from urllib.parse import quote
 
 import pytest
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 from lxml import etree
 
 VOS = "{http://www.ivoa.net/xml/VOSpace/v2.0}"
@@ -255,29 +252,6 @@ async def test_a_changed_file_loses_its_checksum(client, ada, box, root):
     (root / box[1:] / "f").write_bytes(b"changed")
     assert f"{CORE}MD5" not in properties((await client.get(f"/nodes{box}/f", headers=ada)).content)
     assert "digest" not in (await client.get(f"/files{box}/f", headers=ada)).headers
-
-
-NAMES = st.text(min_size=1, max_size=80).map(lambda text: text.encode("utf-8", "replace").decode())
-
-
-@hypothesis_settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(name=NAMES, body=st.binary(max_size=50))
-async def test_no_name_is_a_500_or_leads_elsewhere(client, box, name, body):
-    headers = {"Authorization": "Bearer ada"}
-    url = f"{box}/{quote(name, safe='')}"
-    put = await client.put(f"/files{url}", content=body, headers=headers)
-    assert put.status_code in (201, 400, 403, 404), put.text
-    if put.status_code != 201:
-        return
-    got = await client.get(f"/files{url}", headers=headers)
-    assert got.content == body
-    listing = await client.get(f"/nodes{box}", headers=headers)
-    uri = next(iter(etree.fromstring(listing.content).find(f"{VOS}nodes"))).get("uri")
-    single = await client.get(f"/nodes{url}", headers=headers)
-    assert etree.fromstring(single.content).get("uri") == uri
-    assert (await client.delete(f"/nodes{url}", headers=headers)).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from fastapi import Request
 from voservice.problems import Invalid, TooLarge
+
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 async def read_json(request: Request, limit: int) -> Any:
@@ -21,6 +24,28 @@ async def read_json(request: Request, limit: int) -> Any:
         if len(body) > limit:
             raise too_large
     try:
-        return json.loads(bytes(body))
+        value = json.loads(bytes(body))
+        broken = half_character(value) if b"\\u" in body else None
     except (ValueError, RecursionError) as exc:
         raise Invalid(f"The body is not JSON: {exc}") from exc
+    if broken is not None:
+        detail = "half of a surrogate pair is no character"
+        raise Invalid(f"{broken}: {detail}", errors=[{"pointer": broken, "detail": detail}])
+    return value
+
+
+def half_character(value: Any, pointer: str = "") -> str | None:
+    """Pointer to a text that UTF-8 cannot say: JSON's escapes allow a lone surrogate (RFC 8259 section 8.2)."""
+    if isinstance(value, str):
+        return (pointer or "/") if SURROGATE.search(value) else None
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if SURROGATE.search(key):
+                return pointer or "/"
+            if (found := half_character(inner, f"{pointer}/{key}")) is not None:
+                return found
+    if isinstance(value, list):
+        for number, inner in enumerate(value):
+            if (found := half_character(inner, f"{pointer}/{number}")) is not None:
+                return found
+    return None

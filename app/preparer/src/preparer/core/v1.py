@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from voservice.problems import Conflict, Invalid
 
 from preparer.core.body import read_json
@@ -25,6 +25,10 @@ from preparer.receipts import file_document, task_document
 M = TypeVar("M", bound=BaseModel)
 router = APIRouter(prefix="/v1", tags=["version 1"])
 Who = Annotated[Caller, Depends(caller)]
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MAX_SIZE = 2**63 - 1
+MAX_LIFETIME = 10 * 366 * 86_400
+"""Ten years: a copy that is to stay longer needs none."""
 
 
 class FileRequest(BaseModel):
@@ -35,7 +39,7 @@ class FileRequest(BaseModel):
     did: str = Field(description="Data identifier", examples=["testing:prepare_data_test.txt"])
     path: str | None = Field(None, description="Path on the RSE; Rucio's deterministic one by default")
     destination: str | None = Field(None, description="Directory in the user's area, if not the request's")
-    size: int | None = Field(None, ge=0, description="Expected size in bytes")
+    size: int | None = Field(None, ge=0, le=MAX_SIZE, description="Expected size in bytes")
     md5: str | None = Field(None, description="Expected MD5, 32 hexadecimal digits")
     adler32: str | None = Field(None, description="Expected Adler-32, 8 hexadecimal digits")
 
@@ -49,7 +53,9 @@ class TaskRequest(BaseModel):
     destination: str = Field(".", description="Directory relative to the user's area")
     approach: str | None = Field(None, description="Way of staging, if not the site's default")
     callback: str | None = Field(None, description="URL that is told when the task ends")
-    lifetime: int | None = Field(None, ge=60, description="Seconds after which staged copies are removed")
+    lifetime: int | None = Field(
+        None, ge=60, le=MAX_LIFETIME, description="Seconds after which staged copies are removed"
+    )
 
 
 class Lifetime(BaseModel):
@@ -57,7 +63,7 @@ class Lifetime(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    lifetime: int = Field(ge=60, description="Seconds from now")
+    lifetime: int = Field(ge=60, le=MAX_LIFETIME, description="Seconds from now")
 
 
 def schema(model: type[BaseModel]) -> dict[str, Any]:
@@ -114,7 +120,7 @@ async def list_tasks(
     who: Who,
     state: Annotated[list[TaskState] | None, Query(description="Only tasks in these states")] = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="Most tasks in one answer")] = 100,
-    before: Annotated[datetime | None, Query(description="The former answer's next")] = None,
+    before: Annotated[AwareDatetime | None, Query(ge=EPOCH, description="The former answer's next")] = None,
 ) -> dict[str, Any]:
     """Tasks of the caller, the newest first; of everybody for operators."""
     found = await context(request).ledger.list_tasks(who.owner, state, before, limit)
@@ -135,7 +141,7 @@ async def list_files(
     who: Who,
     state: Annotated[list[FileState] | None, Query(description="Only files in these states")] = None,
     limit: Annotated[int, Query(ge=1, le=10_000, description="Most files in one answer")] = 1000,
-    after: Annotated[int, Query(ge=-1, description="The former answer's next")] = -1,
+    after: Annotated[int, Query(ge=-1, lt=2**31, description="The former answer's next")] = -1,
 ) -> dict[str, Any]:
     """What became of every file."""
     found = await find(request, task_id, who)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from vospace.models.errors import InvalidArgument
+from vospace.models.uri import XML_SPACE
 
 CORE = "ivo://ivoa.net/vospace/core#"
 MD5 = f"{CORE}MD5"
@@ -40,7 +41,9 @@ def read(descriptor: int) -> dict[str, str]:
     for name in names:
         if name.startswith(_PREFIX):
             try:
-                found[name[len(_PREFIX) :]] = os.getxattr(descriptor, name).decode("utf-8", "replace").strip()
+                found[name[len(_PREFIX) :]] = (
+                    os.getxattr(descriptor, name).decode("utf-8", "replace").strip(XML_SPACE)
+                )
             except OSError as error:
                 if error.errno != errno.ENODATA:
                     raise
@@ -56,7 +59,7 @@ def read(descriptor: int) -> dict[str, str]:
 def one(descriptor: int, key: str) -> str | None:
     """One property, without regard to the bytes."""
     try:
-        return os.getxattr(descriptor, _PREFIX + key).decode("utf-8", "replace").strip()
+        return os.getxattr(descriptor, _PREFIX + key).decode("utf-8", "replace").strip(XML_SPACE)
     except OSError as error:
         if error.errno in (errno.ENODATA, errno.ENOTSUP):
             return None

@@ -165,4 +165,7 @@ def format_time(moment: datetime) -> str:
 def parse_time(text: str) -> datetime:
     """An ISO 8601 date or time; without zone it is UTC. Raises ValueError."""
     moment = datetime.fromisoformat(text.strip())
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    try:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except OverflowError as exc:
+        raise ValueError(str(exc)) from exc

@@ -14,6 +14,7 @@ from vospace.uws.model import Parameter
 FORM = "application/x-www-form-urlencoded"
 MULTIPART = "multipart/form-data"
 MAX_FIELDS = 10_000
+MAX_INTEGER = 2**63 - 1
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -42,9 +43,12 @@ class Parameters:
         if value is None:
             return None
         try:
-            return int(value)
+            number = int(value)
         except ValueError:
             raise InvalidArgument(f"{name} must be a whole number, not {value[:40]!r}") from None
+        if abs(number) > MAX_INTEGER:
+            raise InvalidArgument(f"{name} must be a whole number up to {MAX_INTEGER}, not {value[:40]!r}")
+        return number
 
     def without(self, *names: str) -> tuple[Parameter, ...]:
         dropped = {name.lower() for name in names}
