@@ -44,6 +44,36 @@ async def test_readers_see_one_writers_file(client, second, ada, box):
     assert len(set(seen)) > 1
 
 
+async def test_no_conditional_write_is_lost(client, second, ada, box):
+    """A counter in a file, counted up by many at a time."""
+    url = f"/files{box}/counter"
+    made = await asyncio.gather(
+        *(
+            server.put(url, content=b"0", headers=ada | {"If-None-Match": "*"})
+            for server in (client, second) * 4
+        )
+    )
+    assert sorted(answer.status_code for answer in made) == [201] + [412] * 7
+
+    async def count(server) -> int:
+        refused = 0
+        while True:
+            found = await server.get(url, headers=ada)
+            answer = await server.put(
+                url,
+                content=str(int(found.text) + 1).encode(),
+                headers=ada | {"If-Match": found.headers["etag"]},
+            )
+            if answer.status_code == 201:
+                return refused
+            assert answer.status_code == 412, answer.text
+            refused += 1
+
+    refused = await asyncio.gather(*(count((client, second)[number % 2]) for number in range(12)))
+    assert (await client.get(url, headers=ada)).text == "12"
+    assert sum(refused) > 0, "nobody was in anybody's way"
+
+
 async def test_no_property_is_lost(client, second, ada, box, document):
     """Properties and permissions set while the file is written again and again."""
     url = f"/nodes{box}/f"

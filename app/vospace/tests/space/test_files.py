@@ -69,6 +69,31 @@ async def test_conditions(client, ada, file):
         assert (await client.get(file, headers=ada | condition)).status_code == status, condition
 
 
+async def test_conditional_writes(client, ada, box, root, file):
+    headers = (await client.head(file, headers=ada)).headers
+    for condition in (
+        {"If-Match": '"x"'},
+        {"If-Match": f"W/{headers['etag']}"},
+        {"If-None-Match": "*"},
+        {"If-None-Match": headers["etag"]},
+        {"If-Unmodified-Since": "Thu, 01 Jan 1970 00:00:00 GMT"},
+    ):
+        refused = await client.put(file, content=b"other", headers=ada | condition)
+        assert (refused.status_code, next(iter(condition)) in refused.text) == (412, True), refused.text
+        assert (await client.get(file, headers=ada)).content == BODY
+    absent = await client.put(f"/files{box}/new", content=b"x", headers=ada | {"If-Match": "*"})
+    assert (absent.status_code, os.listdir(root / box[1:])) == (412, ["f.bin"])
+    for condition, path in (
+        ({"If-Match": headers["etag"]}, file),
+        ({"If-Unmodified-Since": "Thu, 01 Jan 2099 00:00:00 GMT"}, file),
+        ({"If-None-Match": "*"}, f"/files{box}/new"),
+        ({"If-None-Match": headers["etag"]}, file),
+    ):
+        written = await client.put(path, content=b"other", headers=ada | condition)
+        assert written.status_code == 201, (condition, written.text)
+        assert written.headers["etag"] == (await client.head(path, headers=ada)).headers["etag"]
+
+
 async def test_empty_files(client, ada, box):
     assert (await client.put(f"/files{box}/e", content=b"", headers=ada)).status_code == 201
     assert (await client.get(f"/files{box}/e", headers=ada)).status_code == 204

@@ -7,7 +7,7 @@ import hashlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack
-from email.utils import formatdate, parsedate_to_datetime
+from email.utils import formatdate
 from io import FileIO
 from typing import Annotated
 from urllib.parse import quote
@@ -15,6 +15,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response, StreamingResponse
 
+from vospace.handlers import conditions
 from vospace.models.caller import Caller
 from vospace.models.errors import ChecksumMismatch, InvalidArgument, QuotaExceeded
 from vospace.models.sizes import byte_count
@@ -63,7 +64,7 @@ class FileHandlers:
         async def head_file(request: Request, caller: Who) -> Response:
             return await self._read(request, caller, body=False)
 
-        @router.put("/files/{path:path}", summary="Write a data node")
+        @router.put("/files/{path:path}", summary="Write a data node, on conditions if there are any")
         async def put_file(request: Request, caller: Who) -> Response:
             return await self._write(request, caller)
 
@@ -84,7 +85,7 @@ class FileHandlers:
         with ExitStack() as closing:
             closing.enter_context(file)
             headers = _headers(opened, path[-1])
-            if (status := _condition(request, headers)) is not None:
+            if (status := conditions.reading(request.headers, headers)) is not None:
                 return Response(status_code=status, headers=_unchanged(headers))
             size = opened.status.stat.st_size
             start, end, code = 0, size, 200
@@ -124,7 +125,8 @@ class FileHandlers:
         if declared == "0" and request.headers.get("x-total-length", "0") != "0":
             # The Python client announces a very large file with an empty request, then sends it.
             return Response(status_code=201, headers={"Content-Length": "0"})
-        upload = await asyncio.to_thread(self._space.upload, caller, path, follow=False)
+        require = conditions.writing(request.headers)
+        upload = await asyncio.to_thread(self._space.upload, caller, path, follow=False, require=require)
         sink = FileSink(upload.descriptor)
         try:
             announced = None if declared is None else byte_count(declared)
@@ -146,6 +148,7 @@ class FileHandlers:
             if encoding := request.headers.get("content-encoding"):
                 properties[attributes.ENCODING] = encoding
             await asyncio.to_thread(upload.commit, properties)
+            written = os.fstat(upload.descriptor)
         except FetchFailed as failure:
             if failure.fault == "QuotaExceeded":
                 raise QuotaExceeded from failure
@@ -154,6 +157,7 @@ class FileHandlers:
             await sink.close()
             upload.close()
         headers = {
+            "ETag": conditions.tag(written),
             "Digest": "md5=" + base64.b64encode(bytes.fromhex(sink.md5)).decode(),
             "Content-Length": "0",
         }
@@ -182,7 +186,7 @@ def _headers(opened: OpenFile, name: str) -> dict[str, str]:
     headers = {
         "Content-Disposition": disposition,
         "Last-Modified": formatdate(found.st_mtime, usegmt=True),
-        "ETag": _tag(found),
+        "ETag": conditions.tag(found),
         "Accept-Ranges": "bytes",
     }
     properties = opened.properties
@@ -209,42 +213,6 @@ def _base64_of_hex(text: str) -> str | None:
 
 def _unchanged(headers: dict[str, str]) -> dict[str, str]:
     return {name: headers[name] for name in ("ETag", "Last-Modified") if name in headers}
-
-
-def _tag(found: os.stat_result) -> str:
-    """A strong validator: a file is replaced as a whole, never written in place."""
-    return f'"{found.st_ino:x}-{found.st_size:x}-{found.st_mtime_ns:x}"'
-
-
-def _condition(request: Request, headers: dict[str, str]) -> int | None:
-    """304 or 412 where a condition of the request says so (RFC 9110 section 13.2.2)."""
-    tag, changed = headers["ETag"], _date(headers["Last-Modified"])
-    match = request.headers.get("if-match")
-    if match is not None:
-        if match != "*" and tag not in _tags(match, weak=False):
-            return 412
-    elif changed is not None and changed > (_date(request.headers.get("if-unmodified-since", "")) or changed):
-        return 412
-    none = request.headers.get("if-none-match")
-    if none is not None:
-        return 304 if none == "*" or tag in _tags(none, weak=True) else None
-    since = _date(request.headers.get("if-modified-since", ""))
-    if since is not None and changed is not None and since >= changed:
-        return 304
-    return None
-
-
-def _tags(value: str, *, weak: bool) -> list[str]:
-    """Entity tags of a condition; a weak one never fits where the strong comparison is asked for."""
-    tags = [tag.strip() for tag in value.split(",")]
-    return [tag.removeprefix("W/") for tag in tags if weak or not tag.startswith("W/")]
-
-
-def _date(value: str) -> float | None:
-    try:
-        return parsedate_to_datetime(value).timestamp()
-    except (ValueError, TypeError):
-        return None
 
 
 def _range(request: Request, headers: dict[str, str], size: int) -> tuple[int, int] | None:

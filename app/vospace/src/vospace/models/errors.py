@@ -105,6 +105,10 @@ class ChecksumMismatch(Fault):
     name, status = "ChecksumMismatch", 412
 
 
+class PreconditionFailed(Fault):
+    name, status = "PreconditionFailed", 412
+
+
 class ServiceBusy(Fault):
     name, status, transient = "ServiceBusy", 503, True
 

@@ -69,6 +69,9 @@ class OpenFile:
     properties: Mapping[str, str]
 
 
+Condition = Callable[[os.stat_result | None], None]
+
+
 class Upload:
     """A data node being written. Write to `descriptor`, then `commit`; `close` in any case."""
 
@@ -80,12 +83,14 @@ class Upload:
         exists: bool,
         replace: bool,
         keep_properties: bool,
+        require: Condition | None = None,
         owned: bool = True,
     ) -> None:
-        """`owned`: the place's directory is closed with the upload."""
+        """`owned`: the place's directory is closed with the upload. `require` is asked again when it is placed."""
         self._keep_properties = keep_properties
         self._exists = exists
         self._owned = owned
+        self._require = require
         self._reserved: tuple[Path, int] | None = None
         self._space = space
         self._place = place
@@ -130,6 +135,8 @@ class Upload:
         name = self._place.name
         with self._space.locks.held(self._place.directory, name):
             kind = self._place.kind
+            if self._require is not None:
+                self._require(self._place.directory.stat(name))
             if not (self._replace if replace is None else replace):
                 self._staged.place(name)
             else:
@@ -517,16 +524,22 @@ class Space:
         replace: bool = True,
         keep_properties: bool = True,
         follow: bool = True,
+        require: Condition | None = None,
     ) -> Upload:
         """Begin to write a data node, or, with `follow`, the one that a link leads to. The containers above must exist;
-        an existing node is replaced at the end, or refused by DuplicateNode. Raises PermissionDenied, NodeLocked,
-        QuotaExceeded, InvalidArgument (no data node)."""
+        an existing node is replaced at the end, or refused by DuplicateNode. `require` raises if what is there, or that
+        nothing is, is not what was expected: now and at the end. Raises PermissionDenied, NodeLocked, QuotaExceeded,
+        InvalidArgument (no data node)."""
         if not path:
             raise InvalidArgument("the root is not a data node")
         place = self.place(caller, path, follow=follow)
         try:
             exists = self.check_upload(place, replace=replace)
-            return Upload(self, place, exists=exists, replace=replace, keep_properties=keep_properties)
+            if require is not None:
+                require(place.directory.stat(place.name))
+            return Upload(
+                self, place, exists=exists, replace=replace, keep_properties=keep_properties, require=require
+            )
         except BaseException:
             place.directory.close()
             raise
