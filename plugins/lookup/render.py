@@ -1,0 +1,83 @@
+# Copyright (c) 2026, the Cavern deployment team
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = """
+name: render
+author: The Cavern deployment team (@ska-telescope)
+version_added: 0.1.0
+short_description: Text of a template of the collection's roles
+description:
+  - Renders a template of any role of the collection, wherever it is asked for.
+  - Unlike P(ansible.builtin.template#lookup) it does not copy all variables first, which for the files of a whole
+    deployment takes many times as long as the rendering.
+options:
+  _terms:
+    description: Paths below the collection's directory C(roles), such as V(haproxy/templates/haproxy.cfg.j2).
+    type: list
+    elements: str
+    required: true
+  template_vars:
+    description: Variables that the template has besides those of the task.
+    type: dict
+    default: {}
+seealso:
+  - plugin: ansible.builtin.template
+    plugin_type: lookup
+"""
+
+EXAMPLES = """
+- name: Show what HAProxy would be given
+  ansible.builtin.debug:
+    msg: "{{ lookup('skasrc.cavern.render', 'haproxy/templates/haproxy.cfg.j2') }}"
+"""
+
+RETURN = """
+_raw:
+  description: The texts, in the order of the paths.
+  type: list
+  elements: str
+"""
+
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleError, AnsibleLookupError
+from ansible.plugins.lookup import LookupBase
+
+try:
+    from ansible.template import trust_as_template
+except ImportError:  # ansible-core before 2.19 trusts every text, and takes one that looks like data for data
+
+    def trust_as_template(value: str) -> str:
+        return value
+
+    OPTIONS: dict[str, Any] = {"escape_backslashes": False, "convert_data": False}
+else:
+    OPTIONS = {"escape_backslashes": False}
+
+ROLES = Path(__file__).resolve().parents[2] / "roles"
+
+
+class LookupModule(LookupBase):
+    """Renders with the variables as they are; a copy is made only to add to them."""
+
+    def run(self, terms: list[str], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[str]:
+        self.set_options(var_options=variables, direct=kwargs)
+        more = self.get_option("template_vars")
+        templar = self._templar
+        if more:
+            templar = templar.copy_with_new_env(available_variables={**templar.available_variables, **more})
+        return [self._render(templar, term) for term in terms]
+
+    def _render(self, templar: Any, term: str) -> str:
+        try:
+            text = (ROLES / term).read_text(encoding="utf-8")
+        except OSError as exc:
+            raise AnsibleLookupError(f"{term}: cannot be read below {ROLES}: {exc.strerror}") from exc
+        try:
+            return templar.template(trust_as_template(text), **OPTIONS)
+        except AnsibleError as exc:
+            raise AnsibleLookupError(f"The template {term} cannot be rendered") from exc
