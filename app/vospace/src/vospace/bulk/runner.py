@@ -305,8 +305,7 @@ class _Pull:
                     continue
                 upload = self._stage_one(item)
                 batch.staged.append((item, upload))
-                if self._if_exists is IfExists.FAIL:
-                    batch.stamps[item.target.row.index] = upload.stamp
+                batch.stamps[item.target.row.index] = upload.stamp
             except (Fault, FetchFailed) as error:
                 batch.done.append(_unfetched(item.target, error))
             except OSError as error:
