@@ -17,6 +17,6 @@ def parse(document: bytes) -> ElementTree.Element:
     if b"<!DOCTYPE" in document or b"<!\0D" in document or b"\0<\0!" in document:
         raise XMLError("a document type declaration is not allowed")
     try:
-        return ElementTree.fromstring(document)  # noqa: S314 (no entities without a document type declaration)
+        return ElementTree.fromstring(document)  # noqa: S314 - no entities without a document type declaration
     except ElementTree.ParseError as error:
         raise XMLError(f"not well-formed XML: {error}") from error

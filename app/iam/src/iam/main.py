@@ -12,15 +12,14 @@ import jwt
 from fastapi import FastAPI, Form, Request
 from fastapi.responses import JSONResponse, Response
 from voservice import vosi
-from voservice.auth import USERNAME, AuthenticationError, bearer
+from voservice.auth import ACCESS_TOKEN, EXCHANGE, USERNAME, AuthenticationError, bearer
 from voservice.config import load
 from voservice.logging import AccessLog, bind, configure
 from voservice.responses import text, xml
 
-from iam.config import CLIENT_CREDENTIALS, PASSWORD, TOKEN_EXCHANGE, Client, Directory, IamSettings
+from iam.config import CLIENT_CREDENTIALS, RESOURCE_OWNER, Client, Directory, IamSettings
 from iam.tokens import ALGORITHM, Signer
 
-ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - the name of a kind of token
 SCOPES = ("openid", "profile", "groups")
 TOKEN_TYPES = (ACCESS_TOKEN, "urn:ietf:params:oauth:token-type:jwt")
 
@@ -102,7 +101,7 @@ def create_app() -> FastAPI:
             "token_endpoint": f"{here}/token",
             "userinfo_endpoint": f"{here}/userinfo",
             "introspection_endpoint": f"{here}/introspect",
-            "grant_types_supported": [PASSWORD, CLIENT_CREDENTIALS, TOKEN_EXCHANGE],
+            "grant_types_supported": [RESOURCE_OWNER, CLIENT_CREDENTIALS, EXCHANGE],
             "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
             "id_token_signing_alg_values_supported": [ALGORITHM],
             "response_types_supported": [],  # without an authorization endpoint there is none
@@ -133,14 +132,14 @@ def create_app() -> FastAPI:
     ) -> JSONResponse:
         client = authenticate(request, known, client_id, client_secret)
         bind(client=client.client_id, grant=grant_type)
-        if grant_type not in {PASSWORD, CLIENT_CREDENTIALS, TOKEN_EXCHANGE}:
+        if grant_type not in {RESOURCE_OWNER, CLIENT_CREDENTIALS, EXCHANGE}:
             raise OAuthError(
                 "unsupported_grant_type", f"grant_type: {grant_type!r} is not one of this issuer's"
             )
         if grant_type not in client.grants:
             raise OAuthError("unauthorized_client", f"The client may not use {grant_type}")
         lifetime = _lifetime(expires_in, settings)
-        if grant_type == PASSWORD:
+        if grant_type == RESOURCE_OWNER:
             name = _user(username, password, settings)
         elif grant_type == CLIENT_CREDENTIALS:
             if client.username is None:
@@ -165,7 +164,7 @@ def create_app() -> FastAPI:
             scope,
         )
         body = {"access_token": access, "token_type": "Bearer", "expires_in": lifetime, "scope": scope}
-        if grant_type == TOKEN_EXCHANGE:
+        if grant_type == EXCHANGE:
             body |= {"issued_token_type": requested_token_type}
         return JSONResponse(body, headers={"Cache-Control": "no-store"})
 

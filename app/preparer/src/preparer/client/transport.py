@@ -90,7 +90,7 @@ class Transport(AbstractContextManager["Transport"]):
         attempts = self._attempts if again else 1
         for attempt in range(1, attempts + 1):
             last = attempt == attempts
-            pause = min(LONGEST_PAUSE, 0.25 * 2**attempt) * random.uniform(0.5, 1.0)  # noqa: S311 (jitter)
+            pause = min(LONGEST_PAUSE, 0.25 * 2**attempt) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
             try:
                 response = self._send(method, path, body, headers=sent, params=params, timeout=timeout)
             except Unreachable:

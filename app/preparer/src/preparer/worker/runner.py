@@ -9,11 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import aiohttp
 from sqlalchemy.exc import DBAPIError
@@ -25,15 +23,13 @@ from preparer.config import PreparerSettings
 from preparer.credentials import CredentialLost, Vault
 from preparer.ledger.store import File, Ledger, Outcome, Task
 from preparer.ledger.tables import GOOD, FileState
-from preparer.worker import metrics
+from preparer.worker import heartbeat, metrics
 
 logger = logging.getLogger(__name__)
 
 PAGE = 5000
 # Seconds after which the worker that ended a task has either written its receipt or died over it.
 RECEIPT_DELAY = 30
-# The container's health check reads its age.
-HEARTBEAT = Path("/tmp/prepare-data-worker.heartbeat")  # noqa: S108 - a tmpfs of the container's own
 
 
 class Runner:
@@ -132,7 +128,7 @@ class Runner:
                     self.running[task].cancel()
                 elif held[task]:
                     job.cancelled.set()
-            await asyncio.to_thread(HEARTBEAT.write_text, str(time.time()))
+            await asyncio.to_thread(heartbeat.beat)
             await asyncio.sleep(min(1.0, self.settings.preparer_lease / 5))
 
     # -- one task --------------------------------------------------------------------------------------------

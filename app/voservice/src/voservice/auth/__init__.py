@@ -4,14 +4,16 @@ Follows RFC 7519, RFC 6750 and OpenID Connect Discovery 1.0; the choices among t
 an allow-list of algorithms, an exact issuer, a required expiry, keys that stay usable while the issuer is away.
 """
 
-from voservice.auth.client import ClientCredentials
+from voservice.auth.client import ACCESS_TOKEN, EXCHANGE, ClientCredentials
 from voservice.auth.errors import AuthenticationError, IssuerUnavailable
 from voservice.auth.identity import USERNAME, Identity
 from voservice.auth.issuer import ALGORITHMS, Issuer
 from voservice.auth.verifier import GROUP_CLAIMS, TokenVerifier, bearer
 
 __all__ = [
+    "ACCESS_TOKEN",
     "ALGORITHMS",
+    "EXCHANGE",
     "GROUP_CLAIMS",
     "USERNAME",
     "AuthenticationError",

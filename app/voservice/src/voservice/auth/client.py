@@ -12,7 +12,8 @@ import httpx
 from voservice.auth.errors import AuthenticationError, IssuerUnavailable
 from voservice.auth.issuer import Issuer
 
-TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"  # noqa: S105 - the name of a grant
+EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
+"""The grant of RFC 8693 section 2.1."""
 ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - the name of a kind of token
 
 
@@ -60,7 +61,7 @@ class ClientCredentials:
     async def exchange(self, token: str, lifetime: int) -> str:
         """Exchange a user's *token* for one that lives *lifetime* seconds, if the issuer allows it (RFC 8693)."""
         form = {
-            "grant_type": TOKEN_EXCHANGE,
+            "grant_type": EXCHANGE,
             "subject_token": token,
             "subject_token_type": ACCESS_TOKEN,
             "expires_in": str(lifetime),

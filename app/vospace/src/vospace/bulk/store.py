@@ -25,7 +25,7 @@ _STAMP = text(
       FROM unnest(CAST(:rows AS int[]), CAST(:a AS bigint[]), CAST(:b AS bigint[]), CAST(:c AS bigint[]))
            AS n(row, a, b, c)
      WHERE r.job_id = :job AND r.row = n.row
-    """  # noqa: S608 - a constant name
+    """  # noqa: S608 - SCHEMA is a constant of ours, values are bound
 )
 _FINISH = text(
     f"""
@@ -39,7 +39,7 @@ _FINISH = text(
                   CAST(:ended AS timestamptz[]))
            AS n(row, event, state, bytes, md5, adler32, fault, detail, transient, started, ended)
      WHERE r.job_id = :job AND r.row = n.row AND r.event IS NULL
-    """  # noqa: S608 - a constant name
+    """  # noqa: S608 - SCHEMA is a constant of ours, values are bound
 )
 
 

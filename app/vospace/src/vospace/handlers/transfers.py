@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import RedirectResponse, Response
 from voservice.responses import xml
+from voservice.vosi import CERTIFICATE, TOKEN
 
 from vospace.models.caller import Caller
 from vospace.models.errors import Fault, InvalidArgument, JobNotFound
@@ -21,7 +22,7 @@ from vospace.transfers.documents import (
     write_transfer,
 )
 from vospace.transfers.faults import job_text
-from vospace.transfers.negotiation import CERTIFICATE, TOKEN, Negotiator
+from vospace.transfers.negotiation import Negotiator
 from vospace.uws.model import ErrorSummary, ExecutionPhase, Job, Result, is_job_id
 from vospace.uws.parameters import Parameters, document_or_parameters, wants_run
 from vospace.uws.routes import OwnerOf, see_other

@@ -6,6 +6,8 @@ import asyncio
 import os
 from dataclasses import dataclass
 
+from voservice.vosi import CERTIFICATE, TOKEN
+
 from vospace.models.caller import ANONYMOUS, Caller
 from vospace.models.errors import (
     InvalidArgument,
@@ -30,8 +32,6 @@ from vospace.transfers.documents import (
     Transfer,
 )
 
-TOKEN = "ivo://ivoa.net/sso#token"  # noqa: S105 - the name of a method
-CERTIFICATE = "ivo://ivoa.net/sso#tls-with-certificate"
 _ANONYMOUS = (None, "ivo://ivoa.net/sso#anonymous")
 _WITH_CREDENTIAL = frozenset(
     {
