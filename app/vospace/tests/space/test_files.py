@@ -65,6 +65,9 @@ async def test_conditions(client, ada, file):
         ({"If-Modified-Since": "nonsense"}, 200),
         ({"If-Match": '"x"'}, 412),
         ({"If-Match": headers["etag"]}, 200),
+        ({"If-Match": "*"}, 200),
+        ({"If-Unmodified-Since": "Thu, 01 Jan 1970 00:00:00 GMT"}, 412),
+        ({"If-Unmodified-Since": headers["last-modified"]}, 200),
     ):
         assert (await client.get(file, headers=ada | condition)).status_code == status, condition
 

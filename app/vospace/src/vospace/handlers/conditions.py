@@ -25,15 +25,11 @@ def date(value: str) -> float | None:
 def reading(asked: Headers, headers: dict[str, str]) -> int | None:
     """304 or 412 where a condition says so of a file with those headers (RFC 9110 section 13.2.2)."""
     current, changed = headers["ETag"], date(headers["Last-Modified"])
-    match = asked.get("if-match")
-    if match is not None:
-        if match != "*" and current not in _tags(match, weak=False):
-            return 412
-    elif changed is not None and changed > (date(asked.get("if-unmodified-since", "")) or changed):
+    if _unmet(asked, current, changed):
         return 412
     none = asked.get("if-none-match")
     if none is not None:
-        return 304 if none == "*" or current in _tags(none, weak=True) else None
+        return 304 if _matches(none, current, weak=True) else None
     since = date(asked.get("if-modified-since", ""))
     if since is not None and changed is not None and since >= changed:
         return 304
@@ -43,28 +39,33 @@ def reading(asked: Headers, headers: dict[str, str]) -> int | None:
 def writing(asked: Headers) -> Callable[[os.stat_result | None], None]:
     """What the request says of the file that it would replace; raises PreconditionFailed if that, or that there is
     none, does not agree."""
-    match, none = asked.get("if-match"), asked.get("if-none-match")
-    until = date(asked.get("if-unmodified-since", "")) if match is None else None
+    none = asked.get("if-none-match")
 
     def require(found: os.stat_result | None) -> None:
-        current = None if found is None else tag(found)
-        if match is not None and (
-            current is None or (match != "*" and current not in _tags(match, weak=False))
-        ):
-            raise PreconditionFailed(f"If-Match: the file {_state(current)}")
-        if until is not None and found is not None and int(found.st_mtime) > until:
-            raise PreconditionFailed(f"If-Unmodified-Since: the file {_state(current)}")
-        if none is not None and current is not None and (none == "*" or current in _tags(none, weak=True)):
-            raise PreconditionFailed(f"If-None-Match: the file {_state(current)}")
+        current, changed = (None, None) if found is None else (tag(found), int(found.st_mtime))
+        unmet = _unmet(asked, current, changed)
+        if unmet is None and none is not None and _matches(none, current, weak=True):
+            unmet = "If-None-Match"
+        if unmet is not None:
+            state = "does not exist" if current is None else f"is there, its ETag is {current}"
+            raise PreconditionFailed(f"{unmet}: the file {state}")
 
     return require
 
 
-def _state(current: str | None) -> str:
-    return "does not exist" if current is None else f"is there, its ETag is {current}"
+def _unmet(asked: Headers, current: str | None, changed: float | None) -> str | None:
+    """The condition under which nothing may be done, If-Match or else If-Unmodified-Since, if it does not hold."""
+    match = asked.get("if-match")
+    if match is not None:
+        return None if _matches(match, current, weak=False) else "If-Match"
+    until = date(asked.get("if-unmodified-since", ""))
+    return "If-Unmodified-Since" if until is not None and changed is not None and changed > until else None
 
 
-def _tags(value: str, *, weak: bool) -> list[str]:
-    """Entity tags of a condition; a weak one never fits where the strong comparison is asked for."""
-    tags = [one.strip() for one in value.split(",")]
-    return [one.removeprefix("W/") for one in tags if weak or not one.startswith("W/")]
+def _matches(condition: str, current: str | None, *, weak: bool) -> bool:
+    """Whether a file with that tag, None for no file, is among those of a condition; a weak tag never fits where the
+    strong comparison is asked for."""
+    if current is None or condition == "*":
+        return current is not None
+    tags = [one.strip() for one in condition.split(",")]
+    return current in [one.removeprefix("W/") for one in tags if weak or not one.startswith("W/")]
