@@ -175,7 +175,7 @@ def _sweep(space: Space, stopping: threading.Event) -> None:
         logger.exception("cannot sweep the space")
         return
     if removed:
-        logger.warning("removed %d files that were being staged when a process died", removed)
+        logger.warning("removed %d nodes that were being staged when a process died", removed)
 
 
 class CallerHeaders:

@@ -10,6 +10,8 @@ import os
 
 from lxml import etree
 from vospace.services.space import Space
+from vospace.storage.staging import keep
+from vospace.storage.tree import Walk
 
 VOS = "{http://www.ivoa.net/xml/VOSpace/v2.0}"
 CORE = "ivo://ivoa.net/vospace/core#"
@@ -179,14 +181,41 @@ async def test_what_dead_processes_left_is_swept_at_the_start(client, settings, 
     (here / "deep").mkdir()
     stale, busy = here / "deep/.vospace-stale", here / ".vospace-busy"
     stale.write_bytes(b"x")
+    left, building = here / ".vospace-copy-left", here / ".vospace-copy-building"
+    for copy in (left, building):
+        (copy / "deep").mkdir(parents=True)
+        (copy / "deep/f").write_bytes(b"x")
+    outside = root.parent / "outside"
+    outside.mkdir()
+    (left / "link").symlink_to(outside)
+    (outside / "f").write_bytes(b"x")
     monkeypatch.setattr("vospace.storage.staging.STALE_SECONDS", -1.0)
     with busy.open("wb") as written:
         fcntl.flock(written, fcntl.LOCK_EX)
         (here / "link").symlink_to(here / "deep")
         space = Space(settings)
+        path = (*box.strip("/").split("/"), building.name)
         try:
-            assert space.sweep(lambda: True) == 0
-            assert space.sweep(lambda: False) >= 1
+            with Walk(space.tree, lambda _: None).container(path) as directory:
+                keep(directory)
+                assert space.sweep(lambda: True) == 0
+                assert space.sweep(lambda: False) >= 2
         finally:
             space.close()
-        assert (stale.exists(), busy.exists(), (here / "kept").exists()) == (False, True, True)
+        assert (stale.exists(), left.exists()) == (False, False)
+        assert (busy.exists(), (building / "deep/f").exists(), (here / "kept").exists()) == (True, True, True)
+    assert (outside / "f").read_bytes() == b"x"
+    assert (await client.get(f"/nodes{box}/deep", headers=ada)).status_code == 200
+
+
+async def test_a_container_with_a_dead_copy_in_it_can_be_deleted(client, ada, box, root, monkeypatch):
+    left = root / box[1:] / "c/.vospace-copy-left"
+    await client.put(f"/files{box}/f", content=b"x", headers=ada)
+    left.mkdir(parents=True)
+    (left / "f").write_bytes(b"x")
+    os.chown(left.parent, 10001, 10001)
+    answer = await client.delete(f"/nodes{box}/c", headers=ada)
+    assert (answer.status_code, "is not empty" in answer.text) == (400, True)
+    monkeypatch.setattr("vospace.storage.staging.STALE_SECONDS", -1.0)
+    assert (await client.delete(f"/nodes{box}/c", headers=ada)).status_code == 200
+    assert not left.parent.exists()

@@ -34,7 +34,7 @@ from vospace.services.usage import Usage, measure
 from vospace.storage import attributes, posix_acl
 from vospace.storage.locks import Locks
 from vospace.storage.posix_acl import Acl
-from vospace.storage.staging import StagedFile, sweep
+from vospace.storage.staging import StagedFile, keep, sweep
 from vospace.storage.system_calls import rename_new
 from vospace.storage.tree import Directory, Kind, Status, Tree, Walk, make_directory
 
@@ -218,7 +218,7 @@ class Space:
         return TemporaryFile(dir=self._base)
 
     def sweep(self, stopped: Callable[[], bool]) -> int:
-        """Remove what processes that died left of files being staged, until told to stop; the number of files."""
+        """Remove what processes that died left of nodes being staged, until told to stop; the number of nodes."""
         removed = 0
         pending: list[Path] = [()]
         while pending and not stopped():
@@ -717,6 +717,15 @@ class Space:
         node = self.node(caller, source)
         kept = {key: value for key, value in node.properties.items() if key not in (QUOTA, attributes.LOCKED)}
         self.create_container(caller, target, Change(properties=kept))
+
+    def build_container(self, caller: Caller, source: Path, staging: Path) -> Directory:
+        """As `copy_container`, under a reserved name, which is swept away should the process die before it closes what
+        is returned."""
+        self.copy_container(caller, source, staging)
+        with self.locate(caller, staging) as place:
+            directory = place.directory.open_directory(place.name)
+        keep(directory)
+        return directory
 
     def copy_link(self, caller: Caller, source: Path, target: Path) -> None:
         """A link to the same place; one that leads out of the space is left out."""

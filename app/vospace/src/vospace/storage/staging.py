@@ -2,7 +2,7 @@
 
 A staged file has no name at all while it is written (O_TMPFILE), so that nothing is left of it when the process dies.
 Where the file system cannot do that, it has a reserved name in the target's own directory and is locked; a leftover of
-a dead process is recognised by the lock being free.
+a dead process is recognised by the lock being free. So are directories that are built under a reserved name.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import secrets
+import shutil
 import stat
 import time
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from vospace.storage.system_calls import rename_new
 from vospace.storage.tree import Directory, Status
 
 STALE_SECONDS = 3600.0
+_LEFTOVER = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL})
 
 
@@ -132,21 +134,30 @@ class StagedFile:
         self.descriptor = -1
 
 
+def keep(directory: Directory) -> None:
+    """Keep a directory that is built under a reserved name from `sweep`, as long as it is open."""
+    fcntl.flock(directory.descriptor, fcntl.LOCK_EX)
+
+
 def sweep(directory: Directory) -> int:
-    """Remove what dead processes left in a directory; the number of files."""
+    """Remove what dead processes left in a directory; the number of files and of directories that were being built."""
     removed = 0
     with os.scandir(directory.descriptor) as entries:
         names = [entry.name for entry in entries if entry.name.startswith(STAGING_PREFIX)]
     for name in names:
         try:
-            descriptor = directory.open_file(name)
+            descriptor = os.open(name, _LEFTOVER, dir_fd=directory.descriptor)
         except OSError:
             continue
         try:
-            if time.time() - os.fstat(descriptor).st_ctime < STALE_SECONDS:
+            found = os.fstat(descriptor)
+            if time.time() - found.st_ctime < STALE_SECONDS:
                 continue
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(name, dir_fd=directory.descriptor)
+            if stat.S_ISDIR(found.st_mode):
+                shutil.rmtree(name, dir_fd=directory.descriptor)
+            else:
+                os.unlink(name, dir_fd=directory.descriptor)
             removed += 1
         except (BlockingIOError, FileNotFoundError):
             continue

@@ -56,16 +56,17 @@ class Copier:
         stop = Flag()
         await asyncio.to_thread(self._discard, caller, staging)
         try:
-            await stop.unless_cancelled(asyncio.to_thread(self._fill, caller, source, staging, stop))
-            stamp = await asyncio.to_thread(self._space.stamp, caller, staging)
-            await run.checkpoint({"path": final, "stamp": stamp})
+            with await asyncio.to_thread(self._space.build_container, caller, source, staging):
+                await stop.unless_cancelled(asyncio.to_thread(self._fill, caller, source, staging, stop))
+                stamp = await asyncio.to_thread(self._space.stamp, caller, staging)
+                await run.checkpoint({"path": final, "stamp": stamp})
 
-            async def commit() -> None:
-                async with run.committing() as connection:
-                    await asyncio.to_thread(self._space.move, caller, staging, final)
-                    await run.finish(connection, outcome)
+                async def commit() -> None:
+                    async with run.committing() as connection:
+                        await asyncio.to_thread(self._space.move, caller, staging, final)
+                        await run.finish(connection, outcome)
 
-            await uninterrupted(commit)
+                await uninterrupted(commit)
         except BaseException:
             await uninterrupted(lambda: asyncio.to_thread(self._discard, caller, staging))
             raise
@@ -74,6 +75,8 @@ class Copier:
         for path, kind in self._space.walk(caller, source):
             if stop.is_set():
                 return
+            if path == source:
+                continue
             target = (*staging, *path[len(source) :])
             if kind == Kind.CONTAINER:
                 self._space.copy_container(caller, path, target)
