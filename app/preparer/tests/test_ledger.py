@@ -59,28 +59,33 @@ def staged(*numbers: int) -> list[Outcome]:
     return [Outcome(n, FileState.STAGED, 10) for n in numbers]
 
 
+async def submit(ledger: Ledger, new: NewTask) -> tuple[uuid.UUID, bool]:
+    task, created = await ledger.submit(new)
+    return task.id, created
+
+
 async def test_same_request_is_one_task_until_it_ends(ledger: Ledger) -> None:
-    made = await asyncio.gather(*(ledger.submit(request(content="same")) for _ in range(20)))
+    made = await asyncio.gather(*(submit(ledger, request(content="same")) for _ in range(20)))
     assert len({task for task, _ in made}) == 1
     assert sum(new for _, new in made) == 1
-    other, new = await ledger.submit(request(content="same", user="bob"))
+    other, new = await submit(ledger, request(content="same", user="bob"))
     assert new
     assert other != made[0][0]
     await ledger.cancel(made[0][0])
-    assert (await ledger.submit(request(content="same")))[1]
+    assert (await submit(ledger, request(content="same")))[1]
 
 
 async def test_idempotency_key_outlives_the_task_and_belongs_to_one_request(ledger: Ledger) -> None:
-    task, _ = await ledger.submit(request(content="a", idempotency_key="k"))
+    task, _ = await submit(ledger, request(content="a", idempotency_key="k"))
     await ledger.cancel(task)
-    assert await ledger.submit(request(content="a", idempotency_key="k")) == (task, False)
+    assert await submit(ledger, request(content="a", idempotency_key="k")) == (task, False)
     with pytest.raises(KeyReused):
-        await ledger.submit(request(content="b", idempotency_key="k"))
-    assert (await ledger.submit(request(content="b", idempotency_key="k", user="bob")))[1]
+        await submit(ledger, request(content="b", idempotency_key="k"))
+    assert (await submit(ledger, request(content="b", idempotency_key="k", user="bob")))[1]
 
 
 async def test_each_task_is_claimed_once(ledger: Ledger) -> None:
-    made = {(await ledger.submit(request(user=f"u{n}")))[0] for n in range(10)}
+    made = {(await submit(ledger, request(user=f"u{n}")))[0] for n in range(10)}
     claimed = await asyncio.gather(*(claim(ledger, f"w{n}") for n in range(15)))
     found = [task.id for task in claimed if task is not None]
     assert len(found) == 10
@@ -89,7 +94,7 @@ async def test_each_task_is_claimed_once(ledger: Ledger) -> None:
 
 async def test_workers_that_claim_at_once_keep_within_both_caps(ledger: Ledger) -> None:
     for number in range(24):
-        await ledger.submit(request(user=f"u{number % 4}"))
+        await submit(ledger, request(user=f"u{number % 4}"))
     claimed = await asyncio.gather(*(claim(ledger, f"w{n}", user=2, site=7) for n in range(24)))
     users = [task.username for task in claimed if task is not None]
     assert len(users) == 7
@@ -98,8 +103,8 @@ async def test_workers_that_claim_at_once_keep_within_both_caps(ledger: Ledger) 
 
 async def test_users_share_fairly_within_both_caps(ledger: Ledger) -> None:
     for _ in range(5):
-        await ledger.submit(request(user="greedy"))
-    await ledger.submit(request(user="modest"))
+        await submit(ledger, request(user="greedy"))
+    await submit(ledger, request(user="modest"))
     order = [(await claim(ledger, user=2, site=3)).username for _ in range(3)]
     assert order == ["greedy", "modest", "greedy"]
     assert await claim(ledger, user=2, site=3) is None
@@ -108,7 +113,7 @@ async def test_users_share_fairly_within_both_caps(ledger: Ledger) -> None:
 
 
 async def test_a_silent_worker_loses_its_task_and_may_not_close_it(ledger: Ledger) -> None:
-    task, _ = await ledger.submit(request())
+    task, _ = await submit(ledger, request())
     await claim(ledger, "dead")
     assert await claim(ledger, "heir") is None
     await ledger.record(task, staged(0))
@@ -128,7 +133,7 @@ async def test_a_silent_worker_loses_its_task_and_may_not_close_it(ledger: Ledge
 
 
 async def test_a_task_that_kills_workers_is_lost_and_says_so(ledger: Ledger) -> None:
-    task, _ = await ledger.submit(request(callback="https://example.org/done"))
+    task, _ = await submit(ledger, request(callback="https://example.org/done"))
     for _ in range(2):
         assert (await claim(ledger, tries=2)).id == task
         await lose_worker(ledger, task)
@@ -143,18 +148,18 @@ async def test_a_task_that_kills_workers_is_lost_and_says_so(ledger: Ledger) -> 
 
 
 async def test_a_given_back_task_is_announced_again_and_costs_no_attempt(ledger: Ledger) -> None:
-    task, _ = await ledger.submit(request())
+    task, _ = await submit(ledger, request())
     await claim(ledger)
     assert await ledger.unpublished() == []
     await ledger.yield_task(task, "w1")
     assert await ledger.unpublished() == [task]
-    await ledger.published(task)
+    await ledger.published([task])
     assert await ledger.unpublished() == []
     assert (await claim(ledger, "w2")).attempts == 1
 
 
 async def test_cancel_ends_what_waits_and_tells_whoever_works(ledger: Ledger) -> None:
-    waiting, _ = await ledger.submit(request(lifetime=600))
+    waiting, _ = await submit(ledger, request(lifetime=600))
     await claim(ledger)
     await ledger.record(waiting, staged(0))
     await ledger.yield_task(waiting, "w1")
@@ -165,7 +170,7 @@ async def test_cancel_ends_what_waits_and_tells_whoever_works(ledger: Ledger) ->
     # The copy made before has its lifetime, and the credential to remove it with.
     assert row.expires is not None
     assert row.credential == b"secret"
-    running, _ = await ledger.submit(request())
+    running, _ = await submit(ledger, request())
     await claim(ledger)
     await ledger.cancel(running)
     assert await ledger.renew("w1", LEASE, [running]) == {running: True}
@@ -176,7 +181,7 @@ async def test_cancel_ends_what_waits_and_tells_whoever_works(ledger: Ledger) ->
 
 
 async def test_partial_failure_then_retry(ledger: Ledger) -> None:
-    task, _ = await ledger.submit(request(content="x"))
+    task, _ = await submit(ledger, request(content="x"))
     await claim(ledger)
     failed = Outcome(1, FileState.FAILED, fault="SourceNotFound", detail="not on the RSE")
     await ledger.record(task, [*staged(0, 2), failed])
@@ -186,7 +191,7 @@ async def test_partial_failure_then_retry(ledger: Ledger) -> None:
         TaskState.FAILED,
         "2 of 3 files staged; 1 failed: not on the RSE",
     )
-    anew, _ = await ledger.submit(request(content="x"))
+    anew, _ = await submit(ledger, request(content="x"))
     with pytest.raises(SameUnderWay):
         await ledger.retry(task, b"new", None)
     assert [file.state for file in await ledger.list_files(task, ["FAILED"])] == ["FAILED"]
@@ -202,7 +207,7 @@ async def test_partial_failure_then_retry(ledger: Ledger) -> None:
 
 
 async def test_a_hundred_thousand_files_in_one_request(ledger: Ledger) -> None:
-    task, _ = await ledger.submit(request(100_000))
+    task, _ = await submit(ledger, request(100_000))
     await claim(ledger)
     for start in range(0, 100_000, 10_000):
         await ledger.record(task, staged(*range(start, start + 10_000)))
@@ -212,7 +217,7 @@ async def test_a_hundred_thousand_files_in_one_request(ledger: Ledger) -> None:
 
 
 async def test_callbacks_are_told_by_one_and_put_off_longer_each_time(ledger: Ledger) -> None:
-    task, _ = await ledger.submit(request(1, callback="https://example.org/done"))
+    task, _ = await submit(ledger, request(1, callback="https://example.org/done"))
     await claim(ledger)
     await ledger.record(task, staged(0))
     await ledger.finish(task, "w1")

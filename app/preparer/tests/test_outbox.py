@@ -28,8 +28,9 @@ class Ledger:
     async def unpublished(self) -> Sequence[uuid.UUID]:
         return self.waiting[:2]
 
-    async def published(self, task: uuid.UUID) -> None:
-        self.waiting.remove(task)
+    async def published(self, numbers: Sequence[uuid.UUID]) -> None:
+        for task in list(numbers):
+            self.waiting.remove(task)
         if not self.waiting:
             self.empty.set()
 

@@ -78,7 +78,7 @@ class Site:
         files = [NewFile(f"s:{n}", f"s/{n}", f"/home/ada/{n}", size=10) for n in range(count)]
         credential = self.vault.lock("token of ada")
         new = NewTask("ada", "ada", "stub", uuid.uuid4().hex, files, credential, **more)
-        return (await self.ledger.submit(new))[0]
+        return (await self.ledger.submit(new))[0].id
 
     @asynccontextmanager
     async def worker(self, approach: Approach, name: str = "w1") -> AsyncIterator[Runner]:

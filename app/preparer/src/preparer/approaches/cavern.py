@@ -169,7 +169,6 @@ class CavernApproach(Approach):
                 job.begin(row.source, file)
             await job.remember(bulk, 0)
             await self._follow(job, bulk, 0, self._by_target(part))
-            await job.remember(None, 0)
         return []
 
     def _by_target(self, files: Sequence[File]) -> dict[str, File]:

@@ -38,7 +38,7 @@ OLDEST = Gauge("prepare_data_oldest_seconds", "Age of the oldest unfinished task
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Wire the stores and clients of this process."""
     settings: PreparerSettings = app.state.settings
-    engine = database.engine(settings, pool_size=20)
+    engine = database.engine(settings, pool_size=40)
     ledger = Ledger(engine)
     async with (
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session,

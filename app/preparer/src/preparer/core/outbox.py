@@ -51,9 +51,8 @@ class Outbox:
                 if not self.healthy or waiting:
                     await loop.run_in_executor(self._thread, self._publish, waiting)
                 self.healthy = True
-                for task in waiting:
-                    await self.ledger.published(task)
                 if waiting:
+                    await self.ledger.published(waiting)
                     continue
             except (OperationalError, DBAPIError, OSError) as exc:
                 if self.healthy:

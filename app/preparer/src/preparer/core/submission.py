@@ -14,7 +14,7 @@ from typing import Any
 
 import jwt
 from voservice.auth import AuthenticationError
-from voservice.problems import Conflict, Invalid, TooLarge, TooMany, Unavailable
+from voservice.problems import Conflict, Invalid, TooLarge, TooMany
 
 from preparer.callbacks import CallbackRefused, check
 from preparer.core.context import Caller, Context
@@ -168,15 +168,12 @@ class Submission:
             lifetime=lifetime,
         )
         try:
-            number, created = await context.ledger.submit(new)
+            task, created = await context.ledger.submit(new)
         except KeyReused as exc:
             raise Conflict(
                 "Idempotency-Key: this key was used for another request; choose a new one"
             ) from exc
         context.outbox.notify()
-        task = await context.ledger.task(number)
-        if task is None:
-            raise Unavailable("The ledger lost the task just written")
         return task, created
 
     def check_lifetime(self, lifetime: int, expires: datetime | None) -> None:

@@ -8,11 +8,24 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, and_, func, insert, or_, select, text, update
+from sqlalchemy import (
+    ARRAY,
+    Row,
+    and_,
+    bindparam,
+    column,
+    func,
+    insert,
+    or_,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from voservice import database
 
-from preparer.ledger.tables import ACTIVE, GOOD, FileState, TaskState, attempts, events, files, now, tasks
+from preparer.ledger.tables import GOOD, IS_ACTIVE, FileState, TaskState, attempts, events, files, now, tasks
 
 Task = Row[Any]
 File = Row[Any]
@@ -71,35 +84,92 @@ class SameUnderWay(Exception):
     """The same request is under way as another task."""
 
 
+# Built once, since SQLAlchemy takes longer over naming all columns than PostgreSQL over the rest. Files come as arrays
+# instead of rows: one round trip for thousands of them, and for all of most requests.
+_TASK = {
+    name: bindparam(f"new_{name}", type_=tasks.c[name].type)
+    for name in (
+        "id",
+        "username",
+        "subject",
+        "approach",
+        "content_hash",
+        "files",
+        "bytes_total",
+        "credential",
+        "credential_expires",
+        "idempotency_key",
+        "callback",
+        "lifetime",
+    )
+}
+_FILES = {
+    name: bindparam(f"{name}s", type_=ARRAY(files.c[name].type))
+    for name in ("number", "did", "path", "target", "size", "md5", "adler32")
+}
+_ADD_FILES = (
+    insert(files)
+    .from_select(
+        ["task", *_FILES],
+        select(
+            _TASK["id"],
+            *func.unnest(*_FILES.values())
+            .table_valued(*(column(name, files.c[name].type) for name in _FILES))
+            .render_derived(name="new")
+            .c,
+        ),
+    )
+    .returning(files.c.number)
+)
+_ADD_TASK = select(insert(tasks).values(_TASK).returning(tasks).cte("written")).add_cte(
+    _ADD_FILES.cte("listed"),
+    insert(events)
+    .values(task=_TASK["id"], kind="submitted", detail=bindparam("event", type_=events.c.detail.type))
+    .returning(events.c.id)
+    .cte("submitted"),
+)
+
+
+def _arrays(new: Sequence[NewFile], start: int) -> dict[str, Any]:
+    """Parameters of the files from *start* on, as many as go at once."""
+    part = new[start : start + INSERT_ROWS]
+    return {
+        _FILES[name].key: list(range(start, start + len(part)))
+        if name == "number"
+        else [getattr(file, name) for file in part]
+        for name in _FILES
+    }
+
+
 class Ledger:
     """The record of all tasks and files. PostgreSQL is the truth; messages only wake workers up."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         """Use the database of *engine*."""
         self.engine = engine
+        self._reader = database.reader(engine)
 
     # -- requests --------------------------------------------------------------------------------------------
 
-    async def submit(self, new: NewTask) -> tuple[uuid.UUID, bool]:
-        """Write a request; returns its id and whether it is new. The same one still under way is not made twice."""
+    async def submit(self, new: NewTask) -> tuple[Task, bool]:
+        """Write a request; returns the task and whether it is new. The same one still under way is not made twice."""
         for _ in range(3):
-            async with self.engine.begin() as connection:
-                known = await self._same(connection, new)
-                if known is not None:
-                    return known, False
             try:
                 async with self.engine.begin() as connection:
+                    known = await self._same(connection, new)
+                    if known is not None:
+                        return known, False
                     return await self._insert(connection, new), True
             except IntegrityError:
                 # Another request wrote the same one in between; it is found now, or has ended by now.
                 continue
         raise RuntimeError("the same request keeps appearing and ending")
 
-    async def _same(self, connection: AsyncConnection, new: NewTask) -> uuid.UUID | None:
+    async def _same(self, connection: AsyncConnection, new: NewTask) -> Task | None:
         if new.idempotency_key is not None:
             row = (
                 await connection.execute(
-                    select(tasks.c.id, tasks.c.content_hash).where(
+                    select(tasks).where(
                         tasks.c.username == new.username, tasks.c.idempotency_key == new.idempotency_key
                     )
                 )
@@ -107,66 +177,37 @@ class Ledger:
             if row is not None:
                 if row.content_hash != new.content_hash:
                     raise KeyReused
-                return uuid.UUID(str(row.id))
-        found = await connection.scalar(
-            select(tasks.c.id).where(
+                return row
+        found = await connection.execute(
+            select(tasks).where(
                 tasks.c.username == new.username,
                 tasks.c.content_hash == new.content_hash,
-                tasks.c.state.in_(ACTIVE),
+                IS_ACTIVE,
                 ~tasks.c.cancel,
             )
         )
-        return uuid.UUID(str(found)) if found else None
+        return found.first()
 
-    async def _insert(self, connection: AsyncConnection, new: NewTask) -> uuid.UUID:
-        task = uuid.uuid4()
-        await connection.execute(
-            insert(tasks).values(
-                id=task,
-                username=new.username,
-                subject=new.subject,
-                approach=new.approach,
-                content_hash=new.content_hash,
-                files=len(new.files),
-                bytes_total=None
-                if any(file.size is None for file in new.files)
-                else sum(f.size or 0 for f in new.files),
-                credential=new.credential,
-                credential_expires=new.credential_expires,
-                idempotency_key=new.idempotency_key,
-                callback=new.callback,
-                lifetime=new.lifetime,
-            )
-        )
-        # Arrays instead of rows: one round trip for thousands of files.
-        statement = text(
-            "INSERT INTO files (task, number, did, path, target, size, md5, adler32)"
-            " SELECT :task, * FROM unnest(CAST(:numbers AS int[]), CAST(:dids AS text[]), CAST(:paths AS text[]),"
-            " CAST(:targets AS text[]), CAST(:sizes AS bigint[]), CAST(:md5s AS text[]), CAST(:adlers AS text[]))"
-        )
-        for start in range(0, len(new.files), INSERT_ROWS):
-            part = new.files[start : start + INSERT_ROWS]
-            await connection.execute(
-                statement,
-                {
-                    "task": task,
-                    "numbers": list(range(start, start + len(part))),
-                    "dids": [file.did for file in part],
-                    "paths": [file.path for file in part],
-                    "targets": [file.target for file in part],
-                    "sizes": [file.size for file in part],
-                    "md5s": [file.md5 for file in part],
-                    "adlers": [file.adler32 for file in part],
-                },
-            )
-        await self._event(connection, task, "submitted", files=len(new.files))
-        return task
+    async def _insert(self, connection: AsyncConnection, new: NewTask) -> Task:
+        sizes = [file.size for file in new.files]
+        known = {
+            **vars(new),
+            "id": uuid.uuid4(),
+            "files": len(new.files),
+            "bytes_total": None if None in sizes else sum(size or 0 for size in sizes),
+        }
+        task = {parameter.key: known[name] for name, parameter in _TASK.items()}
+        event = {"event": {"files": len(new.files)}}
+        made: Task = (await connection.execute(_ADD_TASK, task | event | _arrays(new.files, 0))).one()
+        for start in range(INSERT_ROWS, len(new.files), INSERT_ROWS):
+            await connection.execute(_ADD_FILES, {_TASK["id"].key: made.id} | _arrays(new.files, start))
+        return made
 
     async def active_count(self, username: str) -> int:
         """Number of the user's unfinished tasks."""
-        async with self.engine.connect() as connection:
+        async with self._reader.connect() as connection:
             count = await connection.scalar(
-                select(func.count()).where(tasks.c.username == username, tasks.c.state.in_(ACTIVE))
+                select(func.count()).where(tasks.c.username == username, IS_ACTIVE)
             )
             return int(count or 0)
 
@@ -175,7 +216,7 @@ class Ledger:
         query = select(tasks).where(tasks.c.id == task)
         if username is not None:
             query = query.where(tasks.c.username == username)
-        async with self.engine.connect() as connection:
+        async with self._reader.connect() as connection:
             return (await connection.execute(query)).first()
 
     async def list_tasks(
@@ -189,7 +230,7 @@ class Ledger:
             query = query.where(tasks.c.state.in_(states))
         if before is not None:
             query = query.where(tasks.c.created < before)
-        async with self.engine.connect() as connection:
+        async with self._reader.connect() as connection:
             return (await connection.execute(query)).all()
 
     async def list_files(
@@ -204,7 +245,7 @@ class Ledger:
         )
         if states:
             query = query.where(files.c.state.in_(states))
-        async with self.engine.connect() as connection:
+        async with self._reader.connect() as connection:
             return (await connection.execute(query)).all()
 
     async def faults(self, task: uuid.UUID, limit: int = 3) -> Sequence[Row[Any]]:
@@ -220,15 +261,13 @@ class Ledger:
             .order_by(func.count().desc())
             .limit(limit)
         )
-        async with self.engine.connect() as connection:
+        async with self._reader.connect() as connection:
             return (await connection.execute(query)).all()
 
     async def cancel(self, task: uuid.UUID) -> None:
         """Ask for a task's end; a task that nobody works on ends at once."""
         async with self.engine.begin() as connection:
-            await connection.execute(
-                update(tasks).where(tasks.c.id == task, tasks.c.state.in_(ACTIVE)).values(cancel=True)
-            )
+            await connection.execute(update(tasks).where(tasks.c.id == task, IS_ACTIVE).values(cancel=True))
             await self._event(connection, task, "cancel")
             waiting = (
                 await connection.execute(
@@ -255,7 +294,7 @@ class Ledger:
     async def _retry(self, task: uuid.UUID, credential: bytes | None, expires: datetime | None) -> int:
         async with self.engine.begin() as connection:
             ended = await connection.scalar(
-                select(tasks.c.id).where(tasks.c.id == task, tasks.c.state.not_in(ACTIVE)).with_for_update()
+                select(tasks.c.id).where(tasks.c.id == task, ~IS_ACTIVE).with_for_update()
             )
             if ended is None:
                 return 0
@@ -292,16 +331,16 @@ class Ledger:
 
     async def unpublished(self, limit: int = 500) -> Sequence[uuid.UUID]:
         """Tasks whose message the broker has not confirmed."""
-        async with self.engine.connect() as connection:
+        async with self._reader.connect() as connection:
             rows = await connection.execute(
                 select(tasks.c.id).where(~tasks.c.published).order_by(tasks.c.created).limit(limit)
             )
             return [uuid.UUID(str(row.id)) for row in rows]
 
-    async def published(self, task: uuid.UUID) -> None:
-        """Note that the broker has confirmed the task's message."""
+    async def published(self, numbers: Sequence[uuid.UUID]) -> None:
+        """Note that the broker has confirmed the tasks' messages."""
         async with self.engine.begin() as connection:
-            await connection.execute(update(tasks).where(tasks.c.id == task).values(published=True))
+            await connection.execute(update(tasks).where(tasks.c.id.in_(numbers)).values(published=True))
 
     # -- workers ---------------------------------------------------------------------------------------------
 
@@ -311,7 +350,7 @@ class Ledger:
         """Take the next task: the oldest of the users with least under way. A silent worker's tasks wait too."""
         running = (
             select(tasks.c.username, func.count().label("count"))
-            .where(tasks.c.state == TaskState.RUNNING, tasks.c.lease > now)
+            .where(IS_ACTIVE, tasks.c.state == TaskState.RUNNING, tasks.c.lease > now)
             .group_by(tasks.c.username)
             .cte("running")
         )
@@ -326,7 +365,7 @@ class Ledger:
             found = await connection.scalar(
                 select(tasks.c.id)
                 .outerjoin(running, running.c.username == tasks.c.username)
-                .where(waiting, load < user_tasks, everyone < site_tasks)
+                .where(IS_ACTIVE, waiting, load < user_tasks, everyone < site_tasks)
                 .order_by(load, tasks.c.created)
                 .limit(1)
                 .with_for_update(skip_locked=True, of=tasks)
@@ -569,7 +608,7 @@ class Ledger:
             .order_by(events.c.id)
             .limit(limit)
         )
-        async with self.engine.connect() as connection:
+        async with self._reader.connect() as connection:
             return (await connection.execute(query)).all()
 
     async def note_receipt(self, task: uuid.UUID) -> None:
@@ -589,12 +628,12 @@ class Ledger:
             .where(
                 tasks.c.finished < now - age,
                 tasks.c.finished > now - timedelta(days=1),
-                tasks.c.state.not_in(ACTIVE),
+                ~IS_ACTIVE,
                 ~written,
             )
             .limit(limit)
         )
-        async with self.engine.connect() as connection:
+        async with self._reader.connect() as connection:
             found: Sequence[Task] = (await connection.execute(query)).all()
             return found
 
@@ -638,7 +677,7 @@ class Ledger:
         async with self.engine.begin() as connection:
             due = (
                 select(tasks.c.id)
-                .where(tasks.c.expires <= now, tasks.c.state.not_in(ACTIVE))
+                .where(tasks.c.expires <= now, ~IS_ACTIVE)
                 .limit(limit)
                 .with_for_update(skip_locked=True)
             )
@@ -694,21 +733,19 @@ class Ledger:
             .order_by(tasks.c.finished.desc())
             .limit(limit)
         )
-        async with self.engine.connect() as connection:
+        async with self._reader.connect() as connection:
             return [(row[0], row[1], float(row[2])) for row in await connection.execute(query)]
 
     async def counts(self) -> dict[str, int]:
         """Number of tasks by state."""
-        async with self.engine.connect() as connection:
+        async with self._reader.connect() as connection:
             rows = await connection.execute(select(tasks.c.state, func.count()).group_by(tasks.c.state))
             return dict(rows.tuples().all())
 
     async def oldest_waiting(self) -> float:
         """Seconds that the oldest unfinished task has waited."""
-        async with self.engine.connect() as connection:
+        async with self._reader.connect() as connection:
             age = await connection.scalar(
-                select(func.extract("epoch", now - func.min(tasks.c.created))).where(
-                    tasks.c.state.in_(ACTIVE)
-                )
+                select(func.extract("epoch", now - func.min(tasks.c.created))).where(IS_ACTIVE)
             )
             return float(age or 0.0)

@@ -257,6 +257,8 @@ class Runner:
         after = -1
         while page := await self.ledger.list_files(task.id, None, after, PAGE):
             yield page
+            if len(page) < PAGE:
+                return
             after = page[-1].number
 
     # -- housekeeping ----------------------------------------------------------------------------------------
