@@ -107,7 +107,9 @@ class BulkHandlers:
         with self._jobs.notices.subscribe(job_id, ROWS_CHANNEL) as changed:
             while True:
                 phase = await self._jobs.store.phase(job_id)
-                while lines := await self._rows.results(job_id, after, LINES):
+                more = True
+                while more and (lines := await self._rows.results(job_id, after, LINES)):
+                    more = len(lines) == LINES
                     after = int(lines[-1]["event"])
                     yield "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines).encode()
                 if not follow or phase is None or phase.final:

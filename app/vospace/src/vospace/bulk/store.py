@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from voservice import database
 
 from vospace.bulk.model import Finished, Line, Row, RowState, moment
 from vospace.bulk.request import RowValues
@@ -48,6 +49,7 @@ class RowStore:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        self._reader = database.reader(engine)
 
     @asynccontextmanager
     async def creating(self, job: Job) -> AsyncIterator[RowWriter]:
@@ -70,7 +72,7 @@ class RowStore:
             .order_by(bulk_row.c.row)
             .limit(limit)
         )
-        async with self._engine.connect() as connection:
+        async with self._reader.connect() as connection:
             rows = (await connection.execute(query)).all()
         return [
             Row(r.row, r.source, r.target, Expected(r.size, r.md5, r.adler32), r.stamp and list(r.stamp))
@@ -79,7 +81,7 @@ class RowStore:
 
     async def last_event(self, job_id: str) -> int:
         query = select(func.coalesce(func.max(bulk_row.c.event), 0)).where(bulk_row.c.job_id == job_id)
-        async with self._engine.connect() as connection:
+        async with self._reader.connect() as connection:
             return int((await connection.execute(query)).scalar_one())
 
     async def counts(self, job_id: str) -> dict[str, int]:
@@ -89,14 +91,14 @@ class RowStore:
             .where(bulk_row.c.job_id == job_id)
             .group_by(bulk_row.c.state)
         )
-        async with self._engine.connect() as connection:
+        async with self._reader.connect() as connection:
             return {state: int(count) for state, count in (await connection.execute(query)).all()}
 
     async def first_failure(self, job_id: str) -> tuple[str, bool]:
         """What the first failed row says, and whether all failures may pass."""
         failed = (bulk_row.c.job_id == job_id, bulk_row.c.state == RowState.ERROR.value)
         first = select(bulk_row.c.fault, bulk_row.c.detail).where(*failed).order_by(bulk_row.c.event).limit(1)
-        async with self._engine.connect() as connection:
+        async with self._reader.connect() as connection:
             fault, detail = (await connection.execute(first)).one()
             transient = (
                 await connection.execute(select(func.bool_and(bulk_row.c.transient)).where(*failed))
@@ -142,7 +144,7 @@ class RowStore:
             .order_by(bulk_row.c.event)
             .limit(limit)
         )
-        async with self._engine.connect() as connection:
+        async with self._reader.connect() as connection:
             rows = (await connection.execute(query)).all()
         return [_line(row) for row in rows]
 

@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql import text
+from voservice import database
 
 from vospace.models.errors import InvalidArgument, ServiceBusy
 from vospace.uws.notices import Notices
@@ -83,7 +84,7 @@ class Control:
 
     async def read(self) -> None:
         """Take over what the database says."""
-        async with self._engine.connect() as connection:
+        async with database.reader(self._engine).connect() as connection:
             rows = (await connection.execute(select(setting.c.name, setting.c.value))).all()
         self._apply({row.name: row.value for row in rows})
 

@@ -75,7 +75,7 @@ Runner = Callable[[Run], Awaitable[Outcome | None]]
 """Works on one job; None if it has ended the job itself (`Run.committing`). May raise JobFailure."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Pool:
     """Kinds of jobs that share slots in each process."""
 
@@ -113,6 +113,7 @@ class Executor:
         self._housekeeping = housekeeping
         self._running: dict[str, _Running] = {}
         self._wake = asyncio.Event()
+        self._look_in: set[Pool] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._reviews: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -140,7 +141,7 @@ class Executor:
     def pause(self, paused: bool) -> None:
         """Begin no further job while paused; what runs goes on."""
         self._paused = paused
-        self._wake.set()
+        self._look()
 
     @asynccontextmanager
     async def holding(self, job: Job) -> AsyncIterator[Run]:
@@ -159,17 +160,26 @@ class Executor:
 
     # Claiming and running.
 
+    def _look(self, kind: str | None = None) -> None:
+        """Look for jobs soon, of that kind or of all."""
+        self._look_in.update(pool for pool in self._pools if kind is None or kind in pool.runners)
+        self._wake.set()
+
     async def _claim_loop(self) -> None:
+        self._look()
         while True:
             self._wake.clear()
+            pools, self._look_in = self._look_in, set()
             try:
-                for pool in self._pools:
+                for pool in pools:
                     await self._claim(pool)
             except DATABASE_ERRORS as error:
                 logger.warning("cannot look for jobs: %s", error)
-            with suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(self._lease / 3):
                     await self._wake.wait()
+            except TimeoutError:
+                self._look()
 
     async def _claim(self, pool: Pool) -> None:
         if self._paused:
@@ -204,7 +214,7 @@ class Executor:
             logger.warning("job %s lost the database: %s", job.id, error)
         finally:
             self._running.pop(job.id, None)
-            self._wake.set()
+            self._look(job.kind)
 
     async def _outcome(self, job: Job, runner: Runner) -> Outcome | None:
         if job.attempt > self._max_attempts:
@@ -236,16 +246,16 @@ class Executor:
 
     # Notices, leases and housekeeping.
 
-    def _on_notice(self, job_id: str, phase: str, _kind: str) -> None:
+    def _on_notice(self, job_id: str, phase: str, kind: str) -> None:
         if not job_id:
-            self._wake.set()
+            self._look()
             for running_id in self._running:
                 self._look_again(running_id)
             return
         running = self._running.get(job_id)
         if running is None:
-            if phase in (ExecutionPhase.QUEUED, ExecutionPhase.EXECUTING):
-                self._wake.set()
+            if phase in (ExecutionPhase.QUEUED, "RELEASED"):
+                self._look(kind)
         elif phase in (ExecutionPhase.ABORTED, "DELETED"):
             self._drop(running)
         elif phase == ExecutionPhase.EXECUTING:

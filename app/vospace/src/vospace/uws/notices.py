@@ -11,6 +11,7 @@ from typing import Any
 
 from asyncpg.exceptions import InterfaceError, PostgresError
 
+from vospace.uws.model import ACTIVE
 from vospace.uws.tables import PHASE_CHANNEL, ROWS_CHANNEL, SETTING_CHANNEL
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,8 @@ class Notices:
         self._task: asyncio.Task[None] | None = None
 
     def observe(self, observer: Observer) -> None:
-        """Call `observer(job_id, phase, kind)` on each change of a phase; after a reconnect with empty texts."""
+        """Call `observer(job_id, phase, kind)` on each change of a phase, DELETED and RELEASED (given back unfinished)
+        among them; after a reconnect with empty texts."""
         self._observers.append(observer)
 
     def on_setting(self, observer: Callable[[], None]) -> None:
@@ -93,7 +95,8 @@ class Notices:
     def _on_phase(self, _connection: Any, _pid: int, _channel: str, payload: Any) -> None:
         job_id, phase, kind = str(payload).split(" ", 2)
         self._wake(PHASE_CHANNEL, job_id)
-        self._wake(ROWS_CHANNEL, job_id)
+        if phase not in ACTIVE:
+            self._wake(ROWS_CHANNEL, job_id)
         for observer in self._observers:
             observer(job_id, phase, kind)
 

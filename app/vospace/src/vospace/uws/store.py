@@ -15,6 +15,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, delete, func, insert, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from voservice import database
 
 from vospace.uws.model import (
     FINAL,
@@ -38,6 +39,7 @@ class JobStore:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
+        self._reader = database.reader(engine)
 
     async def insert(self, new: Job) -> None:
         async with self.engine.begin() as connection:
@@ -49,12 +51,12 @@ class JobStore:
         await connection.execute(insert(job).values(_values(new)))
 
     async def get(self, job_id: str) -> Job | None:
-        async with self.engine.connect() as connection:
+        async with self._reader.connect() as connection:
             row = (await connection.execute(select(job).where(job.c.id == job_id))).one_or_none()
         return None if row is None else _job(row)
 
     async def phase(self, job_id: str) -> ExecutionPhase | None:
-        async with self.engine.connect() as connection:
+        async with self._reader.connect() as connection:
             phase = (
                 await connection.execute(select(job.c.phase).where(job.c.id == job_id))
             ).scalar_one_or_none()
@@ -82,7 +84,7 @@ class JobStore:
             query = query.where(job.c.creation_time > after)
         if last is not None:
             query = query.limit(last)
-        async with self.engine.connect() as connection:
+        async with self._reader.connect() as connection:
             rows = (await connection.execute(query)).all()
         return [JobReference(r.id, r.owner, r.run_id, Phase(r.phase), r.creation_time) for r in rows]
 
@@ -302,7 +304,7 @@ class JobStore:
 
     async def ready(self) -> None:
         """Raise if the table cannot be read (VOSI availability)."""
-        async with self.engine.connect() as connection:
+        async with self._reader.connect() as connection:
             await connection.execute(select(job.c.id).limit(1))
 
 
