@@ -71,6 +71,8 @@ def service(
     if options["memory"]:
         composed["mem_limit"] = _memory(options["memory"])
         composed["memswap_limit"] = _memory(options["memory_swap"])
+    if options["cpu_shares"]:
+        composed["cpu_shares"] = options["cpu_shares"]
     if options["pids_limit"]:
         composed["pids_limit"] = options["pids_limit"]
     if "stop_timeout" in options:

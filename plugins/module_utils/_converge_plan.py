@@ -114,6 +114,7 @@ def wanted(spec: dict[str, Any], project: str, network: str, config_dir: str) ->
         "security_opt": sorted(spec.get("security_opt") or []),
         "init": bool(spec.get("init")),
         "memory": size(spec.get("memory")),
+        "cpu_shares": int(spec.get("cpu_shares") or 0),
         "pids_limit": int(spec.get("pids_limit") or 0),
         "ulimits": {str(key): int(value) for key, value in (spec.get("ulimits") or {}).items()},
         "restart_policy": spec.get("restart_policy") or "no",
@@ -203,6 +204,7 @@ def active(
         "init": bool(host.get("Init")),
         "memory": host.get("Memory") or 0,
         "memory_swap": host.get("MemorySwap") or 0,
+        "cpu_shares": host.get("CpuShares") or 0,
         "pids_limit": host.get("PidsLimit") or 0,
         "ulimits": {entry["Name"]: entry["Soft"] for entry in host.get("Ulimits") or []},
         "restart_policy": (host.get("RestartPolicy") or {}).get("Name") or "no",
@@ -284,6 +286,7 @@ def creation(spec: dict[str, Any], options: dict[str, Any], config_dir: str) -> 
             "Init": options["init"],
             "Memory": options["memory"],
             "MemorySwap": options["memory_swap"],
+            "CpuShares": options["cpu_shares"],
             "PidsLimit": options["pids_limit"] or None,
             "Ulimits": [
                 {"Name": key, "Soft": value, "Hard": value} for key, value in options["ulimits"].items()

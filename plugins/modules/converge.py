@@ -190,6 +190,7 @@ options:
       stop_timeout: {description: Seconds before it is killed., type: int}
       memory: {description: Memory limit such as 256m., type: str}
       memory_swap: {description: Limit of memory and swap together; the memory limit by default., type: str}
+      cpu_shares: {description: Its part of the processors where they do not suffice; others have 1024., type: int}
       pids_limit: {description: Most processes., type: int}
       ulimits: {description: Limits by name., type: dict, default: {}}
       shm_size: {description: Size of /dev/shm., type: str}
@@ -352,6 +353,7 @@ SERVICE: dict[str, Any] = {
     "stop_timeout": {"type": "int"},
     "memory": {"type": "str"},
     "memory_swap": {"type": "str"},
+    "cpu_shares": {"type": "int"},
     "pids_limit": {"type": "int"},
     "ulimits": {"type": "dict", "default": {}},
     "shm_size": {"type": "str"},
