@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import time
+from pathlib import Path
 
+import yaml
 from deployment import Deployment, playbook
 
 PROJECT = "cavern-compose"
@@ -39,6 +41,19 @@ class Compose:
             states = {name: self.engine.api.inspect_container(name)["State"] for name in waiting}
             waiting = [name for name, state in states.items() if state["Health"]["Status"] != "healthy"]
             time.sleep(0.1)
+
+    def forget_images(self) -> None:
+        """Take containers and images away."""
+        self.down()
+        for image in {
+            service["image"] for service in yaml.safe_load(self.file.read_text())["services"].values()
+        }:
+            self.engine.images.remove(image, force=True)
+
+    def load(self, archive: Path) -> None:
+        """Load images from an archive."""
+        with archive.open("rb") as content:
+            self.engine.images.load(content)
 
     def down(self) -> None:
         """Take the containers away; network and volumes are the deployment's."""
