@@ -7,10 +7,13 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
 from voservice import database
 from voservice.config import ServiceSettings
 
@@ -119,3 +122,50 @@ async def test_connections_are_watched(database_url: str, monkeypatch: pytest.Mo
         await connection.execute(text("SELECT 1"))
     await engine.dispose()
     assert watched == [socket.AF_UNIX]
+
+
+END_OF_ALL = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = :name"
+)
+
+
+async def test_connections_that_the_server_closed_are_made_anew(database_url: str) -> None:
+    settings = ServiceSettings(database_url=database_url)
+    pool, other = database.engine(settings, 3), database.engine(settings, 1)
+    closed = [asyncio.Event() for _ in range(3)]
+    async with AsyncExitStack() as stack:
+        for event in closed:
+            connection = await stack.enter_async_context(pool.connect())
+            raw = (await connection.get_raw_connection()).driver_connection
+            raw.add_termination_listener(lambda _, event=event: event.set())
+    async with other.connect() as connection:
+        ended = await connection.execute(text(END_OF_ALL), {"name": pool.url.database})
+        assert len(ended.all()) == 3
+    async with asyncio.timeout(10):
+        await asyncio.gather(*(event.wait() for event in closed))
+    for _ in range(4):
+        async with database.reader(pool).connect() as connection:
+            assert await connection.scalar(text("SELECT 1")) == 1
+    await pool.dispose()
+    await other.dispose()
+
+
+async def test_away_is_a_server_that_does_not_answer_and_nothing_else(
+    database_url: str, tmp_path: Path
+) -> None:
+    pool = database.engine(ServiceSettings(database_url=database_url))
+
+    async def error(engine: AsyncEngine, statement: str) -> Exception:
+        with pytest.raises(DBAPIError) as caught:
+            async with engine.connect() as connection:
+                await connection.execute(text(statement))
+        return caught.value
+
+    for wrong in ("SELECT nonsense", "SELECT 1 / 0", "SELECT 'x'::integer"):
+        assert not database.away(await error(pool, wrong)), wrong
+    assert database.away(await error(pool, "SELECT pg_terminate_backend(pg_backend_pid())"))
+    await pool.dispose()
+    for url in (f"postgresql://nobody@/nothing?host={tmp_path}", "postgresql://nobody@127.0.0.1:1/nothing"):
+        nobody = database.engine(ServiceSettings(database_url=url))
+        assert database.away(await error(nobody, "SELECT 1")), url
+    assert not database.away(ValueError("x"))

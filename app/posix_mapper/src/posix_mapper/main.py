@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import httpx
 from fastapi import FastAPI, Request
 from fastapi.responses import Response, StreamingResponse
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from voservice import database, vosi
 from voservice.auth import USERNAME, AuthenticationError, Identity, TokenVerifier, bearer
@@ -175,12 +175,14 @@ def create_app() -> FastAPI:
     async def unauthorized(_: Request, exc: AuthenticationError) -> Response:
         return plain(exc.description, exc.status, exc.headers)
 
-    @app.exception_handler(OperationalError)
-    @app.exception_handler(InterfaceError)
-    @app.exception_handler(OSError)
     async def no_database(_: Request, exc: Exception) -> Response:
+        if not database.away(exc):
+            raise exc
         logger.warning("The database does not answer: %s", exc)
         return plain("The database does not answer\n", 503, {"Retry-After": "10"})
+
+    for kind in database.AWAY:
+        app.add_exception_handler(kind, no_database)
 
     @app.exception_handler(BadParameter)
     @app.exception_handler(InvalidGroup)

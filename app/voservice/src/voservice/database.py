@@ -14,7 +14,8 @@ import asyncpg
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, event, make_url, text
-from sqlalchemy.exc import DBAPIError, InvalidatePoolError
+from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidatePoolError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -29,6 +30,11 @@ KEEPALIVE = {
     socket.TCP_KEEPCNT: 3,
     socket.TCP_USER_TIMEOUT: 30_000,
 }
+# Connection lost, resources used up, stopped by the operator, trouble of the system (PostgreSQL, appendix A).
+_STATES_AWAY = ("08", "53", "57", "58")
+AWAY = (DBAPIError, PoolTimeout, ConnectionError)
+"""What is raised, among others, when the server does not answer; see `away`."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -63,10 +69,29 @@ def url(settings: ServiceSettings) -> str:
     return parsed.render_as_string(hide_password=False)
 
 
-def engine(settings: ServiceSettings, pool_size: int = 20) -> AsyncEngine:
+async def _connect(*arguments: Any, **options: Any) -> Any:
+    """Connect, or say in the database's own words that it cannot be reached: an OSError may be anybody's."""
+    try:
+        return await asyncpg.connect(*arguments, **options)  # type: ignore[no-untyped-call]
+    except OSError as exc:  # TimeoutError is one
+        raise asyncpg.CannotConnectNowError(str(exc) or type(exc).__name__) from exc
+
+
+def away(error: Exception) -> bool:
+    """Whether the server did not answer, so that what was asked may succeed later."""
+    if not isinstance(error, DBAPIError):
+        return isinstance(error, AWAY)
+    if isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated:
+        return True
+    state = getattr(error.orig, "sqlstate", None)
+    return state is not None and state.startswith(_STATES_AWAY)
+
+
+def engine(settings: ServiceSettings, pool_size: int = 12) -> AsyncEngine:
     """Make the engine of a service, with as many connections at most; a restarted server heals by itself.
 
-    A connection tells by itself that the server has closed it, so that none is asked before each use.
+    A connection tells by itself that the server has closed it, so that none is asked before each use. Each costs the
+    server some 5 MB.
     """
     made = create_async_engine(
         url(settings),
@@ -75,6 +100,7 @@ def engine(settings: ServiceSettings, pool_size: int = 20) -> AsyncEngine:
         connect_args={
             "timeout": CONNECT_TIMEOUT,
             "connection_class": LiveConnection,
+            "async_creator_fn": _connect,
             # Compiling pays for reports; the services ask for a few rows at a time.
             "server_settings": {"jit": "off"},
         },

@@ -217,6 +217,15 @@ def _install_errors(app: FastAPI, methods: Methods) -> None:
         logger.warning("%s", error)
         return plain(f"ServiceBusy: {error}\n", 503, {"Retry-After": "10"})
 
+    async def no_database(_: Request, error: Exception) -> Response:
+        if not database.away(error):
+            raise error
+        logger.warning("the database does not answer: %s", error)
+        return plain("ServiceBusy: the database does not answer\n", 503, {"Retry-After": "10"})
+
+    for kind in database.AWAY:
+        app.add_exception_handler(kind, no_database)
+
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
         if error.status_code != 405:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from voservice import database
 from voservice.testing import database_url, postgres
 from vospace.config import Settings
@@ -53,15 +54,20 @@ def root(settings: Settings) -> Path:
     return settings.root
 
 
-@asynccontextmanager
-async def application(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    """One server process of the application."""
+def process(settings: Settings) -> FastAPI:
+    """One server process, with callers named by their token."""
     spec = importlib.util.spec_from_file_location("server", Path(__file__).parents[1] / "jobs/server.py")
     assert spec is not None
     assert spec.loader is not None
     server = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(server)
-    app = build(settings, server.KnownUsers())
+    return build(settings, server.KnownUsers())
+
+
+@asynccontextmanager
+async def application(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """Requests to one server process of the application."""
+    app = process(settings)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
@@ -81,6 +87,15 @@ async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
 async def second(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     """Requests to another server process with the same files and the same database."""
     async with application(settings) as client:
+        yield client
+
+
+@pytest.fixture
+async def cut_off(settings: Settings, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """Requests to a server process with the same files, whose database does not answer."""
+    gone = settings.model_copy(update={"database_url": f"postgresql://nobody@/nothing?host={tmp_path}"})
+    transport = httpx.ASGITransport(process(gone))
+    async with httpx.AsyncClient(transport=transport, base_url="http://space/src/cavern") as client:
         yield client
 
 

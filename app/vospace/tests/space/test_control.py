@@ -131,3 +131,11 @@ async def test_every_process_hears_of_it(operated, second, ada, box):
         if answer.status_code == 503:
             break
     assert answer.status_code == 503
+
+
+async def test_without_its_database_files_are_served_and_jobs_have_to_wait(client, cut_off, ada, box):
+    await client.put(f"/files{box}/f", content=b"text", headers=ada)
+    assert (await cut_off.get(f"/files{box}/f", headers=ada)).text == "text"
+    answer = await cut_off.get("/transfers", headers=ada)
+    assert (answer.status_code, answer.text) == (503, "ServiceBusy: the database does not answer\n")
+    assert int(answer.headers["retry-after"]) > 0

@@ -12,8 +12,7 @@ import httpx
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import DBAPIError
 from voservice import database, problems
 from voservice.auth import ClientCredentials, TokenVerifier
 from voservice.config import load
@@ -38,7 +37,7 @@ OLDEST = Gauge("prepare_data_oldest_seconds", "Age of the oldest unfinished task
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Wire the stores and clients of this process."""
     settings: PreparerSettings = app.state.settings
-    engine = database.engine(settings, pool_size=40)
+    engine = database.engine(settings, pool_size=20)
     ledger = Ledger(engine)
     async with (
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session,
@@ -90,11 +89,13 @@ def create_app() -> FastAPI:
     problems.install(app)
 
     async def away(_: Request, exc: Exception) -> JSONResponse:
+        if not database.away(exc):
+            raise exc
         logger.warning("The ledger does not answer: %s", type(exc).__name__)
         detail = "The ledger does not answer; nothing was changed, try again"
         return problems.document(503, "Temporarily unavailable", detail, {"Retry-After": "5"})
 
-    for kind in (OperationalError, InterfaceError, PoolTimeout, ConnectionError):
+    for kind in database.AWAY:
         app.add_exception_handler(kind, away)
     app.add_middleware(AccessLog, quiet=("/health", "/ready", "/metrics"))
 
