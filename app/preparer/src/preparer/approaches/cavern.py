@@ -272,17 +272,17 @@ class CavernApproach(Approach):
         return await self._relay(job, file)
 
     async def _present(self, file: File, token: str) -> Outcome | None:
-        """Outcome of a file that is there already and provably the one asked for."""
-        if file.size is None or (file.md5 is None and file.adler32 is None):
+        """Outcome of a file that is there already and provably the one asked for.
+
+        By its MD5 alone: OpenCADC's Cavern keeps that up to date, and leaves an Adler-32 that ours wrote as it was.
+        """
+        if file.size is None or file.md5 is None:
             return None
         node = await self.cavern.node(file.target, token)
         if node is None or node.number(f"{CORE}length") != file.size:
             return None
-        md5, adler = node.properties.get(f"{CORE}MD5", ""), node.properties.get(ADLER32, "")
-        md5 = md5.removeprefix("md5:").lower()
-        if (file.md5 and md5 == file.md5) or (not file.md5 and file.adler32 and adler == file.adler32):
-            return Outcome(file.number, FileState.PRESENT, file.size, md5 or None, adler or None)
-        return None
+        md5 = node.properties.get(f"{CORE}MD5", "").removeprefix("md5:").lower()
+        return Outcome(file.number, FileState.PRESENT, file.size, md5) if md5 == file.md5 else None
 
     async def _verify(self, file: File, token: str) -> Outcome:
         """Compare what Cavern stored with what was asked for."""
