@@ -4,7 +4,7 @@ Rows are read in pages, judged (containers made, permissions checked, files alre
 bounded number of workers, and placed in batches, one after the other. What is guaranteed of a row told as COMPLETED:
 
 - its bytes have the length and checksums that were asked for and that the source stated,
-- bytes, owner and properties were durable (one `syncfs` for the batch, which is what an `fsync` of each file would
+- bytes, owner and properties were durable (one `syncfs` for a batch of several, which is what an `fsync` of each would
   give) before the file appeared under its name, at once and as a whole,
 - the name was durable (`fsync` of each directory of the batch) before the row was told.
 
@@ -310,7 +310,9 @@ class _Pull:
                 batch.done.append(_unfetched(item.target, error))
             except OSError as error:
                 batch.done.append(_unfetched(item.target, storage_failure(error)))
-        if batch.staged:
+        if len(batch.staged) == 1:  # what others are writing meanwhile is not waited for
+            os.fsync(batch.staged[0][1].descriptor)
+        elif batch.staged:
             sync_file_system(batch.staged[0][1].descriptor)
 
     async def _commit(self, batch: Batch) -> None:

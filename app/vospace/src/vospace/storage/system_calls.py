@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -38,3 +39,13 @@ def begin_write_out(descriptor: int, offset: int, length: int) -> None:
     """Let the kernel begin to write a range to disk, so that a later fsync has less to wait for; a hint, without
     guarantee (sync_file_range(2))."""
     _libc.sync_file_range(descriptor, ctypes.c_int64(offset), ctypes.c_int64(length), _RANGE_WRITE)
+
+
+def bypass_cache(descriptor: int, bypass: bool) -> bool:
+    """Let what is written to the descriptor go past the page cache, or no longer; whether it does (O_DIRECT, open(2))."""
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT if bypass else flags & ~os.O_DIRECT)
+    except OSError:  # a file system without it
+        return False
+    return bypass

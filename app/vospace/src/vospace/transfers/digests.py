@@ -15,19 +15,23 @@ ADLER32_HEX = re.compile(r"[0-9a-f]{8}")
 
 
 class Digester:
-    """MD5 and Adler-32 over bytes as they pass; not thread-safe."""
+    """MD5 and Adler-32 over bytes as they pass. One thread at a time may update each of them."""
 
-    __slots__ = ("_adler32", "_md5", "length")
+    __slots__ = ("_adler32", "_md5")
 
     def __init__(self) -> None:
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._adler32 = 1
-        self.length = 0
 
     def update(self, data: bytes | bytearray | memoryview) -> None:
+        self.update_md5(data)
+        self.update_adler32(data)
+
+    def update_md5(self, data: bytes | bytearray | memoryview) -> None:
         self._md5.update(data)
+
+    def update_adler32(self, data: bytes | bytearray | memoryview) -> None:
         self._adler32 = zlib.adler32(data, self._adler32)
-        self.length += len(data)
 
     @property
     def md5(self) -> str:

@@ -261,7 +261,7 @@ class _Attempt:
 
     async def _read(self, response: aiohttp.ClientResponse) -> None:
         try:
-            async for data in response.content.iter_any():
+            async for data, _ in response.content.iter_chunks():
                 await self._sink.write(data)
                 if self._expected.length is not None and self._sink.length > self._expected.length:
                     raise FetchFailed(

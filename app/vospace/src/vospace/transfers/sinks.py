@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from mmap import mmap
 
-from vospace.storage.system_calls import begin_write_out
+from vospace.storage.system_calls import begin_write_out, bypass_cache
 from vospace.transfers.digests import Digester
 from vospace.transfers.errors import FetchFailed
 
-BLOCK = 1 << 20
-"""Bytes handed to a worker thread at a time."""
+BLOCK = 2 << 20
+"""Bytes handed to worker threads at a time."""
 WRITE_OUT = 8 << 20
-"""Bytes after which the disk begins to work, while more arrive."""
+"""Bytes after which the disk begins to work on what is in the page cache, while more arrive."""
 
 
 def storage_failure(error: OSError) -> FetchFailed:
@@ -25,15 +26,23 @@ def storage_failure(error: OSError) -> FetchFailed:
 
 class FileSink:
     """Writes to a file descriptor in worker threads: one block is written by one thread and digested by another while
-    the next arrives."""
+    the next arrives.
+
+    Whole blocks go past the page cache where the file system has O_DIRECT: the digests have read them, the copy into
+    the cache costs as much as the MD5, and an fsync then finds little to wait for. Their buffers are mapped since such
+    a write wants them aligned to pages.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self._fd = descriptor
         self._digester = Digester()
-        self._buffer = bytearray()
+        self._block = mmap(-1, BLOCK)
+        self._other: mmap | None = None
+        self._filled = 0
         self._pending: set[asyncio.Task[None]] = set()
         self._position = 0
         self._written_out = 0
+        self._direct: bool | None = None
         self.length = 0
 
     @property
@@ -45,26 +54,39 @@ class FileSink:
         return self._digester.adler32
 
     async def write(self, data: bytes) -> None:
-        self._buffer += data
-        self.length += len(data)
-        if len(self._buffer) >= BLOCK:
-            await self._settle()
-            block, self._buffer = self._buffer, bytearray()
-            self._pending = {
-                asyncio.create_task(asyncio.to_thread(self._write, block)),
-                asyncio.create_task(asyncio.to_thread(self._digester.update, block)),
-            }
+        view = memoryview(data)
+        self.length += len(view)
+        while view:
+            part = view[: BLOCK - self._filled]
+            self._block[self._filled : self._filled + len(part)] = part
+            self._filled += len(part)
+            view = view[len(part) :]
+            if self._filled == BLOCK:
+                await self._pass_on()
+
+    async def _pass_on(self) -> None:
+        """Let threads have the full block, and take the one that they are done with."""
+        await self._settle()
+        if self._direct is None:
+            self._direct = bypass_cache(self._fd, True)
+        full, self._block = self._block, self._other or mmap(-1, BLOCK)
+        self._other, self._filled = full, 0
+        view = memoryview(full)
+        self._pending = {
+            asyncio.create_task(asyncio.to_thread(self._write, view)),
+            asyncio.create_task(asyncio.to_thread(self._digester.update_md5, view)),
+        }
 
     async def flush(self) -> None:
         await self._settle()
-        if self._buffer:
-            block, self._buffer = self._buffer, bytearray()
-            await asyncio.to_thread(self._write, block)
-            self._digester.update(block)
+        if self._filled:
+            view = memoryview(self._block)[: self._filled]
+            self._filled = 0
+            await asyncio.to_thread(self._write_rest, view)
 
     async def restart(self) -> None:
         await self._settle()
-        self._buffer.clear()
+        self._filled = 0
         self._digester = Digester()
         self.length = 0
         await asyncio.to_thread(self._truncate)
@@ -82,19 +104,36 @@ class FileSink:
             for task in pending:
                 task.result()
 
-    def _write(self, block: bytearray) -> None:
-        view = memoryview(block)
-        try:
-            while view:
-                view = view[os.write(self._fd, view) :]
-        except OSError as error:
-            raise storage_failure(error) from error
-        self._position += len(block)
-        if self._position - self._written_out >= WRITE_OUT:
+    def _write(self, block: memoryview) -> None:
+        """Write a block, and digest it by Adler-32: the other thread has enough to do with the MD5."""
+        self._digester.update_adler32(block)
+        size = len(block)
+        while block:
+            try:
+                block = block[os.write(self._fd, block) :]
+            except OSError as error:
+                if not self._direct or error.errno != errno.EINVAL:
+                    raise storage_failure(error) from error
+                self._leave_direct()  # a file system that promised it, or the rest of a block on a full disk
+        self._position += size
+        if not self._direct and self._position - self._written_out >= WRITE_OUT:
             begin_write_out(self._fd, self._written_out, self._position - self._written_out)
             self._written_out = self._position
 
+    def _write_rest(self, rest: memoryview) -> None:
+        """Write less than a block; what may follow is no longer at a block's start."""
+        self._leave_direct()
+        self._digester.update_md5(rest)
+        self._write(rest)
+
+    def _leave_direct(self) -> None:
+        if self._direct:
+            bypass_cache(self._fd, False)
+        self._direct = False
+
     def _truncate(self) -> None:
+        self._leave_direct()
+        self._direct = None
         os.ftruncate(self._fd, 0)
         os.lseek(self._fd, 0, os.SEEK_SET)
         self._position = self._written_out = 0
