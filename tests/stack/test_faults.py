@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,30 @@ BROKER = "ska-src-local-data-preparer-rabbitmq"
 LEDGER = "srcnodedb"
 CAVERN = "src-cavern"
 RSE = "rse-web"
+PROXY = "haproxy"
+IAM = "iam"
+MAPPER = "src-posix-mapper"
+MAPPERS_DATABASE = "postgres_posixmapper"
+# Those that talk to each other while files are staged: Cavern's jobs lie in the ledger's server too. Callers reach
+# Cavern, core, issuer and mapper through the proxy.
+PAIRS = [
+    (WORKER, PROXY),
+    (PROXY, CAVERN),
+    (WORKER, LEDGER),
+    (WORKER, BROKER),
+    (CORE, LEDGER),
+    (CORE, BROKER),
+    (CAVERN, RSE),
+    (CAVERN, LEDGER),
+]
+FURTHER_PAIRS = [
+    (PROXY, CORE),
+    (CORE, PROXY),
+    (CAVERN, PROXY),
+    (PROXY, IAM),
+    (PROXY, MAPPER),
+    (MAPPER, MAPPERS_DATABASE),
+]
 
 
 class Staging:
@@ -129,6 +155,44 @@ def test_cut_off_while_staging(
         network.connect(container, aliases=attached["Aliases"], ipv4_address=attached["IPAddress"])
     staging.check()
     wait_until_healthy(stack, name)
+
+
+def firewall(stack: Deployment, name: str, action: str, other: str, *target: str) -> None:
+    """Add to or delete from what a container's own firewall says of another container, in both directions."""
+    pid = stack.container(name).attrs["State"]["Pid"]
+    (network,) = stack.container(other).attrs["NetworkSettings"]["Networks"].values()
+    for chain, end in (("INPUT", "--source"), ("OUTPUT", "--destination")):
+        rule = [chain, end, network["IPAddress"], "--protocol", "tcp", "--jump", *target]
+        inside = ["nsenter", f"--net=/proc/{pid}/ns/net", "iptables", "--wait", action, *rule]
+        subprocess.run(inside, check=True, capture_output=True)
+
+
+@contextmanager
+def cut(stack: Deployment, one: str, other: str, *target: str) -> Iterator[None]:
+    """Let nothing pass between two containers, which both still reach all others."""
+    firewall(stack, one, "--insert", other, *target)
+    try:
+        yield
+    finally:
+        firewall(stack, one, "--delete", other, *target)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [*PAIRS, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in FURTHER_PAIRS)]
+)
+def test_cut_off_from_each_other_while_staging(
+    stack: Deployment, http: requests.Session, user: str, rse: Place, one: str, other: str
+) -> None:
+    """What they send vanishes, as in a broken cable; then it is refused, as by a host that came up anew."""
+    staging = Staging(stack, http, user, rse)
+    time.sleep(random.uniform(0, 1.0))
+    with cut(stack, one, other, "DROP"):
+        time.sleep(4)
+    with cut(stack, one, other, "REJECT", "--reject-with", "tcp-reset"):
+        time.sleep(2)
+    staging.check()
+    for name in (one, other):
+        wait_until_healthy(stack, name)
 
 
 def test_a_worker_that_stood_still_goes_on(

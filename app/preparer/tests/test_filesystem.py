@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import hashlib
 import os
 import uuid
 import zlib
 from collections.abc import Callable, Sequence
+from io import FileIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -51,15 +54,15 @@ def stage(approach: FilesystemApproach) -> Stage:
         async def remember(job: str | None, event: int) -> None:
             raise AssertionError("there is no job to remember")
 
-        task: Any = SimpleNamespace(id=uuid.uuid4(), username=user)
-        asyncio.run(approach.stage(Job(task, "", report, report, remember), files))
+        whose: Any = SimpleNamespace(id=uuid.uuid4(), username=user)
+        asyncio.run(approach.stage(Job(whose, "", report, report, remember), files))
         return outcomes
 
     return run
 
 
 def file(number: int, path: str, target: str, **known: Any) -> Any:
-    fields = {"size": None, "md5": None, "adler32": None, "bytes": None}
+    fields = {"size": None, "md5": None, "adler32": None, "bytes": None, "attempts": 0}
     return SimpleNamespace(number=number, path=path, target=f"/home/ada/{target}", **(fields | known))
 
 
@@ -112,19 +115,116 @@ def test_faults_are_named(stage: Stage) -> None:
         stage(file(0, "s/one.dat", "a"), user="bob")
 
 
+def task() -> Any:
+    return SimpleNamespace(id=uuid.uuid4(), username="ada")
+
+
 def test_removal_spares_what_changed(
     stage: Stage, roots: tuple[Path, Path], approach: FilesystemApproach
 ) -> None:
-    for number in range(2):
-        stage(file(number, "s/one.dat", f"{number}.dat"))
-    if isinstance(approach, CopyApproach):
-        (roots[1] / "ada/1.dat").write_bytes(b"changed since")
-        kept = ["1.dat"]
-    else:
-        kept = []
-    task: Any = SimpleNamespace(id=uuid.uuid4(), username="ada")
-    files = [file(number, "s/one.dat", f"{number}.dat", bytes=3) for number in range(2)]
-    gone = asyncio.run(approach.remove(task, "", files))
-    assert gone == [0, 1]
-    assert os.listdir(roots[1] / "ada") == kept
+    """Even what has the size of the copy, and a link to something else."""
+    staged = [stage(file(number, "s/one.dat", f"{number}.dat"))[number] for number in range(4)]
+    area = roots[1] / "ada"
+    for name in ("1.dat", "2.dat"):
+        (area / name).unlink()
+    (area / "1.dat").write_bytes(b"two")
+    (area / "2.dat").symlink_to(roots[0].parent / "outside/secret")
+    (area / "3.dat").unlink()
+    files = [
+        file(n, "s/one.dat", f"{n}.dat", bytes=3, found_md5=staged[n].md5, found_adler32=staged[n].adler32)
+        for n in range(4)
+    ]
+    removal = asyncio.run(approach.remove(task(), "", files))
+    assert (sorted(removal.gone), removal.later) == ([0, 3], [])
+    assert sorted(os.listdir(area)) == ["1.dat", "2.dat"]
     assert (roots[0] / "s/one.dat").read_bytes() == b"one"
+
+
+def test_what_is_there_and_proven_is_left_alone(
+    stage: Stage, roots: tuple[Path, Path], approach: FilesystemApproach
+) -> None:
+    there = roots[1] / "ada/one.dat"
+    there.write_bytes(b"one")
+    before = there.stat().st_ino
+    md5 = hashlib.md5(b"one", usedforsecurity=False).hexdigest()
+    outcome = stage(file(0, "s/one.dat", "one.dat", md5=md5))[0]
+    if isinstance(approach, CopyApproach):
+        assert (outcome.state, there.stat().st_ino) == (FileState.PRESENT, before)
+    else:
+        assert (outcome.state, there.is_symlink()) == (FileState.STAGED, True)
+    there.unlink()
+    there.write_bytes(b"two")
+    assert stage(file(0, "s/one.dat", "one.dat", md5=md5))[0].state == FileState.STAGED
+    assert there.read_bytes() == b"one"
+
+
+def test_cancelling_ends_a_file_that_is_being_read(
+    approach: FilesystemApproach, roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing(*_: Any) -> None:
+        raise AssertionError("a cancelled file is not reported: it is cancelled with its task")
+
+    job = Job(task(), "", nothing, nothing, nothing)
+    begin = job.begin
+
+    def begin_and_cancel(source: str, which: Any) -> None:
+        begin(source, which)
+        job.cancelled.set()
+
+    monkeypatch.setattr(job, "begin", begin_and_cancel)
+    asyncio.run(approach.stage(job, [file(0, "s/one.dat", "one.dat")]))
+    assert os.listdir(roots[1] / "ada") == []
+
+
+def test_what_a_killed_worker_left_is_taken_over(roots: tuple[Path, Path]) -> None:
+    approach = CopyApproach(PreparerSettings(abs_path_rse_root=roots[0], abs_path_user_area_root=roots[1]))
+    outcomes: list[Outcome] = []
+
+    async def report(found: Sequence[Outcome]) -> None:
+        outcomes.extend(found)
+
+    async def nothing(*_: Any) -> None:
+        return
+
+    job = Job(task(), "", report, nothing, nothing)
+    (roots[1] / f"ada/.one.dat.{job.task.id.hex[:8]}.part").write_bytes(b"half of something longer")
+    asyncio.run(approach.stage(job, [file(0, "s/one.dat", "one.dat")]))
+    assert outcomes[0].state == FileState.STAGED
+    assert os.listdir(roots[1] / "ada") == ["one.dat"]
+
+
+def test_a_passing_failure_is_tried_again_within_bounds(
+    approach: FilesystemApproach, roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = 2
+    opened = approach._open_source
+
+    def unsteady(which: Any) -> FileIO:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return opened(which)
+
+    monkeypatch.setattr(approach, "_open_source", unsteady)
+    approach.settings = approach.settings.model_copy(
+        update={"preparer_retry_delay": 0.001, "preparer_file_attempts": 3}
+    )
+    retried: list[Outcome] = []
+    outcomes: list[Outcome] = []
+
+    async def report(found: Sequence[Outcome]) -> None:
+        outcomes.extend(found)
+
+    async def again(found: Sequence[Outcome]) -> None:
+        retried.extend(found)
+
+    async def nothing(*_: Any) -> None:
+        return
+
+    for number, state in ((0, FileState.STAGED), (1, FileState.FAILED)):
+        asyncio.run(approach.stage(Job(task(), "", report, again, nothing), [file(number, "s/one.dat", "a")]))
+        assert (len(retried), outcomes[-1].state) == (2, state)
+        retried.clear()
+        failures = 3
+    assert "Stale file handle" in str(outcomes[-1].detail)

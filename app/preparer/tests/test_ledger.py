@@ -124,6 +124,13 @@ async def test_a_silent_worker_loses_its_task_and_may_not_close_it(ledger: Ledge
     assert await ledger.renew("heir", LEASE, [task]) == {task: False}
     # Both tell of the same file; it counts once.
     await ledger.record(task, staged(0, 1))
+    # Nor may it say that the rest fails, or that the job underneath is another.
+    await ledger.job(task, "heir", "https://cavern/job", 7)
+    await ledger.job(task, "dead", None)
+    await ledger.fail(task, "dead", "TransferFailed", "Cavern cannot be asked")
+    row = await ledger.task(task)
+    assert row is not None
+    assert (row.job, row.job_event, row.files_failed) == ("https://cavern/job", 7, 0)
     await ledger.record(task, staged(1, 2))
     assert await ledger.finish(task, "dead") is None
     closed = await ledger.finish(task, "heir")

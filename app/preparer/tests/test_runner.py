@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from cryptography.fernet import Fernet
-from preparer.approaches.base import Approach, Job, StagingError
+from preparer.approaches.base import Approach, Job, Removal, StagingError
 from preparer.config import PreparerSettings
 from preparer.credentials import Vault
 from preparer.ledger.store import File, Ledger, NewFile, NewTask, Outcome, Task
@@ -45,10 +46,11 @@ class Stub(Approach):
     async def stage(self, job: Job, files: Sequence[File]) -> None:
         await self.act(job, files)
 
-    async def remove(self, task: Task, token: str, files: Sequence[File]) -> list[int]:
+    async def remove(self, task: Task, token: str, files: Sequence[File]) -> Removal:
         assert token == "token of ada"
         self.removed += [file.number for file in files]
-        return [file.number for file in files]
+        # The second is the user's own by now.
+        return Removal(gone=[file.number for file in files if file.number != 1])
 
 
 async def all_staged(job: Job, files: Sequence[File]) -> None:
@@ -143,6 +145,49 @@ async def test_a_receipt_that_a_killed_worker_owes_is_written_by_the_next(
     async with site.worker(Stub(all_staged)):
         await site.until(task, lambda _: receipt.exists())
     assert len(json.loads(receipt.read_text())["results"]) == 3
+
+
+async def test_a_set_of_files_that_is_not_admitted_fails_as_a_whole(site: Site) -> None:
+    """All batches of it, before the first is staged."""
+    seen: list[int] = []
+
+    class Full(Stub):
+        async def admit(self, job: Job, pages: AsyncIterator[Sequence[File]]) -> None:
+            async for files in pages:
+                seen.extend(file.number for file in files)
+            raise StagingError("QuotaExceeded", "the files need more than is left")
+
+    task = await site.submit(250)
+    async with site.worker(Full(all_staged)):
+        row = await site.final(task)
+    assert seen == list(range(250))
+    assert (row.state, row.files_done, row.files_failed) == (TaskState.FAILED, 0, 250)
+    assert "the files need more than is left" in row.info
+
+
+async def test_copies_that_cannot_be_removed_now_are_removed_later(site: Site) -> None:
+    tries = 0
+
+    class Away(Stub):
+        async def remove(self, task: Task, token: str, files: Sequence[File]) -> Removal:
+            nonlocal tries
+            tries += 1
+            numbers = [file.number for file in files]
+            return Removal(gone=numbers) if tries > 1 else Removal(gone=numbers[:1], later=numbers[1:])
+
+    def tried_so_often(wanted: int, _: Any) -> bool:
+        return tries == wanted
+
+    task = await site.submit(lifetime=600)
+    async with site.worker(Away(all_staged)):
+        await site.final(task)
+        for tried in (1, 2):
+            async with site.ledger.engine.begin() as connection:
+                await connection.execute(text("UPDATE tasks SET expires = now()"))
+            await site.until(task, partial(tried_so_often, tried))
+        row = await site.until(task, lambda row: row.expires is None)
+    assert row.credential is None
+    assert {file.state for file in await site.ledger.list_files(task)} == {FileState.RELEASED}
 
 
 async def test_a_task_longer_than_the_lease_stays_with_its_worker(site: Site) -> None:
@@ -268,7 +313,7 @@ async def test_a_lifetime_that_ends_removes_the_copies_and_the_credential(site: 
         row = await site.until(task, lambda row: row.expires is None)
     assert sorted(stub.removed) == [0, 1, 2]
     assert row.credential is None
-    assert {file.state for file in await site.ledger.list_files(task)} == {FileState.RELEASED}
+    assert [file.state for file in await site.ledger.list_files(task)] == ["RELEASED", "STAGED", "RELEASED"]
 
 
 async def test_callbacks_are_signed_and_repeated_until_they_are_taken(site: Site) -> None:

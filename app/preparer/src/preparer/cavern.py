@@ -91,6 +91,17 @@ class Node:
         text = self.properties.get(uri, "")
         return int(text) if text.isdecimal() else None
 
+    @property
+    def md5(self) -> str | None:
+        """MD5 of a file as 32 hexadecimal digits, where Cavern tells it."""
+        return self.properties.get(MD5, "").removeprefix("md5:").lower() or None
+
+    @property
+    def room(self) -> int | None:
+        """Bytes left of an allocation's quota; None without a quota."""
+        quota = self.number(QUOTA)
+        return None if quota is None else max(quota - (self.number(LENGTH) or 0), 0)
+
 
 def fault(status: int, body: str, retry_after: str | None = None) -> CavernError:
     """Error of an HTTP answer; its text begins with the fault's name (OpenCADC's convention)."""
@@ -384,6 +395,21 @@ class Cavern:
             continue
         if phase != "COMPLETED":
             raise await self.error(job, token)
+
+    async def read(self, path: str, token: str) -> AsyncIterator[bytes]:
+        """The bytes of a file as they come."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=120)
+        try:
+            async with self.session.get(
+                f"{self.url}/files{quote(path)}", headers=self._headers(token), timeout=timeout
+            ) as answer:
+                if answer.status not in {200, 204}:
+                    raise fault(answer.status, await answer.text(), answer.headers.get("Retry-After"))
+                async for chunk in answer.content.iter_any():
+                    yield chunk
+        except (aiohttp.ClientError, TimeoutError) as exc:
+            detail = f"reading back broke off: {exc or type(exc).__name__}"
+            raise CavernError("TransferFailed", detail, transient=True) from exc
 
     async def put(self, path: str, chunks: AsyncIterator[bytes], size: int | None, token: str) -> str | None:
         """Write a file as a stream; returns the hexadecimal MD5 that Cavern says it stored, if it says so."""

@@ -49,6 +49,7 @@ async def test_whole_file_with_both_checksums(fetcher, source, descriptor):
     fetched = await fetcher.fetch(source.url("/d/f"), FileSink(descriptor), Expected(len(BODY), MD5, ADLER32))
     assert (fetched.length, fetched.md5, fetched.adler32) == (len(BODY), MD5, ADLER32)
     assert content(descriptor) == BODY
+    assert source.requests[0].headers["Want-Digest"].startswith("adler32")
 
 
 async def test_empty_file(fetcher, source, descriptor):

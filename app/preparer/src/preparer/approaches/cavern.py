@@ -6,61 +6,32 @@ What a Cavern can do is found out by asking: its bulk pull by its capabilities, 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import random
-import zlib
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from typing import Any
-from urllib.parse import quote
 
 import aiohttp
 from voservice.auth import AuthenticationError, ClientCredentials
 
-from preparer.approaches.base import Approach, Job, StagingError, logger
+from preparer.approaches.base import Approach, Job, Measured, Removal, StagingError, delay, logger
 from preparer.cavern import (
     ACTIVE_PHASES,
     ADLER32,
     CORE,
+    LENGTH,
     Cavern,
     CavernError,
     JobVanished,
+    Node,
     PullNotImplemented,
     Row,
 )
 from preparer.config import PreparerSettings
 from preparer.ledger.store import File, Outcome, Task
 from preparer.ledger.tables import FileState
+from preparer.rse import WANT_DIGEST, RseError, head, stated, url
 
 CHUNK = 1 << 20
-
-
-@dataclass
-class Measured:
-    """Size and checksums of bytes on their way."""
-
-    size: int = 0
-    adler: int = 1
-
-    def __post_init__(self) -> None:
-        """Begin with nothing."""
-        self.digest = hashlib.md5(usedforsecurity=False)
-
-    def add(self, chunk: bytes) -> None:
-        """Count a chunk."""
-        self.size += len(chunk)
-        self.digest.update(chunk)
-        self.adler = zlib.adler32(chunk, self.adler)
-
-    @property
-    def md5(self) -> str:
-        """MD5 as 32 hexadecimal digits."""
-        return self.digest.hexdigest()
-
-    @property
-    def adler32(self) -> str:
-        """Adler-32 as 8 hexadecimal digits."""
-        return f"{self.adler:08x}"
 
 
 class CavernApproach(Approach):
@@ -96,15 +67,61 @@ class CavernApproach(Approach):
         except AuthenticationError as exc:
             raise StagingError("NotAuthenticated", exc.description, transient=True) from exc
 
-    async def _ensure_home(self, task: Task, token: str) -> None:
+    async def _ensure_home(self, task: Task, token: str) -> Node | None:
         """Make the user's area, an allocation, if this is the user's first file."""
         home = self.home(task.username)
         logger.info("Ensuring user directory %s", home)
-        if await self.cavern.node(home, token) is not None:
-            return
-        await self.cavern.create_container(
-            home, await self._administrator(), {f"{CORE}creator": task.username}
-        )
+        node = await self.cavern.node(home, token)
+        if node is None:
+            await self.cavern.create_container(
+                home, await self._administrator(), {f"{CORE}creator": task.username}
+            )
+            node = await self.cavern.node(home, token)
+        return node
+
+    async def admit(self, job: Job, pages: AsyncIterator[Sequence[File]]) -> None:
+        """Refuse a set of files that does not fit into what is left of the user's quota, as far as can be told."""
+        try:
+            home = await self._ensure_home(job.task, job.token)
+            room = home.room if home else None
+            if room is None:
+                return
+            needed = 0
+            targets: set[str] = set()
+            async for files in pages:
+                if job.cancelled.is_set():
+                    return
+                needed += sum(await self._sizes(files))
+                targets.update(file.target for file in files)
+            if needed <= room:
+                return
+            # What is there already takes no more room, or gives its own back when it is replaced.
+            for container in {target.rpartition("/")[0] for target in targets}:
+                for name, node in (await self.cavern.children(container, job.token)).items():
+                    if f"{container}/{name}" in targets:
+                        needed -= node.number(LENGTH) or 0
+        except CavernError as exc:
+            raise StagingError(exc.fault, exc.detail, transient=exc.transient) from exc
+        if needed > room:
+            raise StagingError(
+                "QuotaExceeded",
+                f"the files need {needed} bytes, and {room} are left of the quota of {self.home(job.task.username)}",
+            )
+
+    async def _sizes(self, files: Sequence[File]) -> list[int]:
+        """Sizes as asked for, or as the RSE tells them; what it does not tell counts nothing."""
+        limit = asyncio.Semaphore(self.settings.preparer_file_concurrency)
+
+        async def size(file: File) -> int:
+            if file.size is not None:
+                return int(file.size)
+            async with limit:
+                with suppress(RseError):
+                    found = await head(self.session, self.row(file).source)
+                    return found.size if found else 0
+            return 0
+
+        return await asyncio.gather(*map(size, files))
 
     async def _ensure_containers(self, files: Sequence[File], token: str) -> None:
         """Make the directories of *files*, each once, the outer ones first."""
@@ -120,7 +137,7 @@ class CavernApproach(Approach):
 
     def row(self, file: File) -> Row:
         """What is asked of Cavern for one file."""
-        source = f"{self.settings.abs_url_rse_root}/{quote(file.path)}"
+        source = url(self.settings.abs_url_rse_root, file.path)
         return Row(source, self.cavern.uri(file.target), file.size, file.md5, file.adler32)
 
     # -- staging ---------------------------------------------------------------------------------------------
@@ -128,10 +145,9 @@ class CavernApproach(Approach):
     async def stage(self, job: Job, files: Sequence[File]) -> None:
         """Stage by bulk pull, by single pulls or by relay, as the Cavern at hand allows."""
         try:
-            await self._ensure_home(job.task, job.token)
-            url = await self.cavern.bulk_pull_url()
-            if url is not None:
-                files = await self._bulk(job, url, files)
+            bulk_pull = await self.cavern.bulk_pull_url()
+            if bulk_pull is not None:
+                files = await self._bulk(job, bulk_pull, files)
             if not files:
                 return
             await self._ensure_containers(files, job.token)
@@ -194,7 +210,7 @@ class CavernApproach(Approach):
                 failures += 1
                 if not exc.transient or failures > self.settings.preparer_file_attempts:
                     raise
-                await asyncio.sleep(self._delay(failures, exc.retry_after))
+                await asyncio.sleep(delay(self.settings, failures, exc.retry_after))
             finally:
                 abort.cancel()
 
@@ -206,7 +222,7 @@ class CavernApproach(Approach):
             except CavernError as exc:
                 if not exc.transient:
                     return
-                await asyncio.sleep(self._delay(1, exc.retry_after))
+                await asyncio.sleep(delay(self.settings, 1, exc.retry_after))
             else:
                 return
 
@@ -254,7 +270,7 @@ class CavernApproach(Approach):
                 outcome = Outcome(file.number, FileState.FAILED, fault=exc.fault, detail=exc.detail)
                 if exc.transient and attempt < self.settings.preparer_file_attempts:
                     await job.retried([outcome])
-                    await asyncio.sleep(self._delay(attempt, exc.retry_after))
+                    await asyncio.sleep(delay(self.settings, attempt, exc.retry_after))
                     continue
             await job.end([(file, outcome)])
             return
@@ -279,10 +295,9 @@ class CavernApproach(Approach):
         if file.size is None or file.md5 is None:
             return None
         node = await self.cavern.node(file.target, token)
-        if node is None or node.number(f"{CORE}length") != file.size:
+        if node is None or node.number(LENGTH) != file.size or node.md5 != file.md5:
             return None
-        md5 = node.properties.get(f"{CORE}MD5", "").removeprefix("md5:").lower()
-        return Outcome(file.number, FileState.PRESENT, file.size, md5) if md5 == file.md5 else None
+        return Outcome(file.number, FileState.PRESENT, file.size, node.md5)
 
     async def _verify(self, file: File, token: str) -> Outcome:
         """Compare what Cavern stored with what was asked for."""
@@ -291,21 +306,23 @@ class CavernApproach(Approach):
             raise CavernError(
                 "TransferFailed", "Cavern reported success, but the file is not there", transient=True
             )
-        size = node.number(f"{CORE}length")
-        md5 = node.properties.get(f"{CORE}MD5", "").removeprefix("md5:").lower() or None
-        adler = node.properties.get(ADLER32) or None
-        await self._check(file, size, md5, adler, token)
-        return Outcome(file.number, FileState.STAGED, size, md5, adler)
+        size, md5, adler32 = node.number(LENGTH), node.md5, node.properties.get(ADLER32)
+        if size is None or (file.md5 and not md5) or (file.adler32 and not adler32):
+            measured = await self._read_back(file, token)
+            size, md5, adler32 = measured.size, measured.md5, measured.adler32
+        try:
+            _compare(file, size, md5, adler32)
+        except CavernError:
+            await self.cavern.delete(file.target, token)
+            raise
+        return Outcome(file.number, FileState.STAGED, size, md5, adler32)
 
-    async def _check(
-        self, file: File, size: int | None, md5: str | None, adler: str | None, token: str
-    ) -> None:
-        pairs = [("size", file.size, size), ("md5", file.md5, md5), ("adler32", file.adler32, adler)]
-        for name, wanted, found in pairs:
-            if wanted is not None and found is not None and wanted != found:
-                await self.cavern.delete(file.target, token)
-                kind = "SizeMismatch" if name == "size" else "ChecksumMismatch"
-                raise CavernError(kind, f"{name} is {found}, not {wanted}")
+    async def _read_back(self, file: File, token: str) -> Measured:
+        """Size and checksums of what Cavern has, where it does not tell them: OpenCADC's keeps no Adler-32."""
+        measured = Measured()
+        async for chunk in self.cavern.read(file.target, token):
+            await asyncio.to_thread(measured.add, chunk)
+        return measured
 
     async def _relay(self, job: Job, file: File) -> Outcome:
         """Stream the file from the RSE into Cavern under a temporary name, and move it into place."""
@@ -316,8 +333,9 @@ class CavernApproach(Approach):
         source = self.row(file).source
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
         try:
+            headers = {"Accept-Encoding": "identity", **WANT_DIGEST}
             async with self.session.get(
-                source, timeout=timeout, allow_redirects=False, headers={"Accept-Encoding": "identity"}
+                source, timeout=timeout, allow_redirects=False, headers=headers
             ) as answer:
                 if answer.status == 404:
                     raise CavernError("SourceNotFound", f"{source} does not exist on the RSE")
@@ -331,7 +349,7 @@ class CavernApproach(Approach):
                     async for chunk in answer.content.iter_chunked(CHUNK):
                         if job.cancelled.is_set():
                             raise CavernError("Cancelled", "Cancelled while it was relayed")
-                        measured.add(chunk)
+                        await asyncio.to_thread(measured.add, chunk)
                         yield chunk
 
                 stored = await self.cavern.put(temporary, chunks(), size, job.token)
@@ -343,11 +361,15 @@ class CavernApproach(Approach):
                 raise CavernError(
                     "ChecksumMismatch", f"Cavern stored {stored}, sent was {measured.md5}", transient=True
                 )
-            pairs = [("md5", file.md5, measured.md5), ("adler32", file.adler32, measured.adler32)]
-            for kind, wanted, found in [("size", file.size, measured.size), *pairs]:
-                if wanted is not None and wanted != found:
-                    word = "SizeMismatch" if kind == "size" else "ChecksumMismatch"
-                    raise CavernError(word, f"{kind} is {found}, not {wanted}")
+            told = stated(answer.headers)
+            for name, of_rse, found in zip(
+                ("md5", "adler32"), told, (measured.md5, measured.adler32), strict=True
+            ):
+                if of_rse is not None and of_rse != found:
+                    raise CavernError(
+                        "ChecksumMismatch", f"{name} is {found}, the RSE says {of_rse}", transient=True
+                    )
+            _compare(file, measured.size, measured.md5, measured.adler32)
             await self.cavern.delete(file.target, job.token)
             await self.cavern.move(temporary, file.target, job.token)
         except (aiohttp.ClientError, TimeoutError) as exc:
@@ -367,34 +389,48 @@ class CavernApproach(Approach):
             # The user sees a hidden .part file; the failure that led here is the one to report.
             return
 
-    def _delay(self, attempt: int, asked: float | None = None) -> float:
-        longest = self.settings.preparer_retry_delay_max
-        delay = min(longest, self.settings.preparer_retry_delay * 2 ** (attempt - 1))
-        # Full jitter, so that many files that failed at once do not come back at once.
-        return max(min(asked or 0.0, longest), random.uniform(0, delay))  # noqa: S311 - no secret
-
     # -- removal ---------------------------------------------------------------------------------------------
 
-    async def remove(self, task: Task, token: str, files: Sequence[File]) -> list[int]:
-        """Delete staged copies; one that the user changed since is the user's own and stays."""
-        gone = []
-        for file in files:
-            try:
-                node = await self.cavern.node(file.target, token)
-                if node is not None and self._unchanged(file, node.properties):
-                    await self.cavern.delete(file.target, token)
-            except CavernError as exc:
-                if exc.transient or exc.fault == "NotAuthenticated":
-                    continue
-            gone.append(file.number)
-        return gone
+    async def remove(self, task: Task, token: str, files: Sequence[File]) -> Removal:
+        """Delete staged copies, several at a time; one that the user changed since is the user's own and stays."""
+        removal = Removal()
+        limit = asyncio.Semaphore(self.settings.preparer_file_concurrency)
 
-    @staticmethod
-    def _unchanged(file: File, properties: dict[str, str]) -> bool:
-        if properties.get(f"{CORE}length") != str(file.bytes):
+        async def one(file: File) -> None:
+            async with limit:
+                try:
+                    node = await self.cavern.node(file.target, token)
+                    if node is not None and not await self._unchanged(file, node, token):
+                        return
+                    await self.cavern.delete(file.target, token)
+                    removal.gone.append(file.number)
+                except CavernError as exc:
+                    if exc.transient or exc.fault == "NotAuthenticated":
+                        removal.later.append(file.number)
+                    else:
+                        logger.warning("The copy %s stays: %s", file.target, exc)
+
+        await asyncio.gather(*map(one, files))
+        return removal
+
+    async def _unchanged(self, file: File, node: Node, token: str) -> bool:
+        if node.number(LENGTH) != file.bytes:
             return False
-        md5 = properties.get(f"{CORE}MD5", "").removeprefix("md5:").lower()
-        return not md5 or not file.found_md5 or md5 == file.found_md5
+        # Without an MD5 it was changed by another way than Cavern, or Cavern keeps none.
+        md5 = node.md5 or (await self._read_back(file, token)).md5
+        return not file.found_md5 or md5 == file.found_md5
+
+
+def _compare(file: File, size: int | None, md5: str | None, adler32: str | None) -> None:
+    """Raise ``CavernError`` where something that is known of the file is not what was asked for."""
+    for name, wanted, found in [
+        ("size", file.size, size),
+        ("md5", file.md5, md5),
+        ("adler32", file.adler32, adler32),
+    ]:
+        if wanted is not None and wanted != found:
+            kind = "SizeMismatch" if name == "size" else "ChecksumMismatch"
+            raise CavernError(kind, f"{name} is {found}, not {wanted}")
 
 
 def _outcome(number: int, result: dict[str, Any]) -> Outcome | None:

@@ -7,17 +7,16 @@ leads nowhere. The user must have an area already: a mounted file system makes n
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import errno
 import os
 import stat
-import uuid
-import zlib
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 
-from preparer.approaches.base import Approach, Job, StagingError
+from preparer.approaches.base import Approach, Job, Measured, Removal, StagingError, delay
 from preparer.config import PreparerSettings
 from preparer.ledger.store import File, Outcome, Task
 from preparer.ledger.tables import FileState
@@ -25,6 +24,9 @@ from preparer.ledger.tables import FileState
 CHUNK = 4 << 20
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FAULTS = {FileNotFoundError: "SourceNotFound", PermissionError: "PermissionDenied"}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+# What a file system over the network may say of a server that is away for a moment.
+_PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY}
 
 
 @contextmanager
@@ -45,34 +47,76 @@ def directory(root: Path, parts: Sequence[str], owner: tuple[int, int] | None = 
         os.close(current)
 
 
+def same_bytes(parent: int, name: str, file: File, md5: str | None, adler32: str | None) -> bool:
+    """Whether the regular file *name* in the directory *parent* has these checksums, of which one must be known."""
+    if md5 is None and adler32 is None:
+        return False
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+    except OSError:
+        return False
+    with os.fdopen(descriptor, "rb", buffering=0) as stream:
+        status = os.fstat(descriptor)
+        size = file.size if file.bytes is None else file.bytes
+        if not stat.S_ISREG(status.st_mode) or (size is not None and size != status.st_size):
+            return False
+        found = Measured()
+        while chunk := stream.read(CHUNK):
+            found.add(chunk)
+    return (md5 is None or md5 == found.md5) and (adler32 is None or adler32 == found.adler32)
+
+
 class FilesystemApproach(Approach):
     """What both have in common: the paths, the user's area, and one file after the other in threads."""
 
     def __init__(self, settings: PreparerSettings) -> None:
         """Use the two mounts of *settings*."""
+        self.settings = settings
         self.source = settings.abs_path_rse_root
         self.areas = settings.abs_path_user_area_root
         self.home = settings.preparer_home
-        self.concurrency = settings.preparer_file_concurrency
 
     async def stage(self, job: Job, files: Sequence[File]) -> None:
         """Stage every file, several at a time."""
         owner = await asyncio.to_thread(self._owner, job.task.username)
-        limit = asyncio.Semaphore(self.concurrency)
+        limit = asyncio.Semaphore(self.settings.preparer_file_concurrency)
 
         async def one(file: File) -> None:
             async with limit:
                 if not job.cancelled.is_set():
                     job.begin(file.path, file)
-                    await job.end([(file, await asyncio.to_thread(self._guarded, job, file, owner))])
+                    await self._one(job, file, owner)
 
         async with asyncio.TaskGroup() as group:
             for file in files:
                 group.create_task(one(file))
 
-    async def remove(self, task: Task, token: str, files: Sequence[File]) -> list[int]:
+    async def _one(self, job: Job, file: File, owner: tuple[int, int]) -> None:
+        """Stage a file, with further tries where the failure may pass."""
+        for attempt in range(file.attempts + 1, self.settings.preparer_file_attempts + 1):
+            try:
+                outcome = await asyncio.to_thread(self._stage, job, file, owner)
+            except Cancelled:
+                return
+            except OSError as exc:
+                outcome = _failed(file, exc)
+                if exc.errno in _PASSING and attempt < self.settings.preparer_file_attempts:
+                    await job.retried([outcome])
+                    await asyncio.sleep(delay(self.settings, attempt))
+                    continue
+            await job.end([(file, outcome)])
+            return
+
+    async def remove(self, task: Task, token: str, files: Sequence[File]) -> Removal:
         """Remove staged copies that are unchanged since."""
-        return [file.number for file in files if await asyncio.to_thread(self._remove, file)]
+        removal = Removal()
+        for file in files:
+            try:
+                if await asyncio.to_thread(self._remove, file):
+                    removal.gone.append(file.number)
+            except OSError:
+                removal.later.append(file.number)
+        return removal
 
     def _owner(self, username: str) -> tuple[int, int]:
         try:
@@ -88,102 +132,131 @@ class FilesystemApproach(Approach):
         """Segments of a target below the mounted areas."""
         return target.removeprefix(self.home + "/").split("/")
 
-    def _guarded(self, job: Job, file: File, owner: tuple[int, int]) -> Outcome:
-        try:
-            return self._stage(file, owner)
-        except OSError as exc:
-            fault = next((name for kind, name in _FAULTS.items() if isinstance(exc, kind)), "InternalFault")
-            if exc.errno in (28, 122):
-                fault = "QuotaExceeded"
-            return Outcome(file.number, FileState.FAILED, fault=fault, detail=f"{file.path}: {exc.strerror}")
-
-    def _open_source(self, file: File) -> int:
+    def _open_source(self, file: File) -> FileIO:
         *parents, name = file.path.split("/")
         with directory(self.source, parents) as parent:
             descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise FileNotFoundError(2, "not a regular file")
-        return descriptor
-
-    @abstractmethod
-    def _stage(self, file: File, owner: tuple[int, int]) -> Outcome:
-        """Stage one file, which will belong to *owner*."""
+            raise FileNotFoundError(errno.ENOENT, "not a regular file")
+        return FileIO(descriptor)
 
     def _remove(self, file: File) -> bool:
+        """Remove a copy; False if what is there is the user's own by now. Raises `OSError`."""
         *parents, name = self._parts(file.target)
         try:
             with directory(self.areas, parents) as parent:
-                status = os.stat(name, dir_fd=parent, follow_symlinks=False)
-                if stat.S_ISLNK(status.st_mode) or status.st_size == file.bytes:
-                    os.unlink(name, dir_fd=parent)
+                if not self._ours(file, parent, name):
+                    return False
+                os.unlink(name, dir_fd=parent)
         except FileNotFoundError:
             return True
-        except OSError:
-            return False
         return True
 
+    @abstractmethod
+    def _stage(self, job: Job, file: File, owner: tuple[int, int]) -> Outcome:
+        """Stage one file, which will belong to *owner*. Raises `OSError`, and `Cancelled`."""
 
-def checked(file: File, size: int, md5: str, adler32: str) -> Outcome:
+    @abstractmethod
+    def _ours(self, file: File, parent: int, name: str) -> bool:
+        """Whether what is at the target is still what was staged. Raises `FileNotFoundError`."""
+
+
+class Cancelled(Exception):
+    """The task was cancelled while the file was read."""
+
+
+def measure(job: Job, source: FileIO, copy: int | None = None) -> Measured:
+    """Read *source* to its end, and write it to the descriptor *copy*."""
+    measured = Measured()
+    while chunk := source.read(CHUNK):
+        if job.cancelled.is_set():
+            raise Cancelled
+        measured.add(chunk)
+        view = memoryview(chunk)
+        while copy is not None and view:
+            view = view[os.write(copy, view) :]
+    return measured
+
+
+def _failed(file: File, exc: OSError) -> Outcome:
+    fault = next((name for kind, name in _FAULTS.items() if isinstance(exc, kind)), "InternalFault")
+    if exc.errno in _FULL:
+        fault = "QuotaExceeded"
+    return Outcome(file.number, FileState.FAILED, fault=fault, detail=f"{file.path}: {exc.strerror}")
+
+
+def checked(file: File, found: Measured) -> Outcome:
     """Outcome of bytes that were read, compared with what was asked for."""
-    for name, wanted, found in [
-        ("size", file.size, size),
-        ("md5", file.md5, md5),
-        ("adler32", file.adler32, adler32),
-    ]:
-        if wanted is not None and wanted != found:
+    for name in ("size", "md5", "adler32"):
+        wanted, read = getattr(file, name), getattr(found, name)
+        if wanted is not None and wanted != read:
             fault = "SizeMismatch" if name == "size" else "ChecksumMismatch"
             return Outcome(
-                file.number, FileState.FAILED, fault=fault, detail=f"{name} is {found}, not {wanted}"
+                file.number, FileState.FAILED, fault=fault, detail=f"{name} is {read}, not {wanted}"
             )
-    return Outcome(file.number, FileState.STAGED, size, md5, adler32)
+    return Outcome(file.number, FileState.STAGED, found.size, found.md5, found.adler32)
+
+
+@contextmanager
+def placing(job: Job, parent: int, name: str) -> Iterator[str]:
+    """A temporary name beside *name*, free now and afterwards: one that a killed worker left is taken over."""
+    temporary = f".{name[:200]}.{job.task.id.hex[:8]}.part"
+    with suppress(FileNotFoundError):
+        os.unlink(temporary, dir_fd=parent)
+    try:
+        yield temporary
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=parent)
 
 
 class CopyApproach(FilesystemApproach):
     """``copy_to_user_area``: copies each file to a temporary name, checks it, and renames it into place."""
 
-    def _stage(self, file: File, owner: tuple[int, int]) -> Outcome:
+    def _stage(self, job: Job, file: File, owner: tuple[int, int]) -> Outcome:
         *parents, name = self._parts(file.target)
-        source = self._open_source(file)
-        temporary = f".{name[:200]}.{uuid.uuid4().hex[:8]}.part"
-        with os.fdopen(source, "rb", buffering=0) as stream, directory(self.areas, parents, owner) as parent:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(temporary, flags, 0o660, dir_fd=parent)
-            try:
-                digest, adler, size = hashlib.md5(usedforsecurity=False), 1, 0
-                with os.fdopen(descriptor, "wb", buffering=0) as copy:
-                    while chunk := stream.read(CHUNK):
-                        digest.update(chunk)
-                        adler = zlib.adler32(chunk, adler)
-                        size += len(chunk)
-                        copy.write(chunk)
-                    os.fchown(copy.fileno(), *owner)
-                    os.fsync(copy.fileno())
-                outcome = checked(file, size, digest.hexdigest(), f"{adler:08x}")
+        with self._open_source(file) as source, directory(self.areas, parents, owner) as parent:
+            if same_bytes(parent, name, file, file.md5, file.adler32):
+                return Outcome(file.number, FileState.PRESENT, file.size, file.md5, file.adler32)
+            with placing(job, parent, name) as temporary:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+                copy = os.open(temporary, flags, 0o660, dir_fd=parent)
+                try:
+                    outcome = checked(file, measure(job, source, copy))
+                    os.fchown(copy, *owner)
+                    os.fsync(copy)
+                finally:
+                    os.close(copy)
                 if outcome.state == FileState.STAGED:
                     os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
-                return outcome
-            finally:
-                with suppress(FileNotFoundError):
-                    os.unlink(temporary, dir_fd=parent)
+                    os.fsync(parent)
+            return outcome
+
+    def _ours(self, file: File, parent: int, name: str) -> bool:
+        os.stat(name, dir_fd=parent, follow_symlinks=False)
+        return same_bytes(parent, name, file, file.found_md5, file.found_adler32)
 
 
 class LinkApproach(FilesystemApproach):
     """``symbolic_link``: links to the file on the RSE, after reading it once to check it."""
 
-    def _stage(self, file: File, owner: tuple[int, int]) -> Outcome:
+    def _stage(self, job: Job, file: File, owner: tuple[int, int]) -> Outcome:
         *parents, name = self._parts(file.target)
-        digest, adler, size = hashlib.md5(usedforsecurity=False), 1, 0
-        with os.fdopen(self._open_source(file), "rb", buffering=0) as stream:
-            while chunk := stream.read(CHUNK):
-                digest.update(chunk)
-                adler = zlib.adler32(chunk, adler)
-                size += len(chunk)
-        outcome = checked(file, size, digest.hexdigest(), f"{adler:08x}")
+        with self._open_source(file) as source:
+            outcome = checked(file, measure(job, source))
         if outcome.state == FileState.STAGED:
-            temporary = f".{name[:200]}.{uuid.uuid4().hex[:8]}.part"
-            with directory(self.areas, parents, owner) as parent:
+            with directory(self.areas, parents, owner) as parent, placing(job, parent, name) as temporary:
                 os.symlink(self.source / file.path, temporary, dir_fd=parent)
                 os.chown(temporary, *owner, dir_fd=parent, follow_symlinks=False)
                 os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+                os.fsync(parent)
         return outcome
+
+    def _ours(self, file: File, parent: int, name: str) -> bool:
+        try:
+            return os.readlink(name, dir_fd=parent) == str(self.source / file.path)
+        except OSError as exc:
+            if exc.errno == errno.EINVAL:  # no link
+                return False
+            raise

@@ -4,30 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import quote
 
-import aiohttp
 from voservice.problems import Unavailable
 
-from preparer.cavern import ADLER32, DATE, LENGTH, MD5, QUOTA, CavernError, Node
+from preparer.cavern import ADLER32, DATE, LENGTH, MD5, CavernError, Node
 from preparer.core.context import Caller, Context
 from preparer.ledger.store import NewFile
+from preparer.rse import RseError, Source, head, url
 
 CONCURRENCY = 32
 # Of coordinate descent, which needs few for three costs.
 ROUNDS = 50
-
-
-@dataclass(frozen=True)
-class Source:
-    """A file on the RSE: its size in bytes, and when it was changed, where that was asked."""
-
-    size: int
-    modified: datetime | None = None
 
 
 async def estimate(shared: Context, who: Caller, files: Sequence[NewFile]) -> dict[str, Any]:
@@ -44,7 +33,10 @@ async def estimate(shared: Context, who: Caller, files: Sequence[NewFile]) -> di
         if file.size is not None and (node is None or file.md5 or file.adler32):
             return Source(file.size)
         async with limit:
-            return await _head(shared, file)
+            try:
+                return await head(shared.session, url(shared.settings.abs_url_rse_root, file.path))
+            except RseError as exc:
+                raise Unavailable(f"{file.did}: {exc}") from exc
 
     sources = await asyncio.gather(*(source(file) for file in files))
     missing = [file.did for file, found in zip(files, sources, strict=True) if found is None]
@@ -112,27 +104,7 @@ async def _staged(shared: Context, who: Caller, files: Sequence[NewFile]) -> dic
     return staged
 
 
-async def _head(shared: Context, file: NewFile) -> Source | None:
-    """Ask the RSE for a file's size; None if it has none of that path."""
-    try:
-        async with shared.session.head(f"{shared.settings.abs_url_rse_root}/{quote(file.path)}") as answer:
-            if answer.status in {404, 410}:
-                return None
-            if answer.status != 200:
-                raise Unavailable(f"The RSE answered {answer.status} when asked for {file.did}")
-            modified = answer.headers.get("Last-Modified")
-            return Source(
-                int(answer.headers.get("Content-Length", 0)),
-                parsedate_to_datetime(modified) if modified else None,
-            )
-    except (aiohttp.ClientError, TimeoutError) as exc:
-        raise Unavailable(f"The RSE does not answer: {type(exc).__name__}") from exc
-
-
 async def _quota_left(shared: Context, who: Caller) -> int | None:
     """Bytes left in the user's area, or None without a quota."""
     node = await shared.cavern.node(f"{shared.settings.preparer_home}/{who.identity.username}", who.token)
-    quota = node.number(QUOTA) if node else None
-    if node is None or quota is None:
-        return None
-    return max(quota - (node.number(LENGTH) or 0), 0)
+    return node.room if node else None

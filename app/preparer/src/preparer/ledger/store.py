@@ -425,12 +425,16 @@ class Ledger:
                 )
             )
 
-    async def job(self, task: uuid.UUID, job: str | None, event: int = 0) -> None:
-        """Remember the bulk job underneath a task."""
+    async def job(self, task: uuid.UUID, worker: str, job: str | None, event: int = 0) -> None:
+        """Remember the bulk job underneath a task, if the task is still the worker's."""
         async with self.engine.begin() as connection:
-            await connection.execute(update(tasks).where(tasks.c.id == task).values(job=job, job_event=event))
+            await connection.execute(
+                update(tasks)
+                .where(tasks.c.id == task, tasks.c.worker == worker)
+                .values(job=job, job_event=event)
+            )
 
-    async def record(self, task: uuid.UUID, outcomes: Sequence[Outcome], event: int | None = None) -> None:
+    async def record(self, task: uuid.UUID, outcomes: Sequence[Outcome]) -> None:
         """Write what became of some files; each counts once however often it is told."""
         if not outcomes:
             return
@@ -469,8 +473,6 @@ class Ledger:
                 "files_failed": tasks.c.files_failed + failed,
                 "bytes_done": tasks.c.bytes_done + size,
             }
-            if event is not None:
-                values["job_event"] = func.greatest(tasks.c.job_event, event)
             await connection.execute(update(tasks).where(tasks.c.id == task).values(**values))
 
     async def tried(self, task: uuid.UUID, worker: str, failures: Sequence[Outcome]) -> None:
@@ -525,8 +527,15 @@ class Ledger:
             return await self._finish(connection, task, state, info)
 
     async def fail(self, task: uuid.UUID, worker: str, fault: str, detail: str) -> None:
-        """Fail every file of a task that is still pending, for one reason."""
+        """Fail every file that is still pending, for one reason, if the task is still the worker's."""
         async with self.engine.begin() as connection:
+            held = await connection.scalar(
+                select(tasks.c.id)
+                .where(tasks.c.id == task, tasks.c.worker == worker, tasks.c.state == TaskState.RUNNING)
+                .with_for_update()
+            )
+            if held is None:
+                return
             failed = await connection.execute(
                 update(files)
                 .where(files.c.task == task, files.c.state == FileState.PENDING)
@@ -534,7 +543,7 @@ class Ledger:
             )
             await connection.execute(
                 update(tasks)
-                .where(tasks.c.id == task, tasks.c.worker == worker)
+                .where(tasks.c.id == task)
                 .values(files_failed=tasks.c.files_failed + failed.rowcount)
             )
 

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from voservice.logging import bound
 
 from preparer import callbacks, receipts
-from preparer.approaches.base import Approach, Job, StagingError
+from preparer.approaches.base import Approach, Job, Removal, StagingError
 from preparer.config import PreparerSettings
 from preparer.credentials import CredentialLost, Vault
 from preparer.ledger.store import File, Ledger, Outcome, Task
@@ -62,7 +62,8 @@ class Runner:
             loops = [
                 group.create_task(self._forever(self._claim_loop)),
                 group.create_task(self._forever(self._heartbeat_loop)),
-                group.create_task(self._forever(self._housekeeping_loop)),
+                group.create_task(self._forever(self._callbacks_loop)),
+                group.create_task(self._forever(self._lifetimes_loop)),
                 group.create_task(self._forever(self._receipts_loop)),
             ]
             await self.stopping.wait()
@@ -168,7 +169,7 @@ class Runner:
                 metrics.RETRIES.labels(failure.fault or "").inc()
 
         async def remember(job: str | None, event: int) -> None:
-            await self.ledger.job(task.id, job, event)
+            await self.ledger.job(task.id, self.name, job, event)
 
         approach = self.approaches.get(task.approach)
         if approach is None:
@@ -193,7 +194,7 @@ class Runner:
     async def _rounds(self, approach: Approach, job: Job) -> None:
         """Stage what is pending, a batch at a time, until nothing is or the task as a whole fails."""
         failures = 0
-        resumed = False
+        resumed = admitted = False
         tried: set[int] = set()
         while not job.cancelled.is_set():
             pending = await self.ledger.list_files(
@@ -210,6 +211,9 @@ class Runner:
                     resumed = True
                     if await approach.resume(job, pending):
                         continue
+                if not admitted:
+                    await approach.admit(job, self._pages(job.task, [FileState.PENDING]))
+                    admitted = True
                 await approach.stage(job, pending)
             except StagingError as exc:
                 failures += 1
@@ -253,9 +257,11 @@ class Runner:
             return
         await self.ledger.note_receipt(task.id)
 
-    async def _pages(self, task: Task) -> AsyncIterator[Sequence[File]]:
+    async def _pages(
+        self, task: Task, states: Sequence[FileState] | None = None
+    ) -> AsyncIterator[Sequence[File]]:
         after = -1
-        while page := await self.ledger.list_files(task.id, None, after, PAGE):
+        while page := await self.ledger.list_files(task.id, states, after, PAGE):
             yield page
             if len(page) < PAGE:
                 return
@@ -263,10 +269,15 @@ class Runner:
 
     # -- housekeeping ----------------------------------------------------------------------------------------
 
-    async def _housekeeping_loop(self) -> None:
+    async def _callbacks_loop(self) -> None:
         while True:
             # Side by side: a host that answers nobody keeps nobody else waiting.
             await asyncio.gather(*map(self._call_back, await self.ledger.due_callbacks()))
+            await asyncio.sleep(1)
+
+    async def _lifetimes_loop(self) -> None:
+        """Remove what has outlived its time: a loop of its own, since that may take long."""
+        while True:
             for task in await self.ledger.expired():
                 await self._release(task)
             await asyncio.sleep(1)
@@ -292,13 +303,11 @@ class Runner:
             logger.error("Staged copies of %s stay: %s", task.id, exc)
             await self.ledger.release(task.id, [], complete=True)
             return
-        left = False
-        after = -1
-        while page := await self.ledger.list_files(task.id, [FileState.STAGED], after, PAGE):
-            after = page[-1].number
-            gone = await approach.remove(task, token, page) if approach else []
-            await self.ledger.release(task.id, gone, complete=False)
-            left = left or len(gone) < len(page)
-        if not left:
+        later = False
+        async for page in self._pages(task, [FileState.STAGED]):
+            removal = await approach.remove(task, token, page) if approach else Removal()
+            await self.ledger.release(task.id, removal.gone, complete=False)
+            later = later or bool(removal.later)
+        if not later:
             await self.ledger.release(task.id, [], complete=True)
             logger.info("Released the staged copies of %s", task.id)

@@ -42,7 +42,7 @@ def begin_write_out(descriptor: int, offset: int, length: int) -> None:
 
 
 def bypass_cache(descriptor: int, bypass: bool) -> bool:
-    """Let what is written to the descriptor go past the page cache, or no longer; whether it does (O_DIRECT, open(2))."""
+    """Let what is written to the descriptor go past the page cache (O_DIRECT), or no longer; whether it does."""
     flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
     try:
         fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT if bypass else flags & ~os.O_DIRECT)

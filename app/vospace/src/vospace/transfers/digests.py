@@ -13,6 +13,9 @@ from dataclasses import dataclass
 MD5_HEX = re.compile(r"[0-9a-f]{32}")
 ADLER32_HEX = re.compile(r"[0-9a-f]{8}")
 
+WANT_DIGEST = {"Want-Digest": "adler32, md5;q=0.9"}
+"""Storage elements tell the checksums that they keep to those who ask (RFC 3230)."""
+
 
 class Digester:
     """MD5 and Adler-32 over bytes as they pass. One thread at a time may update each of them."""

@@ -18,7 +18,7 @@ from typing import Protocol
 import aiohttp
 from yarl import URL
 
-from vospace.transfers.digests import Expected, stated
+from vospace.transfers.digests import WANT_DIGEST, Expected, stated
 from vospace.transfers.errors import FetchFailed
 from vospace.transfers.sources import SourcePolicy, SourceRefused
 
@@ -93,7 +93,7 @@ def open_session(limits: FetchLimits, connections: int) -> aiohttp.ClientSession
         ),
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"Accept-Encoding": "identity", "User-Agent": "vospace"},
+        headers={"Accept-Encoding": "identity", "User-Agent": "vospace", **WANT_DIGEST},
         read_bufsize=1 << 20,
     )
 

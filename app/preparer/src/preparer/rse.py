@@ -1,0 +1,65 @@
+"""What the Rucio Storage Element says of a file when asked by HTTP."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from urllib.parse import quote
+
+import aiohttp
+
+# RFC 3230: dCache, StoRM and XRootD tell the checksums that they keep to those who ask.
+WANT_DIGEST = {"Want-Digest": "adler32, md5;q=0.9"}
+
+
+class RseError(Exception):
+    """The storage element does not answer, or not as one that has or has not the file."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file on the RSE: its size in bytes, and when it was changed, where that was asked."""
+
+    size: int
+    modified: datetime | None = None
+
+
+def url(root: str, path: str) -> str:
+    """URL of the file at *path* below the *root* of the RSE."""
+    return f"{root}/{quote(path)}"
+
+
+async def head(session: aiohttp.ClientSession, source: str) -> Source | None:
+    """Ask for the size of the file behind *source*; None if there is none. Raises `RseError`."""
+    try:
+        async with session.head(source) as answer:
+            if answer.status in {404, 410}:
+                return None
+            if answer.status != 200:
+                raise RseError(f"the RSE answered {answer.status}")
+            modified = answer.headers.get("Last-Modified")
+            return Source(
+                int(answer.headers.get("Content-Length", 0)),
+                parsedate_to_datetime(modified) if modified else None,
+            )
+    except (aiohttp.ClientError, TimeoutError, ValueError) as exc:
+        raise RseError(f"the RSE does not answer: {type(exc).__name__}") from exc
+
+
+def stated(headers: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """MD5 and Adler-32 in lower-case hexadecimal digits that ``Digest`` (RFC 3230) states of the whole file."""
+    md5 = adler32 = None
+    for part in headers.get("Digest", "").split(","):
+        algorithm, _, value = part.strip().partition("=")
+        try:
+            if algorithm.lower() == "md5":
+                md5 = base64.b64decode(value, validate=True).hex()
+            elif algorithm.lower() == "adler32":
+                adler32 = f"{int(value, 16):08x}"
+        except (binascii.Error, ValueError):
+            continue
+    return md5, adler32
