@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from preparer.ledger.store import KeyReused, Ledger, NewFile, NewTask, Outcome, SameUnderWay
+from preparer.ledger.store import INSERT_ROWS, KeyReused, Ledger, NewFile, NewTask, Outcome, SameUnderWay
 from preparer.ledger.tables import FileState, TaskState, metadata
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -73,6 +73,18 @@ async def test_same_request_is_one_task_until_it_ends(ledger: Ledger) -> None:
     assert other != made[0][0]
     await ledger.cancel(made[0][0])
     assert (await submit(ledger, request(content="same")))[1]
+
+
+@pytest.mark.parametrize("more", [{}, {"idempotency_key": "key"}])
+@pytest.mark.parametrize("count", [3, INSERT_ROWS + 1])
+async def test_the_same_request_made_often_at_once_is_one_task(
+    ledger: Ledger, count: int, more: dict[str, Any]
+) -> None:
+    new = request(count, content="same", **more)
+    made = await asyncio.gather(*(ledger.submit(new) for _ in range(10)))
+    assert len({task.id for task, _ in made}) == 1
+    assert [created for _, created in made].count(True) == 1
+    assert len(await ledger.list_files(made[0][0].id, limit=2 * INSERT_ROWS)) == count
 
 
 async def test_idempotency_key_outlives_the_task_and_belongs_to_one_request(ledger: Ledger) -> None:

@@ -147,7 +147,8 @@ class Ledger:
     def __init__(self, engine: AsyncEngine) -> None:
         """Use the database of *engine*."""
         self.engine = engine
-        self._reader = database.reader(engine)
+        # For what is one statement, which PostgreSQL makes a transaction of its own.
+        self._single = database.reader(engine)
 
     # -- requests --------------------------------------------------------------------------------------------
 
@@ -155,40 +156,39 @@ class Ledger:
         """Write a request; returns the task and whether it is new. The same one still under way is not made twice."""
         for _ in range(3):
             try:
-                async with self.engine.begin() as connection:
-                    known = await self._same(connection, new)
-                    if known is not None:
-                        return known, False
-                    return await self._insert(connection, new), True
+                return await self._insert(new), True
             except IntegrityError:
-                # Another request wrote the same one in between; it is found now, or has ended by now.
-                continue
+                # Two unique indexes stand for what the same request is. It is found now, or has ended by now.
+                known = await self._same(new)
+                if known is not None:
+                    return known, False
         raise RuntimeError("the same request keeps appearing and ending")
 
-    async def _same(self, connection: AsyncConnection, new: NewTask) -> Task | None:
-        if new.idempotency_key is not None:
-            row = (
-                await connection.execute(
-                    select(tasks).where(
-                        tasks.c.username == new.username, tasks.c.idempotency_key == new.idempotency_key
+    async def _same(self, new: NewTask) -> Task | None:
+        async with self._single.connect() as connection:
+            if new.idempotency_key is not None:
+                row = (
+                    await connection.execute(
+                        select(tasks).where(
+                            tasks.c.username == new.username, tasks.c.idempotency_key == new.idempotency_key
+                        )
                     )
+                ).first()
+                if row is not None:
+                    if row.content_hash != new.content_hash:
+                        raise KeyReused
+                    return row
+            found = await connection.execute(
+                select(tasks).where(
+                    tasks.c.username == new.username,
+                    tasks.c.content_hash == new.content_hash,
+                    IS_ACTIVE,
+                    ~tasks.c.cancel,
                 )
-            ).first()
-            if row is not None:
-                if row.content_hash != new.content_hash:
-                    raise KeyReused
-                return row
-        found = await connection.execute(
-            select(tasks).where(
-                tasks.c.username == new.username,
-                tasks.c.content_hash == new.content_hash,
-                IS_ACTIVE,
-                ~tasks.c.cancel,
             )
-        )
-        return found.first()
+            return found.first()
 
-    async def _insert(self, connection: AsyncConnection, new: NewTask) -> Task:
+    async def _insert(self, new: NewTask) -> Task:
         sizes = [file.size for file in new.files]
         known = {
             **vars(new),
@@ -197,15 +197,22 @@ class Ledger:
             "bytes_total": None if None in sizes else sum(size or 0 for size in sizes),
         }
         task = {parameter.key: known[name] for name, parameter in _TASK.items()}
-        event = {"event": {"files": len(new.files)}}
-        made: Task = (await connection.execute(_ADD_TASK, task | event | _arrays(new.files, 0))).one()
-        for start in range(INSERT_ROWS, len(new.files), INSERT_ROWS):
-            await connection.execute(_ADD_FILES, {_TASK["id"].key: made.id} | _arrays(new.files, start))
+        first = task | {"event": {"files": len(new.files)}} | _arrays(new.files, 0)
+        made: Task
+        if len(new.files) <= INSERT_ROWS:
+            # One statement, which is a transaction of its own: most requests cost one round trip.
+            async with self._single.connect() as connection:
+                made = (await connection.execute(_ADD_TASK, first)).one()
+            return made
+        async with self.engine.begin() as connection:
+            made = (await connection.execute(_ADD_TASK, first)).one()
+            for start in range(INSERT_ROWS, len(new.files), INSERT_ROWS):
+                await connection.execute(_ADD_FILES, {_TASK["id"].key: made.id} | _arrays(new.files, start))
         return made
 
     async def active_count(self, username: str) -> int:
         """Number of the user's unfinished tasks."""
-        async with self._reader.connect() as connection:
+        async with self._single.connect() as connection:
             count = await connection.scalar(
                 select(func.count()).where(tasks.c.username == username, IS_ACTIVE)
             )
@@ -216,7 +223,7 @@ class Ledger:
         query = select(tasks).where(tasks.c.id == task)
         if username is not None:
             query = query.where(tasks.c.username == username)
-        async with self._reader.connect() as connection:
+        async with self._single.connect() as connection:
             return (await connection.execute(query)).first()
 
     async def list_tasks(
@@ -230,7 +237,7 @@ class Ledger:
             query = query.where(tasks.c.state.in_(states))
         if before is not None:
             query = query.where(tasks.c.created < before)
-        async with self._reader.connect() as connection:
+        async with self._single.connect() as connection:
             return (await connection.execute(query)).all()
 
     async def list_files(
@@ -245,7 +252,7 @@ class Ledger:
         )
         if states:
             query = query.where(files.c.state.in_(states))
-        async with self._reader.connect() as connection:
+        async with self._single.connect() as connection:
             return (await connection.execute(query)).all()
 
     async def faults(self, task: uuid.UUID, limit: int = 3) -> Sequence[Row[Any]]:
@@ -261,7 +268,7 @@ class Ledger:
             .order_by(func.count().desc())
             .limit(limit)
         )
-        async with self._reader.connect() as connection:
+        async with self._single.connect() as connection:
             return (await connection.execute(query)).all()
 
     async def cancel(self, task: uuid.UUID) -> None:
@@ -331,7 +338,7 @@ class Ledger:
 
     async def unpublished(self, limit: int = 500) -> Sequence[uuid.UUID]:
         """Tasks whose message the broker has not confirmed."""
-        async with self._reader.connect() as connection:
+        async with self._single.connect() as connection:
             rows = await connection.execute(
                 select(tasks.c.id).where(~tasks.c.published).order_by(tasks.c.created).limit(limit)
             )
@@ -617,7 +624,7 @@ class Ledger:
             .order_by(events.c.id)
             .limit(limit)
         )
-        async with self._reader.connect() as connection:
+        async with self._single.connect() as connection:
             return (await connection.execute(query)).all()
 
     async def note_receipt(self, task: uuid.UUID) -> None:
@@ -642,7 +649,7 @@ class Ledger:
             )
             .limit(limit)
         )
-        async with self._reader.connect() as connection:
+        async with self._single.connect() as connection:
             found: Sequence[Task] = (await connection.execute(query)).all()
             return found
 
@@ -742,18 +749,18 @@ class Ledger:
             .order_by(tasks.c.finished.desc())
             .limit(limit)
         )
-        async with self._reader.connect() as connection:
+        async with self._single.connect() as connection:
             return [(row[0], row[1], float(row[2])) for row in await connection.execute(query)]
 
     async def counts(self) -> dict[str, int]:
         """Number of tasks by state."""
-        async with self._reader.connect() as connection:
+        async with self._single.connect() as connection:
             rows = await connection.execute(select(tasks.c.state, func.count()).group_by(tasks.c.state))
             return dict(rows.tuples().all())
 
     async def oldest_waiting(self) -> float:
         """Seconds that the oldest unfinished task has waited."""
-        async with self._reader.connect() as connection:
+        async with self._single.connect() as connection:
             age = await connection.scalar(
                 select(func.extract("epoch", now - func.min(tasks.c.created))).where(IS_ACTIVE)
             )

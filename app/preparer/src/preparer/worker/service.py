@@ -69,7 +69,7 @@ class Worker:
     def run(self) -> None:
         """Serve until Celery is told to end."""
         database.migrate(self.settings, MIGRATIONS)
-        start_http_server(METRICS_PORT, addr="127.0.0.1")
+        start_http_server(METRICS_PORT)
         self.thread.start()
         self.ready.wait()
         if self.failed:
