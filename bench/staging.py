@@ -8,14 +8,15 @@ Submissions and memory have no peer: they are figures of this service alone.
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from deployment import Deployment
 
 CASES = [("10,000 files of 10 KiB", 10_000, 10_240), ("one file of 2 GiB", 1, 2 * 2**30)]
 MEMORY_CASES = [1_000, 100_000]
-SUBMISSIONS, USERS, THREADS = 2_000, 20, 32
+SUBMISSIONS, USERS, CLIENTS = 2_000, 20, 32
 CONTAINERS = {
     "core": "ska-src-local-data-preparer-core",
     "worker": "ska-src-local-data-preparer-celery-worker",
@@ -141,23 +142,40 @@ def _throughput(stack: Deployment, name: str, count: int, size: int) -> Iterator
 
 
 def _submissions(stack: Deployment) -> dict[str, Any]:
-    """Requests of one file each by many users at once; each is then followed to its end."""
-    with _files(stack, SUBMISSIONS, 10) as (run, user, dids):
-        sessions = [stack.session(f"{user}{number}") for number in range(USERS)]
-        tasks: list[tuple[int, str]] = []
-
-        def submit(number: int) -> None:
-            whose = number % USERS
-            tasks.append((whose, _submit(stack, sessions[whose], run, [dids[number]])))
-
+    """Requests of one file each by many users at once, by curl, which leaves the cores to the services; each is then
+    followed to its end."""
+    with _files(stack, SUBMISSIONS, 10) as (run, user, dids), tempfile.TemporaryDirectory() as answers:
+        users = [f"{user}{number}" for number in range(USERS)]
+        requested = []
+        for number, did in enumerate(dids):
+            body = json.dumps({"files": [{"did": did}], "destination": run})
+            options = {
+                "url": f"{stack.url}/prepare-data/v1/tasks",
+                "cacert": stack.ca,
+                "header": f"Authorization: Bearer {stack.token(users[number % USERS])}",
+                "data": body,
+                "output": f"{answers}/{number}",
+            }
+            given = "".join(f"{name} = {json.dumps(value)}\n" for name, value in options.items())
+            requested.append(f"fail\nhttp1.1\n{given}")
+        command = [
+            "curl",
+            "--silent",
+            "--show-error",
+            "--parallel",
+            "--parallel-max",
+            str(CLIENTS),
+            "--config",
+            "-",
+        ]
         begin = time.perf_counter()
-        with ThreadPoolExecutor(max_workers=THREADS) as pool:
-            list(pool.map(submit, range(SUBMISSIONS)))
+        subprocess.run(command, input="next\n".join(requested), text=True, check=True)
         seconds = time.perf_counter() - begin
-        for whose, task in tasks:
-            _follow(stack, sessions[whose], task)
-        for number in range(USERS):
-            _remove(stack.data / "cavern_data/cavern/home" / f"{user}{number}")
+        for whose in users:
+            with stack.session(whose) as http:
+                for number in range(users.index(whose), SUBMISSIONS, USERS):
+                    _follow(stack, http, json.loads(Path(answers, str(number)).read_text())["id"])
+            _remove(stack.data / "cavern_data/cavern/home" / whose)
     return {
         "measurement": f"{SUBMISSIONS} submissions by {USERS} users, all of them staged afterwards",
         "per_second": round(SUBMISSIONS / seconds),

@@ -129,6 +129,8 @@ _ADD_TASK = select(insert(tasks).values(_TASK).returning(tasks).cte("written")).
     .cte("submitted"),
 )
 
+_ACTIVE_COUNT = select(func.count()).where(tasks.c.username == bindparam("username"), IS_ACTIVE)
+
 
 def _arrays(new: Sequence[NewFile], start: int) -> dict[str, Any]:
     """Parameters of the files from *start* on, as many as go at once."""
@@ -213,9 +215,7 @@ class Ledger:
     async def active_count(self, username: str) -> int:
         """Number of the user's unfinished tasks."""
         async with self._single.connect() as connection:
-            count = await connection.scalar(
-                select(func.count()).where(tasks.c.username == username, IS_ACTIVE)
-            )
+            count = await connection.scalar(_ACTIVE_COUNT, {"username": username})
             return int(count or 0)
 
     async def task(self, task: uuid.UUID, username: str | None = None) -> Task | None:
