@@ -178,16 +178,22 @@ def cut(stack: Deployment, one: str, other: str, *target: str) -> Iterator[None]
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [*PAIRS, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in FURTHER_PAIRS)]
+    ("one", "other", "seconds"),
+    [
+        *((*pair, 4) for pair in PAIRS),
+        *(pytest.param(*pair, 4, marks=pytest.mark.slow) for pair in FURTHER_PAIRS),
+        # Longer than a worker's lease and than a connection survives.
+        *(pytest.param(*pair, 45, marks=pytest.mark.slow) for pair in PAIRS),
+    ],
 )
 def test_cut_off_from_each_other_while_staging(
-    stack: Deployment, http: requests.Session, user: str, rse: Place, one: str, other: str
+    stack: Deployment, http: requests.Session, user: str, rse: Place, one: str, other: str, seconds: float
 ) -> None:
     """What they send vanishes, as in a broken cable; then it is refused, as by a host that came up anew."""
     staging = Staging(stack, http, user, rse)
     time.sleep(random.uniform(0, 1.0))
     with cut(stack, one, other, "DROP"):
-        time.sleep(4)
+        time.sleep(seconds)
     with cut(stack, one, other, "REJECT", "--reject-with", "tcp-reset"):
         time.sleep(2)
     staging.check()
