@@ -157,11 +157,9 @@ def _submissions(stack: Deployment) -> dict[str, Any]:
                 "output": f"{answers}/{number}",
             }
             given = "".join(f"{name} = {json.dumps(value)}\n" for name, value in options.items())
-            requested.append(f"fail\nhttp1.1\n{given}")
+            requested.append(f"fail\nsilent\nshow-error\nhttp1.1\n{given}")
         command = [
             "curl",
-            "--silent",
-            "--show-error",
             "--parallel",
             "--parallel-max",
             str(CLIENTS),
