@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 import requests
-from deployment import Deployment
+from deployment import CATALOGUE, Deployment
 from preparer.did import DID
 
 Place = Callable[[str, bytes], Path]
@@ -167,11 +168,23 @@ def firewall(stack: Deployment, name: str, action: str, other: str, *target: str
         subprocess.run(inside, check=True, capture_output=True)
 
 
+def reaches(stack: Deployment, one: str, other: str) -> bool:
+    """Whether a connection from a container to the port of another comes about."""
+    pid = stack.container(one).attrs["State"]["Pid"]
+    (network,) = stack.container(other).attrs["NetworkSettings"]["Networks"].values()
+    (port,) = {entry["port"] for entry in CATALOGUE.values() if entry["container"] == other}
+    connect = f"import socket; socket.create_connection(({network['IPAddress']!r}, {port}), 1)"
+    inside = ["nsenter", f"--net=/proc/{pid}/ns/net", sys.executable, "-c", connect]
+    return subprocess.run(inside, check=False, capture_output=True).returncode == 0
+
+
 @contextmanager
 def cut(stack: Deployment, one: str, other: str, *target: str) -> Iterator[None]:
     """Let nothing pass between two containers, which both still reach all others."""
+    assert reaches(stack, one, other)
     firewall(stack, one, "--insert", other, *target)
     try:
+        assert not reaches(stack, one, other)
         yield
     finally:
         firewall(stack, one, "--delete", other, *target)
