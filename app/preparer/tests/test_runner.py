@@ -242,6 +242,27 @@ async def test_passing_failures_are_tried_again_and_lasting_ones_fail_every_file
     assert (first.state, first.fault, first.attempts) == (FileState.FAILED, "QuotaExceeded", 1)
 
 
+@pytest.mark.parametrize(("outage", "state"), [(60, TaskState.SUCCEEDED), (0, TaskState.FAILED)])
+async def test_a_cavern_that_is_away_is_waited_for(site: Site, outage: float, state: TaskState) -> None:
+    """For longer than one file is tried again, but not for ever."""
+    site.settings = site.settings.model_copy(
+        update={"preparer_outage": outage, "preparer_retry_delay_max": 0.01}
+    )
+    tries = 0
+
+    async def act(job: Job, files: Sequence[File]) -> None:
+        nonlocal tries
+        tries += 1
+        if tries <= 3 * site.settings.preparer_file_attempts:
+            raise StagingError("TransferFailed", "HTTP 503", transient=True)
+        await all_staged(job, files)
+
+    task = await site.submit()
+    async with site.worker(Stub(act)):
+        row = await site.final(task)
+    assert (row.state, tries) == (state, 16 if outage else 1)
+
+
 async def test_an_unexpected_error_costs_a_lease_and_not_the_worker(site: Site) -> None:
     failures = 0
 

@@ -105,7 +105,8 @@ class Node:
 
 def fault(status: int, body: str, retry_after: str | None = None) -> CavernError:
     """Error of an HTTP answer; its text begins with the fault's name (OpenCADC's convention)."""
-    line = body.strip().splitlines()[0][:500] if body.strip() else ""
+    # A proxy's page says no more than its status.
+    line = "" if body.lstrip().startswith("<") else body.strip().partition("\n")[0][:500]
     name, colon, detail = line.partition(":")
     if not colon or " " in name.strip():
         defaults = {

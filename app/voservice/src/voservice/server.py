@@ -27,4 +27,7 @@ def serve(app: str, service: str, settings: ServiceSettings, port: int = 8080, r
         server_header=False,
         timeout_graceful_shutdown=15,
         timeout_keep_alive=75,
+        # Of the supervisor for a process that begins: on a machine that has much else to do, 5 s (the default) are too
+        # few for Python's start, and each process would be killed for the next one to be no faster.
+        timeout_worker_healthcheck=60,
     )

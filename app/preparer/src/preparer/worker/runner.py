@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -194,6 +195,7 @@ class Runner:
     async def _rounds(self, approach: Approach, job: Job) -> None:
         """Stage what is pending, a batch at a time, until nothing is or the task as a whole fails."""
         failures = 0
+        away: float | None = None
         resumed = admitted = False
         tried: set[int] = set()
         while not job.cancelled.is_set():
@@ -215,9 +217,11 @@ class Runner:
                     await approach.admit(job, self._pages(job.task, [FileState.PENDING]))
                     admitted = True
                 await approach.stage(job, pending)
+                failures, away = 0, None
             except StagingError as exc:
                 failures += 1
-                if not exc.transient or failures >= self.settings.preparer_file_attempts:
+                away = time.monotonic() if away is None else away
+                if not exc.transient or time.monotonic() - away >= self.settings.preparer_outage:
                     logger.warning("The task fails: %s: %s", exc.fault, exc.detail)
                     await self.ledger.fail(job.task.id, self.name, exc.fault, exc.detail)
                     return
