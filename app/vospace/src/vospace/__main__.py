@@ -1,8 +1,10 @@
-"""Command line: ``vospace serve``."""
+"""Command line: ``vospace serve``, and ``vospace properties export|import|prune``."""
 
 from __future__ import annotations
 
 import argparse
+import sys
+from contextlib import closing
 
 from voservice import database
 from voservice.config import load
@@ -10,16 +12,49 @@ from voservice.server import serve
 
 from vospace.config import Settings
 from vospace.main import MIGRATIONS
+from vospace.services.space import open_tree
+from vospace.storage import keepers, transport
+from vospace.storage.tree import Tree
 
 
 def main() -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="vospace", description=__doc__)
-    parser.add_argument("command", choices=["serve"])
-    parser.parse_args()
+    parser = argparse.ArgumentParser(prog="vospace", description="VOSpace 2.1 on a POSIX file system.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("serve", help="bring the database up to date, then serve")
+    properties = commands.add_parser("properties", help="the properties of all nodes")
+    properties.add_argument(
+        "action",
+        choices=["export", "import", "prune"],
+        help="write them to standard output; read them from standard input; with VOSPACE_METADATA=sidecar,"
+        " forget those of nodes that no longer exist",
+    )
+    arguments = parser.parse_args()
     settings = load(Settings)
+    try:
+        with closing(open_tree(settings)) as tree:
+            if arguments.command == "properties":
+                manage(tree, arguments.action)
+                return
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"vospace: {error}") from error
     database.migrate(settings, MIGRATIONS)
     serve("vospace.main:create_app", "vospace", settings)
+
+
+def manage(tree: Tree, action: str) -> None:
+    """Export, import or prune. Raises ValueError for what cannot be read, and for prune without a sidecar."""
+    if action == "export":
+        for line in transport.export_lines(tree):
+            sys.stdout.write(line)
+    elif action == "import":
+        done, missing = transport.import_lines(tree, sys.stdin)
+        print(f"{done} nodes have their properties, {missing} are not there")
+    else:
+        keeper = tree.properties.keeper
+        if not isinstance(keeper, keepers.Sidecar):
+            raise ValueError("prune is for VOSPACE_METADATA=sidecar: extended attributes go with their nodes")
+        print(f"forgot the properties of {transport.prune(tree, keeper)} nodes")
 
 
 if __name__ == "__main__":

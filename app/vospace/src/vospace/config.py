@@ -19,6 +19,10 @@ class Settings(ServiceSettings):
     vospace_context_path: str = Field("/src/cavern", description="Path of the service below the public URL")
     vospace_base_dir: Path = Field(Path("/data"), description="Directory of the data volume")
     vospace_sub_path: str = Field("cavern", description="Directory below it that is the root of the space")
+    vospace_metadata: Literal["xattrs", "sidecar"] = Field(
+        "xattrs",
+        description="Where properties are kept: in user.* attributes, or in VOSPACE_BASE_DIR/.vospace-properties",
+    )
     vospace_root_owner: str = Field(
         "cavernadmin", description="User who owns the root and may make allocations"
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -16,6 +18,7 @@ from voservice import database
 from voservice.testing import database_url, postgres
 from vospace.config import Settings
 from vospace.main import MIGRATIONS, build
+from vospace.storage.keepers import keeper
 
 __all__ = ["database_url", "postgres"]
 
@@ -28,18 +31,46 @@ def space_database(postgres: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def space_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("space")
+def metadata(request: pytest.FixtureRequest) -> str:
+    """Where properties are kept; a module of tests may ask for each way (`EACH_WAY`)."""
+    return getattr(request, "param", "xattrs")
+
+
+EACH_WAY = pytest.mark.parametrize("metadata", ["xattrs", "sidecar"], indirect=True, scope="session")
+
+
+@pytest.fixture(autouse=True)
+def no_user_attributes(metadata: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a sidecar, a file system that has access control lists and no `user.*` attributes."""
+    if metadata != "sidecar":
+        return
+
+    def without(call: Callable[..., Any]) -> Callable[..., Any]:
+        def refuse(path: Any, name: str, *arguments: Any, **options: Any) -> Any:
+            if name.startswith("user."):
+                raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+            return call(path, name, *arguments, **options)
+
+        return refuse
+
+    for name in ("getxattr", "setxattr", "removexattr"):
+        monkeypatch.setattr(os, name, without(getattr(os, name)))
 
 
 @pytest.fixture(scope="session")
-def settings(space_database: str, space_root: Path) -> Settings:
+def space_root(tmp_path_factory: pytest.TempPathFactory, metadata: str) -> Path:
+    return tmp_path_factory.mktemp(f"space-{metadata}")
+
+
+@pytest.fixture(scope="session")
+def settings(space_database: str, space_root: Path, metadata: str) -> Settings:
     if os.geteuid() != 0:
         pytest.skip("the service gives files to their owners, which only root can")
     settings = Settings(
         database_url=space_database,
         public_url="http://space",
         vospace_base_dir=space_root,
+        vospace_metadata=metadata,
         vospace_preauth_key=KEY,
         vospace_root_writers=["any"],
         vospace_aliases=["ivo://cadc.nrc.ca/arc"],
@@ -52,6 +83,21 @@ def settings(space_database: str, space_root: Path) -> Settings:
 @pytest.fixture
 def root(settings: Settings) -> Path:
     return settings.root
+
+
+@pytest.fixture
+def stored(settings: Settings) -> Callable[[Path], dict[str, str]]:
+    """Properties of a file or directory as they are kept."""
+
+    def stored(path: Path) -> dict[str, str]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            kept = keeper(settings.vospace_metadata, settings.vospace_base_dir).load(descriptor)
+            return {key: value.decode() for key, value in kept.items()}
+        finally:
+            os.close(descriptor)
+
+    return stored
 
 
 def process(settings: Settings) -> FastAPI:

@@ -8,10 +8,14 @@ import fcntl
 import hashlib
 import os
 
+import pytest
 from lxml import etree
 from vospace.services.space import Space
 from vospace.storage.staging import keep
 from vospace.storage.tree import Walk
+
+pytestmark = pytest.mark.parametrize("metadata", ["xattrs", "sidecar"], indirect=True, scope="session")
+"""Whichever way properties are kept."""
 
 VOS = "{http://www.ivoa.net/xml/VOSpace/v2.0}"
 CORE = "ivo://ivoa.net/vospace/core#"

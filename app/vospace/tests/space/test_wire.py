@@ -10,6 +10,9 @@ import pytest
 from lxml import etree
 from vospace.config import Settings
 
+pytestmark = pytest.mark.parametrize("metadata", ["xattrs", "sidecar"], indirect=True, scope="session")
+"""Whichever way properties are kept."""
+
 VOS = "{http://www.ivoa.net/xml/VOSpace/v2.0}"
 XSI = "{http://www.w3.org/2001/XMLSchema-instance}"
 CORE = "ivo://ivoa.net/vospace/core#"

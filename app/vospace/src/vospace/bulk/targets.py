@@ -134,14 +134,14 @@ class Targets:
         try:
             status = Status.of(descriptor)
             if row.stamp == [status.stat.st_ino, status.stat.st_size, status.stat.st_mtime_ns]:
-                return self._present(row, descriptor, started, RowState.COMPLETED)
+                return self._present(row, place, descriptor, started, RowState.COMPLETED)
             if self._if_exists is IfExists.FAIL:
                 raise DuplicateNode(row.target)
             if not place.gate.may_read(status) and not place.gate.may_write(status):
-                place.gate.require_write(status, descriptor, place.path)
-            if self._if_exists is IfExists.VERIFY and _same(row, descriptor, status.stat.st_size):
-                return self._present(row, descriptor, started, RowState.SKIPPED)
-            place.gate.require_write(status, descriptor, place.path)
+                place.gate.require_write(status, place.directory, descriptor, place.path)
+            if self._if_exists is IfExists.VERIFY and _same(row, place, descriptor, status.stat.st_size):
+                return self._present(row, place, descriptor, started, RowState.SKIPPED)
+            place.gate.require_write(status, place.directory, descriptor, place.path)
         finally:
             os.close(descriptor)
         return Target(row, place, entry, True, started)
@@ -158,13 +158,14 @@ class Targets:
         try:
             if os.fstat(descriptor).st_size != fetched.length:
                 return False
-            return attributes.read(descriptor).get(attributes.MD5) == fetched.md5
+            found = target.place.directory.properties.read(descriptor)
+            return found.get(attributes.MD5) == fetched.md5
         finally:
             os.close(descriptor)
 
     @staticmethod
-    def _present(row: Row, descriptor: int, started: float, state: RowState) -> Finished:
-        found = attributes.read(descriptor)
+    def _present(row: Row, place: Located, descriptor: int, started: float, state: RowState) -> Finished:
+        found = place.directory.properties.read(descriptor)
         size = os.fstat(descriptor).st_size
         md5, adler32 = found.get(attributes.MD5), found.get(attributes.ADLER32)
         return Finished(
@@ -207,14 +208,14 @@ def failed(row: Row, started: float, fault: Fault) -> Finished:
     )
 
 
-def _same(row: Row, descriptor: int, size: int) -> bool:
+def _same(row: Row, place: Located, descriptor: int, size: int) -> bool:
     """Whether a file is the one asked for; without a checksum to compare nothing is known."""
     expected = row.expected
     if (expected.md5 is None and expected.adler32 is None) or (
         expected.length is not None and size != expected.length
     ):
         return False
-    found = attributes.read(descriptor)
+    found = place.directory.properties.read(descriptor)
     md5, adler32 = found.get(attributes.MD5), found.get(attributes.ADLER32)
     if (expected.md5 is not None and md5 is None) or (expected.adler32 is not None and adler32 is None):
         digester = Digester()

@@ -48,7 +48,7 @@ class Gate:
             return
         if path[:-1] in self.rules.allocation_parents:
             self.allocation_uid = directory.status.stat.st_uid
-        limit = attributes.one(directory.descriptor, QUOTA)
+        limit = directory.properties.one(directory.descriptor, QUOTA)
         if limit is not None and (size := byte_count(limit)) is not None:
             self.quota = (path, size)
         if not self.may_read(directory.status):
@@ -75,12 +75,13 @@ class Gate:
         """Raises PermissionDenied or NodeLocked."""
         if not self.may_create_in(directory, name, container=container):
             raise PermissionDenied(self.rules.naming.uri(directory.path))
-        require_unlocked(directory.descriptor)
+        require_unlocked(directory, directory.descriptor)
 
-    def require_write(self, status: Status, descriptor: int, path: Path) -> None:
+    def require_write(self, status: Status, directory: Directory, descriptor: int, path: Path) -> None:
+        """Raises PermissionDenied or NodeLocked; `descriptor` is open on a node in `directory`."""
         if not self.may_write(status):
             raise PermissionDenied(self.rules.naming.uri(path))
-        require_unlocked(descriptor)
+        require_unlocked(directory, descriptor)
 
     def _may_allocate(self, name: str) -> bool:
         if name != self.caller.username or self.rules.self_allocate == "none":
@@ -104,8 +105,9 @@ class Gate:
         return bits
 
 
-def require_unlocked(descriptor: int) -> None:
-    if attributes.one(descriptor, attributes.LOCKED) == "true":
+def require_unlocked(directory: Directory, descriptor: int) -> None:
+    """Raises NodeLocked for a directory, or what is open in it, that is locked."""
+    if directory.properties.one(descriptor, attributes.LOCKED) == "true":
         raise NodeLocked
 
 

@@ -32,6 +32,8 @@ from vospace.models.uri import Naming, Path, parse_path
 from vospace.services.authorisation import QUOTA, Gate, Rules, require_unlocked
 from vospace.services.usage import Usage, measure
 from vospace.storage import attributes, posix_acl
+from vospace.storage.attributes import Properties
+from vospace.storage.keepers import keeper
 from vospace.storage.locks import Locks
 from vospace.storage.posix_acl import Acl
 from vospace.storage.staging import StagedFile, keep, sweep
@@ -123,7 +125,7 @@ class Upload:
             self._reserved = (quota[0], size)
         caller = self._place.gate.caller
         if self._exists and self._staged.inherit(self._place.name, properties=self._keep_properties):
-            attributes.write(self.descriptor, properties)
+            self._place.directory.properties.write(self.descriptor, properties)
         else:
             self._staged.own(*caller.ids, properties)
         if sync:
@@ -169,6 +171,17 @@ class Upload:
             self._place.directory.close()
 
 
+def open_tree(settings: Settings) -> Tree:
+    """The space's directory, made where it is missing. Raises ValueError if properties cannot be kept there as the
+    settings say."""
+    settings.root.mkdir(parents=True, exist_ok=True)
+    where = settings.vospace_metadata
+    try:
+        return Tree(settings.root, Properties(keeper(where, settings.vospace_base_dir)))
+    except ValueError as error:
+        raise ValueError(f"VOSPACE_METADATA: {where} at {settings.root}: {error}") from None
+
+
 class Space:
     """One VOSpace on one directory."""
 
@@ -185,8 +198,7 @@ class Space:
         self._root_ids = (settings.vospace_root_owner_uid, settings.vospace_root_owner_gid)
         self._default_quota = settings.vospace_default_quota_bytes
         self._base = settings.vospace_base_dir
-        settings.root.mkdir(parents=True, exist_ok=True)
-        self.tree = Tree(settings.root)
+        self.tree = open_tree(settings)
         self.locks = Locks(self._base)
         self.usage = Usage(self._base, self._count)
         self._prepare_root()
@@ -341,7 +353,7 @@ class Space:
             public=status.public,
             read_gids=frozenset(g for g, bits in groups.items() if bits & 6 == 4),
             write_gids=frozenset(g for g, bits in groups.items() if bits & 2),
-            properties=attributes.read(descriptor),
+            properties=self.tree.properties.read(descriptor),
             readable=gate.may_read(status),
             writable=gate.may_write(status),
         )
@@ -394,7 +406,8 @@ class Space:
                     self._apply(made.descriptor, change)
                 place.directory.sync()
             except BaseException:
-                os.rmdir(place.name, dir_fd=place.directory.descriptor)
+                with place.directory.taking_away(place.name):
+                    os.rmdir(place.name, dir_fd=place.directory.descriptor)
                 raise
             return self._describe(place)
 
@@ -456,7 +469,7 @@ class Space:
                 if QUOTA in change.properties and not self.rules.is_admin(caller):
                     raise PermissionDenied("only the root owner sets a quota")
                 if not unlocking and attributes.LOCKED not in change.properties:
-                    require_unlocked(descriptor)
+                    require_unlocked(place.directory, descriptor)
                 self._apply(descriptor, change)
                 os.fsync(descriptor)
             return self._describe(place)
@@ -481,7 +494,7 @@ class Space:
             os.close(descriptor)
 
     def _apply(self, descriptor: int, change: Change) -> None:
-        attributes.write(descriptor, change.properties)
+        self.tree.properties.write(descriptor, change.properties)
         if (change.public, change.read_gids, change.write_gids, change.inherits) == (None,) * 4:
             return
         status = Status.of(descriptor)
@@ -558,7 +571,7 @@ class Space:
                     raise DuplicateNode(self.naming.uri(place.path))
                 descriptor = place.directory.open_file(place.name)
                 try:
-                    place.gate.require_write(Status.of(descriptor), descriptor, place.path)
+                    place.gate.require_write(Status.of(descriptor), place.directory, descriptor, place.path)
                 finally:
                     os.close(descriptor)
                 return True
@@ -588,7 +601,7 @@ class Space:
                 status = Status.of(descriptor)
                 if not place.gate.may_read(status):
                     raise PermissionDenied(self.naming.uri(place.path))
-                return OpenFile(place.path, descriptor, status, attributes.read(descriptor))
+                return OpenFile(place.path, descriptor, status, self.tree.properties.read(descriptor))
             except BaseException:
                 os.close(descriptor)
                 raise
@@ -625,17 +638,18 @@ class Space:
         place.gate.require_create(place.directory, place.name, container=kind is Kind.CONTAINER)
         if kind in (Kind.CONTAINER, Kind.DATA):
             with self._opened(place) as descriptor:
-                require_unlocked(descriptor)
+                require_unlocked(place.directory, descriptor)
         descriptor = place.directory.descriptor
         try:
-            if kind is not Kind.CONTAINER:
-                os.unlink(place.name, dir_fd=descriptor)
-                return
-            if place.path in self.rules.allocation_parents:
-                raise PermissionDenied(self.naming.uri(place.path))
-            with place.directory.open_directory(place.name) as opened:
-                sweep(opened)
-            os.rmdir(place.name, dir_fd=descriptor)
+            with place.directory.taking_away(place.name):
+                if kind is not Kind.CONTAINER:
+                    os.unlink(place.name, dir_fd=descriptor)
+                    return
+                if place.path in self.rules.allocation_parents:
+                    raise PermissionDenied(self.naming.uri(place.path))
+                with place.directory.open_directory(place.name) as opened:
+                    sweep(opened)
+                os.rmdir(place.name, dir_fd=descriptor)
         except FileNotFoundError:
             raise NodeNotFound(self.naming.uri(place.path)) from None
         except OSError as error:
@@ -658,7 +672,7 @@ class Space:
             new.gate.require_create(new.directory, new.name, container=kind is Kind.CONTAINER)
             if kind in (Kind.CONTAINER, Kind.DATA):
                 with self._opened(old) as descriptor:
-                    require_unlocked(descriptor)
+                    require_unlocked(old.directory, descriptor)
             self._rename(old, new, kind)
             os.chown(new.name, *caller.ids, dir_fd=new.directory.descriptor, follow_symlinks=False)
             new.directory.sync()

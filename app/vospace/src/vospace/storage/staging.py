@@ -60,7 +60,7 @@ class StagedFile:
     def own(self, uid: int, gid: int, properties: Mapping[str, str | None]) -> None:
         """Give it its owner and properties."""
         os.fchown(self.descriptor, uid, gid)
-        attributes.write(self.descriptor, properties)
+        self._directory.properties.write(self.descriptor, properties)
 
     def inherit(self, name: str, *, properties: bool) -> bool:
         """Take over owner, permissions and, if asked, properties (but those of the content) of the file that it will
@@ -78,9 +78,10 @@ class StagedFile:
             posix_acl.copy(old, self.descriptor)
             os.fchmod(self.descriptor, stat.S_IMODE(status.stat.st_mode) & 0o777)
             if properties:
-                kept = {k: v for k, v in attributes.read(old).items() if k not in attributes.OF_CONTENT}
-                gone = attributes.read(self.descriptor).keys() - kept.keys() - attributes.OF_CONTENT
-                attributes.write(self.descriptor, {**kept, **dict.fromkeys(gone if self._inherited else ())})
+                of = self._directory.properties
+                kept = {k: v for k, v in of.read(old).items() if k not in attributes.OF_CONTENT}
+                gone = of.read(self.descriptor).keys() - kept.keys() - attributes.OF_CONTENT
+                of.write(self.descriptor, {**kept, **dict.fromkeys(gone if self._inherited else ())})
             self._inherited = seen
         finally:
             os.close(old)
@@ -115,7 +116,8 @@ class StagedFile:
             temporary = _temporary_name()
             self._link(temporary)
             self._temporary = temporary
-        os.rename(self._temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+        with self._directory.taking_away(name):
+            os.rename(self._temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
         self._temporary = None
 
     def _link(self, name: str) -> None:
@@ -130,6 +132,7 @@ class StagedFile:
             with suppress(FileNotFoundError):
                 os.unlink(self._temporary, dir_fd=self._directory.descriptor)
             self._temporary = None
+        self._directory.properties.release(self.descriptor)
         os.close(self.descriptor)
         self.descriptor = -1
 

@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -26,6 +26,7 @@ from vospace.models.errors import (
 )
 from vospace.models.uri import STAGING_PREFIX, Path
 from vospace.storage import posix_acl
+from vospace.storage.attributes import Properties
 from vospace.storage.posix_acl import Acl
 
 MAX_LINKS = 20
@@ -65,10 +66,12 @@ class Status:
 class Directory:
     """An open directory; closes itself at the end of a `with` block."""
 
-    def __init__(self, descriptor: int, path: Path, status: Status | None = None) -> None:
+    def __init__(self, descriptor: int, path: Path, properties: Properties) -> None:
+        """`properties`: of itself and of all that is in it."""
         self.descriptor = descriptor
         self.path = path
-        self.status = status or Status.of(descriptor)
+        self.properties = properties
+        self.status = Status.of(descriptor)
 
     def __enter__(self) -> Directory:
         return self
@@ -107,7 +110,7 @@ class Directory:
             if error.errno == errno.ELOOP:
                 raise NotADirectoryError(errno.ENOTDIR, "a link", name) from error
             raise
-        return Directory(descriptor, (*self.path, name))
+        return Directory(descriptor, (*self.path, name), self.properties)
 
     def open_file(self, name: str, flags: int = 0) -> int:
         """A descriptor of a regular file. Raises FileNotFoundError; InvalidArgument for anything else."""
@@ -138,6 +141,20 @@ class Directory:
                     continue
                 yield name
 
+    @contextmanager
+    def taking_away(self, name: str) -> Iterator[None]:
+        """Around what removes or replaces the node of that name, if there is one: its properties go with it."""
+        try:
+            descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.descriptor)
+        except FileNotFoundError:
+            yield
+            return
+        try:
+            yield
+            self.properties.release(descriptor)
+        finally:
+            os.close(descriptor)
+
     def sync(self) -> None:
         """Make names durable."""
         os.fsync(self.descriptor)
@@ -146,15 +163,18 @@ class Directory:
 class Tree:
     """The space's root directory."""
 
-    def __init__(self, root: FilePath) -> None:
+    def __init__(self, root: FilePath, properties: Properties) -> None:
+        """Raises ValueError if the file system cannot keep properties so."""
         self.root = root
+        self.properties = properties
         self._descriptor = os.open(root, _OPEN_DIRECTORY)
+        properties.keeper.check(self._descriptor)
 
     def close(self) -> None:
         os.close(self._descriptor)
 
     def top(self) -> Directory:
-        return Directory(os.dup(self._descriptor), ())
+        return Directory(os.dup(self._descriptor), (), self.properties)
 
     def link_target(self, parent: Path, text: str) -> Path:
         """Where the text of a link in container `parent` leads. Raises ExternalLink if outside the space."""

@@ -1,0 +1,118 @@
+"""Properties of a whole space as lines of JSON, to take them to where they are kept in another way or under other
+identities: after a restore from an archive, and when the setting changes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from vospace.models.errors import Fault
+from vospace.models.uri import Path
+from vospace.storage.identity import identity
+from vospace.storage.keepers import Sidecar
+from vospace.storage.tree import Directory, Kind, Tree, Walk
+
+logger = logging.getLogger(__name__)
+GRACE = 3600.0
+"""Seconds in which a node that is being written gets its name."""
+
+
+def export_lines(tree: Tree) -> Iterator[str]:
+    """A line for each node with properties: `path`, from the root of the space, and `properties` as they are kept."""
+    for path, descriptor in _nodes(tree):
+        kept = tree.properties.keeper.load(descriptor)
+        if kept:
+            values = {key: value.decode("utf-8", "replace") for key, value in sorted(kept.items())}
+            yield json.dumps({"path": path, "properties": values}) + "\n"
+
+
+def import_lines(tree: Tree, lines: Iterable[str]) -> tuple[int, int]:
+    """Set what lines of `export_lines` say, besides what there is; how many nodes got theirs, and how many are not
+    there. Raises ValueError that names the line that is none."""
+    done = missing = 0
+    for number, line in enumerate(lines, 1):
+        path, properties = _read(number, line)
+        try:
+            with _open(tree, path) as descriptor:
+                tree.properties.keeper.store(descriptor, properties)
+            done += 1
+        except (Fault, FileNotFoundError):
+            missing += 1
+    return done, missing
+
+
+def prune(tree: Tree, keeper: Sidecar) -> int:
+    """Remove the properties of nodes that were removed behind the service's back; how many. A node that is moved
+    meanwhile is found by the second of two looks."""
+    before = time.time() - GRACE
+    alive: set[str] = set()
+    for _ in range(2):
+        alive.update(identity(descriptor) for _, descriptor in _nodes(tree))
+    return keeper.prune(frozenset(alive), before)
+
+
+def _read(number: int, line: str) -> tuple[Path, dict[str, bytes | None]]:
+    try:
+        entry: Any = json.loads(line)
+        path, properties = entry["path"], entry["properties"]
+        if not all(
+            isinstance(name, str) and name not in ("", ".", "..") and "/" not in name for name in path
+        ):
+            raise TypeError
+        return tuple(path), {key: value.encode("utf-8") for key, value in properties.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"line {number}: not a node's path and properties") from None
+
+
+def _nodes(tree: Tree) -> Iterator[tuple[Path, int]]:
+    """Paths of containers and data nodes, and open descriptors, which the generator closes."""
+    pending: list[Path] = [()]
+    while pending:
+        try:
+            directory = _container(tree, pending.pop())
+        except (Fault, OSError) as error:  # moved or removed meanwhile
+            logger.info("left out: %s", error)
+            continue
+        with directory:
+            yield directory.path, directory.descriptor
+            for name in directory.names():
+                kind = directory.kind(name)
+                if kind is Kind.CONTAINER:
+                    pending.append((*directory.path, name))
+                elif kind is Kind.DATA:
+                    try:
+                        descriptor = directory.open_file(name)
+                    except (Fault, OSError) as error:
+                        logger.info("left out: %s: %s", name, error)
+                        continue
+                    try:
+                        yield (*directory.path, name), descriptor
+                    finally:
+                        os.close(descriptor)
+
+
+def _container(tree: Tree, path: Path) -> Directory:
+    return Walk(tree, lambda _: None).container(path)
+
+
+@contextmanager
+def _open(tree: Tree, path: Path) -> Iterator[int]:
+    if not path:
+        with tree.top() as top:
+            yield top.descriptor
+        return
+    with _container(tree, path[:-1]) as directory:
+        if directory.kind(path[-1]) is Kind.CONTAINER:
+            with directory.open_directory(path[-1]) as opened:
+                yield opened.descriptor
+            return
+        descriptor = directory.open_file(path[-1])
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
