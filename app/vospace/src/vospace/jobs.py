@@ -119,6 +119,7 @@ class Jobs:
             )
             await self.control.read()
             self._pause()
+            stack.push_async_callback(self.control.close)
             await self.notices.start()
             stack.push_async_callback(self.notices.stop)
             await self.executor.start()

@@ -133,6 +133,32 @@ async def test_a_name_is_given_once(client, second, ada, bob, box, document):
             assert owner == kept
 
 
+async def test_a_container_is_whole_when_it_appears(client, ada, box, document, root, monkeypatch):
+    """With its owner, its permissions and its properties: who comes at once is not refused."""
+    apply, before = Space._apply, []
+
+    def look(self, descriptor, change):
+        before.extend(os.listdir(root / box[1:]))
+        apply(self, descriptor, change)
+
+    monkeypatch.setattr(Space, "_apply", look)
+    properties = {"note": "1", f"{CORE}groupread": TEAM}
+    answer = await client.put(
+        f"/nodes{box}/c", content=document("ContainerNode", properties=properties), headers=ada
+    )
+    assert answer.status_code == 201
+    assert [name[:9] for name in before] == [".vospace-"]
+    assert os.listdir(root / box[1:]) == ["c"]
+
+    def fail(*_):
+        raise OSError(5, "the disk is broken")
+
+    monkeypatch.setattr(Space, "_apply", fail)
+    answer = await client.put(f"/nodes{box}/d", content=document("ContainerNode"), headers=ada)
+    assert answer.status_code == 500
+    assert os.listdir(root / box[1:]) == ["c"]
+
+
 async def test_nothing_is_left_of_what_broke_off(client, ada, box, root):
     async def broken():
         yield b"x" * 100_000

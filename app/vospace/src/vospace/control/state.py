@@ -73,6 +73,13 @@ class Control:
         if self.state is not State.READ_WRITE:
             raise ServiceBusy(self.state.note)
 
+    async def close(self) -> None:
+        """Stop reading what has just been heard of; after the notices have stopped."""
+        reading = list(self._reading)
+        for task in reading:
+            task.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)
+
     @property
     def levels(self) -> dict[str, str]:
         """Levels by the names of loggers, in the words of log4j."""

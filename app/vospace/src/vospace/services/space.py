@@ -10,7 +10,7 @@ import errno
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from tempfile import TemporaryFile
 from typing import IO
@@ -36,7 +36,7 @@ from vospace.storage.attributes import Properties
 from vospace.storage.keepers import keeper
 from vospace.storage.locks import Locks
 from vospace.storage.posix_acl import Acl
-from vospace.storage.staging import StagedFile, keep, sweep
+from vospace.storage.staging import StagedFile, keep, sweep, temporary_name
 from vospace.storage.system_calls import rename_new
 from vospace.storage.tree import Directory, Kind, Status, Tree, Walk, make_directory
 
@@ -399,17 +399,24 @@ class Space:
                 raise PermissionDenied("only the root owner creates nodes for others")
             if allocation and self._default_quota and QUOTA not in change.properties:
                 change = replace(change, properties={**change.properties, QUOTA: str(self._default_quota)})
-            made = make_directory(place.directory, place.name)
-            try:
-                with made:
-                    os.fchown(made.descriptor, *(owner or caller.ids))
-                    self._apply(made.descriptor, change)
-                place.directory.sync()
-            except BaseException:
-                with place.directory.taking_away(place.name):
-                    os.rmdir(place.name, dir_fd=place.directory.descriptor)
-                raise
+            self._build(place, owner or caller.ids, change)
+            place.directory.sync()
             return self._describe(place)
+
+    def _build(self, place: Located, owner: tuple[int, int], change: Change) -> None:
+        """A directory that is its owner's, with all its properties, from the moment it can be seen."""
+        parent, temporary = place.directory, temporary_name()
+        try:
+            with make_directory(parent, temporary) as made:
+                os.fchown(made.descriptor, *owner)
+                self._apply(made.descriptor, change)
+            rename_new(temporary, place.name, source_dir=parent.descriptor, target_dir=parent.descriptor)
+        except BaseException as error:
+            with suppress(FileNotFoundError), parent.taking_away(temporary):
+                os.rmdir(temporary, dir_fd=parent.descriptor)
+            if isinstance(error, FileExistsError):
+                raise DuplicateNode(self.naming.uri(place.path)) from None
+            raise
 
     def ensure_container(self, caller: Caller, path: Path) -> None:
         """Make the container and those above it that are missing, each owned by the caller."""

@@ -46,7 +46,7 @@ class StagedFile:
         except OSError as error:
             if error.errno not in _NO_TMPFILE:
                 raise
-            self._temporary = _temporary_name()
+            self._temporary = temporary_name()
             flags |= os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
             self.descriptor = os.open(self._temporary, flags, mode, dir_fd=directory.descriptor)
             fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -113,7 +113,7 @@ class StagedFile:
         """Take the place of the file of that name, at once and as a whole."""
         directory = self._directory.descriptor
         if self._temporary is None:
-            temporary = _temporary_name()
+            temporary = temporary_name()
             self._link(temporary)
             self._temporary = temporary
         with self._directory.taking_away(name):
@@ -169,5 +169,6 @@ def sweep(directory: Directory) -> int:
     return removed
 
 
-def _temporary_name() -> str:
+def temporary_name() -> str:
+    """A reserved name that nothing has."""
     return STAGING_PREFIX + secrets.token_hex(12)

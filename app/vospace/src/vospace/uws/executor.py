@@ -133,10 +133,10 @@ class Executor:
             running.task.cancel()
         while self._running:
             await asyncio.wait([running.task for running in self._running.values()])
-        for task in self._tasks:
+        remaining = [*self._tasks, *self._reviews]
+        for task in remaining:
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*remaining, return_exceptions=True)
 
     def pause(self, paused: bool) -> None:
         """Begin no further job while paused; what runs goes on."""
