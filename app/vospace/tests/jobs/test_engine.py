@@ -10,6 +10,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import text
+from vospace.control.state import Control
 from vospace.uws.executor import Executor, Pool, Run
 from vospace.uws.model import (
     ErrorSummary,
@@ -251,6 +252,36 @@ async def test_a_stopping_process_gives_its_jobs_back_at_once(service, start):
     await start(quick, lease=30)
     await first.stop()
     assert (await asyncio.wait_for(ended(service, job), 5)).phase is Phase.COMPLETED
+
+
+async def test_nothing_asks_the_database_after_the_end(
+    service, start, engine, store, make_notices, eventually, monkeypatch
+):
+    async def forever(*_) -> None:
+        async with engine.connect() as connection:
+            await connection.execute(text("SELECT pg_sleep(600)"))
+
+    async def wait(run: Run) -> None:
+        await asyncio.Event().wait()
+
+    def in_use() -> int:
+        return engine.pool.checkedout()
+
+    executor = await start(wait)
+    job = await submit(service)
+    await service.wait(job.id, ADA, 10, Phase.QUEUED)
+    monkeypatch.setattr(store, "get", forever)
+    executor._on_notice("", "", "")  # as after a broken connection: looks at all that runs
+    await eventually(lambda: in_use() == 1)
+    await executor.stop()
+    assert in_use() == 0
+
+    control = Control(engine, make_notices())
+    monkeypatch.setattr(control, "read", forever)
+    control._read_soon()
+    await eventually(lambda: in_use() == 1)
+    await control.close()
+    assert in_use() == 0
 
 
 async def test_execution_duration_is_enforced_and_may_be_shortened(service, start):
