@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import posix_mapper
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from posix_mapper.config import PosixMapperSettings
-from posix_mapper.main import create_app
+from posix_mapper.main import TRACKED, create_app
 from posix_mapper.storage import MappingStore
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -69,6 +70,7 @@ async def http(
     monkeypatch.setenv("OIDC_AUDIENCES", "https://vo.example")
     monkeypatch.setenv("PUBLIC_URL", "https://vo.example")
     monkeypatch.setenv("POSIX_MAPPER_RESERVED_USERS", "cavernadmin:9999")
+    monkeypatch.setenv("POSIX_MAPPER_OPERATORS", "op,operators")
     await asyncio.to_thread(database.migrate, PosixMapperSettings(), MIGRATIONS)
     make = httpx.AsyncClient
     monkeypatch.setattr(httpx, "AsyncClient", lambda **options: make(**{"transport": issuer, **options}))
@@ -303,6 +305,81 @@ async def test_a_server_that_is_gone_is_503(
 async def test_other_methods_are_refused(http: httpx.AsyncClient, path: str) -> None:
     refused = await http.post(f"{BASE}/{path}")
     assert (refused.status_code, refused.headers["Allow"]) == (405, "GET")
+
+
+ADMIN = "cavernadmin"
+
+
+async def levels(http: httpx.AsyncClient, headers: dict[str, str]) -> dict[str, str]:
+    answer = await http.get(f"{BASE}/logControl", headers=headers)
+    assert (answer.status_code, answer.headers["Content-Type"]) == (200, "text/plain")
+    return dict(line.split() for line in answer.text.splitlines())
+
+
+@pytest.fixture
+def admin(issuer: Issuer) -> Iterator[dict[str, str]]:
+    kept = {name: logging.getLogger(name).level for name in (*TRACKED, "posix_mapper.storage")}
+    yield {"Authorization": f"Bearer {issuer.token(ADMIN)}"}
+    for name, level in kept.items():
+        logging.getLogger(name).setLevel(level)
+
+
+async def test_levels_of_logs(http: httpx.AsyncClient, admin: dict[str, str]) -> None:
+    answer = await http.post(
+        f"{BASE}/logControl", data={"LEVEL": "debug", "package": "posix_mapper.storage"}, headers=admin
+    )
+    assert (answer.status_code, answer.headers["Location"]) == (303, f"{BASE}/logControl")
+    assert logging.getLogger("posix_mapper.storage").level == logging.DEBUG
+    assert (await levels(http, admin))["posix_mapper.storage"] == "DEBUG"
+    await http.post(f"{BASE}/logControl?level=WARN", headers=admin)
+    found = await levels(http, admin)
+    assert found == dict.fromkeys(["posix_mapper", "voservice", "posix_mapper.storage"], "WARN")
+
+
+async def test_who_sets_levels(http: httpx.AsyncClient, issuer: Issuer, admin: dict[str, str]) -> None:
+    """The administrator, and who is configured by name or by group; nobody else."""
+    somebody = http.headers.pop("Authorization")
+    for headers in ({}, {"Authorization": somebody}):
+        for method in ("GET", "POST"):
+            answer = await http.request(method, f"{BASE}/logControl?level=WARN", headers=headers)
+            assert (answer.status_code, answer.text) == (403, "permission denied\n")
+    assert "WARN" not in (await levels(http, admin)).values()
+    for token in (issuer.token("op"), issuer.token("eve", groups=["operators"])):
+        await levels(http, {"Authorization": f"Bearer {token}"})
+    refused = await http.get(f"{BASE}/logControl", headers={"Authorization": "Bearer nonsense"})
+    assert refused.status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ({"level": "loud"}, "unrecognised value for level: loud"),
+        ({"package": "x"}, "level is missing"),
+        ({"level": "INFO", "package": "a\nb"}, "package must be the name of a logger"),
+        (b"level=%ff", "level"),
+    ],
+)
+async def test_bad_levels(
+    http: httpx.AsyncClient, admin: dict[str, str], form: dict[str, str] | bytes, message: str
+) -> None:
+    before = await levels(http, admin)
+    given: dict[str, Any] = {"content": form} if isinstance(form, bytes) else {"data": form}
+    answer = await http.post(f"{BASE}/logControl", headers=admin, **given)
+    assert (answer.status_code, message in answer.text) == (400, True)
+    assert await levels(http, admin) == before
+
+
+async def test_methods_and_headers(http: httpx.AsyncClient) -> None:
+    refused = await http.delete(f"{BASE}/logControl")
+    assert (refused.status_code, refused.headers["Allow"]) == (405, "GET, POST")
+    assert refused.text == "unsupported: HTTP DELETE\n"
+    refused = await http.post(f"{BASE}/availability")
+    assert (refused.status_code, refused.headers["Allow"]) == (405, "GET, HEAD")
+    del http.headers["Authorization"]
+    anonymous = await http.get(f"{BASE}/capabilities")
+    assert (anonymous.status_code, anonymous.headers["WWW-Authenticate"]) == (200, "Bearer")
+    assert "X-VO-Authenticated" not in anonymous.headers
+    assert (await http.get(f"{BASE}/availability?DETAIL=min")).content == b""
 
 
 @pytest.mark.parametrize(

@@ -13,15 +13,15 @@ from voservice.server import serve
 from posix_mapper.config import PosixMapperSettings
 
 
-def main() -> None:
-    """Run the command: bring the schema up to date, then serve."""
+def main(port: int = 8080) -> None:
+    """Run the command: bring the schema up to date, then serve on *port*."""
     parser = argparse.ArgumentParser(prog="posix-mapper", description=__doc__)
     parser.add_argument("command", choices=["serve"])
     parser.parse_args()
     settings = load(PosixMapperSettings)
     configure("posix-mapper", settings.log_level)
     database.migrate(settings, Path(__file__).parent / "migrations")
-    serve("posix_mapper.main:create_app", "posix-mapper", settings)
+    serve("posix_mapper.main:create_app", "posix-mapper", settings, port)
 
 
 if __name__ == "__main__":

@@ -6,16 +6,20 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from urllib.parse import parse_qsl
 
 import httpx
 from fastapi import FastAPI, Request
 from fastapi.responses import Response, StreamingResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 from voservice import database, vosi
 from voservice.auth import USERNAME, AuthenticationError, Identity, TokenVerifier, bearer
 from voservice.config import load
+from voservice.levels import Levels
 from voservice.logging import AccessLog, bind, configure
+from voservice.middleware import CallerHeaders
 from voservice.responses import text as plain
 from voservice.responses import xml
 
@@ -27,6 +31,10 @@ TSV = "text/tab-separated-values"
 STANDARD = "http://www.opencadc.org/std/posix"
 MOST_DIGITS = 20
 CHECK_SECONDS = 5
+LEVELS_SECONDS = 10.0
+"""Until a level that was set in one process is known in all."""
+TRACKED = ("posix_mapper", "voservice")
+"""Loggers whose levels are listed in any case."""
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +48,24 @@ def number(name: str, text: str) -> int:
     if not text.isdecimal() or len(text) > MOST_DIGITS or int(text) > LARGEST:
         raise BadParameter(f"{name}: {text!r} is not a number from 0 to {LARGEST}")
     return int(text)
+
+
+def form(body: bytes) -> list[tuple[str, str]]:
+    """Fields of an urlencoded form; raises ``BadParameter``."""
+    try:
+        return parse_qsl(body.decode("utf-8"), keep_blank_values=True, max_num_fields=1000)
+    except ValueError:
+        raise BadParameter("the form cannot be read: it must be urlencoded UTF-8") from None
+
+
+async def keep_levels(store: MappingStore, levels: Levels) -> None:
+    """Take over what operators set in other processes."""
+    while True:
+        try:
+            levels.apply(await store.log_levels())
+        except database.AWAY as exc:
+            logger.warning("Levels of logs cannot be read: %s", exc)
+        await asyncio.sleep(LEVELS_SECONDS)
 
 
 def create_app() -> FastAPI:
@@ -59,11 +85,17 @@ def create_app() -> FastAPI:
     base = settings.posix_mapper_context_path
     public = settings.public_url + base
 
+    levels = Levels(TRACKED)
+    operators = {*settings.posix_mapper_reserved_users, *settings.posix_mapper_operators}
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         for name, uid in settings.posix_mapper_reserved_users.items():
             await store.reserve(name, uid)
+        listening = asyncio.create_task(keep_levels(store, levels))
         yield
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
         await client.aclose()
         await engine.dispose()
 
@@ -77,12 +109,14 @@ def create_app() -> FastAPI:
     )
     app.router.redirect_slashes = False
     app.add_middleware(AccessLog, quiet=(f"{base}/availability",))
+    app.add_middleware(CallerHeaders)
 
     async def caller(request: Request) -> Identity:
         token = bearer(request.headers.getlist("authorization"))
         if token is None:
             raise AuthenticationError("Caller is not authenticated.", "")
         identity = await verifier.verify(token)
+        request.state.caller = identity
         bind(user=identity.username)
         return identity
 
@@ -90,15 +124,22 @@ def create_app() -> FastAPI:
         items = request.query_params.multi_items()
         return [[value for key, value in items if key.lower() == name] for name in names]
 
+    async def operator(request: Request) -> str:
+        """Name of the caller, who must be an operator."""
+        if bearer(request.headers.getlist("authorization")) is not None:
+            identity = await caller(request)
+            if identity.username in operators or not operators.isdisjoint(identity.groups):
+                return identity.username
+        raise HTTPException(403, "permission denied")
+
     async def answer(
         request: Request,
-        identity: Identity,
         everything: Callable[[], AsyncIterator[PosixUser] | AsyncIterator[PosixGroup]],
         some: Callable[[], Awaitable[list[PosixUser] | list[PosixGroup]]] | None,
     ) -> Response:
         tsv = request.headers.get("accept") == TSV
         kind = TSV if tsv else "text/plain"
-        headers = {"Content-Type": kind, "X-VO-Authenticated": identity.username}
+        headers = {"Content-Type": kind}
         if some is not None:
             body = "".join(entry.tsv() if tsv else entry.text() for entry in await some())
             return Response(body, headers=headers)
@@ -112,7 +153,7 @@ def create_app() -> FastAPI:
     @app.get(f"{base}/uid", summary="Users and their numbers")
     async def uid(request: Request) -> Response:
         """Users by ``user`` (made where unknown) and ``uid``, or all of them."""
-        identity = await caller(request)
+        await caller(request)
         names, uids = parameters(request, "user", "uid")
         for name in names:
             if not USERNAME.match(name):
@@ -120,7 +161,6 @@ def create_app() -> FastAPI:
         numbers = [number("uid", text) for text in uids]
         return await answer(
             request,
-            identity,
             store.all_users,
             (lambda: store.users(names, numbers)) if names or uids else None,
         )
@@ -128,20 +168,42 @@ def create_app() -> FastAPI:
     @app.get(f"{base}/gid", summary="Groups and their numbers")
     async def gid(request: Request) -> Response:
         """Groups by ``group`` (made where unknown) and ``gid``, or all of them."""
-        identity = await caller(request)
+        await caller(request)
         uris, gids = parameters(request, "group", "gid")
         wanted = [group_uri(uri) for uri in uris]
         numbers = [number("gid", text) for text in gids]
         return await answer(
             request,
-            identity,
             store.all_groups,
             (lambda: store.groups(wanted, numbers)) if uris or gids else None,
         )
 
+    @app.get(f"{base}/logControl", summary="Levels of logs: a logger and its level a line")
+    async def get_levels(request: Request) -> Response:
+        """Levels as they are in this process, those included that another has just set."""
+        await operator(request)
+        levels.apply(await store.log_levels())
+        return plain(levels.text())
+
+    @app.post(f"{base}/logControl", summary="Set the level of each package given, or of all")
+    async def set_levels(request: Request) -> Response:
+        """``level`` in the words of log4j, ``package`` any number of times; in the query or a form."""
+        who = await operator(request)
+        items = [*request.query_params.multi_items(), *form(await request.body())]
+        given = [value for key, value in items if key.lower() == "level"]
+        packages = [value for key, value in items if key.lower() == "package"]
+        try:
+            wanted = levels.check(given[0] if given else None, packages)
+        except ValueError as exc:
+            raise BadParameter(str(exc)) from None
+        await store.set_log_levels(wanted, who)
+        levels.apply(wanted)
+        logger.warning("levels are set, by %s: %s", who, wanted)
+        return Response(status_code=303, headers={"Location": f"{public}/logControl"})
+
     @app.head(f"{base}/availability", include_in_schema=False)
     @app.get(f"{base}/availability", summary="Whether the service and its database answer")
-    async def availability(detail: str = "") -> Response:
+    async def availability(request: Request) -> Response:
         """VOSI availability; with ``detail=min`` only a status, 200 or 503."""
         try:
             async with asyncio.timeout(CHECK_SECONDS):
@@ -150,7 +212,7 @@ def create_app() -> FastAPI:
         except (SQLAlchemyError, OSError) as exc:  # TimeoutError is an OSError
             logger.warning("The database does not answer: %s", exc)
             available, note = False, f"the database does not answer: {type(exc).__name__}"
-        if detail == "min":
+        if parameters(request, "detail") == [["min"]]:
             return Response(status_code=200 if available else 503)
         return xml(vosi.availability(available, note))
 
@@ -167,6 +229,11 @@ def create_app() -> FastAPI:
             ),
             vosi.Capability(
                 "ivo://ivoa.net/std/VOSI#capabilities", f"{public}/capabilities", methods=anonymous
+            ),
+            vosi.Capability(
+                "vos://cadc.nrc.ca~vospace/CADC/std/LOGGING#logControl-1.0",
+                f"{public}/logControl",
+                methods=(vosi.TOKEN,),
             ),
         ]
         return xml(vosi.capabilities(entries))
@@ -191,7 +258,12 @@ def create_app() -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, exc: HTTPException) -> Response:
-        text = f"unsupported: HTTP {request.method}" if exc.status_code == 405 else "not found"
-        return plain(f"{text}\n", exc.status_code, exc.headers)
+        text = {404: "not found", 405: f"unsupported: HTTP {request.method}"}.get(exc.status_code, exc.detail)
+        headers = dict(exc.headers or {})
+        if exc.status_code == 405:
+            path = request.url.path
+            known = (route for route in app.routes if isinstance(route, Route) and route.path == path)
+            headers["Allow"] = ", ".join(sorted({name for route in known for name in route.methods or ()}))
+        return plain(f"{text}\n", exc.status_code, headers)
 
     return app

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -125,6 +125,24 @@ class MappingStore:
                 raise ValueError(
                     f"POSIX_MAPPER_RESERVED_USERS: {name}:{uid} cannot be reserved: a group has gid {uid}"
                 )
+
+    async def log_levels(self) -> dict[str, str]:
+        """Levels that operators have set, by logger."""
+        async with self.engine.connect() as connection:
+            rows = await connection.execute(text("SELECT logger, level FROM mapping.log_levels"))
+            return {row.logger: row.level for row in rows}
+
+    async def set_log_levels(self, levels: Mapping[str, str], who: str) -> None:
+        """Keep levels for all processes."""
+        async with self.engine.begin() as connection:
+            await connection.execute(
+                text(
+                    "INSERT INTO mapping.log_levels (logger, level, changed_by) VALUES (:logger, :level, :who)"
+                    " ON CONFLICT (logger) DO UPDATE SET level = excluded.level, changed_by = excluded.changed_by,"
+                    " changed = clock_timestamp()"
+                ),
+                [{"logger": name, "level": levels[name], "who": who} for name in sorted(levels)],
+            )
 
     async def check(self) -> None:
         """Raise what the database raises, if it cannot answer."""

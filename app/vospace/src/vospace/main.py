@@ -16,14 +16,13 @@ import httpx
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from voservice import database
 from voservice.auth import AuthenticationError, ClientCredentials, TokenVerifier
 from voservice.config import load
 from voservice.logging import AccessLog, bind, configure
+from voservice.middleware import CallerHeaders
 from voservice.responses import text as plain
 
 from vospace.config import Settings
@@ -176,26 +175,6 @@ def _sweep(space: Space, stopping: threading.Event) -> None:
         return
     if removed:
         logger.warning("removed %d nodes that were being staged when a process died", removed)
-
-
-class CallerHeaders:
-    """Tells callers who they are taken for, as Cavern does, or how to be somebody."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def tell(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                caller = scope.get("state", {}).get("caller")
-                if caller is not None and caller.username is not None:
-                    headers["x-vo-authenticated"] = caller.username
-                else:
-                    headers.setdefault("www-authenticate", "Bearer")
-            await send(message)
-
-        await self._app(scope, receive, tell)
 
 
 def _install_errors(app: FastAPI, methods: Methods) -> None:

@@ -41,16 +41,13 @@ def router(control: Control, operators: Operators, url: str, caller_of: CallerOf
     @routes.get("/logControl", summary="Levels of logs: a logger and its level a line")
     async def get_levels(caller: Annotated[Caller, Depends(caller_of)]) -> Response:
         operators.require(caller)
-        return text("".join(f"{name} {level}\n" for name, level in control.levels.items()))
+        return text(control.levels.text())
 
     @routes.post("/logControl", summary="Set the level of each package given, or of all")
     async def set_levels(request: Request, caller: Annotated[Caller, Depends(caller_of)]) -> Response:
         who = operators.require(caller)
         parameters = await read_parameters(request)
-        level = parameters.first("level")
-        if level is None:
-            raise InvalidArgument("level is missing: TRACE, DEBUG, INFO, WARN, ERROR or FATAL")
-        await control.set_level(level, parameters.all("package"), who)
+        await control.set_level(parameters.first("level"), parameters.all("package"), who)
         return see_other(f"{url}/logControl")
 
     @routes.post("/availability", summary="Change the state: ReadWrite, ReadOnly or Offline")

@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql import text
 from voservice import database
+from voservice.levels import Levels
 
 from vospace.models.errors import InvalidArgument, ServiceBusy
 from vospace.uws.notices import Notices
@@ -21,10 +22,6 @@ from vospace.uws.tables import SETTING_CHANNEL, setting
 STATE = "state"
 LEVEL = "level "
 TRACKED = ("vospace", "voservice")
-_TO_PYTHON = {"TRACE": logging.DEBUG, "WARN": logging.WARNING, "FATAL": logging.CRITICAL} | {
-    name: getattr(logging, name) for name in ("DEBUG", "INFO", "ERROR")
-}
-_FROM_PYTHON = {logging.DEBUG: "DEBUG", logging.INFO: "INFO", logging.WARNING: "WARN", logging.ERROR: "ERROR"}
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +51,7 @@ class Control:
     def __init__(self, engine: AsyncEngine, notices: Notices) -> None:
         self.state = State.READ_WRITE
         self._engine = engine
-        self._tracked = dict.fromkeys(TRACKED, "")
+        self.levels = Levels(TRACKED)
         self._observers: list[Callable[[], None]] = []
         self._reading: set[asyncio.Task[None]] = set()
         notices.on_setting(self._read_soon)
@@ -80,15 +77,6 @@ class Control:
             task.cancel()
         await asyncio.gather(*reading, return_exceptions=True)
 
-    @property
-    def levels(self) -> dict[str, str]:
-        """Levels by the names of loggers, in the words of log4j."""
-        found = {}
-        for name in self._tracked:
-            level = logging.getLogger(name).getEffectiveLevel()
-            found[name] = _FROM_PYTHON.get(level, "FATAL" if level > logging.ERROR else "DEBUG")
-        return found
-
     async def read(self) -> None:
         """Take over what the database says."""
         async with database.reader(self._engine).connect() as connection:
@@ -103,15 +91,14 @@ class Control:
         await self._write({STATE: wanted.value}, who)
         logger.warning("state is %s now, by %s", wanted, who)
 
-    async def set_level(self, level: str, names: list[str], who: str) -> None:
+    async def set_level(self, level: str | None, names: list[str], who: str) -> None:
         """Set the level of these loggers, or of all that are listed. Raises InvalidArgument."""
-        word = level.upper()
-        if word not in _TO_PYTHON:
-            raise InvalidArgument(f"unrecognised value for level: {level[:40]}")
-        if any(not name or len(name) > 200 or not name.isprintable() for name in names):
-            raise InvalidArgument("package must be the name of a logger")
-        await self._write({LEVEL + name: word for name in names or self._tracked}, who)
-        logger.warning("level is %s now for %s, by %s", word, ", ".join(names or self._tracked), who)
+        try:
+            wanted = self.levels.check(level, names)
+        except ValueError as error:
+            raise InvalidArgument(str(error)) from None
+        await self._write({LEVEL + name: word for name, word in wanted.items()}, who)
+        logger.warning("levels are set, by %s: %s", who, wanted)
 
     async def _write(self, values: Mapping[str, str], who: str) -> None:
         rows = [{"name": name, "value": value, "changed_by": who} for name, value in values.items()]
@@ -141,11 +128,9 @@ class Control:
             logger.warning("cannot read the state of the service: %s", error)
 
     def _apply(self, values: Mapping[str, str]) -> None:
-        for name, value in values.items():
-            if name.startswith(LEVEL) and value in _TO_PYTHON:
-                package = name.removeprefix(LEVEL)
-                self._tracked[package] = value
-                logging.getLogger(package).setLevel(_TO_PYTHON[value])
+        self.levels.apply(
+            {name.removeprefix(LEVEL): value for name, value in values.items() if name.startswith(LEVEL)}
+        )
         state = State(values.get(STATE, State.READ_WRITE))
         if state is not self.state:
             self.state = state
