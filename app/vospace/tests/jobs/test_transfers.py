@@ -10,7 +10,9 @@ import random
 import tarfile
 import zipfile
 import zlib
+from collections import Counter
 
+import httpx
 import pytest
 from lxml import etree
 
@@ -19,6 +21,7 @@ UWS = "http://www.ivoa.net/xml/UWS/v1.0"
 ROOT = "vos://opencadc.org~cavern"
 CORE = "ivo://ivoa.net/vospace/core#"
 BODY = bytes(range(256)) * 8000
+OLD = b"what was there before" * 1000
 MD5 = hashlib.md5(BODY, usedforsecurity=False).hexdigest()
 
 SEED = int(os.environ.get("TEST_SEED", "1"))
@@ -405,29 +408,63 @@ async def test_bad_documents_are_refused_at_once(box, body):
         assert answer.text.startswith("InvalidArgument: ")
 
 
-async def round_of_transfers(service, source, number: int, chance: random.Random) -> None:
-    """One kill during a pull, a move and a copy."""
+async def upload(service, path: str, body: bytes) -> str:
+    """A client's PUT in small pieces: `stored`, or `interrupted` if the service went away."""
+
+    async def pieces():
+        for start in range(0, len(body), len(body) // 16):
+            yield body[start : start + len(body) // 16]
+            await asyncio.sleep(0.004)
+
+    headers = service.as_user("ada") | {"Content-Length": str(len(body))}
+    try:
+        answer = await service.client.put(f"{service.url}/files{path}", content=pieces(), headers=headers)
+    except httpx.TransportError:
+        return "interrupted"
+    assert answer.status_code == 201, answer.text
+    return "stored"
+
+
+async def round_of_transfers(service, source, number: int, chance: random.Random) -> list[str]:
+    """One kill during a pull, a move, a copy and pushes in either direction; how the client saw his two uploads end."""
     box = f"/box{number}"
     await service.container(box)
     await service.put(f"{box}/old", BODY)
+    await service.put(f"{box}/replaced", OLD)
     await service.container(f"{box}/tree")
     await service.put(f"{box}/tree/f", BODY)
     source.files["/d/f"] = BODY
+    sent = f"/up/{number}"
     jobs = [
         await service.submit(pull(source, target=f"{ROOT}{box}/pulled"), run=False),
         await service.submit(document(f"{ROOT}{box}/old", f"{ROOT}{box}/moved", keep="false"), run=False),
         await service.submit(document(f"{ROOT}{box}/tree", f"{ROOT}{box}/copy"), run=False),
+        await service.submit(
+            document(f"{ROOT}{box}/tree/f", "pushFromVoSpace", ("httpput", source.url(sent), None)), run=False
+        ),
+    ]
+    uploads = [
+        asyncio.create_task(upload(service, f"{box}/{name}", BODY)) for name in ("uploaded", "replaced")
     ]
     for job in jobs:
         await service.client.post(f"{job}/phase", data={"PHASE": "RUN"}, headers=service.as_user("ada"))
-    await asyncio.sleep(chance.uniform(0, 0.08))
+    await asyncio.sleep(chance.uniform(0, 0.12))
     await service.kill()
+    new, replaced = await asyncio.gather(*uploads)
     await service.start()
     for job in jobs:
         assert await service.ended(job) == "COMPLETED", await service.error(job)
     for name in ("pulled", "moved", "copy/f", "tree/f"):
         assert service.file(f"{box}/{name}").read_bytes() == BODY
-    assert sorted(os.listdir(service.file(box))) == ["copy", "moved", "pulled", "tree"]
+    assert source.uploads[sent] == BODY
+    found = set(os.listdir(service.file(box)))
+    assert found - {"uploaded"} == {"copy", "moved", "pulled", "replaced", "tree"}
+    assert "uploaded" in found or new == "interrupted"
+    if "uploaded" in found:
+        assert service.file(f"{box}/uploaded").read_bytes() == BODY
+    there = service.file(f"{box}/replaced").read_bytes()
+    assert there == BODY or (replaced == "interrupted" and there == OLD)
+    return [new, replaced]
 
 
 async def test_kill_during_transfers(service, source):
@@ -438,9 +475,13 @@ async def test_kill_during_transfers(service, source):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
-async def test_kill_during_transfers_100_times(service, source):
+@pytest.mark.timeout(3600)
+async def test_kill_during_transfers_100_times(service, source, record_property):
     chance = random.Random(SEED)
+    ends: Counter[str] = Counter()
     for number in range(100):
-        await round_of_transfers(service, source, number, chance)
+        ends.update(await round_of_transfers(service, source, number, chance))
+    record_property("uploads", dict(ends))
+    print(f"100 kills, {dict(ends)} uploads")
+    assert min(ends["stored"], ends["interrupted"]) > 0
     assert service.leftovers() == []
