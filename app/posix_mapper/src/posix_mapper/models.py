@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
-# OpenCADC's form of a group: ivo://authority/path?name.
-GROUP_URI = re.compile(r"^ivo://[A-Za-z0-9._~-]+/[A-Za-z0-9/_.~-]+\?[A-Za-z0-9/_.~-]+$")
+from voservice.auth import GROUP
 
 LARGEST = 2**31 - 1
 """Largest uid or gid that the tables hold."""
@@ -52,6 +50,6 @@ class PosixGroup:
 
 def group_uri(text: str) -> str:
     """Return *text* if it is a group identifier, else raise ``InvalidGroup``."""
-    if len(text) > 255 or not GROUP_URI.match(text):
+    if not GROUP.match(text):
         raise InvalidGroup(f"group: {text!r} is not a group identifier such as ivo://opencadc.org/gms?team")
     return text

@@ -213,6 +213,56 @@ async def test_move_rename_and_into_a_container(box):
     assert box.file("box/h").read_bytes() == b"h"
 
 
+async def test_a_link_is_there_wherever_it_leads(box):
+    """A move replaces no link, not even one that leads to nothing; into the container that one leads to is another
+    matter."""
+    await box.put("/box/f", BODY)
+    await box.container("/box/sub")
+    os.symlink("none", box.file("box/dangling"))
+    os.symlink("sub", box.file("box/inside"))
+    for keep in ("false", "true"):
+        job = await box.submit(document(f"{ROOT}/box/f", f"{ROOT}/box/dangling", keep=keep))
+        assert await box.ended(job) == "ERROR"
+        assert await box.error(job) == f"DuplicateNode: {ROOT}/box/dangling"
+    job = await box.submit(document(f"{ROOT}/box/f", f"{ROOT}/box/inside", keep="false"))
+    assert await box.ended(job) == "COMPLETED"
+    assert box.file("box/sub/f").read_bytes() == BODY
+
+
+async def test_a_move_keeps_the_quota_of_its_destination(box):
+    for name in ("small", "box/tree"):
+        await box.container(f"/{name}")
+    os.setxattr(box.file("small"), f"user.{CORE}quota", b"100000")
+    await box.put("/box/f", BODY)
+    await box.put("/box/tree/f", BODY)
+    await box.put("/box/fits", b"x" * 60_000)
+    for name, phase in (("f", "ERROR"), ("tree", "ERROR"), ("fits", "COMPLETED")):
+        job = await box.submit(document(f"{ROOT}/box/{name}", f"{ROOT}/small", keep="false"))
+        assert await box.ended(job) == phase, name
+        if phase == "ERROR":
+            assert await box.error(job) == "QuotaExceeded"
+    assert os.listdir(box.file("small")) == ["fits"]
+    job = await box.submit(document(f"{ROOT}/small/fits", f"{ROOT}/small/renamed", keep="false"))
+    assert await box.ended(job) == "COMPLETED"
+
+
+async def test_containers_that_are_moved_into_each_other(box):
+    """Whichever comes first, neither is lost: the second move is refused, or is a renaming by then."""
+    names = [f"{name}{number}" for number in range(10) for name in "ab"]
+    for name in names:
+        await box.container(f"/box/{name}")
+        await box.put(f"/box/{name}/f", name.encode())
+    jobs = [
+        await box.submit(document(f"{ROOT}/box/{one}{number}", f"{ROOT}/box/{other}{number}", keep="false"))
+        for number in range(10)
+        for one, other in (("a", "b"), ("b", "a"))
+    ]
+    for job in jobs:
+        if await box.ended(job) != "COMPLETED":
+            assert (await box.error(job)).startswith(("InvalidArgument", "NodeNotFound", "ContainerNotFound"))
+    assert sorted(path.read_text() for path in box.file("box").rglob("f")) == sorted(names)
+
+
 async def test_copy_of_a_file_and_of_a_tree(box):
     await box.container("/box/sub")
     await box.container("/box/sub/deep")
@@ -297,7 +347,14 @@ async def test_package(box, kind):
         '<vos:view uri="vos://cadc.nrc.ca~vospace/CADC/std/Pkg-1.0">'
         f'<vos:param uri="{CORE}format">{kind}</vos:param></vos:view>'
     )
-    content = document([f"{ROOT}/box/sub", f"{ROOT}/box/f", f"{ROOT}/box/none"], "pullFromVoSpace", view=view)
+    targets = [
+        f"{ROOT}/box/sub",
+        f"{ROOT}/box/none",
+        f"{ROOT}/nowhere/none",
+        f"{ROOT}/home/bob/f",
+        f"{ROOT}/box/f",
+    ]
+    content = document(targets, "pullFromVoSpace", view=view)
     headers = {"Content-Type": "text/xml", **box.as_user("ada")}
     answer = await box.client.post(f"{box.url}/synctrans", content=content, headers=headers)
     assert answer.status_code == 303

@@ -6,10 +6,13 @@ import asyncio
 import base64
 import fcntl
 import hashlib
+import inspect
 import os
+import sys
 
 import pytest
 from lxml import etree
+from vospace.models.caller import Caller
 from vospace.services.space import Space
 from vospace.storage.staging import keep
 from vospace.storage.tree import Walk
@@ -157,6 +160,25 @@ async def test_a_container_is_whole_when_it_appears(client, ada, box, document, 
     answer = await client.put(f"/nodes{box}/d", content=document("ContainerNode"), headers=ada)
     assert answer.status_code == 500
     assert os.listdir(root / box[1:]) == ["c"]
+
+
+def test_a_tree_deeper_than_a_program_may_call_itself(settings, names):
+    space = Space(settings)
+    ada = Caller("ada", 10001, 10001, frozenset({10001}))
+    top: tuple[str, ...] = (names(),)
+    for depth in range(200):
+        space.create_container(ada, top + ("d",) * depth)
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack()) + 150)
+    try:
+        down = [path for path, _ in space.walk(ada, top)]
+        assert [path for path, _ in space.walk(ada, top, bottom_up=True)] == down[::-1]
+    finally:
+        sys.setrecursionlimit(limit)
+    assert len(down) == 200
+    for path in reversed(down):
+        space.delete(ada, path, sync=False)
+    space.close()
 
 
 async def test_nothing_is_left_of_what_broke_off(client, ada, box, root):

@@ -129,6 +129,57 @@ async def test_the_admin_names_the_owner(client, document, names, root, creator,
         assert (root / name).stat().st_uid == uid
 
 
+@pytest.mark.parametrize("kind", ["DataNode", "LinkNode"])
+async def test_the_admin_names_the_owner_of_any_node(client, ada, document, names, root, kind):
+    name = names()
+    content = document(kind, properties={f"{CORE}creator": "bob"}, target=ROOT)
+    answer = await client.put(f"/nodes/{name}", content=content, headers=ADMIN)
+    assert answer.status_code == 201, answer.text
+    assert '#creator" readOnly="true">bob<' in answer.text
+    assert (root / name).lstat().st_uid == 10002
+
+
+async def test_a_name_that_is_taken_is_a_duplicate_whatever_has_it(client, ada, box, document):
+    for name, kind in (("c", "ContainerNode"), ("d", "DataNode"), ("l", "LinkNode")):
+        made = await client.put(
+            f"/nodes{box}/{name}", content=document(kind, target=f"{ROOT}{box}/d"), headers=ada
+        )
+        assert made.status_code == 201
+    for name in "cdl":
+        for kind in ("ContainerNode", "DataNode", "LinkNode"):
+            answer = await client.put(
+                f"/nodes{box}/{name}", content=document(kind, target=f"{ROOT}{box}/d"), headers=ada
+            )
+            assert (answer.status_code, answer.text) == (409, f"DuplicateNode: {ROOT}{box}/{name}\n")
+
+
+async def test_inheritance_is_told_without_groups_too(client, ada, box, document):
+    key = "ivo://cadc.nrc.ca/vospace/core#inheritPermissions"
+    given = {key: "true", f"{CORE}ispublic": "true"}
+    await client.post(f"/nodes{box}", content=document("ContainerNode", properties=given), headers=ada)
+    for path, told in ((box, True), (f"{box}/c", True), (f"{box}/private", True), (f"{box}/not", False)):
+        if path != box:
+            own = {"private": {f"{CORE}ispublic": "false"}, "not": {key: "false"}}.get(
+                path.rsplit("/")[-1], {}
+            )
+            content = document("ContainerNode", properties=own)
+            assert (await client.put(f"/nodes{path}", content=content, headers=ada)).status_code == 201
+        answer = await client.get(f"/nodes{path}?limit=0", headers=ada)
+        assert (f'{key}">true<' in answer.text) is told, path
+        public = "false" if path.endswith("private") else "true"
+        assert f'ispublic">{public}<' in answer.text, path
+
+
+@pytest.mark.parametrize(
+    "group", ["team", "ivo://opencadc.org/gms", "ivo://opencadc.org/gms?a%20b", "ivo://x?y"]
+)
+async def test_what_is_no_group_is_refused(client, ada, box, document, group):
+    given = document("ContainerNode", properties={f"{CORE}groupread": group})
+    answer = await client.post(f"/nodes{box}", content=given, headers=ada)
+    assert answer.status_code == 400
+    assert answer.text == f"InvalidArgument: {CORE}groupread: not a group: {group}\n"
+
+
 async def test_others_do_not_name_the_owner(client, ada, document, names, root):
     name = names()
     content = document("ContainerNode", properties={f"{CORE}creator": "bob"})

@@ -225,35 +225,19 @@ class NodeHandlers:
             await asyncio.to_thread(self._refuse, caller, path)
         admin = self._space.rules.is_admin(caller)
         change = await self._changes.of(document, admin=admin)
+        creator = document.properties.get(documents.CREATOR)
+        owner = await self._owner(creator) if admin and creator else None
         match document.kind:
             case "ContainerNode":
-                creator = document.properties.get(documents.CREATOR)
-                owner = await self._owner(creator) if admin and creator else None
-                make = self._space.create_container
-                node = await asyncio.to_thread(make, caller, path, change, owner)
+                node = await asyncio.to_thread(self._space.create_container, caller, path, change, owner)
             case "LinkNode":
                 _require_no_properties(change)
                 target = self._link_target(document.target or "")
-                node = await asyncio.to_thread(self._space.create_link, caller, path, target)
+                node = await asyncio.to_thread(self._space.create_link, caller, path, target, owner)
             case _:
-                node = await asyncio.to_thread(self._create_data, caller, path, change)
+                empty = {attributes.MD5: EMPTY_MD5, attributes.ADLER32: EMPTY_ADLER32}
+                node = await asyncio.to_thread(self._space.create_data, caller, path, empty, change, owner)
         return xml(await self._document(node), 201)
-
-    def _create_data(self, caller: Caller, path: Path, change: Change) -> Node:
-        with self._space.locate(caller, path):
-            pass
-        upload = self._space.upload(caller, path, replace=False)
-        try:
-            upload.commit({attributes.MD5: EMPTY_MD5, attributes.ADLER32: EMPTY_ADLER32})
-        finally:
-            upload.close()
-        if change != Change():
-            try:
-                return self._space.update(caller, path, change)
-            except BaseException:
-                self._space.delete(caller, path)
-                raise
-        return self._space.node(caller, path)
 
     def _refuse(self, caller: Caller, path: Path) -> None:
         """Tell an anonymous caller what is wrong, in Cavern's order: a missing parent or a name that is taken first."""

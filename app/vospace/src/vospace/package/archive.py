@@ -35,7 +35,7 @@ def members(space: Space, caller: Caller, targets: list[Path]) -> Iterator[tuple
 
 def tar(space: Space, caller: Caller, targets: list[Path]) -> Iterator[bytes]:
     """A POSIX (pax) tar."""
-    inside = [space.resolve(caller, target) for target in targets]
+    inside = _tops(space, caller, targets)
     for name, path, kind in members(space, caller, targets):
         entry = tarfile.TarInfo(name)
         entry.mtime = int(time.time())
@@ -59,7 +59,7 @@ def tar(space: Space, caller: Caller, targets: list[Path]) -> Iterator[bytes]:
 
 def zipped(space: Space, caller: Caller, targets: list[Path]) -> Iterator[bytes]:
     """A zip without compression, with sizes behind the bytes (Zip64 where needed)."""
-    inside = [space.resolve(caller, target) for target in targets]
+    inside = _tops(space, caller, targets)
     sink = _Buffer()
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for name, path, kind in members(space, caller, targets):
@@ -85,6 +85,15 @@ def zipped(space: Space, caller: Caller, targets: list[Path]) -> Iterator[bytes]
     yield sink.take()
 
 
+def _tops(space: Space, caller: Caller, targets: list[Path]) -> list[Path]:
+    """Where the targets are, links followed, as far as they can be reached."""
+    found = []
+    for target in targets:
+        with suppress(Fault):
+            found.append(space.resolve(caller, target))
+    return found
+
+
 def _header(entry: tarfile.TarInfo) -> bytes:
     return entry.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
@@ -107,7 +116,10 @@ def _content(opened: OpenFile) -> Iterator[bytes]:
 
 def _link_text(space: Space, caller: Caller, path: Path, inside: list[Path]) -> str | None:
     """The relative text of a link whose target is in the archive too."""
-    target = space.node(caller, path).target
+    try:
+        target = space.node(caller, path).target
+    except Fault:  # removed meanwhile
+        return None
     if isinstance(target, tuple) and any(target[: len(top)] == top for top in inside):
         return space.tree.link_text(path[:-1], target)
     return None

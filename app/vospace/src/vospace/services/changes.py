@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from voservice.auth import GROUP
+
 from vospace import documents
 from vospace.documents import NodeDocument
 from vospace.models.errors import InvalidArgument
@@ -53,7 +55,7 @@ class Changes:
             return None
         gids = set()
         for uri in (given[key] or "").split():
-            if not uri.startswith("ivo://") or "?" not in uri:
+            if not GROUP.match(uri):
                 raise InvalidArgument(f"{key}: not a group: {uri[:120]}")
             gids.add(await self._identities.gid(uri))
         return frozenset(gids)

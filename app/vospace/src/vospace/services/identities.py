@@ -16,6 +16,7 @@ import httpx
 from lxml import etree
 from starlette.requests import Request
 from voservice.auth import (
+    GROUP,
     GROUP_CLAIMS,
     USERNAME,
     AuthenticationError,
@@ -27,6 +28,7 @@ from voservice.auth import (
 from voservice.proxy import client_certificate, common_name
 
 from vospace.models.caller import ANONYMOUS, Caller
+from vospace.models.errors import InvalidArgument
 
 USER_MAPPING = "http://www.opencadc.org/std/posix#user-mapping-0.1"
 GROUP_MAPPING = "http://www.opencadc.org/std/posix#group-mapping-0.1"
@@ -42,6 +44,10 @@ logger = logging.getLogger(__name__)
 
 class MappingUnavailable(Exception):
     """The POSIX mapper or the registry cannot be asked, so that nobody's numbers can be known."""
+
+
+class NoGroup(InvalidArgument):
+    """The text is no identifier of a group to which the POSIX mapper could give a number."""
 
 
 class Registry:
@@ -144,7 +150,12 @@ class Identities:
         groups = await self._membership(identity, token)
         gids = {gid}
         for group in groups:
-            gids.add(await self.gid(group))
+            try:
+                gids.add(await self.gid(group))
+            except (
+                NoGroup
+            ) as exc:  # an issuer may have groups of any name; no node can be shared with such a one
+                logger.debug("%s: %s", identity.username, exc)
         return Caller(identity.username, uid, gid, frozenset(gids), groups, identity.method)
 
     async def _membership(self, identity: Identity, token: str | None) -> frozenset[str]:
@@ -175,7 +186,8 @@ class Identities:
         headers = {"Authorization": f"Bearer {token or await self.credentials.token()}"}
         parameters = {"user": username} if token is None else {}
         answer = await self.client.get(url, params=parameters, headers=headers)
-        return frozenset(self.group_uri(name) for name in answer.raise_for_status().text.split())
+        lines = (line.strip() for line in answer.raise_for_status().text.splitlines())
+        return frozenset(self.group_uri(name) for name in lines if name)
 
     def group_uri(self, name: str) -> str:
         """Full identifier of a group of our group service."""
@@ -206,7 +218,9 @@ class Identities:
         return self._names[uid]
 
     async def gid(self, group: str) -> int:
-        """Number of a group, which gets it now if new."""
+        """Number of a group, which gets it now if new. Raises NoGroup."""
+        if not GROUP.match(group):
+            raise NoGroup(f"not a group: {group[:120]}")
         if group not in self._gids:
             for uri, gid in await self._group_lines({"group": group}):
                 self._remember(self._gids, uri, gid)

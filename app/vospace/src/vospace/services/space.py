@@ -71,6 +71,8 @@ class OpenFile:
     properties: Mapping[str, str]
 
 
+Ids = tuple[int, int]
+"""uid and gid of an owner."""
 Condition = Callable[[os.stat_result | None], None]
 
 
@@ -117,8 +119,11 @@ class Upload:
         if self.room is not None and size > self.room:
             self.room = self._space.room(self._place, size)
 
-    def prepare(self, properties: Mapping[str, str | None], *, sync: bool = True) -> None:
-        """Give it owner and properties (an existing node keeps its own) and make the bytes durable."""
+    def prepare(
+        self, properties: Mapping[str, str | None], *, sync: bool = True, owner: Ids | None = None
+    ) -> None:
+        """Give it its owner, the caller if no other is given, and properties (an existing node keeps its own) and make
+        the bytes durable."""
         if (quota := self._place.gate.quota) is not None:
             size = os.fstat(self.descriptor).st_size
             self._space.usage.reserve(*quota, size)
@@ -127,7 +132,7 @@ class Upload:
         if self._exists and self._staged.inherit(self._place.name, properties=self._keep_properties):
             self._place.directory.properties.write(self.descriptor, properties)
         else:
-            self._staged.own(*caller.ids, properties)
+            self._staged.own(*(owner or caller.ids), properties)
         if sync:
             self._staged.sync()
 
@@ -340,7 +345,7 @@ class Space:
         if not directory.path:
             writable = not gate.caller.anonymous and gate.may_create_in(directory, "", container=True)
             return replace(node, public=True, readable=True, writable=writable)
-        return replace(node, inherits=default is not None and bool(default.groups))
+        return replace(node, inherits=default is not None)
 
     def _describe_open(self, descriptor: int, path: Path, status: Status, gate: Gate) -> Node:
         groups = status.acl.groups
@@ -383,7 +388,7 @@ class Space:
     # Making and changing.
 
     def create_container(
-        self, caller: Caller, path: Path, change: Change | None = None, owner: tuple[int, int] | None = None
+        self, caller: Caller, path: Path, change: Change | None = None, owner: Ids | None = None
     ) -> Node:
         """A new container. `owner`: uid and gid of another user, which only the root owner may give. Raises
         DuplicateNode, ContainerNotFound, PermissionDenied."""
@@ -395,15 +400,18 @@ class Space:
                 raise DuplicateNode(self.naming.uri(path))
             place.gate.require_create(place.directory, place.name, container=True)
             allocation = place.directory.path in self.rules.allocation_parents
-            if owner is not None and not self.rules.is_admin(caller):
-                raise PermissionDenied("only the root owner creates nodes for others")
+            self._require_admin(caller, owner)
             if allocation and self._default_quota and QUOTA not in change.properties:
                 change = replace(change, properties={**change.properties, QUOTA: str(self._default_quota)})
             self._build(place, owner or caller.ids, change)
             place.directory.sync()
             return self._describe(place)
 
-    def _build(self, place: Located, owner: tuple[int, int], change: Change) -> None:
+    def _require_admin(self, caller: Caller, owner: Ids | None) -> None:
+        if owner is not None and not self.rules.is_admin(caller):
+            raise PermissionDenied("only the root owner creates nodes for others")
+
+    def _build(self, place: Located, owner: Ids, change: Change) -> None:
         """A directory that is its owner's, with all its properties, from the moment it can be seen."""
         parent, temporary = place.directory, temporary_name()
         try:
@@ -437,9 +445,33 @@ class Space:
                     if place.kind is not Kind.CONTAINER:
                         raise ContainerNotFound(self.naming.uri(wanted)) from None
 
-    def create_link(self, caller: Caller, path: Path, target: Path | str) -> Node:
+    def create_data(
+        self,
+        caller: Caller,
+        path: Path,
+        properties: Mapping[str, str],
+        change: Change,
+        owner: Ids | None = None,
+    ) -> Node:
+        """An empty data node with `properties` of the content. `owner` as for a container. Raises DuplicateNode."""
+        self._require_admin(caller, owner)
+        with self.locate(caller, path) as place:
+            if place.kind is not None:
+                raise DuplicateNode(self.naming.uri(path))
+        upload = self.upload(caller, path, replace=False, follow=False)
+        try:
+            upload.prepare(properties, sync=False, owner=owner)
+            self._apply(upload.descriptor, change)
+            os.fsync(upload.descriptor)
+            upload.place()
+        finally:
+            upload.close()
+        return self.node(caller, path)
+
+    def create_link(self, caller: Caller, path: Path, target: Path | str, owner: Ids | None = None) -> Node:
         """A link to a path of this space, which need not exist, or to an absolute path of the file system as those see
-        it who mount the space; the service itself never follows the latter."""
+        it who mount the space; the service itself never follows the latter. `owner` as for a container."""
+        self._require_admin(caller, owner)
         if not path:
             raise DuplicateNode(self.naming.root)
         with self.locate(caller, path) as place:
@@ -449,7 +481,7 @@ class Space:
             text = target if isinstance(target, str) else self.tree.link_text(place.directory.path, target)
             descriptor = place.directory.descriptor
             os.symlink(text, place.name, dir_fd=descriptor)
-            os.chown(place.name, *caller.ids, dir_fd=descriptor, follow_symlinks=False)
+            os.chown(place.name, *(owner or caller.ids), dir_fd=descriptor, follow_symlinks=False)
             place.directory.sync()
             return self._describe(place)
 
@@ -521,7 +553,7 @@ class Space:
         acl = Acl(6 | execute | kept, 6 | execute, other, groups)
         os.fchmod(descriptor, acl.mode)
         if groups:
-            os.setxattr(descriptor, posix_acl.ACCESS, acl.encode())
+            posix_acl.write(descriptor, posix_acl.ACCESS, acl)
         else:
             posix_acl.remove(descriptor, posix_acl.ACCESS)
             os.fchmod(descriptor, acl.mode)
@@ -530,7 +562,7 @@ class Space:
             if inherits is None:
                 inherits = _has(descriptor, posix_acl.DEFAULT)
             if inherits:
-                os.setxattr(descriptor, posix_acl.DEFAULT, acl.encode())
+                posix_acl.write(descriptor, posix_acl.DEFAULT, acl)
             else:
                 posix_acl.remove(descriptor, posix_acl.DEFAULT)
 
@@ -680,6 +712,7 @@ class Space:
             if kind in (Kind.CONTAINER, Kind.DATA):
                 with self._opened(old) as descriptor:
                     require_unlocked(old.directory, descriptor)
+                    self._require_room(old, new, descriptor)
             self._rename(old, new, kind)
             os.chown(new.name, *caller.ids, dir_fd=new.directory.descriptor, follow_symlinks=False)
             new.directory.sync()
@@ -687,6 +720,13 @@ class Space:
                 old.directory.sync()
             self._forget(old)
             self._forget(new)
+
+    def _require_room(self, old: Located, new: Located, descriptor: int) -> None:
+        """Raises QuotaExceeded if what is moved counts anew at its destination and does not fit."""
+        if new.gate.quota is None or new.gate.quota == old.gate.quota:
+            return
+        container = old.kind is Kind.CONTAINER
+        self.room(new, measure(descriptor) if container else os.fstat(descriptor).st_size)
 
     def _forget(self, place: Located) -> None:
         if place.gate.quota is not None:
@@ -707,6 +747,12 @@ class Space:
             raise DuplicateNode(self.naming.uri(new.path)) from None
         except FileNotFoundError:
             raise NodeNotFound(self.naming.uri(old.path)) from None
+        except OSError as error:
+            if (
+                error.errno == errno.EINVAL
+            ):  # since it was looked, the destination has been moved below the source
+                raise InvalidArgument("a node cannot be moved into itself") from None
+            raise
 
     def _relink(self, old: Located, new: Located) -> None:
         """A link that moves keeps its target, so its relative text changes."""
@@ -724,7 +770,8 @@ class Space:
         final: Path = (source[-1],)
         if wanted:
             with self.locate(caller, wanted, follow=True) as place:
-                final = (*place.path, source[-1]) if place.kind is Kind.CONTAINER else place.path
+                # A link that leads to nothing is there all the same.
+                final = (*place.path, source[-1]) if place.kind is Kind.CONTAINER else wanted
         with self.locate(caller, final) as place:
             if place.path[: len(source)] == source:
                 raise InvalidArgument("a node cannot be moved or copied into itself")
@@ -795,20 +842,34 @@ class Space:
         if kind != Kind.CONTAINER:
             yield path, kind
             return
+        # Containers on the way down, each with what is still to be visited in it.
+        pending = [(path, self._below(caller, path))]
         if not bottom_up:
             yield path, kind
-        gate = Gate(self.rules, caller)
+        while pending:
+            here, found = pending[-1]
+            for name, below in found:
+                there = (*here, name)
+                if below is not Kind.CONTAINER:
+                    yield there, below.value
+                    continue
+                if not bottom_up:
+                    yield there, below.value
+                pending.append((there, self._below(caller, there)))
+                break
+            else:
+                pending.pop()
+                if bottom_up:
+                    yield here, Kind.CONTAINER.value
+
+    def _below(self, caller: Caller, path: Path) -> Iterator[tuple[str, Kind]]:
+        """Names and kinds of nodes in a container, none if that cannot be read."""
         try:
-            with Walk(self.tree, gate).container(path) as directory:
+            with Walk(self.tree, Gate(self.rules, caller)).container(path) as directory:
                 found = [(name, directory.kind(name)) for name in sorted(directory.names())]
         except (PermissionDenied, NodeNotFound):
             found = []
-        for name, below in found:
-            if below in (Kind.CONTAINER, Kind.DATA, Kind.LINK):
-                assert below is not None
-                yield from self._walk(caller, (*path, name), below.value, bottom_up)
-        if bottom_up:
-            yield path, kind
+        return iter([(name, kind) for name, kind in found if kind not in (None, Kind.OTHER)])
 
 
 def _has(descriptor: int, name: str) -> bool:

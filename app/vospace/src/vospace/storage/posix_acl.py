@@ -8,6 +8,8 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from vospace.models.errors import InvalidArgument
+
 ACCESS = "system.posix_acl_access"
 DEFAULT = "system.posix_acl_default"
 
@@ -27,6 +29,16 @@ def remove(descriptor: int, name: str) -> None:
     except OSError as error:
         if error.errno not in (errno.ENODATA, errno.ENOTSUP):
             raise
+
+
+def write(descriptor: int, name: str, acl: Acl) -> None:
+    """Set a list. Raises InvalidArgument if the file system has none, or no room for it."""
+    try:
+        os.setxattr(descriptor, name, acl.encode())
+    except OSError as error:
+        if error.errno in (errno.ENOTSUP, errno.ENOSPC, errno.E2BIG, errno.ERANGE):
+            raise InvalidArgument(f"permissions of groups cannot be stored: {error.strerror}") from error
+        raise
 
 
 def copy(source: int, target: int) -> None:
