@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from deployment import ROOT, Deployment
-from fixtures import http, stack, user
+from fixtures import anonymous, http, stack, user
 
-__all__ = ["http", "stack", "user"]
+__all__ = ["anonymous", "http", "stack", "user"]
 
 REQUIREMENTS = ROOT / "requirements/clients.txt"
 ENVIRONMENT = ROOT / "build/clients"
@@ -59,11 +59,22 @@ class Shell:
             "PATH": f"{self.programs}:{os.environ['PATH']}",
         }
 
-    def run(self, program: str, *arguments: str, anonymous: bool = False, status: int = 0) -> str:
-        """What the program printed; it must end with that status."""
-        token = [] if anonymous else ["--token", self.stack.token(self.user)]
+    def run(
+        self,
+        program: str,
+        *arguments: str,
+        anonymous: bool = False,
+        certificate: Path | None = None,
+        status: int = 0,
+    ) -> str:
+        """What the program printed, with a token unless told otherwise; it must end with that status."""
+        who = ["--token", self.stack.token(self.user)]
+        if anonymous:
+            who = []
+        elif certificate is not None:
+            who = ["--certfile", str(certificate)]
         done = subprocess.run(
-            [str(self.programs / program), *token, *arguments],
+            [str(self.programs / program), *who, *arguments],
             env=self.environment,
             cwd=self.home,
             capture_output=True,

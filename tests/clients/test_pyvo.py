@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import requests
+
 SESSION = """
 import os, requests
 from pyvo.auth import authsession
@@ -22,7 +24,32 @@ def test_the_registry_leads_to_the_service(shell: Any) -> None:
         "print(client._get_url(('ivo://ivoa.net/std/VOSpace/v2.0#nodes', None)))\n"
         "print(client.is_available())\n"
     )
-    assert printed.split()[0] == f"{shell.stack.url}/src/cavern/nodes"
+    assert printed.split() == [f"{shell.stack.url}/src/cavern/nodes", "True"]
+
+
+def test_the_registry_answers_as_opencadc_s(stack: Any, anonymous: requests.Session) -> None:
+    """GET alone for the lists; the documents about the service itself answer HEAD too."""
+    base = f"{stack.url}/reg"
+    for path in ("resource-caps", "applications"):
+        listed = anonymous.get(f"{base}/{path}", timeout=10)
+        assert (listed.status_code, listed.headers["Content-Type"]) == (200, "text/plain")
+        entries = [line.split(" = ") for line in listed.text.splitlines() if not line.startswith("#")]
+        assert all(len(entry) == 2 and entry[0].startswith("ivo://") for entry in entries)
+        assert len({entry[0] for entry in entries}) == len(entries) > 0
+    for method, path, allowed in (
+        ("HEAD", "resource-caps", "GET"),
+        ("POST", "resource-caps", "GET"),
+        ("DELETE", "applications", "GET"),
+        ("POST", "capabilities", "GET, HEAD"),
+    ):
+        refused = anonymous.request(method, f"{base}/{path}", timeout=10)
+        assert (refused.status_code, refused.headers["Allow"]) == (405, allowed)
+        assert refused.text == ("" if method == "HEAD" else f"unsupported: HTTP {method}\n")
+    for path in ("availability", "capabilities"):
+        assert anonymous.head(f"{base}/{path}", timeout=10).headers["Content-Type"] == "text/xml"
+    alive = anonymous.get(f"{base}/availability?detail=min", timeout=10)
+    assert (alive.status_code, alive.content) == (200, b"")
+    assert anonymous.get(f"{base}/none", timeout=10).status_code == 404
 
 
 def test_vosi_documents_are_read(shell: Any) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from deployment import playbook
 
 BIG = 6 << 20
 """Beyond the size up to which the client states the checksum itself."""
@@ -103,6 +104,23 @@ def test_vlock(shell: Any, home: str, make: Callable[[str, int], Path]) -> None:
     assert "NodeLocked" in shell.run("vcp", str(make("other", 20)), f"{home}/file", status=1)
     shell.run("vlock", f"{home}/file", "--unlock")
     shell.run("vcp", str(make("other", 20)), f"{home}/file")
+
+
+def test_with_a_certificate(shell: Any, home: str, make: Callable[[str, int], Path], tmp_path: Path) -> None:
+    """All commands that read and write, as the user whom the certificate names."""
+    playbook("playbooks/client_certificate.yml", "-e", f"user={shell.user}")
+    certificate = shell.stack.state / f"certs/clients/{shell.user}.pem"
+    for size in (17, BIG):
+        sent = make("sent", size)
+        shell.run("vcp", str(sent), f"{home}/file", certificate=certificate)
+        shell.run("vcp", f"{home}/file", str(tmp_path / "received"), certificate=certificate)
+        assert (tmp_path / "received").read_bytes() == sent.read_bytes()
+        (tmp_path / "received").unlink()
+    assert shell.user in shell.run("vls", "-l", home, certificate=certificate)
+    shell.run("vmkdir", f"{home}/box", certificate=certificate)
+    shell.run("vmv", f"{home}/file", f"{home}/box", certificate=certificate)
+    shell.run("vrm", "-R", f"{home}/box", certificate=certificate)
+    assert shell.run("vls", home).split() == []
 
 
 def test_what_is_not_there_and_not_allowed(shell: Any, home: str, make: Callable[[str, int], Path]) -> None:
