@@ -87,6 +87,20 @@ async def test_the_json_rendering(client, ada, box, document):
     assert link["vos:target"] == {"$": f"{ROOT}{box}/f"}
 
 
+@pytest.mark.parametrize("count", [999, 1000, 1001, 2500])
+async def test_long_listings_are_whole_in_either_rendering(client, ada, box, root, count):
+    for number in range(count):
+        (root / box[1:] / f"{number:04d}").touch()
+    wanted = [f"{ROOT}{box}/{number:04d}" for number in range(count)]
+    answer = await client.get(f"/nodes{box}", headers=ada)
+    assert int(answer.headers["content-length"]) == len(answer.content)
+    listed = etree.fromstring(answer.content).find(f"{VOS}nodes")
+    assert [child.get("uri") for child in listed] == wanted
+    answer = await client.get(f"/nodes{box}?Accept=application/json&detail=min", headers=ada)
+    assert int(answer.headers["content-length"]) == len(answer.content)
+    assert [child["@uri"] for child in answer.json()["vos:node"]["vos:nodes"]["$"]] == wanted
+
+
 async def test_external_links_are_kept_and_never_followed(client, ada, box, document, root):
     link = document("LinkNode", target="file:///somewhere/a%20b")
     made = await client.put(f"/nodes{box}/l", content=link, headers=ada)

@@ -124,20 +124,21 @@ class NodeHandlers:
                 children = self._space.children(caller, path, start, limit)
             else:
                 children = iter(await asyncio.to_thread(self._sorted, caller, path, start, limit, sort))
-        if rendering == "application/json":
-            return await self._json(node, children, detail)
-        return await self._listing(node, children, detail)
+        first = await asyncio.to_thread(_page, children)
+        json_wanted = rendering == "application/json"
+        render, kind = (self._json, "application/json") if json_wanted else (self._xml, "text/xml")
+        return await self._listing(
+            render(node, chain(first, children), detail), kind, long=len(first) == PAGE
+        )
 
-    async def _listing(self, node: Node, children: Iterator[Node], detail: str) -> Response:
+    async def _listing(self, parts: AsyncIterator[bytes], kind: str, *, long: bool) -> Response:
         """The document with its length stated: the Python client reads no more than the first piece of a chunked
         answer. A long one goes through a file without a name, so that memory stays flat."""
-        first = await asyncio.to_thread(_page, children)
-        if len(first) < PAGE:
-            parts = [part async for part in self._xml(node, iter(first), detail)]
-            return xml(b"".join(parts))
+        if not long:
+            return Response(b"".join([part async for part in parts]), headers={"Content-Type": kind})
         spool = await asyncio.to_thread(self._space.spool)
         try:
-            async for part in self._xml(node, chain(first, children), detail):
+            async for part in parts:
                 await asyncio.to_thread(spool.write, part)
             length = spool.tell()
             spool.seek(0)
@@ -145,7 +146,7 @@ class NodeHandlers:
             spool.close()
             raise
         return StreamingResponse(
-            _spooled(spool), headers={"Content-Type": "text/xml", "Content-Length": str(length)}
+            _spooled(spool), headers={"Content-Type": kind, "Content-Length": str(length)}
         )
 
     def _start(self, uri: str | None, path: Path) -> str | None:
@@ -184,14 +185,22 @@ class NodeHandlers:
     async def _document(self, node: Node) -> bytes:
         return b"".join([part async for part in self._xml(node, iter(()), "properties")])
 
-    async def _json(self, node: Node, children: Iterator[Node], detail: str) -> Response:
-        found = await asyncio.to_thread(list, children)
-        names = await self._names([node, *found])
-        content = _json_node(self._space, node, names, detail)
-        if node.kind == "ContainerNode":
-            content["vos:nodes"] = {"$": [_json_node(self._space, child, names, detail) for child in found]}
+    async def _json(self, node: Node, children: Iterator[Node], detail: str) -> AsyncIterator[bytes]:
         spaces = {"@xmlns:vos": documents.VOS, "@xmlns:xsi": documents.XSI}
-        return Response(json.dumps({"vos:node": spaces | content}), media_type="application/json")
+        content = _json_node(self._space, node, await self._names([node]), detail)
+        text = json.dumps({"vos:node": spaces | content})
+        if node.kind != "ContainerNode":
+            yield text.encode()
+            return
+        opening, empty, closing = text.rpartition("[]")  # of the nodes, which come last
+        yield (opening + empty[0]).encode()
+        separator = ""
+        while page := await asyncio.to_thread(_page, children):
+            names = await self._names(page)
+            entries = ", ".join(json.dumps(_json_node(self._space, child, names, detail)) for child in page)
+            yield (separator + entries).encode()
+            separator = ", "
+        yield (empty[1] + closing).encode()
 
     async def _names(self, nodes: Iterable[Node]) -> Names:
         uids, gids = numbers_in(nodes)
