@@ -7,7 +7,7 @@ import importlib.util
 import os
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,12 @@ async def application(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
         httpx.AsyncClient(transport=transport, base_url="http://space/src/cavern") as client,
     ):
         yield client
+
+
+@pytest.fixture
+def running() -> Callable[[Settings], AbstractAsyncContextManager[httpx.AsyncClient]]:
+    """`application`, for tests with settings of their own."""
+    return application
 
 
 @pytest.fixture
