@@ -211,8 +211,8 @@ def properties_of(node: Node, names: Names, *, readable: bool) -> dict[str, str]
         values[GROUP_READ] = _groups(node.read_gids, names)
     if node.write_gids:
         values[GROUP_WRITE] = _groups(node.write_gids, names)
-    if node.inherits:
-        values[INHERIT] = "true"
+    if node.kind == "ContainerNode":
+        values[INHERIT] = "true" if node.inherits else "false"
     if readable:
         if node.readable:
             values[READABLE] = "true"

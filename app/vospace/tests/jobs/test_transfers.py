@@ -299,7 +299,8 @@ async def test_negotiated_push_and_pull(box):
     assert phase == "EXECUTING"
     assert endpoints[0] == f"{box.url}/files/box/new"
     assert "/files/preauth:" in endpoints[1]
-    assert not box.file("box/new").exists()
+    assert box.file("box/new").read_bytes() == b""  # there from now on, its owner's
+    assert box.file("box/new").stat().st_uid == 10001
     answer = await box.client.put(endpoints[1], content=BODY)
     assert answer.status_code == 201
     assert (await box.client.get(endpoints[1].replace("/box/new", "/box/other"))).status_code == 403
@@ -324,6 +325,31 @@ async def test_a_failed_negotiation_is_a_document_without_endpoints(box, target,
     endpoints, phase, job = await negotiate(box, content, user)
     assert (endpoints, phase) == ([], "ERROR")
     assert await box.error(job, user) == error
+
+
+async def test_a_negotiated_push_makes_a_node_only_where_it_may_succeed(box):
+    await box.put("/box/old", OLD)
+    token = "ivo://ivoa.net/sso#token"
+    for target, protocol, user in (
+        ("/box/f", ("httpsput", None, token), "bob"),
+        ("/box/f", ("httpsput", None, None), ""),
+        ("/box/f", ("ftpput", None, token), "ada"),
+        ("/none/f", ("httpsput", None, token), "ada"),
+        ("/box/old", ("httpsput", None, token), "bob"),
+    ):
+        endpoints, phase, _ = await negotiate(box, document(ROOT + target, "pushToVoSpace", protocol), user)
+        assert (endpoints, phase) == ([], "ERROR")
+    os.symlink("behind", box.file("box/link"))
+    for target in ("/box/old", "/box/link"):
+        content = document(ROOT + target, "pushToVoSpace", ("httpsput", None, token))
+        endpoints, phase, job = await negotiate(box, content)
+        assert phase == "EXECUTING"
+    assert endpoints == [f"{box.url}/files/box/behind"]
+    results = (await box.client.get(f"{job}/results", headers=box.as_user("ada"))).text
+    assert f'"dataNode" xlink:type="simple" xlink:href="{ROOT}/box/behind"' in results
+    assert f'"linkNode" xlink:type="simple" xlink:href="{ROOT}/box/link"' in results
+    assert box.file("box/old").read_bytes() == OLD
+    assert sorted(os.listdir(box.file("box"))) == ["behind", "link", "old"]
 
 
 async def test_parameters_redirect_to_the_endpoint(box):
@@ -379,6 +405,23 @@ async def test_package(box, kind):
     assert (await box.client.get(run, headers=box.as_user("ada"))).status_code == 400
 
 
+async def test_a_package_tells_nothing_of_what_may_not_be_read(box):
+    for path, public in (("/open", True), ("/open/closed", False), ("/open/shared", True)):
+        await box.container(path, public=public)
+    await box.put("/open/closed/f", b"x")
+    view = '<vos:view uri="vos://cadc.nrc.ca~vospace/CADC/std/Pkg-1.0"/>'
+    for target, names in (("/box", []), ("/open/closed", []), ("/open", ["open", "open/shared"])):
+        answer = await box.client.post(
+            f"{box.url}/synctrans",
+            content=document(ROOT + target, "pullFromVoSpace", view=view),
+            headers={"Content-Type": "text/xml"},
+        )
+        packed = (await box.client.get(answer.headers["location"])).content
+        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+            assert archive.getnames() == names
+        assert names or packed == bytes(1024)
+
+
 async def test_recursive_delete(box):
     await box.container("/box/sub")
     for number in range(20):
@@ -400,6 +443,91 @@ async def test_recursive_delete(box):
     assert "errorcount" not in page
     assert "<uws:runId>my run</uws:runId>" in page
     assert not box.file("box/sub").exists()
+
+
+async def recursive(box, path: str, user: str, **request) -> tuple[str, dict[str, str]]:
+    """A recursive job's phase and results."""
+    url = f"{box.url}/{path}?PHASE=RUN"
+    answer = await box.client.post(url, headers=box.as_user(user), **request)
+    assert answer.status_code == 303, answer.text
+    job = answer.headers["location"]
+    phase = await box.ended(job, user)
+    page = (await box.client.get(f"{job}/results", headers=box.as_user(user))).content
+    href = "{http://www.w3.org/1999/xlink}href"
+    return phase, {r.get("id"): r.get(href) for r in etree.fromstring(page)}
+
+
+async def change(box, path: str, kind: str, **properties: str) -> None:
+    inner = "".join(f'<vos:property uri="{key}">{value}</vos:property>' for key, value in properties.items())
+    content = (
+        f'<vos:node xmlns:vos="{VOS}" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"'
+        f' xsi:type="vos:{kind}"><vos:properties>{inner}</vos:properties></vos:node>'
+    )
+    answer = await box.client.post(f"{box.url}/nodes{path}", content=content, headers=box.as_user("ada"))
+    assert answer.status_code == 200, answer.text
+
+
+TEAM = "ivo://opencadc.org/gms?team"
+LOCK = "ivo://cadc.nrc.ca/vospace/core#islocked"
+
+
+async def test_what_cannot_be_deleted_is_counted_once(box):
+    """What stays because something in it stays is no failure of its own, as Cavern counts."""
+    for path in ("/box/top", "/box/top/sub", "/box/top/sub/deep"):
+        await box.container(path)
+    for path in ("/box/top/a", "/box/top/sub/b", "/box/top/sub/deep/c"):
+        await box.put(path, b"x")
+    await change(box, "/box/top/sub/deep", "ContainerNode", **{LOCK: "true"})
+    target = {"target": f"{ROOT}/box/top"}
+    phase, results = await recursive(box, "async-delete", "ada", data=target)
+    assert (phase, results) == ("ABORTED", {"successcount": "final:2", "errorcount": "final:1"})
+    assert [path.name for path in box.file("box/top").rglob("*")] == ["sub", "deep", "c"]
+    assert await recursive(box, "async-delete", "ada", data=target) == ("ERROR", {})
+    await change(box, "/box/top/sub/deep", "ContainerNode", **{LOCK: "false"})
+    assert await recursive(box, "async-delete", "ada", data=target) == (
+        "COMPLETED",
+        {"successcount": "final:4"},
+    )
+
+
+async def test_a_member_deletes_what_the_group_may(box):
+    for path in ("/box/top", "/box/top/private"):
+        await box.container(path)
+    await box.put("/box/top/a", b"x")
+    await box.put("/box/top/private/b", b"x")
+    for path in ("/box", "/box/top"):
+        await change(box, path, "ContainerNode", **{f"{CORE}groupwrite": TEAM})
+    phase, results = await recursive(box, "async-delete", "bob", data={"target": f"{ROOT}/box/top"})
+    assert (phase, results) == ("ABORTED", {"successcount": "final:1", "errorcount": "final:1"})
+    assert box.file("box/top/private/b").exists()
+
+
+async def test_locks_are_for_bytes_and_names_alone(box):
+    await box.container("/box/sub")
+    await box.put("/box/sub/f", b"x")
+    for path, kind in (("/box/sub/f", "DataNode"), ("/box/sub", "ContainerNode")):
+        await change(box, path, kind, **{LOCK: "true"})
+        await change(box, path, kind, note="changed all the same")
+    for refused in (
+        await box.client.put(f"{box.url}/files/box/sub/f", content=b"y", headers=box.as_user("ada")),
+        await box.client.put(f"{box.url}/files/box/sub/g", content=b"y", headers=box.as_user("ada")),
+        await box.client.delete(f"{box.url}/nodes/box/sub/f", headers=box.as_user("ada")),
+    ):
+        assert (refused.status_code, refused.text) == (423, "NodeLocked\n")
+    assert box.file("box/sub/f").read_bytes() == b"x"
+
+
+async def test_a_quota_is_not_set_recursively(box):
+    content = (
+        f'<vos:node xmlns:vos="{VOS}" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" uri="{ROOT}"'
+        f' xsi:type="vos:ContainerNode"><vos:properties><vos:property uri="{CORE}quota">5</vos:property>'
+        "</vos:properties><vos:nodes/></vos:node>"
+    )
+    headers = {"Content-Type": "text/xml"} | box.as_user("cavernadmin")
+    answer = await box.client.post(f"{box.url}/async-setprops?PHASE=RUN", content=content, headers=headers)
+    job = answer.headers["location"]
+    assert await box.ended(job, "cavernadmin") == "ERROR"
+    assert "not set recursively" in await box.error(job, "cavernadmin")
 
 
 async def test_recursive_properties(box):

@@ -39,12 +39,9 @@ from vospace.models.uri import MAX_PATH, Path, check_name, decode_path, encode_p
 from vospace.services.changes import Changes
 from vospace.services.identities import Identities
 from vospace.services.space import Space
-from vospace.storage import attributes
 from vospace.uws.parameters import Parameters
 
 PAGE = 1000
-EMPTY_MD5 = "d41d8cd98f00b204e9800998ecf8427e"
-EMPTY_ADLER32 = "00000001"
 
 
 class NodeHandlers:
@@ -244,8 +241,7 @@ class NodeHandlers:
                 target = self._link_target(document.target or "")
                 node = await asyncio.to_thread(self._space.create_link, caller, path, target, owner)
             case _:
-                empty = {attributes.MD5: EMPTY_MD5, attributes.ADLER32: EMPTY_ADLER32}
-                node = await asyncio.to_thread(self._space.create_data, caller, path, empty, change, owner)
+                node = await asyncio.to_thread(self._space.create_data, caller, path, change, owner)
         return xml(await self._document(node), 201)
 
     def _refuse(self, caller: Caller, path: Path) -> None:

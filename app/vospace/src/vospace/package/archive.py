@@ -28,6 +28,8 @@ def members(space: Space, caller: Caller, targets: list[Path]) -> Iterator[tuple
             found = space.walk(caller, target)
             base = len(space.resolve(caller, target)) - 1
             for path, kind in found:
+                if kind == Kind.CONTAINER and not space.node(caller, path).readable:
+                    continue
                 yield "/".join(path[max(base, 0) :]) or "root", path, kind
         except Fault:
             continue

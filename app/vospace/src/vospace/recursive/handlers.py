@@ -6,9 +6,11 @@ from dataclasses import replace
 
 from fastapi import Request
 
-from vospace.documents import MAX_DOCUMENT, read_node
+from vospace.documents import CREATOR, MAX_DOCUMENT, QUOTA, read_node
+from vospace.models.caller import Caller
 from vospace.models.errors import InvalidArgument, PermissionDenied
 from vospace.recursive.runner import change_record
+from vospace.services.authorisation import Rules
 from vospace.services.changes import Changes
 from vospace.uws.model import Job, Parameter
 from vospace.uws.parameters import document_or_parameters, read_parameters, wants_run
@@ -16,14 +18,17 @@ from vospace.uws.service import JobService, Owner
 
 DELETE = "async-delete"
 SETPROPS = "async-setprops"
+_ADMIN = frozenset({CREATOR, QUOTA})
+"""What others than the root owner send in vain; of him it is taken seriously, and refused."""
 
 
 class RecursiveHandlers:
     """POSTs to the two job lists."""
 
-    def __init__(self, jobs: JobService, changes: Changes) -> None:
+    def __init__(self, jobs: JobService, changes: Changes, rules: Rules) -> None:
         self._jobs = jobs
         self._changes = changes
+        self._rules = rules
 
     async def create_delete(self, request: Request, owner: Owner) -> Job:
         """A form with `target`."""
@@ -45,7 +50,12 @@ class RecursiveHandlers:
         document = read_node(content.encode())
         if document.uri is None:
             raise InvalidArgument("the node document lacks attribute uri")
-        change = await self._changes.of(document, recursive=True)
+        change = await self._changes.of(document)
+        checkpoint: dict[str, object] = {"change": change_record(change)}
+        if self._rules.is_admin(Caller.from_record(owner.record)) and not _ADMIN.isdisjoint(
+            document.properties
+        ):
+            checkpoint = {"refused": "creator and quota are not set recursively"}
         job = self._jobs.new(
             SETPROPS,
             owner,
@@ -54,7 +64,7 @@ class RecursiveHandlers:
             job_info_type="text/xml",
             run_id=query.first("RUNID"),
         )
-        job = await self._jobs.create(replace(job, checkpoint={"change": change_record(change)}))
+        job = await self._jobs.create(replace(job, checkpoint=checkpoint))
         return await self._jobs.run(job) if wants_run(query) else job
 
 

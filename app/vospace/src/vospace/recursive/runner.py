@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from vospace.models.caller import Caller
-from vospace.models.errors import Fault, NodeNotFound
+from vospace.models.errors import Fault, InvalidArgument, NodeNotFound
 from vospace.models.node import Change
 from vospace.models.uri import Path
 from vospace.services.space import Space
@@ -41,6 +41,8 @@ class _Recursive(ABC):
         done, errors = run.job.checkpoint.get("done", 0), run.job.checkpoint.get("errors", 0)
         message = run.job.checkpoint.get("message")
         try:
+            if (refused := run.job.checkpoint.get("refused")) is not None:
+                raise InvalidArgument(refused)
             top = self._space.naming.path(run.job.parameter("target") or "")
             nodes = await asyncio.to_thread(self._start, caller, top)
         except NodeNotFound as error:
@@ -50,9 +52,10 @@ class _Recursive(ABC):
         except Fault as fault:
             raise job_failure(fault) from fault
         more = True
+        kept: set[Path] = set()
         while more and errors <= MAX_ERRORS:
             flag = Flag()
-            step = asyncio.to_thread(self._step, run, caller, nodes, flag)
+            step = asyncio.to_thread(self._step, run, caller, nodes, kept, flag)
             good, failures, more = await flag.unless_cancelled(step)
             done += good
             errors += len(failures)
@@ -66,21 +69,28 @@ class _Recursive(ABC):
         return self._space.walk(caller, top, bottom_up=self.bottom_up)
 
     def _step(
-        self, run: Run, caller: Caller, nodes: Iterator[tuple[Path, str]], flag: Flag
+        self, run: Run, caller: Caller, nodes: Iterator[tuple[Path, str]], kept: set[Path], flag: Flag
     ) -> tuple[int, list[str], bool]:
+        """Do some nodes; how many succeeded, what was wrong with the others, and whether there may be more. In `kept`
+        are containers that stay because of what failed in them: they are no failures of their own."""
         done, failures, seen = 0, [], 0
         for path, kind in islice(nodes, STEP):
             seen += 1
             if flag.is_set():
                 break
+            if path in kept:
+                continue
             try:
                 self.visit(run, caller, path, kind)
                 done += 1
+                continue
             except Fault as fault:
                 failures.append(fault.text)
             except OSError as error:
                 logger.warning("job %s: %s: %s", run.job.id, "/".join(path), error)
                 failures.append(f"InternalFault: {error.strerror}")
+            if self.bottom_up:
+                kept.update(path[:depth] for depth in range(len(path)))
         return done, failures, seen == STEP
 
 
@@ -131,12 +141,11 @@ def change_from_record(record: dict[str, object]) -> Change:
 
 
 def _outcome(done: int, errors: int, message: str | None) -> Outcome:
-    """COMPLETED without errors, ABORTED with some, ERROR if nothing succeeded. `errorcount` is left out when it is 0:
-    its mere presence is a failure to the Python client."""
-    results = [Result("successcount", f"final:{done}")]
+    """COMPLETED without errors, ABORTED with some, ERROR without results if nothing succeeded. `errorcount` is left out
+    when it is 0: its mere presence is a failure to the Python client."""
+    good, bad = Result("successcount", f"final:{done}"), Result("errorcount", f"final:{errors}")
     if not errors:
-        return Outcome(ExecutionPhase.COMPLETED, tuple(results))
-    results.append(Result("errorcount", f"final:{errors}"))
+        return Outcome(ExecutionPhase.COMPLETED, (good,))
     if done:
-        return Outcome(ExecutionPhase.ABORTED, tuple(results), ErrorSummary(message or "some nodes failed"))
-    return Outcome(ExecutionPhase.ERROR, tuple(results), ErrorSummary(message or "no node succeeded"))
+        return Outcome(ExecutionPhase.ABORTED, (good, bad), ErrorSummary(message or "some nodes failed"))
+    return Outcome(ExecutionPhase.ERROR, error=ErrorSummary(message or "no node succeeded"))

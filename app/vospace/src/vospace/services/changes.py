@@ -24,7 +24,7 @@ class Changes:
     def __init__(self, identities: Identities) -> None:
         self._identities = identities
 
-    async def of(self, document: NodeDocument, *, admin: bool = False, recursive: bool = False) -> Change:
+    async def of(self, document: NodeDocument, *, admin: bool = False) -> Change:
         """What is mentioned is changed, the rest stays. Read-only properties are ignored, since clients send whole
         documents back; an `admin` may set the quota. Raises InvalidArgument."""
         given = document.properties
@@ -33,8 +33,8 @@ class Changes:
             if key in _HANDLED:
                 continue
             if key == documents.QUOTA and admin:
-                if recursive or (value is not None and byte_count(value) is None):
-                    raise InvalidArgument("quota must be a number of bytes, and is not set recursively")
+                if value is not None and byte_count(value) is None:
+                    raise InvalidArgument(f"quota must be a number of bytes, not {value[:40]!r}")
                 properties[key] = value
             elif key == LOCKED:
                 properties[key] = "true" if value is not None and _BOOLEANS.get(value.lower()) else None

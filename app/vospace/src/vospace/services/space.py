@@ -446,22 +446,17 @@ class Space:
                         raise ContainerNotFound(self.naming.uri(wanted)) from None
 
     def create_data(
-        self,
-        caller: Caller,
-        path: Path,
-        properties: Mapping[str, str],
-        change: Change,
-        owner: Ids | None = None,
+        self, caller: Caller, path: Path, change: Change | None = None, owner: Ids | None = None
     ) -> Node:
-        """An empty data node with `properties` of the content. `owner` as for a container. Raises DuplicateNode."""
+        """An empty data node. `owner` as for a container. Raises DuplicateNode."""
         self._require_admin(caller, owner)
         with self.locate(caller, path) as place:
             if place.kind is not None:
                 raise DuplicateNode(self.naming.uri(path))
         upload = self.upload(caller, path, replace=False, follow=False)
         try:
-            upload.prepare(properties, sync=False, owner=owner)
-            self._apply(upload.descriptor, change)
+            upload.prepare(attributes.OF_EMPTY, sync=False, owner=owner)
+            self._apply(upload.descriptor, change or Change())
             os.fsync(upload.descriptor)
             upload.place()
         finally:
@@ -485,8 +480,8 @@ class Space:
             place.directory.sync()
             return self._describe(place)
 
-    def update(self, caller: Caller, path: Path, change: Change, *, unlocking: bool = False) -> Node:
-        """Change a container or data node. Raises PermissionDenied, NodeLocked unless `unlocking`, NodeNotFound."""
+    def update(self, caller: Caller, path: Path, change: Change) -> Node:
+        """Change a container or data node, locked or not, as Cavern does. Raises PermissionDenied, NodeNotFound."""
         if not path:
             if not self.rules.is_admin(caller):
                 raise PermissionDenied(self.naming.root)
@@ -507,8 +502,6 @@ class Space:
                     raise PermissionDenied(self.naming.uri(path))
                 if QUOTA in change.properties and not self.rules.is_admin(caller):
                     raise PermissionDenied("only the root owner sets a quota")
-                if not unlocking and attributes.LOCKED not in change.properties:
-                    require_unlocked(place.directory, descriptor)
                 self._apply(descriptor, change)
                 os.fsync(descriptor)
             return self._describe(place)

@@ -23,6 +23,9 @@ LOCKED = "ivo://cadc.nrc.ca/vospace/core#islocked"
 OF_CONTENT = frozenset({MD5, ADLER32, TYPE, ENCODING})
 """Properties that go with the bytes."""
 
+OF_EMPTY = {MD5: "d41d8cd98f00b204e9800998ecf8427e", ADLER32: "00000001"}
+"""Checksums of no bytes."""
+
 STAMP = "ivo://skao.int/vospace/core#stamp"
 _CHECKSUMS = (MD5, ADLER32)
 

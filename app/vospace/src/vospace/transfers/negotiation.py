@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 
 from voservice.vosi import CERTIFICATE, TOKEN
 
 from vospace.models.caller import ANONYMOUS, Caller
 from vospace.models.errors import (
+    DuplicateNode,
     InvalidArgument,
     NodeNotFound,
     PermissionDenied,
@@ -74,6 +76,8 @@ class Negotiator:
         protocols = await self._endpoints(caller, transfer, path)
         if not protocols:
             raise ProtocolNotSupported("requested transfer specs not supported")
+        if transfer.direction == PUSH_TO:
+            await asyncio.to_thread(self._ensure, caller, path)
         return Negotiated(path, transfer.with_protocols(protocols), wanted if wanted != path else None)
 
     def _check_pull(self, caller: Caller, path: Path) -> Path:
@@ -91,6 +95,11 @@ class Negotiator:
             return upload.path
         finally:
             upload.close()
+
+    def _ensure(self, caller: Caller, path: Path) -> None:
+        """The node is there from now on, empty until the bytes arrive (VOSpace 2.1 section 3.6.1)."""
+        with suppress(DuplicateNode):
+            self._space.create_data(caller, path)
 
     async def _endpoints(self, caller: Caller, transfer: Transfer, path: Path) -> tuple[Protocol, ...]:
         allowed = _PROTOCOLS[transfer.direction]
