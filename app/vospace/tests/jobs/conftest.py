@@ -146,8 +146,8 @@ async def source() -> AsyncIterator[Source]:
 
 @dataclass
 class Service:
-    """The service in a process of its own, which may be killed and started again. What it is waited for takes as long as
-    the machine has other work; pytest's time limit ends a test that hangs."""
+    """The service in a process of its own, which may be killed and started again. What it is waited for takes as long
+    as the machine has other work; pytest's time limit ends a test that hangs."""
 
     url: str
     root: Path
