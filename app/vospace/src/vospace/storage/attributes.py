@@ -8,7 +8,9 @@ another implementation) are believed.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from vospace.models.errors import InvalidArgument
 from vospace.models.uri import XML_SPACE
@@ -62,10 +64,23 @@ class Properties:
         except NoRoom as error:
             raise InvalidArgument(str(error)) from error
 
-    def release(self, descriptor: int) -> None:
-        """Forget the properties of what has no name any more."""
-        if os.fstat(descriptor).st_nlink == 0:
-            self.keeper.forget(descriptor)
+    @contextmanager
+    def of_removed(self, descriptor: int) -> Iterator[None]:
+        """Around the removal of a node's last name: its properties go with it. The descriptor, which is closed before,
+        would keep the node under another name on NFS."""
+        try:
+            found = os.fstat(descriptor)
+            record = self.keeper.record(descriptor)
+        finally:
+            os.close(descriptor)
+        yield
+        if record is not None and (found.st_nlink <= 1 or stat.S_ISDIR(found.st_mode)):
+            record.unlink(missing_ok=True)
+
+    def of_unnamed(self, descriptor: int) -> None:
+        """Forget the properties of an open file without a name, if it has none."""
+        if os.fstat(descriptor).st_nlink == 0 and (record := self.keeper.record(descriptor)) is not None:
+            record.unlink(missing_ok=True)
 
 
 def _text(value: bytes) -> str:

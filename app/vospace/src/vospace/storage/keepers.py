@@ -48,8 +48,8 @@ class Keeper(Protocol):
     def store(self, descriptor: int, changes: Mapping[str, bytes | None]) -> None:
         """Set properties, or remove those of None: all or none. Raises NoRoom."""
 
-    def forget(self, descriptor: int) -> None:
-        """What the descriptor is open on has no name any more."""
+    def record(self, descriptor: int) -> Path | None:
+        """The file to be removed with the node, None if there is none."""
 
 
 class ExtendedAttributes:
@@ -96,8 +96,9 @@ class ExtendedAttributes:
                     raise NoRoom(f"property {key[:100]}", error) from error
                 raise
 
-    def forget(self, descriptor: int) -> None:
+    def record(self, descriptor: int) -> Path | None:
         """They are gone with the inode."""
+        return None
 
 
 def _get(descriptor: int, name: str) -> bytes | None:
@@ -139,7 +140,7 @@ class Sidecar:
             raise ValueError(error.strerror) from error
 
     def load(self, descriptor: int) -> dict[str, bytes]:
-        return self._load(self._record(descriptor))
+        return self._load(self.record(descriptor))
 
     def one(self, descriptor: int, key: str) -> bytes | None:
         return self.load(descriptor).get(key)
@@ -147,7 +148,7 @@ class Sidecar:
     def store(self, descriptor: int, changes: Mapping[str, bytes | None]) -> None:
         if not changes:
             return
-        record = self._record(descriptor)
+        record = self.record(descriptor)
         with _locked(record.parent):
             values = {**self._load(record), **changes}
             kept = {key: value.decode("utf-8") for key, value in values.items() if value is not None}
@@ -164,8 +165,9 @@ class Sidecar:
                     raise NoRoom(f"{len(content)} bytes of properties", error) from error
                 raise
 
-    def forget(self, descriptor: int) -> None:
-        self._record(descriptor).unlink(missing_ok=True)
+    def record(self, descriptor: int) -> Path:
+        name = identity(descriptor)
+        return self._directory / name[:2] / name
 
     def prune(self, alive: frozenset[str], before: float) -> int:
         """Remove records that were written `before` (s since the epoch) for nodes that are not among those identities,
@@ -178,10 +180,6 @@ class Sidecar:
                         record.unlink()
                         removed += not record.name.startswith(".")
         return removed
-
-    def _record(self, descriptor: int) -> Path:
-        name = identity(descriptor)
-        return self._directory / name[:2] / name
 
     @staticmethod
     def _load(record: Path) -> dict[str, bytes]:

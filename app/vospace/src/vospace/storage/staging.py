@@ -132,7 +132,7 @@ class StagedFile:
             with suppress(FileNotFoundError):
                 os.unlink(self._temporary, dir_fd=self._directory.descriptor)
             self._temporary = None
-        self._directory.properties.release(self.descriptor)
+        self._directory.properties.of_unnamed(self.descriptor)
         os.close(self.descriptor)
         self.descriptor = -1
 

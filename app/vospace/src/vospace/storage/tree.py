@@ -149,11 +149,8 @@ class Directory:
         except FileNotFoundError:
             yield
             return
-        try:
+        with self.properties.of_removed(descriptor):
             yield
-            self.properties.release(descriptor)
-        finally:
-            os.close(descriptor)
 
     def sync(self) -> None:
         """Make names durable."""
