@@ -17,7 +17,8 @@ from ansible.errors import AnsibleFilterError
 
 FLAVOURS = ("embedded", "opencadc")
 
-# MiB in which one of OpenCADC's services, a Tomcat with its heap in five eighths of it, can live.
+# OpenCADC's services, each a Tomcat with its heap in five eighths of the container's memory, and the MiB it can live in.
+JAVA_ROLES = ("cavern", "posix_mapper", "reg")
 SMALLEST_JAVA = 512
 
 # Tags that mean "the whole run" to Ansible itself.
@@ -70,6 +71,8 @@ def _check_foreign(key: str, service: dict[str, Any]) -> None:
             f"cavern_catalogue.{key}.image: {service['image']!r} names no registry, or no whole digest; give "
             "for example images.opencadc.org/core/reg:1.2.1, or @sha256: and 64 hexadecimal digits in place of the tag"
         )
+    if service.get("role") not in JAVA_ROLES:
+        return
     memory = re.fullmatch(r"(\d+)([mg])", str(service["memory"]).lower())
     if not memory or int(memory[1]) * (1024 if memory[2] == "g" else 1) < SMALLEST_JAVA:
         raise AnsibleFilterError(
