@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import docker
 import pytest
 from contract_site import PREFIX, Site
+from deployment import ROOT
 
 HERE = Path(__file__).parent
 
 
+WARS = ("cavern", "posix-mapper", "reg")
+DEVELOPMENT = {"postgresql": "postgres", "haproxy": "haproxy"}
+
+
 @pytest.fixture(scope="session")
-def images() -> Iterator[None]:
-    """Stand-ins for the three images."""
+def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Stand-ins for the images."""
     client = docker.from_env()
-    wars = ("cavern", "posix-mapper", "reg")
-    for war in wars:
+    context = tmp_path_factory.mktemp("image")
+    shutil.copytree(HERE / "image", context, dirs_exist_ok=True)
+    # What the real ones validate documents with.
+    shutil.copytree(ROOT / "app/vospace/tests/schemas", context / "schemas")
+    for war in WARS:
         client.images.build(
-            path=str(HERE / "image"),
+            path=str(context),
             tag=f"cavern-contract/{war}:stand-in",
             buildargs={"FROM": f"{PREFIX}/python:local", "WAR": war},
             rm=True,
         )
+    for name, base in DEVELOPMENT.items():
+        client.images.build(
+            path=str(HERE / name),
+            tag=f"cavern-contract/{name}:stand-in",
+            buildargs={"FROM": f"{PREFIX}/{base}:local"},
+            rm=True,
+        )
     yield
-    for war in wars:
-        client.images.remove(f"cavern-contract/{war}:stand-in", force=True)
+    for name in (*WARS, *DEVELOPMENT):
+        client.images.remove(f"cavern-contract/{name}:stand-in", force=True)
 
 
 @pytest.fixture(scope="session")

@@ -19,11 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = Path(__file__).parent / "golden"
 ANSIBLE = Path(sys.executable).parent / "ansible-playbook"
 SERVICES = ["reg", "posix_mapper", "cavern"]
+# Those that have OpenCADC's image only where they ask for it.
+DEVELOPMENT = ["haproxy", "postgres_posixmapper", "srcnodedb"]
 
 
 @dataclass(frozen=True)
@@ -109,22 +112,33 @@ def render(inventory: str, output: Path, *settings: str) -> subprocess.Completed
 
 
 @cache
-def rendered(site: str) -> dict[str, Any]:
-    """Specifications of a site's services by name."""
-    output = ROOT / f"build/rendered-{site}.json"
+def rendered(site: str, *development: str) -> dict[str, Any]:
+    """Specifications of a site's services by name, with OpenCADC's images for *development* too."""
+    output = ROOT / f"build/rendered-{'-'.join((site, *development))}.json"
     output.parent.mkdir(exist_ok=True)
-    done = render(SITES[site].inventory, output)
+    own = yaml.safe_load((ROOT / SITES[site].inventory / "group_vars/all/main.yml").read_text()) or {}
+    overrides = own.get("cavern_catalogue_overrides", {})
+    chosen = {name: overrides.get(name, {}) | {"flavour": "opencadc"} for name in development}
+    done = render(
+        SITES[site].inventory, output, json.dumps({"cavern_catalogue_overrides": overrides | chosen})
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     specs = json.loads(output.read_text())
     output.unlink()
     return {spec["name"]: spec for spec in specs}
 
 
+def specification(site: str, service: str) -> Any:
+    """A service's specification, with OpenCADC's image of it."""
+    return rendered(site, *(DEVELOPMENT if service in DEVELOPMENT else ()))[service]
+
+
+def contents(spec: dict[str, Any]) -> dict[str, str]:
+    return {item["path"]: item.get("content", item.get("secret_content", "")) for item in spec["files"]}
+
+
 def files(site: str, service: str) -> dict[str, str]:
-    return {
-        item["path"]: item.get("content", item.get("secret_content", ""))
-        for item in rendered(site)[service]["files"]
-    }
+    return contents(specification(site, service))
 
 
 def properties(text: str) -> dict[str, list[str]]:
@@ -140,16 +154,17 @@ def properties(text: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("site", SITES)
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", SERVICES + DEVELOPMENT)
 def test_every_file_is_as_it_should_be(site: str, service: str) -> None:
     directory = GOLDEN / site / service
-    # The deployment's CA is copied on the host deployed to, from where it was made.
-    found = {path: text for path, text in files(site, service).items() if not path.startswith("cacerts/")}
+    # Certificates are copied on the host deployed to, from where they were made.
+    found = {path: text for path, text in files(site, service).items() if not path.endswith(".pem")}
     if os.environ.get("GOLDEN") == "write":
-        directory.mkdir(parents=True, exist_ok=True)
         for path, text in found.items():
+            (directory / path).parent.mkdir(parents=True, exist_ok=True)
             (directory / path).write_text(text)
-    assert sorted(path.name for path in directory.iterdir()) == sorted(found)
+    kept = [str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()]
+    assert sorted(kept) == sorted(found)
     for path, text in found.items():
         assert text == (directory / path).read_text(), f"{site}/{service}/{path}"
 
@@ -200,7 +215,7 @@ def test_database_pools(site: str) -> None:
         "org.opencadc.cavern.uws.url": [f"jdbc:postgresql://srcnodedb:5432/{database}"],
     }
     # The account must own the schema that the service makes its tables in; the name is fixed in its code.
-    databases = json.loads(files(site, "srcnodedb")["databases.json"])
+    databases = json.loads(contents(rendered(site)["srcnodedb"])["databases.json"])
     assert "uws" in next(entry for entry in databases if entry["database"] == database)["schemas"]
 
     connections, role, database = SITES[site].mapper_pool
@@ -211,7 +226,7 @@ def test_database_pools(site: str) -> None:
         "org.opencadc.posix.mapper.password": ["posix_mapper_db_password"],
         "org.opencadc.posix.mapper.url": [f"jdbc:postgresql://postgres_posixmapper:5432/{database}"],
     }
-    (entry,) = json.loads(files(site, "postgres_posixmapper")["databases.json"])
+    (entry,) = json.loads(contents(rendered(site)["postgres_posixmapper"])["databases.json"])
     assert (entry["database"], entry["role"], entry["schemas"]) == (database, role, ["mapping"])
 
 
@@ -335,6 +350,113 @@ def test_the_heap_leaves_room_in_the_container(site: str) -> None:
     assert f"-Xmx{SITES[site].heap}m" in files(site, "cavern")["tomcat.conf"]
 
 
+@pytest.mark.parametrize("site", SITES)
+def test_images_for_development_are_asked_for_one_by_one(site: str) -> None:
+    plain, chosen = rendered(site), rendered(site, *DEVELOPMENT)
+    for name in DEVELOPMENT:
+        assert plain[name]["image"].startswith("cavern/")
+        assert chosen[name]["image"].startswith("images.opencadc.org/dev-only/cadc-")
+        assert chosen[name]["user"] == "0:0"
+        assert (chosen[name]["read_only"], chosen[name]["cap_drop"]) == (False, [])
+    # Nothing else is any different for it: the services keep their accounts.
+    others = set(plain) - set(DEVELOPMENT)
+    assert {name: plain[name] for name in others} == {name: chosen[name] for name in others}
+
+
+@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize(
+    ("service", "catalogs", "schemas"), [("srcnodedb", 1, "vospace"), ("postgres_posixmapper", 3, "mapping")]
+)
+def test_databases_of_the_image_for_development(site: str, service: str, catalogs: int, schemas: str) -> None:
+    _, role, database = SITES[site].pool if service == "srcnodedb" else SITES[site].mapper_pool
+    spec, found = specification(site, service), files(site, service)
+    lines = [line for line in found["init-content-schemas.sh"].splitlines() if not line.startswith("#")]
+    # The image makes the schema uws in each by itself.
+    assert lines == [f'CATALOGS="{database}"', f'SCHEMAS="{schemas}"']
+    statements = found["secrets/databases.sql"]
+    for schema in {schemas, "uws"} if service == "srcnodedb" else {schemas}:
+        # Whoever owns a schema may grant on it, which OpenCADC's services do.
+        assert f'ALTER SCHEMA "{schema}" OWNER TO "{role}";' in statements
+    if service == "srcnodedb":
+        # The staging ledger, of which the image knows nothing.
+        assert 'CREATE DATABASE "prepare_data"' in statements
+        assert 'ALTER DATABASE "prepare_data" OWNER TO "preparer";' in statements
+    # Accounts with published passwords log in nowhere, and nothing is open to the host.
+    assert "NOLOGIN" in statements
+    assert not spec.get("ports")
+    (item,) = [item for item in spec["files"] if item["path"] == "secrets/databases.sql"]
+    assert (item["mode"], item["owner"], item["secret"]) == ("0400", 0, True)
+    mounts = {mount["target"]: mount["source"] for mount in spec["mounts"] if mount["type"] == "volume"}
+    # One volume for either image, each of which refuses the other's layout; neither is lost unseen.
+    own = [mount for mount in rendered(site)[service]["mounts"] if mount["type"] == "volume"]
+    assert mounts == {
+        "/var/lib/pgsql/17/data": own[0]["source"],
+        "/logs": f"{own[0]['source']}-logs",
+    }
+    assert spec["entrypoint"] == ["/bin/bash", "/config/start"]
+    assert spec["health"]["test"] == ["CMD", "bash", "/config/healthy"]
+    assert spec["environment"] == {"PGUSER": "postgres"}
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_haproxy_of_the_image_for_development(site: str) -> None:
+    spec, found = specification(site, "haproxy"), files(site, "haproxy")
+    assert sorted(found) == ["cacerts/client-ca.pem", "haproxy.cfg", "http-status", "server-cert.pem"]
+    settings = found["haproxy.cfg"]
+    # Its output goes to a file without bounds; what it reports on is Docker's.
+    assert "log stderr format raw" in settings
+    assert "log stdout" not in settings
+    (bind,) = [line for line in settings.splitlines() if "bind *:443" in line]
+    assert "ssl crt /config/server-cert.pem" in bind
+    # The deployment's CA alone, not the bundle of all: certificates stand for users.
+    assert bind.endswith("ca-file /config/cacerts/client-ca.pem verify optional")
+    assert 'set-header X-Client-Certificate "%[ssl_c_der,base64]"' in settings
+    assert "server cavern" in settings
+    # The image starts HAProxy itself, and has no curl for sure.
+    assert not spec.get("command")
+    assert not spec.get("entrypoint")
+    assert not spec.get("reload")
+    assert spec["health"]["test"][:2] == ["CMD", "bash"]
+    assert {mount["target"] for mount in spec["mounts"]} == {"/tmp", "/logs"}
+    assert {port["container_port"] for port in spec["ports"]} == {80, 443}
+
+
+@pytest.mark.parametrize(
+    ("password", "escaped"),
+    [
+        ("a\\b", "a\\\\b"),
+        ("ü€😀", "\\u00fc\\u20ac\\ud83d\\ude00"),
+        ('=:#!"', '=:#!\\"'),
+    ],
+)
+def test_passwords_are_escaped_as_java_reads_properties(password: str, escaped: str, tmp_path: Path) -> None:
+    """``java.util.Properties.load``: Latin-1 with ``\\uXXXX``, and a backslash before any other character drops out."""
+    output = tmp_path / "rendered.json"
+    done = render(SITES["local"].inventory, output, with_password(password))
+    assert done.returncode == 0, done.stdout + done.stderr
+    specs = {spec["name"]: contents(spec) for spec in json.loads(output.read_text())}
+    line = f".password={escaped}\n"
+    assert f"org.opencadc.cavern.uws{line}" in specs["cavern"]["catalina.properties"]
+    assert f"org.opencadc.posix.mapper{line}" in specs["posix_mapper"]["catalina.properties"]
+    # The database is given the same password, as it is.
+    assert specs["srcnodedb"]["secrets/cavern_password"] == password
+
+
+def test_a_password_that_tomcat_would_take_for_itself_is_refused(tmp_path: Path) -> None:
+    done = render(SITES["local"].inventory, tmp_path / "rendered.json", with_password("a${user.home}b"))
+    assert done.returncode != 0
+    text = " ".join((done.stdout + done.stderr).split())
+    assert re.search(r"secrets_overrides\.\w+_db_password: Tomcat puts something else", text)
+    assert "user.home" not in text
+
+
+def with_password(password: str) -> str:
+    """Setting that gives both database accounts a password."""
+    names = yaml.safe_load((Path(__file__).parent / "render.yml").read_text())[0]["vars"]["secret_names"]
+    passwords = dict.fromkeys(("cavern_db_password", "posix_mapper_db_password"), password)
+    return json.dumps({"cavern_secrets": {name: name for name in names} | passwords})
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -346,6 +468,57 @@ def test_the_heap_leaves_room_in_the_container(site: str) -> None:
         ("posix_mapper_gid_start=100", "posix_mapper_gid_start"),
         ('{"cavern_allocation_parents": ["/home/users"]}', "cavern_allocation_parents"),
         ("core_cavern_api_token=", "core_cavern_api_token: missing"),
+        ("cavern_public_name=my_site.example", "cavern_public_name: my_site.example"),
+        ("cavern_authority=second.example/x", "cavern_authority: second.example/x"),
+        ("cavern_resource_id=second.example/cavern", "cavern_resource_id: second.example/cavern"),
+        ("cavern_issuer=issuer.second.example", "cavern_issuer: issuer.second.example"),
+        ('{"cavern_allocation_parents": [""]}', "cavern_allocation_parents"),
+        ('{"cavern_opencadc_public_parents": ["/elsewhere"]}', "cavern_opencadc_public_parents: /elsewhere"),
+        (
+            '{"cavern_opencadc_self_allocate_groups": ["staff"]}',
+            "cavern_opencadc_self_allocate_groups: staff",
+        ),
+        ("cavern_opencadc_connections=0", "cavern_opencadc_connections: a pool"),
+        ("cavern_opencadc_quota_plugin=NoQuotaPlugin", "cavern_default_quota_bytes: 268435456000"),
+        ("cavern_default_quota_bytes=-1", "cavern_default_quota_bytes: -1 is negative"),
+        ('{"cavern_database": "a b"}', "cavern_database: a name"),
+        ('{"cavern_aliases": ["ivo://a.example/b=c"]}', "cavern_aliases: ivo://a.example/b=c"),
+        (
+            '{"reg_extra_resources": [{"id": "ivo://a.example/b", "url": "https://a.example/?x=y"}]}',
+            "https://a.example/?x=y: an identifier",
+        ),
+        (
+            '{"reg_extra_resources": [{"id": "ivo://second.example/vo/space", "url": "https://a.example/"}]}',
+            "ivo://second.example/vo/space is registered twice",
+        ),
+        (
+            '{"cavern_catalogue_overrides": {"reg": {"route": "/registry"}}}',
+            "cavern_catalogue_overrides.reg.route",
+        ),
+        (
+            '{"cavern_catalogue_overrides": {"cavern": {"port": 80}}}',
+            "cavern_catalogue_overrides.cavern.port",
+        ),
+        (
+            '{"cavern_catalogue_overrides": {"cavern": {"user": 8000}}}',
+            "cavern_catalogue_overrides.cavern.user",
+        ),
+        (
+            '{"cavern_catalogue_overrides": {"cavern": {"route": "/a b"}}}',
+            "cavern_catalogue_overrides.cavern.route",
+        ),
+        (
+            '{"cavern_catalogue_overrides": {"posix_mapper": {"enabled": false}}}',
+            "does not start without posix_mapper",
+        ),
+        (
+            '{"cavern_catalogue_overrides": {"haproxy": {"flavour": "opencadc", "port": 8443}}}',
+            "cavern_catalogue_overrides.haproxy.port",
+        ),
+        (
+            '{"core_database": "Ledger", "cavern_catalogue_overrides": {"srcnodedb": {"flavour": "opencadc"}}}',
+            "core_database: OpenCADC's image of PostgreSQL",
+        ),
         ("cavern_opencadc_quota_plugin=None", "cavern_opencadc_quota_plugin"),
         ('{"cavern_catalogue_overrides": {"reg": {"flavour": "openstack"}}}', "cavern_catalogue.reg.flavour"),
         ('{"cavern_catalogue_overrides": {"reg": {"image": "reg:1.2.1"}}}', "cavern_catalogue.reg.image"),

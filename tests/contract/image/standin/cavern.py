@@ -1,21 +1,20 @@
-"""Stand-in for Cavern: nodes, files, and transfers that move or end in "not implemented"."""
+"""Stand-in for Cavern: its start, nodes and files. Jobs are in ``jobs``."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import secrets
-import string
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from email.utils import formatdate
 from pathlib import Path
-from urllib.parse import parse_qs
 
 import httpx
 from lxml import etree
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from standin.disk import CORE, MD5, Disk, Node
@@ -24,17 +23,31 @@ from standin.identity import (
     STANDARD_MANAGER,
     USER_MAPPING,
     Caller,
+    GroupClient,
     IdentityManager,
     Lookups,
     MapperClient,
 )
+from standin.jobs import PKG, TABLES, Jobs
 from standin.settings import ConfigurationError, Properties, System, local_authority
-from standin.web import XSI, Fault, answer_fault, availability, capabilities, connect, own_schema
+from standin.web import (
+    ANONYMOUS,
+    BOTH,
+    TOKENS,
+    VOS,
+    XML,
+    XSI,
+    Fault,
+    answer_fault,
+    availability,
+    capabilities,
+    connect,
+    own_schema,
+    shown,
+    valid,
+)
 
 PREFIX = "org.opencadc.cavern"
-VOS = "http://www.ivoa.net/xml/VOSpace/v2.0"
-UWS = "http://www.ivoa.net/xml/UWS/v1.0"
-XML = "text/xml"
 INHERIT = "ivo://cadc.nrc.ca/vospace/core#inheritPermissions"
 READ_ONLY = {
     f"{CORE}{name}"
@@ -70,16 +83,8 @@ STANDARD = {
     "ispublic",
 }
 PLUGINS = ("NoQuotaPlugin", "CephFSQuotaPlugin")
-TABLES = """
-CREATE TABLE IF NOT EXISTS uws.modelversion (
-    model varchar(32) PRIMARY KEY, version varchar(32), lastmodified timestamp
-);
-CREATE TABLE IF NOT EXISTS uws.job (
-    jobid varchar(16) PRIMARY KEY, ownerid varchar(128), executionphase varchar(16), error_summarymessage text,
-    requestpath text, jobinfo_content text[], deletedbyuser integer DEFAULT 0
-);
-INSERT INTO uws.modelversion VALUES ('UWS', '1.3.0', now()) ON CONFLICT DO NOTHING;
-"""
+MOST_LINKS = 20
+LARGEST_DOCUMENT = 32 << 10
 
 
 class Cavern:
@@ -92,6 +97,8 @@ class Cavern:
         self.lookups = Lookups()
         self.manager = IdentityManager(system, self.lookups)
         self.mapper = MapperClient(self.lookups)
+        self.groups = GroupClient(self.lookups)
+        self.jobs = Jobs(self)
         self.names: dict[int, str] = {}
         self.failure: str | None = None
 
@@ -122,6 +129,7 @@ class Cavern:
         plugin = (settings.all(f"{PREFIX}.nodes.QuotaPlugin") or ["NoQuotaPlugin"])[0]
         if plugin not in PLUGINS:
             raise ConfigurationError(f"{PREFIX}.nodes.QuotaPlugin: no such class: {plugin}")
+        self.self_allocators = settings.all(f"{PREFIX}.selfAllocateGroup")
         for value in settings.all(f"{PREFIX}.defaultQuotaGB"):
             float(value)
         self.parents = [f"/{name.strip('/')}" for name in settings.all(f"{PREFIX}.allocationParent")]
@@ -195,35 +203,75 @@ class Cavern:
                 return self.disk.read("/".join(parts[: depth + 1]))
         return None
 
-    def may_write(self, node: Node, caller: Caller | None) -> bool:
+    async def _in_group(self, gids: list[int], caller: Caller | None) -> bool:
+        """Whether the caller is in one of the groups, which their service is asked with the caller's own token."""
+        if not gids or caller is None:
+            return False
+        found = await self.mapper.groups("&".join(f"gid={gid}" for gid in gids), caller.token)
+        return any([await self.groups.member(uri, caller.token) for uri, _ in found])
+
+    async def may_write(self, node: Node, caller: Caller | None) -> bool:
         """Public never means writable."""
         if self._owns(node, caller):
             return True
         allocation = self._allocation(node.path)
-        return allocation is not None and allocation.uid != self.owner_uid and self._owns(allocation, caller)
+        if allocation is not None and allocation.uid != self.owner_uid and self._owns(allocation, caller):
+            return True
+        return await self._in_group(node.write_gids, caller)
 
-    def may_read(self, node: Node, caller: Caller | None) -> bool:
-        """Whether the caller may read a node. The test-bed's users are in no group."""
-        return node.path == "/" or node.public or self.may_write(node, caller)
+    async def may_read(self, node: Node, caller: Caller | None) -> bool:
+        """Whether the caller may read a node."""
+        if node.path == "/" or node.public or await self.may_write(node, caller):
+            return True
+        return await self._in_group(node.read_gids, caller)
 
-    def resolve(self, path: str, caller: Caller | None) -> Node | None:
-        """The node at *path*, every container above which the caller may read."""
+    async def resolve(
+        self, path: str, caller: Caller | None, *, follow: bool = False, links: int = 0
+    ) -> Node | None:
+        """The node at *path*, every container above which the caller may read; with *follow* what a link leads to."""
         parts = [part for part in path.split("/") if part]
-        for count in range(len(parts)):
-            above = self.disk.read("/" + "/".join(parts[:count]))
-            if above is None or above.kind != "ContainerNode":
+        node = self.disk.read("/")
+        for count, part in enumerate(parts, start=1):
+            if node is None or node.kind != "ContainerNode":
                 return None
-            if not self.may_read(above, caller):
-                raise Fault(403, f"PermissionDenied: {self.uri(above.path)}")
-        return self.disk.read("/" + "/".join(parts))
+            if not await self.may_read(node, caller):
+                raise Fault(403, f"PermissionDenied: {self.uri(node.path)}")
+            node = self.disk.read(f"{node.path.rstrip('/')}/{part}")
+            last = count == len(parts)
+            if node is not None and node.kind == "LinkNode" and (follow or not last):
+                if links >= MOST_LINKS:
+                    raise Fault(404, f"UnreadableLinkTarget: {self.uri(path)}")
+                target = self.link_path(node)
+                if target is None:
+                    raise Fault(400, f"InvalidArgument: link to external resource: {self.uri(path)}")
+                further = "/".join((target, *parts[count:]))
+                return await self.resolve(further, caller, follow=follow, links=links + 1)
+        return node
+
+    def link_path(self, node: Node) -> str | None:
+        """Path that a link leads to within the space; None outside of it."""
+        found = Path(os.path.normpath(self.disk.file(node.path).parent / node.target))
+        if not found.is_relative_to(self.disk.root):
+            return None
+        return f"/{found.relative_to(self.disk.root)}".removesuffix("/.")
+
+    def vos_path(self, uri: str) -> str:
+        """Path that a node's URI names, whose authority has to be this service's."""
+        text = uri.replace("!", "~")
+        if text != self.vos and not text.startswith(f"{self.vos}/"):
+            raise Fault(400, f"InvalidURI: {uri}")
+        parts = text.removeprefix(self.vos).split("/")
+        if any(part in (".", "..") for part in parts):
+            raise Fault(400, f"InvalidURI: {uri}")
+        return "/" + "/".join(part for part in parts if part)
 
     def uri(self, path: str) -> str:
         """VOSpace URI of a path."""
         return self.vos + ("" if path == "/" else path)
 
-    def parent(self, path: str, caller: Caller | None) -> Node:
+    async def parent(self, path: str, caller: Caller | None) -> Node:
         """The container that a new node goes into."""
-        above = self.resolve(path.rpartition("/")[0] or "/", caller)
+        above = await self.resolve(path.rpartition("/")[0] or "/", caller, follow=True)
         if above is None or above.kind != "ContainerNode":
             raise Fault(404, f"ContainerNotFound: {self.uri(path.rpartition('/')[0])}")
         return above
@@ -236,13 +284,13 @@ class Cavern:
         await self._fill(root, node, caller, detail)
         if node.kind == "ContainerNode":
             nodes = etree.SubElement(root, f"{{{VOS}}}nodes")
-            if children and self.may_read(node, caller):
+            if children and await self.may_read(node, caller):
                 for name in self.disk.children(node.path):
                     child = self.disk.read(f"{node.path.rstrip('/')}/{name}")
                     if child is not None:
                         await self._fill(etree.SubElement(nodes, f"{{{VOS}}}node"), child, caller, detail)
         body = etree.tostring(root, xml_declaration=True, encoding="UTF-8", pretty_print=True)
-        return Response(body, headers={"content-type": XML} | _shown(caller))
+        return Response(body, headers={"content-type": XML} | shown(caller))
 
     async def _fill(self, element: etree._Element, node: Node, caller: Caller | None, detail: str) -> None:
         element.set("uri", self.uri(node.path))
@@ -272,31 +320,33 @@ class Cavern:
             etree.SubElement(element, f"{{{VOS}}}accepts")
             etree.SubElement(element, f"{{{VOS}}}provides")
         if node.kind == "LinkNode":
-            etree.SubElement(element, f"{{{VOS}}}target").text = node.target
+            target = self.link_path(node)
+            etree.SubElement(element, f"{{{VOS}}}target").text = (
+                f"file://{node.target}" if target is None else self.uri(target)
+            )
 
-    async def posted(self, request: Request) -> tuple[str, dict[str, str | None]]:
-        """Kind and properties of the document in a request, which the schema has to allow."""
+    async def posted(self, request: Request) -> tuple[str, dict[str, str | None], str]:
+        """Kind, properties and target of the document in a request, which the schema has to allow."""
         kind = request.headers.get("content-type", "").partition(";")[0]
         body = await request.body()
         if not body or kind in ("application/x-www-form-urlencoded", "multipart/form-data"):
             raise Fault(400, "InvalidArgument: no node document")
-        try:
-            root = etree.fromstring(body, etree.XMLParser(resolve_entities=False, no_network=True))
-        except etree.XMLSyntaxError as error:
-            raise Fault(400, f"InvalidArgument: invalid input: {error}") from error
-        wanted = f"{{{VOS}}}node"
+        if len(body) > LARGEST_DOCUMENT:
+            raise RuntimeError("ClassCastException")
+        root = valid(body, "node")
         node_kind = root.get(f"{{{XSI}}}type", "").rpartition(":")[2]
-        needs = {"ContainerNode": "nodes", "LinkNode": "target", "DataNode": ""}
-        missing = root.tag != wanted or not root.get("uri") or node_kind not in needs
-        if missing or (needs[node_kind] and root.find(f"{{{VOS}}}{needs[node_kind]}") is None):
-            raise Fault(400, "InvalidArgument: invalid input: XML failed schema validation")
-        order = ["properties", "accepts", "provides", "capabilities", "nodes", "target"]
-        places = [order.index(etree.QName(child).localname) for child in root.iterchildren("*")]
-        if places != sorted(places):
-            raise Fault(400, "InvalidArgument: invalid input: XML failed schema validation")
+        if node_kind in ("StructuredDataNode", "UnstructuredDataNode"):
+            node_kind = "DataNode"
+        if node_kind not in ("ContainerNode", "DataNode", "LinkNode"):
+            raise Fault(400, f"TypeNotSupported: {node_kind}")
         if root.get("uri", "").replace("!", "~").rstrip("/") != self.uri(self.node_path(request)):
             word = "InvalidURI" if request.method == "PUT" else "InvalidArgument"
             raise Fault(400, f"{word}: {root.get('uri')}")
+        return node_kind, self.properties(root), (root.findtext(f"{{{VOS}}}target") or "").strip()
+
+    @staticmethod
+    def properties(root: etree._Element) -> dict[str, str | None]:
+        """Properties of a document; None for those to delete."""
         properties: dict[str, str | None] = {}
         for entry in root.iterfind(f"{{{VOS}}}properties/{{{VOS}}}property"):
             key = entry.get("uri", "")
@@ -304,7 +354,7 @@ class Cavern:
                 raise Fault(400, f"InvalidArgument: {key}")
             nil = entry.get(f"{{{XSI}}}nil") == "true"
             properties[key] = None if nil else (entry.text or "").strip()
-        return node_kind, properties
+        return properties
 
     async def apply(self, node: Node, properties: dict[str, str | None], caller: Caller) -> None:
         """Merge what a document says; what only the service writes is dropped in silence."""
@@ -338,8 +388,11 @@ class Cavern:
 
     @staticmethod
     def node_path(request: Request) -> str:
-        """Path of the node that a request is about."""
-        return "/" + str(request.path_params.get("path", "")).strip("/")
+        """Path of the node that a request is about; what may not stand in a URI as it is breaks the service."""
+        path = str(request.path_params.get("path", "")).strip("/")
+        if any(character <= " " or character in '%^{}|\\"<>`' for character in path):
+            raise RuntimeError(f"URISyntaxException: {path}")
+        return f"/{path}"
 
     async def nodes(self, request: Request) -> Response:
         """Read, create, update or delete a node."""
@@ -360,64 +413,118 @@ class Cavern:
             raise Fault(400, "OptionNotSupported")
         if "uri" in query:
             raise Fault(400, "OptionNotSupported: paging")
-        node = self.resolve(path, caller)
+        if query.get("accept", XML) not in (XML, "application/json"):
+            raise Fault(400, f"InvalidArgument: {query['accept']}")
+        node = await self.resolve(path, caller)
         if node is None:
             raise Fault(404, f"NodeNotFound: {self.uri(path)}")
         return await self.document(node, caller, children=limit != "0", detail=query.get("detail", ""))
 
     async def _put(self, request: Request, path: str, caller: Caller | None) -> Response:
-        kind, properties = await self.posted(request)
-        above = self.parent(path, caller)
+        kind, properties, target = await self.posted(request)
+        above = await self.parent(path, caller)
+        path = f"{above.path.rstrip('/')}/{path.rpartition('/')[2]}"
         if self.disk.read(path) is not None:
             raise Fault(409, f"DuplicateNode: {self.uri(path)}")
-        allowed = self.may_write(above, caller)
-        if above.path in self.parents:
-            # Making an allocation: the root owner's right, and nobody's else without a group that may.
-            allowed = self.is_admin(caller)
-        if not allowed or caller is None or caller.uid is None:
+        owner = await self._owner_of_new(above, path, kind, properties, caller)
+        if caller is None:
             raise Fault(403, f"PermissionDenied: {self.uri(above.path)}")
-        owner = self.owner_uid if self.is_admin(caller) else caller.uid
-        creator = properties.get(f"{CORE}creator")
-        if creator and self.is_admin(caller):
-            ((_, owner, _),) = await self.mapper.users(f"user={creator}", caller.token)
-            self.names[owner] = creator
         if kind == "LinkNode":
-            raise Fault(400, "the test-bed makes no links")
-        self.disk.create(path, kind, owner)
+            self._link(path, target, owner, properties)
+        else:
+            self.disk.create(path, kind, owner)
         node = self.disk.read(path)
         if node is None:
             raise RuntimeError(f"{path} vanished")
-        if above.inherits:
-            node.public, node.inherits = above.public, kind == "ContainerNode"
-            node.read_gids, node.write_gids = list(above.read_gids), list(above.write_gids)
-            self.disk.write(node, permissions=True)
-        await self.apply(node, properties, caller)
+        if kind != "LinkNode":
+            if above.inherits:
+                node.public, node.inherits = above.public, kind == "ContainerNode"
+                node.read_gids, node.write_gids = list(above.read_gids), list(above.write_gids)
+                self.disk.write(node, permissions=True)
+            await self.apply(node, properties, caller)
         answer = await self.document(node, caller, children=False, detail="")
         answer.status_code = 201
         return answer
 
+    async def _owner_of_new(
+        self, above: Node, path: str, kind: str, properties: dict[str, str | None], caller: Caller | None
+    ) -> int:
+        """Who a new node belongs to, if the caller may make it."""
+        refused = Fault(403, f"PermissionDenied: {self.uri(above.path)}")
+        if caller is None or caller.uid is None:
+            raise refused
+        if self.is_admin(caller) and (above.uid in (0, self.owner_uid) or above.path in self.parents):
+            creator = properties.get(f"{CORE}creator")
+            if not creator:
+                return self.owner_uid
+            if creator.isdecimal():
+                return int(creator)
+            ((name, uid, _),) = await self.mapper.users(f"user={creator}", caller.token)
+            self.names[uid] = name
+            return uid
+        if above.path in self.parents and kind == "ContainerNode":
+            # An own allocation: for the members of certain groups, at exactly one place.
+            if path != f"/home/{caller.name}":
+                raise refused
+            allowed = [await self.groups.member(uri, caller.token) for uri in self.self_allocators]
+            if not any(allowed):
+                raise refused
+            return caller.uid
+        if not await self.may_write(above, caller):
+            raise refused
+        return caller.uid
+
+    def _link(self, path: str, target: str, owner: int, properties: dict[str, str | None]) -> None:
+        if target.startswith("file:///"):
+            text = target.removeprefix("file://")
+        elif target.replace("!", "~").startswith(f"{self.vos}/"):
+            text = os.path.relpath(
+                self.disk.file(self.vos_path(target)), self.disk.file(path.rpartition("/")[0])
+            )
+        else:
+            raise Fault(400, f"InvalidArgument: link to external resource: {target}")
+        self.disk.link(path, text, owner)
+        if set(properties) - READ_ONLY - ELSEWHERE:
+            # The link stays behind.
+            raise Fault(400, f"InvalidArgument: failed to put {self.uri(path)}")
+
     async def _post(self, request: Request, path: str, caller: Caller | None) -> Response:
-        kind, properties = await self.posted(request)
-        node = self.resolve(path, caller)
+        kind, properties, _target = await self.posted(request)
+        node = await self.resolve(path, caller)
         if node is None:
             raise Fault(404, f"NodeNotFound: {self.uri(path)}")
         if node.kind != kind:
             raise Fault(400, f"InvalidArgument: {self.uri(path)} is a {node.kind}")
-        if caller is None or not self.may_write(node, caller):
-            raise Fault(403, f"PermissionDenied: {self.uri(path)}")
-        await self.apply(node, properties, caller)
+        await self.update(node, properties, caller)
         return await self.document(node, caller, children=False, detail="")
 
+    async def update(self, node: Node, properties: dict[str, str | None], caller: Caller | None) -> None:
+        """Change properties of a node, if the caller may write it."""
+        if caller is None or not await self.may_write(node, caller):
+            raise Fault(403, f"PermissionDenied: {self.uri(node.path)}")
+        if node.kind == "LinkNode":
+            if set(properties) - READ_ONLY - ELSEWHERE:
+                raise Fault(400, f"InvalidArgument: failed to put {self.uri(node.path)}")
+            return
+        await self.apply(node, properties, caller)
+
     async def _delete(self, _request: Request, path: str, caller: Caller | None) -> Response:
-        node = self.resolve(path, caller)
+        node = await self.resolve(path, caller)
         if node is None:
             raise Fault(404, f"NodeNotFound: {self.uri(path)}")
-        if not self.may_write(self.parent(path, caller), caller):
-            raise Fault(403, f"PermissionDenied: {self.uri(path)}")
-        if node.kind == "ContainerNode" and self.disk.children(path):
-            raise Fault(400, f"container node '{path.rpartition('/')[2]}' is not empty")
-        self.disk.delete(path)
-        return Response(b"", headers=_shown(caller))
+        await self.remove(node, caller)
+        return Response(b"", headers=shown(caller))
+
+    async def remove(self, node: Node, caller: Caller | None) -> None:
+        """Delete a node, which the caller needs its parent for alone; a container has to be empty."""
+        above = self.disk.read(node.path.rpartition("/")[0] or "/")
+        if above is None or node.path == "/":
+            raise RuntimeError("the root cannot be deleted")
+        if not await self.may_write(above, caller):
+            raise Fault(403, f"PermissionDenied: {self.uri(node.path)}")
+        if node.kind == "ContainerNode" and self.disk.children(node.path):
+            raise Fault(400, f"container node '{node.path.rpartition('/')[2]}' is not empty")
+        self.disk.delete(node.path)
 
     # -- /files ------------------------------------------------------------------------------------------------
 
@@ -427,27 +534,34 @@ class Cavern:
         path = self.node_path(request)
         if request.method == "PUT":
             return await self._store(request, path, caller)
-        node = self.resolve(path, caller)
+        node = await self.resolve(path, caller, follow=True)
         if node is None:
             raise Fault(404, f"NodeNotFound: {self.uri(path)}")
         if node.kind != "DataNode":
             raise Fault(400, f"InvalidArgument: not a data node: {self.uri(path)}")
         headers = {
-            "content-type": node.properties.get(f"{CORE}type", "application/octet-stream"),
             "content-disposition": f'inline; filename="{path.rpartition("/")[2]}"',
-        } | _shown(caller)
+            "last-modified": formatdate(self.disk.file(node.path).stat().st_mtime, usegmt=True),
+        } | shown(caller)
+        for name, key in (("content-type", "type"), ("content-encoding", "encoding")):
+            if value := node.properties.get(f"{CORE}{key}"):
+                headers[name] = value
         if stored := node.properties.get(MD5):
             headers["digest"] = "md5=" + base64.b64encode(bytes.fromhex(stored.removeprefix("md5:"))).decode()
         if request.method == "HEAD":
             return Response(headers=headers | {"content-length": str(node.length)})
-        if not self.may_read(node, caller):
+        if not await self.may_read(node, caller):
             raise Fault(403, f"PermissionDenied: {self.uri(path)}")
         if not node.length:
             return Response(status_code=204, headers=headers)
-        return Response(self.disk.file(path).read_bytes(), headers=headers)
+        return Response(self.disk.file(node.path).read_bytes(), headers=headers)
 
     async def _store(self, request: Request, path: str, caller: Caller | None) -> Response:
-        above = self.parent(path, caller)
+        kind = request.headers.get("content-type", "")
+        if kind.partition(";")[0] in ("application/x-www-form-urlencoded", "multipart/form-data"):
+            raise Fault(400, "InvalidArgument: no input stream")
+        above = await self.parent(path, caller)
+        path = f"{above.path.rstrip('/')}/{path.rpartition('/')[2]}"
         node = self.disk.read(path)
         if node is not None and node.kind != "DataNode":
             raise Fault(400, f"InvalidArgument: not a data node: {self.uri(path)}")
@@ -456,7 +570,7 @@ class Cavern:
                 raise RuntimeError("no owner for a new node")
             # Made before the permission is looked at: a refused PUT leaves an empty file.
             self.disk.create(path, "DataNode", caller.uid)
-        if caller is None or not self.may_write(above if node is None else node, caller):
+        if caller is None or not await self.may_write(above if node is None else node, caller):
             raise Fault(403, f"PermissionDenied: {self.uri(path)}")
         digest = hashlib.md5(usedforsecurity=False)
         with self.disk.file(path).open("wb") as file:
@@ -473,134 +587,11 @@ class Cavern:
             raise RuntimeError(f"{path} vanished")
         stored.uid = caller.uid
         stored.properties[MD5] = ("md5:" if MD5 in stored.properties else "") + digest.hexdigest()
-        if kind := request.headers.get("content-type"):
+        if kind:
             stored.properties[f"{CORE}type"] = kind
         self.disk.write(stored, permissions=False)
-        return Response(status_code=201, headers={"digest": value, "content-length": "0"} | _shown(caller))
-
-    # -- /transfers --------------------------------------------------------------------------------------------
-
-    async def submit(self, request: Request) -> Response:
-        """Take a transfer; nothing is looked at before the job runs."""
-        caller = await self.caller(request)
-        if request.headers.get("content-type", "").partition(";")[0] != XML:
-            raise Fault(400, "could not create Transfer from request")
-        body = (await request.body()).decode()
-        try:
-            etree.fromstring(body.encode())
-        except etree.XMLSyntaxError as error:
-            raise Fault(400, f"InvalidArgument: {error}") from error
-        letters = string.ascii_lowercase
-        job = secrets.choice(letters) + "".join(secrets.choice(letters + string.digits) for _ in range(15))
-        await self._database(
-            "INSERT INTO uws.job (jobid, ownerid, executionphase, requestpath, jobinfo_content) "
-            "VALUES ($1, $2, 'PENDING', $3, $4)",
-            job,
-            str(caller.uid) if caller else None,
-            f"{self.path}/transfers",
-            [body],
-        )
-        return RedirectResponse(f"{self.url}/transfers/{job}", 303, headers=_shown(caller))
-
-    async def run(self, request: Request) -> Response:
-        """Start a job."""
-        caller = await self.caller(request)
-        job = await self._job(request, caller)
-        phase = parse_qs((await request.body()).decode()).get("PHASE", [""])[0]
-        if phase not in ("RUN", "ABORT"):
-            raise Fault(400, f"invalid phase: {phase}")
-        if phase == "ABORT":
-            await self._phase(job["jobid"], "ABORTED")
-        elif job["executionphase"] != "PENDING":
-            raise RuntimeError("the job is not PENDING")
-        else:
-            try:
-                phase = self._transfer(job["jobinfo_content"][0], caller)
-                await self._phase(job["jobid"], phase)
-            except Fault as fault:
-                await self._phase(job["jobid"], "ERROR", fault.text)
-        return RedirectResponse(f"{self.url}/transfers/{job['jobid']}", 303)
-
-    def _transfer(self, document: str, caller: Caller | None) -> str:
-        root = etree.fromstring(document.encode())
-        direction = (root.findtext(f"{{{VOS}}}direction") or "").strip()
-        source = (root.findtext(f"{{{VOS}}}target") or "").strip()
-        if direction in ("pullToVoSpace", "pushFromVoSpace"):
-            raise Fault(405, f"{direction} not implemented")
-        if not direction.startswith("vos:"):
-            raise Fault(400, f"InternalFault (invalid direction: Direction[{direction}])")
-        if (root.findtext(f"{{{VOS}}}keepBytes") or "true").strip() != "false":
-            raise Fault(405, "copyNode is not implemented")
-        paths = []
-        for uri in (source, direction):
-            path = uri.replace("!", "~").removeprefix(self.vos)
-            if not path.startswith("/"):
-                raise Fault(400, f"InvalidArgument: {uri}")
-            paths.append(path)
-        origin, target = paths
-        if self.resolve(origin, caller) is None:
-            raise Fault(404, f"NodeNotFound: {origin}")
-        present = self.disk.read(target)
-        if present is not None and present.kind == "ContainerNode":
-            target = f"{target}/{origin.rpartition('/')[2]}"
-        elif present is not None:
-            raise Fault(409, f"DuplicateNode: {target}")
-        for path in (origin, target):
-            if not self.may_write(self.parent(path, caller), caller):
-                raise Fault(403, "PermissionDenied")
-        if caller is None or caller.uid is None:
-            raise Fault(403, "PermissionDenied")
-        self.disk.move(origin, target, caller.uid)
-        return "COMPLETED"
-
-    async def job(self, request: Request) -> Response:
-        """A job's document, its phase, or its error."""
-        caller = await self.caller(request)
-        job = await self._job(request, caller)
-        field = request.path_params.get("field")
-        if field == "phase":
-            return PlainTextResponse(job["executionphase"])
-        if field == "error":
-            if job["error_summarymessage"] is None:
-                raise Fault(404, "no error")
-            return PlainTextResponse(job["error_summarymessage"])
-        if field is not None:
-            raise RuntimeError(f"unknown field: {field}")
-        root = etree.Element(f"{{{UWS}}}job", {"version": "1.1"}, nsmap={"uws": UWS})
-        etree.SubElement(root, f"{{{UWS}}}jobId").text = job["jobid"]
-        etree.SubElement(root, f"{{{UWS}}}phase").text = job["executionphase"]
-        etree.SubElement(root, f"{{{UWS}}}results")
-        if job["error_summarymessage"] is not None:
-            summary = etree.SubElement(root, f"{{{UWS}}}errorSummary", type="fatal", hasDetail="false")
-            etree.SubElement(summary, f"{{{UWS}}}message").text = job["error_summarymessage"]
-        return Response(
-            etree.tostring(root, xml_declaration=True, encoding="UTF-8"), headers={"content-type": XML}
-        )
-
-    async def _job(self, request: Request, caller: Caller | None) -> dict[str, str]:
-        rows = await self._database(
-            "SELECT * FROM uws.job WHERE jobid = $1 AND deletedbyuser = 0", request.path_params["job"]
-        )
-        if not rows:
-            raise Fault(404, f"not found: {request.path_params['job']}")
-        if rows[0]["ownerid"] not in (None, str(caller.uid) if caller else None):
-            raise Fault(403, "permission denied")
-        return rows[0]
-
-    async def _phase(self, job: str, phase: str, error: str | None = None) -> None:
-        await self._database(
-            "UPDATE uws.job SET executionphase = $2, error_summarymessage = $3 WHERE jobid = $1",
-            job,
-            phase,
-            error,
-        )
-
-    async def _database(self, statement: str, *values: object) -> list[dict[str, str]]:
-        connection = await connect(self.pool)
-        try:
-            return [dict(row) for row in await connection.fetch(statement, *values)]
-        finally:
-            await connection.close()
+        headers = {"digest": value, "content-length": "0"} | ({"content-type": kind} if kind else {})
+        return Response(status_code=201, headers=headers | shown(caller))
 
     # -- VOSI --------------------------------------------------------------------------------------------------
 
@@ -624,27 +615,24 @@ class Cavern:
         return availability(True, "service is accepting requests")
 
     async def capable(self, _request: Request) -> Response:
-        """VOSI capabilities, of what the test-bed has."""
+        """VOSI capabilities, of those methods that the identity manager has."""
         vosi = {
-            f"ivo://ivoa.net/std/VOSI#{name}": (f"/{name}", False)
+            f"ivo://ivoa.net/std/VOSI#{name}": (f"/{name}", "full", ANONYMOUS)
             for name in ("availability", "capabilities")
         }
         return capabilities(
             self.url,
             {
-                "ivo://ivoa.net/std/VOSpace/v2.0#nodes": ("/nodes", True),
-                "ivo://ivoa.net/std/VOSpace#files-proto": ("/files", True),
-                "ivo://ivoa.net/std/VOSpace/v2.0#transfers": ("/transfers", True),
+                "ivo://ivoa.net/std/VOSpace/v2.0#nodes": ("/nodes", "base", BOTH),
+                "ivo://ivoa.net/std/VOSpace#files-proto": ("/files", "base", BOTH),
+                "ivo://ivoa.net/std/VOSpace/v2.0#transfers": ("/transfers", "full", BOTH),
+                "ivo://ivoa.net/std/VOSpace#sync-2.1": ("/synctrans", "full", BOTH),
+                PKG: ("/pkg", "full", BOTH),
+                "ivo://ivoa.net/std/VOSpace#recursive-nodeprops-proto": ("/async-setprops", "full", TOKENS),
+                "ivo://ivoa.net/std/VOSpace#recursive-delete-proto": ("/async-delete", "full", TOKENS),
                 **vosi,
             },
         )
-
-
-def _shown(caller: Caller | None) -> dict[str, str]:
-    """Who the service took the caller for, on every answer."""
-    if caller is None:
-        return {"WWW-Authenticate": "Bearer"}
-    return {"x-vo-authenticated": caller.name or ""}
 
 
 def application(system: System, public: str, path: str) -> Starlette:
@@ -661,10 +649,7 @@ def application(system: System, public: str, path: str) -> Starlette:
         Route(f"{path}/nodes", cavern.nodes, methods=every),
         Route(f"{path}/nodes/{{path:path}}", cavern.nodes, methods=every),
         Route(f"{path}/files/{{path:path}}", cavern.files, methods=["GET", "HEAD", "PUT"]),
-        Route(f"{path}/transfers", cavern.submit, methods=["POST"]),
-        Route(f"{path}/transfers/{{job}}", cavern.job, methods=["GET"]),
-        Route(f"{path}/transfers/{{job}}/phase", cavern.run, methods=["POST"]),
-        Route(f"{path}/transfers/{{job}}/{{field}}", cavern.job, methods=["GET"]),
+        *cavern.jobs.routes(path),
         Route(f"{path}/availability", cavern.available),
         Route(f"{path}/capabilities", cavern.capable),
     ]

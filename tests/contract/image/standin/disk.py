@@ -122,6 +122,12 @@ class Disk:
             os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o660))
         os.chown(file, uid, uid)
 
+    def link(self, path: str, target: str, uid: int) -> None:
+        """Make a symbolic link, which its owner has as well."""
+        file = self.file(path)
+        file.symlink_to(target)
+        os.chown(file, uid, uid, follow_symlinks=False)
+
     def write(self, node: Node, permissions: bool) -> None:
         """Store owner and properties, and the permissions if they changed."""
         file = self.file(node.path)

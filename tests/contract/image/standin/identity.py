@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import ssl
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlencode
 
 import httpx
 import jwt
@@ -15,9 +17,10 @@ from starlette.requests import Request
 
 from standin.settings import ConfigurationError, Properties, System, local_authority
 from standin.trust import BUNDLE
-from standin.web import Fault
+from standin.web import TOKEN, XSI, Fault
 
-CACHE = Path("/var/cache/tomcat/temp")
+# {java.io.tmpdir}/{user.name}/…
+CACHE = Path("/var/cache/tomcat/temp") / getpass.getuser()
 CACHE_AGE = 600.0
 OPENID = "ivo://ivoa.net/sso#OpenID"
 GMS = "ivo://ivoa.net/std/GMS#search-1.0"
@@ -51,7 +54,9 @@ class Lookups:
 
     async def cached(self, url: str) -> str:
         """Text behind a URL; what could not be fetched anew is answered from an expired copy."""
-        kept = CACHE / hashlib.sha256(url.encode()).hexdigest()
+        library = "cadc-gms-1.0" if "/.well-known/" in url or "jwks" in url else "cadc-registry-1.5"
+        kept = CACHE / library / hashlib.sha256(url.encode()).hexdigest()
+        kept.parent.mkdir(parents=True, exist_ok=True)
         if kept.exists() and time.time() - kept.stat().st_mtime < CACHE_AGE:
             return kept.read_text()
         try:
@@ -79,8 +84,8 @@ class Lookups:
             raise RuntimeError(f"{resource} is registered {len(found)} times")
         return found[0] if found else None
 
-    async def access_url(self, provider: str, standard: str) -> str:
-        """Access URL of a capability of a resource identifier, or of a service's base URL."""
+    async def access_url(self, provider: str, standard: str, method: str | None = None) -> str:
+        """Access URL of a capability of a resource identifier, or of a service's base URL, for a security method."""
         if provider.startswith("https:"):
             answer = await self.fetch(f"{provider}/capabilities")
             document = answer.raise_for_status().text
@@ -91,9 +96,16 @@ class Lookups:
             document = await self.cached(url)
         root = etree.fromstring(document.encode())
         for capability in root.iterfind("capability"):
-            if capability.get("standardID") == standard:
-                return str(capability.findtext("interface/accessURL")).strip()
-        raise RuntimeError(f"{provider} has no capability {standard}")
+            if capability.get("standardID") != standard:
+                continue
+            for interface in capability.iterfind("interface"):
+                if interface.get(f"{{{XSI}}}type", "").rpartition(":")[2] != "ParamHTTP":
+                    continue
+                # One without any counts as one for everybody.
+                methods = [item.get("standardID") for item in interface.iterfind("securityMethod")] or [None]
+                if method in methods:
+                    return str(interface.findtext("accessURL")).strip()
+        raise RuntimeError(f"{provider} has no capability {standard} for {method or 'anonymous callers'}")
 
 
 class IdentityManager:
@@ -198,10 +210,28 @@ class MapperClient:
         return [(uri, int(gid)) for uri, gid in rows]
 
     async def _ask(self, standard: str, query: str, token: str) -> list[str]:
-        url = await self.lookups.access_url(local_authority()[standard], standard)
+        url = await self.lookups.access_url(local_authority()[standard], standard, TOKEN)
         answer = await self.lookups.fetch(
             f"{url}?{query}", {"Authorization": f"Bearer {token}", "Accept": "text/tab-separated-values"}
         )
         if answer.status_code != 200:
             raise RuntimeError(f"the POSIX mapper answered {answer.status_code}: {answer.text}")
         return answer.text.splitlines()
+
+
+class GroupClient:
+    """Membership in groups, asked of the service that a group's own URI names, with the caller's token."""
+
+    def __init__(self, lookups: Lookups) -> None:
+        self.lookups = lookups
+
+    async def member(self, group: str, token: str) -> bool:
+        """Whether the caller is in the group; a service that cannot be asked is an error, not a no."""
+        provider, _, name = group.partition("?")
+        url = await self.lookups.access_url(provider, GMS, TOKEN)
+        answer = await self.lookups.fetch(
+            f"{url}?{urlencode({'group': name})}", {"Authorization": f"Bearer {token}"}
+        )
+        if answer.status_code != 200:
+            raise RuntimeError(f"{provider} answered {answer.status_code}: {answer.text}")
+        return name in [line.strip() for line in answer.text.splitlines()]

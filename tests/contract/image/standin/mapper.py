@@ -15,7 +15,16 @@ from starlette.routing import Route
 
 from standin.identity import GROUP_MAPPING, USER_MAPPING, Caller, IdentityManager, Lookups
 from standin.settings import Properties, System
-from standin.web import Fault, answer_fault, availability, capabilities, connect, own_schema
+from standin.web import (
+    ANONYMOUS,
+    BOTH,
+    Fault,
+    answer_fault,
+    availability,
+    capabilities,
+    connect,
+    own_schema,
+)
 
 PREFIX = "org.opencadc.posix.mapper"
 TSV = "text/tab-separated-values"
@@ -157,10 +166,10 @@ class Mapper:
         return capabilities(
             self.url,
             {
-                USER_MAPPING: ("/uid", True),
-                GROUP_MAPPING: ("/gid", True),
-                "ivo://ivoa.net/std/VOSI#availability": ("/availability", False),
-                "ivo://ivoa.net/std/VOSI#capabilities": ("/capabilities", False),
+                USER_MAPPING: ("/uid", "base", BOTH),
+                GROUP_MAPPING: ("/gid", "base", BOTH),
+                "ivo://ivoa.net/std/VOSI#availability": ("/availability", "full", ANONYMOUS),
+                "ivo://ivoa.net/std/VOSI#capabilities": ("/capabilities", "full", ANONYMOUS),
             },
         )
 

@@ -8,7 +8,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from standin.settings import HOME_CONFIG, System
-from standin.web import Fault, answer_fault, availability, capabilities
+from standin.web import ANONYMOUS, Fault, answer_fault, availability, capabilities
 
 SERVER = {"server": "OpenCADC/cadc-rest"}
 
@@ -35,7 +35,9 @@ def application(_system: System, public: str, path: str) -> Starlette:
 
     async def capable(_request: Request) -> Response:
         standards = {name: f"ivo://ivoa.net/std/VOSI#{name}" for name in ("capabilities", "availability")}
-        return capabilities(public + path, {standards[name]: (f"/{name}", False) for name in standards})
+        return capabilities(
+            public + path, {standards[name]: (f"/{name}", "full", ANONYMOUS) for name in standards}
+        )
 
     routes = [
         _file("resource-caps"),

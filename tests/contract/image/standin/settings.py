@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -44,15 +45,42 @@ class Properties:
         return found[0]
 
 
+def java_properties(text: str) -> dict[str, str]:
+    """Keys and values as ``java.util.Properties.load`` reads them: Latin-1, escapes, lines that go on in the next.
+
+    Of a key that repeats the last value counts.
+    """
+    found = {}
+    lines = iter(text.splitlines())
+    for first in lines:
+        line = first.lstrip(" \t\f")
+        if not line or line[0] in "#!":
+            continue
+        while (len(line) - len(line.rstrip("\\"))) % 2:
+            line = line[:-1] + next(lines, "").lstrip(" \t\f")
+        match = re.match(r"(?P<key>(?:\\.|[^\\=: \t\f])*)[ \t\f]*[=:]?[ \t\f]*(?P<value>.*)", line)
+        if match:
+            found[_unescaped(match["key"])] = _unescaped(match["value"])
+    return found
+
+
+def _unescaped(text: str) -> str:
+    letters = {"t": "\t", "n": "\n", "r": "\r", "f": "\f"}
+
+    def one(match: re.Match[str]) -> str:
+        code, letter = match.groups()
+        return chr(int(code, 16)) if code else letters.get(letter, letter)
+
+    # Two halves of a character beyond the first plane become one.
+    plain = re.sub(r"\\(?:u([0-9a-fA-F]{4})|(.))", one, text)
+    return plain.encode("utf-16", "surrogatepass").decode("utf-16")
+
+
 class System:
     """Java's system properties: Tomcat's own, and what the start script has appended."""
 
     def __init__(self) -> None:
-        self.values: dict[str, str] = {}
-        for line in CATALINA.read_text(encoding="utf-8").splitlines():
-            if line.strip() and not line.startswith(("#", "!")):
-                key, _, value = line.partition("=")
-                self.values[key.strip()] = value.strip()
+        self.values = java_properties(CATALINA.read_text(encoding="latin-1"))
 
     def one(self, key: str) -> str:
         """The value of a property that must be set."""

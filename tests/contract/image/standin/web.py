@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import asyncpg
 from lxml import etree
@@ -14,6 +15,21 @@ VOSI_CAPABILITIES = "http://www.ivoa.net/xml/VOSICapabilities/v1.0"
 XSI = "http://www.w3.org/2001/XMLSchema-instance"
 VS = "http://www.ivoa.net/xml/VODataService/v1.1"
 TOKEN = "ivo://ivoa.net/sso#token"
+VOS = "http://www.ivoa.net/xml/VOSpace/v2.0"
+XML = "text/xml"
+# Security methods of a capability; None is that of whoever shows nothing.
+ANONYMOUS: tuple[str | None, ...] = (None,)
+TOKENS: tuple[str | None, ...] = (TOKEN,)
+BOTH = ANONYMOUS + TOKENS
+SCHEMA = Path("/opt/standin/schemas/VOSpace.xsd")
+
+
+class Named(Protocol):
+    """A caller with a name."""
+
+    @property
+    def name(self) -> str | None:
+        """The user's name, if the token has one."""
 
 
 class Fault(Exception):
@@ -41,21 +57,42 @@ def availability(good: bool, note: str) -> Response:
     )
 
 
-def capabilities(url: str, endpoints: dict[str, tuple[str, bool]]) -> Response:
-    """VOSI capabilities: by standard identifier the path, and whether callers may show a token."""
+def capabilities(url: str, endpoints: dict[str, tuple[str, str, tuple[str | None, ...]]]) -> Response:
+    """VOSI capabilities: by standard identifier the path, how its URL is used, and the security methods."""
     root = etree.Element(
         f"{{{VOSI_CAPABILITIES}}}capabilities", nsmap={"vosi": VOSI_CAPABILITIES, "vs": VS, "xsi": XSI}
     )
-    for standard, (path, tokens) in endpoints.items():
+    for standard, (path, use, methods) in endpoints.items():
         capability = etree.SubElement(root, "capability", standardID=standard)
         interface = etree.SubElement(
             capability, "interface", {f"{{{XSI}}}type": "vs:ParamHTTP", "role": "std"}
         )
-        etree.SubElement(interface, "accessURL", use="full").text = url + path
-        etree.SubElement(interface, "securityMethod")
-        if tokens:
-            etree.SubElement(interface, "securityMethod", standardID=TOKEN)
+        etree.SubElement(interface, "accessURL", use=use).text = url + path
+        for method in methods:
+            etree.SubElement(interface, "securityMethod", {"standardID": method} if method else {})
     return Response(etree.tostring(root, xml_declaration=True, encoding="UTF-8"), media_type="text/xml")
+
+
+def shown(caller: Named | None) -> dict[str, str]:
+    """Who the service took the caller for, on every answer."""
+    if caller is None:
+        return {"WWW-Authenticate": "Bearer"}
+    return {"x-vo-authenticated": caller.name or ""}
+
+
+def valid(document: bytes, element: str) -> etree._Element:
+    """A document that the VOSpace schema allows."""
+    try:
+        root = etree.fromstring(document, etree.XMLParser(resolve_entities=False, no_network=True))
+    except etree.XMLSyntaxError as error:
+        raise Fault(400, f"InvalidArgument: invalid input: {error}") from error
+    schema = etree.XMLSchema(etree.parse(SCHEMA))
+    if root.tag != f"{{{VOS}}}{element}" or not schema.validate(root):
+        raise Fault(
+            400,
+            f"InvalidArgument: invalid input: XML failed schema validation: {schema.error_log}",
+        )
+    return root
 
 
 async def connect(pool: dict[str, str]) -> Any:

@@ -1,0 +1,18 @@
+-- Run at each start, by the superuser over the local socket. The services have accounts of their own, as in this
+-- project's image; nothing is ever dropped.
+\set ON_ERROR_STOP on
+-- A statement that fails is not to leave its password in the log.
+SET log_min_error_statement = panic;
+SET password_encryption = 'scram-sha-256';
+SELECT 'CREATE ROLE "mapper"' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'mapper') \gexec
+ALTER ROLE "mapper" LOGIN PASSWORD 'posix_mapper_db_password';
+SELECT 'CREATE DATABASE "numbers"' WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'numbers') \gexec
+ALTER DATABASE "numbers" OWNER TO "mapper";
+REVOKE ALL ON DATABASE "numbers" FROM PUBLIC;
+-- The image's own accounts have published passwords, and whoever is in the network could use them.
+SELECT format('ALTER ROLE %I NOLOGIN', rolname) FROM pg_roles
+  WHERE rolname IN ('cadmin', 'tapadm', 'tapuser') AND rolcanlogin
+    AND rolname NOT IN ('mapper') \gexec
+\connect "numbers"
+CREATE SCHEMA IF NOT EXISTS "mapping" AUTHORIZATION "mapper";
+ALTER SCHEMA "mapping" OWNER TO "mapper";
