@@ -17,7 +17,7 @@ from aiohttp import web
 from lxml import etree
 from preparer.approaches.base import Job, StagingError
 from preparer.approaches.cavern import CavernApproach
-from preparer.cavern import BULK_PULL, Cavern
+from preparer.cavern import BULK_PULL, Cavern, fault
 from preparer.config import PreparerSettings
 from preparer.ledger.store import Outcome
 from preparer.ledger.tables import FileState
@@ -302,11 +302,34 @@ async def test_bytes_damaged_on_the_way_never_take_the_files_place(stage: Stage)
 
 @RELAY
 async def test_that_a_cavern_cannot_pull_is_found_out_once_and_remembered(stage: Stage) -> None:
-    for number, name in enumerate(CONTENT):
-        await stage(file(number, name))
-    assert stage.stand_in.relayed == len(CONTENT)
+    await stage(*[file(number, name) for number, name in enumerate(CONTENT)])
+    await stage(file(len(CONTENT), next(iter(CONTENT))))
+    assert stage.stand_in.relayed == len(CONTENT) + 1
     pulls = [source for source, _ in stage.stand_in.jobs.values() if not source.startswith("move:")]
     assert len(pulls) == 1
+
+
+@RELAY
+async def test_a_container_in_the_files_place_stays(stage: Stage) -> None:
+    place = {"/home/ada": None, "/home/ada/run": None, "/home/ada/run/b.dat": None}
+    stage.stand_in.nodes.update(place)
+    await stage(file(0, "b.dat"))
+    assert (stage.outcomes[0].state, stage.outcomes[0].fault) == (FileState.FAILED, "DuplicateNode")
+    assert set(stage.stand_in.nodes) == {"/home", *place}
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "name"),
+    [
+        (413, "limit: 0\n", "QuotaExceeded"),
+        (412, "checksum mismatch: md5=x != md5=y\n", "ChecksumMismatch"),
+        (404, "NodeNotFound: vos://a~b/c\n", "NodeNotFound"),
+        (403, "PermissionDenied: vos://a~b/c\n", "PermissionDenied"),
+        (500, "unexpected exception: java.lang.RuntimeException: BUG\n", "InternalFault"),
+    ],
+)
+def test_a_refusal_is_named_as_the_standard_does(status: int, text: str, name: str) -> None:
+    assert fault(status, text).fault == name
 
 
 @RELAY

@@ -10,6 +10,7 @@ import base64
 import json
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
@@ -108,7 +109,8 @@ def fault(status: int, body: str, retry_after: str | None = None) -> CavernError
     # A proxy's page says no more than its status.
     line = "" if body.lstrip().startswith("<") else body.strip().partition("\n")[0][:500]
     name, colon, detail = line.partition(":")
-    if not colon or " " in name.strip():
+    # Names of faults begin with a capital, which tells "limit: 0" and the like from them.
+    if not colon or " " in name.strip() or not name[:1].isupper():
         defaults = {
             401: "NotAuthenticated",
             403: "PermissionDenied",
@@ -137,6 +139,7 @@ class Cavern:
         self.session = session
         self._capabilities: tuple[float, dict[str, str]] = (float("-inf"), {})
         self._pulls: bool | None = None
+        self._first_pull = asyncio.Lock()
 
     # -- requests ------------------------------------------------------------------------------------------
 
@@ -354,21 +357,31 @@ class Cavern:
             )
             + "</vos:transfer>"
         )
-        job = await self._start(document, token)
-        try:
-            while (phase := await self.phase(job, token, wait=10)) in ACTIVE_PHASES:
-                if cancelled():
-                    await self.abort(job, token)
-                    raise CavernError("Cancelled", "Cancelled while it was pulled")
-        except asyncio.CancelledError:
-            await asyncio.shield(self.abort(job, token))
-            raise
-        if phase != "COMPLETED":
-            error = await self.error(job, token)
-            if isinstance(error, PullNotImplemented):
-                self._pulls = False
+        async with AsyncExitStack() as asking:
+            if self._pulls is None:
+                # The others wait for what the first is told: a Cavern that cannot pull is asked once.
+                await asking.enter_async_context(self._first_pull)
+            if self._pulls is False:
+                raise PullNotImplemented("OperationNotSupported", "this Cavern does not pull")
+            job = await self._start(document, token)
+            seen = ""
+            try:
+                while (phase := await self.phase(job, token, wait=10)) in ACTIVE_PHASES:
+                    if cancelled():
+                        await self.abort(job, token)
+                        raise CavernError("Cancelled", "Cancelled while it was pulled")
+                    if phase == seen == "EXECUTING":
+                        # Who does not implement it says so as soon as it begins.
+                        self._pulls = True
+                        await asking.aclose()
+                    seen = phase
+            except asyncio.CancelledError:
+                await asyncio.shield(self.abort(job, token))
+                raise
+            error = None if phase == "COMPLETED" else await self.error(job, token)
+            self._pulls = not isinstance(error, PullNotImplemented)
+        if error:
             raise error
-        self._pulls = True
 
     async def _start(self, document: str, token: str) -> str:
         _, _, answer = await self._request(
@@ -392,8 +405,11 @@ class Cavern:
             f"<vos:direction>{escape(self.uri(target))}</vos:direction><vos:keepBytes>false</vos:keepBytes></vos:transfer>"
         )
         job = await self._start(document, token)
-        while (phase := await self.phase(job, token, wait=10)) in ACTIVE_PHASES:
-            continue
+        # A rename is over at once, and OpenCADC's WAIT never answers before a second has gone.
+        pause = 0.02
+        while (phase := await self.phase(job, token)) in ACTIVE_PHASES:
+            await asyncio.sleep(pause)
+            pause = min(2.0, pause * 2)
         if phase != "COMPLETED":
             raise await self.error(job, token)
 

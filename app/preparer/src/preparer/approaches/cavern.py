@@ -328,7 +328,8 @@ class CavernApproach(Approach):
         """Stream the file from the RSE into Cavern under a temporary name, and move it into place."""
         directory, _, name = file.target.rpartition("/")
         # The same name at each try: one that a killed worker left is overwritten by the next.
-        temporary = f"{directory}/.{name[:200]}.{job.task.id.hex[:8]}.part"
+        start = name.encode()[:200].decode(errors="ignore")
+        temporary = f"{directory}/.{start}.{job.task.id.hex[:8]}-{file.number}.part"
         measured = Measured()
         source = self.row(file).source
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
@@ -370,7 +371,7 @@ class CavernApproach(Approach):
                         "ChecksumMismatch", f"{name} is {found}, the RSE says {of_rse}", transient=True
                     )
             _compare(file, measured.size, measured.md5, measured.adler32)
-            await self.cavern.delete(file.target, job.token)
+            await self._make_room(file, job.token)
             await self.cavern.move(temporary, file.target, job.token)
         except (aiohttp.ClientError, TimeoutError) as exc:
             await self._clean(temporary, job.token)
@@ -381,6 +382,14 @@ class CavernApproach(Approach):
             await asyncio.shield(self._clean(temporary, job.token))
             raise
         return Outcome(file.number, FileState.STAGED, measured.size, measured.md5, measured.adler32)
+
+    async def _make_room(self, file: File, token: str) -> None:
+        """Delete what a move would find in its place, which is refused; a directory is nobody's to replace."""
+        node = await self.cavern.node(file.target, token)
+        if node is not None and node.kind == "ContainerNode":
+            raise CavernError("DuplicateNode", f"{file.target} is a container")
+        if node is not None:
+            await self.cavern.delete(file.target, token)
 
     async def _clean(self, path: str, token: str) -> None:
         try:
