@@ -57,7 +57,7 @@ class Site(Deployment):
 
     def sql(self, service: str, database: str, statement: str) -> str:
         """Run a statement as the database's superuser."""
-        done = self.container(service).exec_run(["psql", "-XAtd", database, "-c", statement], user="8001")
+        done = self.container(service).exec_run(["psql", "-XAtd", database, "-c", statement])
         assert done.exit_code == 0, done.output
         return str(done.output.decode().strip())
 
