@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import image_registry
 import pytest
 from contract_site import Site, changed
 
@@ -156,3 +157,36 @@ def test_the_stand_in_refuses_what_cavern_would(
             time.sleep(0.2)
     finally:
         container.remove(force=True)
+
+
+def test_an_image_pinned_by_its_digest_is_pulled_once_and_stays(site: Site, tmp_path: Path) -> None:
+    archive = tmp_path / "reg.tar"
+    with archive.open("wb") as saved:
+        for chunk in site.engine.images.get("cavern-contract/reg:stand-in").save():
+            saved.write(chunk)
+    with image_registry.serve(archive, tmp_path / "registry") as (address, digest):
+        pinned = f"{address}/core/reg@{digest}"
+        other = f"{address}/core/reg@sha256:{'0' * 64}"
+        refused = site.run(check=False, contract_reg_image=other)
+        assert refused.returncode != 0
+        assert f"{other} cannot be pulled" in " ".join(refused.stdout.split())
+        assert changed(site.run(contract_reg_image=pinned)) > 0
+    try:
+        assert pinned in site.container("reg").image.attrs["RepoDigests"]
+        # What is there is not asked for: the registry is gone.
+        assert changed(site.run("--check", "--diff", contract_reg_image=pinned)) == 0
+        assert changed(site.run(contract_reg_image=pinned)) == 0
+        # A bundle holds tags, and says so.
+        bundle = tmp_path / "images.tar"
+        saved_run = site.run(
+            book="playbooks/images_save.yml",
+            check=False,
+            contract_reg_image=pinned,
+            images_bundle=str(bundle),
+        )
+        assert saved_run.returncode != 0
+        assert "a bundle keeps tags, not digests" in " ".join(saved_run.stdout.split())
+        assert not bundle.exists()
+    finally:
+        site.run()
+        site.engine.images.remove(pinned, force=True)
