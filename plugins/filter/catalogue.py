@@ -17,7 +17,7 @@ from ansible.errors import AnsibleFilterError
 
 FLAVOURS = ("embedded", "opencadc")
 
-# OpenCADC's services, each a Tomcat with its heap in five eighths of the container's memory, and the MiB it can live in.
+# OpenCADC's services, each a Tomcat with its heap in five eighths of the container's memory, and the MiB that it needs.
 JAVA_ROLES = ("cavern", "posix_mapper", "reg")
 SMALLEST_JAVA = 512
 

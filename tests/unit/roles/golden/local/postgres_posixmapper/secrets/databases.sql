@@ -3,6 +3,7 @@
 \set ON_ERROR_STOP on
 -- A statement that fails is not to leave its password in the log.
 SET log_min_error_statement = panic;
+SET client_min_messages = warning;
 SET password_encryption = 'scram-sha-256';
 SELECT 'CREATE ROLE "posixmapper"' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'posixmapper') \gexec
 ALTER ROLE "posixmapper" LOGIN PASSWORD 'posix_mapper_db_password';
