@@ -66,6 +66,16 @@ def test_password_is_set_only_if_it_differs(postgres: Any) -> None:
     assert postgres.set_password('o"dd', "md5" + "0" * 32, "secret") != []
 
 
+def test_a_volume_of_another_image_is_refused_and_left_alone(
+    postgres: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "HOME", tmp_path)
+    monkeypatch.setattr("os.getuid", lambda: tmp_path.stat().st_uid + 1)
+    with pytest.raises(SystemExit, match="it holds the databases of another image"):
+        postgres.take_volume()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_statements_quote_names_and_values(postgres: Any) -> None:
     assert postgres.identifier('a"; DROP') == '"a""; DROP"'
     assert postgres.literal("it's") == "'it''s'"
