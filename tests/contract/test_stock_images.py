@@ -81,12 +81,18 @@ def test_health_is_that_of_the_schemas_not_of_the_port(stock: Site) -> None:
 
 
 @pytest.mark.parametrize(("database", "role"), [("cavern", "cavern"), ("prepare_data", "preparer")])
-def test_a_backup_can_be_made(stock: Site, database: str, role: str) -> None:
+def test_a_backup_can_be_made_and_brought_back(stock: Site, database: str, role: str) -> None:
     """As the role does it, by Docker's own way into the container."""
-    command = ["pg_dump", "--format=plain", "--no-password", f"--dbname={database}"]
-    code, output = stock.container("srcnodedb").exec_run(command)
+    container = stock.container("srcnodedb")
+    dumped = f"pg_dump --format=custom --no-password --dbname={database} >/tmp/dump"
+    restored = "pg_restore --clean --if-exists --single-transaction --exit-on-error --no-password"
+    code, output = container.exec_run(
+        ["bash", "-c", f"{dumped} && {restored} --dbname={database} </tmp/dump"]
+    )
     assert code == 0, output
-    assert f"OWNER TO {role};".encode() in output
+    assert container.exec_run(["bash", "/config/healthy"]).exit_code == 0
+    owners = "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname IN ('public', 'uws', 'vospace')"
+    assert stock.sql("srcnodedb", database, owners) == role
 
 
 def test_a_database_of_the_other_image_is_refused_and_stays(stock: Site) -> None:
