@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -72,7 +73,8 @@ def test_users_reach_what_is_theirs(site: Site) -> None:
 
 def test_a_changed_registry_asks_for_new_containers(site: Site) -> None:
     """They keep what they looked up for ten minutes."""
-    checked = site.run("--check", "--diff", cavern_aliases='["ivo://other.example/cavern"]')
+    aliases = json.dumps({"cavern_aliases": ["ivo://other.example/cavern"]})
+    checked = site.run("--check", "--diff", "-e", aliases)
     assert changed(checked) == 1
     for service in ("posix_mapper", "cavern"):
         assert f"{service}/registered" in checked.stdout
