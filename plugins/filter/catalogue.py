@@ -15,6 +15,9 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
+# What comes before the services, and is a tag of its own.
+PHASES = ("host", "certificates", "hosts_entries", "images", "network")
+
 FLAVOURS = ("embedded", "opencadc")
 
 # OpenCADC's services, each a Tomcat with its heap in five eighths of the container's memory, and the MiB that it needs.
@@ -32,6 +35,19 @@ def _merge(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
         old = merged.get(key)
         merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
+
+
+def _check_names(network: dict[str, Any]) -> None:
+    """Refuse a network that Docker, or as an interface the kernel, would not make."""
+    name, bridge = str(network.get("name", "")), str(network.get("bridge") or network.get("name"))
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise AnsibleFilterError(
+            f"cavern_network.name: {name!r} must be letters, digits and '_.-', the first a letter or digit"
+        )
+    if not re.fullmatch(r"[^\s/:]{1,15}", bridge):
+        raise AnsibleFilterError(
+            f"cavern_network.bridge: {bridge!r} cannot be an interface: at most 15 characters, no blank, '/' or ':'"
+        )
 
 
 def _subnet(network: dict[str, Any]) -> ipaddress.IPv4Network:
@@ -111,6 +127,7 @@ def resolve_catalogue(
             f"cavern_catalogue_overrides: no such service: {', '.join(unknown)}; "
             f"the catalogue has {', '.join(sorted(catalogue))}"
         )
+    _check_names(network)
     subnet = _subnet(network)
     services: dict[str, Any] = {}
     for key, entry in _merge(catalogue, overrides).items():
@@ -144,12 +161,22 @@ def resolve_catalogue(
             )
     for field in ("container", "address", "route"):
         _unique(services, field)
+    if not services:
+        raise AnsibleFilterError("cavern_catalogue: every service is disabled")
     return services
 
 
-def select_services(services: dict[str, Any], tags: list[str], groups: list[str]) -> list[str]:
-    """Keys of the services that this host has and that the run's *tags* ask for."""
-    here = [key for key in services if key in groups]
+def select_phases(tags: list[str], skip: list[str]) -> list[str]:
+    """Phases that the run's *tags* ask for, without those that it is to *skip*."""
+    everything = bool(_EVERYTHING & set(tags))
+    return [phase for phase in PHASES if (everything or phase in tags) and phase not in skip]
+
+
+def select_services(
+    services: dict[str, Any], tags: list[str], skip: list[str], groups: list[str]
+) -> list[str]:
+    """Keys of the services that this host has and that the run's *tags* ask for, without those that it is to *skip*."""
+    here = [key for key in services if key in groups and not {key, services[key]["role"]} & set(skip)]
     wanted = set(tags)
     if wanted & _EVERYTHING:
         return here
@@ -242,5 +269,6 @@ class FilterModule:
             "compose_services": compose_services,
             "health_checks": health_checks,
             "resolve_catalogue": resolve_catalogue,
+            "select_phases": select_phases,
             "select_services": select_services,
         }

@@ -20,35 +20,7 @@ description:
     is rewritten in place.
 author:
   - Cavern deployment team (@skasrc)
-options:
-  path:
-    description: The hosts file.
-    type: path
-    default: /etc/hosts
-  project:
-    description: Name of the deployment in the marker lines; each deployment has its own block.
-    type: str
-    default: cavern
-  entries:
-    description: Addresses and their names.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      address:
-        description: IPv4 or IPv6 address.
-        type: str
-        required: true
-      names:
-        description: Names of the address.
-        type: list
-        elements: str
-        required: true
-  state:
-    description: Whether the block shall exist.
-    type: str
-    choices: [present, absent]
-    default: present
+extends_documentation_fragment: [skasrc.cavern.hosts_entries]
 attributes:
   check_mode:
     support: full
@@ -70,6 +42,12 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+actions:
+  description: What was done (in check mode, would be done), and why.
+  returned: always
+  type: list
+  elements: dict
+  sample: [{object: file, name: /etc/hosts, action: update, reasons: ["the block of cavern is missing"]}]
 block:
   description: The lines between the markers.
   returned: always
@@ -84,96 +62,12 @@ relied_on:
   sample: [{line: 7, name: haproxy.cadc.dao.nrc.ca, address: 127.0.0.1}]
 """
 
-import ipaddress
-import os
-import re
-import tempfile
-from pathlib import Path
-
-from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.skasrc.cavern.plugins.module_utils import _hosts
-
-PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
-NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\Z")
-
-
-def check_options(module: AnsibleModule) -> None:
-    """Refuse what would damage the file or could not be resolved."""
-    if not PROJECT.match(module.params["project"]):
-        module.fail_json(msg=f"project: {module.params['project']!r} may hold letters, digits and '_.-' only")
-    if module.params["state"] == "present" and not module.params["entries"]:
-        module.fail_json(msg="entries: at least one is needed with state=present")
-    seen: dict[str, str] = {}
-    for entry in module.params["entries"]:
-        try:
-            ipaddress.ip_address(entry["address"])
-        except ValueError:
-            module.fail_json(msg=f"entries: {entry['address']!r} is not an IP address")
-        if not entry["names"]:
-            module.fail_json(msg=f"entries: {entry['address']} has no names")
-        for name in entry["names"]:
-            if not NAME.match(name):
-                module.fail_json(msg=f"entries: {name!r} is not a host name")
-            if seen.setdefault(name.lower(), entry["address"]) != entry["address"]:
-                module.fail_json(
-                    msg=f"entries: {name} has two addresses, {seen[name.lower()]} and {entry['address']}"
-                )
-
-
-def write(module: AnsibleModule, path: Path, text: str) -> None:
-    """Replace the file, keeping owner and mode; rewrite it in place where it is a mount point."""
-    descriptor, staged = tempfile.mkstemp(dir=module.tmpdir)
-    with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
-        stream.write(text)
-    if not path.exists():
-        os.chmod(staged, 0o644)
-    module.atomic_move(staged, str(path), unsafe_writes=True)
+from ansible_collections.skasrc.cavern.plugins.module_utils import _hosts_file
+from ansible_collections.skasrc.cavern.plugins.module_utils._phase import run_alone
 
 
 def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "path": {"type": "path", "default": "/etc/hosts"},
-            "project": {"type": "str", "default": "cavern"},
-            "entries": {
-                "type": "list",
-                "elements": "dict",
-                "default": [],
-                "options": {
-                    "address": {"type": "str", "required": True},
-                    "names": {"type": "list", "elements": "str", "required": True},
-                },
-            },
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-        },
-        supports_check_mode=True,
-    )
-    check_options(module)
-    # A link stays a link: its target is what is replaced.
-    path = Path(module.params["path"]).resolve()
-    try:
-        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
-            before = stream.read()
-    except FileNotFoundError:
-        before = ""
-    except OSError as error:
-        module.fail_json(msg=f"{path}: {error.strerror}")
-    entries = [_hosts.Entry(e["address"], tuple(e["names"])) for e in module.params["entries"]]
-    try:
-        plan = _hosts.plan(
-            before, module.params["project"], entries if module.params["state"] == "present" else []
-        )
-    except _hosts.HostsError as error:
-        module.fail_json(msg=f"{path}: {error}")
-    changed = plan.text != before
-    if changed and not module.check_mode:
-        write(module, path, plan.text)
-    module.exit_json(
-        changed=changed,
-        block=plan.block,
-        relied_on=[{"line": m.line, "name": m.name, "address": m.address} for m in plan.relied_on],
-        diff={"before_header": str(path), "after_header": str(path), "before": before, "after": plan.text},
-    )
+    run_alone(_hosts_file.ARGUMENT_SPEC, _hosts_file.run)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import pytest
 from ansible.errors import AnsibleActionFail
 from ansible.playbook.task import Task
 from ansible_collections.skasrc.cavern.plugins.action import images
+from ansible_collections.skasrc.cavern.plugins.plugin_utils import _contexts
 
 OPTIONS = {
     "images": ["cavern/one:local"],
@@ -44,7 +45,7 @@ class Plugin(images.ActionModule):
 
     def _execute_module(self, **arguments: Any) -> dict[str, Any]:
         self.runs.append({name: dict(recipe) for name, recipe in arguments["module_args"]["recipes"].items()})
-        return {"changed": bool(self.to_build), "to_build": self.to_build}
+        return {"changed": bool(self.to_build), "to_build": [] if self._task.check_mode else self.to_build}
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "files").mkdir()
     (tmp_path / "files/Dockerfile").write_text("FROM x")
     (tmp_path / "pyproject.toml").write_text('[project]\nversion = "1.2.3"\n')
-    monkeypatch.setattr(images, "ROOT", tmp_path)
+    monkeypatch.setattr(_contexts, "ROOT", tmp_path)
     return tmp_path
 
 

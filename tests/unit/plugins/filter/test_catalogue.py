@@ -11,6 +11,7 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.skasrc.cavern.plugins.filter.catalogue import (
     compose_services,
     resolve_catalogue,
+    select_phases,
     select_services,
 )
 
@@ -43,12 +44,15 @@ CATALOGUE: dict[str, Any] = {
 
 
 def resolve(
-    overrides: dict[str, Any] | None = None, subnet: str = "172.26.0.0/16", prefix: str = ""
+    overrides: dict[str, Any] | None = None,
+    subnet: str = "172.26.0.0/16",
+    prefix: str = "",
+    network: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     return resolve_catalogue(
         CATALOGUE,
         overrides=overrides or {},
-        network={"name": "net", "subnet": subnet},
+        network={"name": "net", "subnet": subnet} | (network or {}),
         prefix=prefix,
         flavour="embedded",
         image_prefix="cavern",
@@ -109,17 +113,54 @@ def test_what_cannot_work_is_refused_by_name(overrides: dict[str, Any], subnet: 
 
 
 @pytest.mark.parametrize(
-    ("tags", "expected"),
+    ("tags", "skip", "expected"),
     [
-        (["all"], ["proxy", "store"]),
-        (["store"], ["store"]),
-        (["certificates"], ["proxy"]),
-        (["postgres"], []),
-        (["images"], []),
+        (["all"], [], ["proxy", "store"]),
+        (["store"], [], ["store"]),
+        (["certificates"], [], ["proxy"]),
+        (["postgres"], [], []),
+        (["images"], [], []),
+        (["all"], ["store"], ["proxy"]),
+        (["all"], ["images"], ["proxy", "store"]),
     ],
 )
-def test_tags_select_among_the_services_of_this_host(tags: list[str], expected: list[str]) -> None:
-    assert select_services(resolve(), tags, groups=["proxy", "store", "unrelated"]) == expected
+def test_tags_select_among_the_services_of_this_host(
+    tags: list[str], skip: list[str], expected: list[str]
+) -> None:
+    groups = ["proxy", "store", "unrelated"]
+    assert select_services(resolve(), tags, skip=skip, groups=groups) == expected
+
+
+@pytest.mark.parametrize(
+    ("tags", "skip", "expected"),
+    [
+        (["all"], [], ["host", "certificates", "hosts_entries", "images", "network"]),
+        (["all"], ["images", "host"], ["certificates", "hosts_entries", "network"]),
+        (["images", "store"], [], ["images"]),
+        (["store"], [], []),
+    ],
+)
+def test_tags_select_among_the_phases(tags: list[str], skip: list[str], expected: list[str]) -> None:
+    assert select_phases(tags, skip=skip) == expected
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ({"name": "-net"}, "cavern_network.name: '-net'"),
+        ({"name": ""}, "cavern_network.name: ''"),
+        ({"name": "net", "bridge": "longer-than-15-chars"}, "cavern_network.bridge: 'longer"),
+        ({"name": "a-name-that-is-long"}, "cavern_network.bridge: 'a-name"),
+    ],
+)
+def test_a_network_that_nothing_can_make_is_refused(network: dict[str, str], message: str) -> None:
+    with pytest.raises(AnsibleFilterError, match=message):
+        resolve(network=network)
+
+
+def test_a_catalogue_without_a_service_is_refused() -> None:
+    with pytest.raises(AnsibleFilterError, match="every service is disabled"):
+        resolve({key: {"enabled": False} for key in CATALOGUE})
 
 
 def test_composition_joins_defaults_catalogue_and_role() -> None:

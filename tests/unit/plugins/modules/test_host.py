@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.skasrc.cavern.plugins.module_utils import _apt, _engine
+from ansible_collections.skasrc.cavern.plugins.module_utils import _apt, _engine, _host
 from ansible_collections.skasrc.cavern.plugins.modules import host
 
 
@@ -139,7 +139,7 @@ def test_bare_host_gets_packages_and_a_start(
     monkeypatch.setattr(_apt, "update", lambda timeout: done.append("update"))
     monkeypatch.setattr(_apt, "known", lambda packages: [name for name in packages if name != "docker-cli"])
     monkeypatch.setattr(_apt, "install", lambda packages, timeout: done.append(packages))
-    monkeypatch.setattr(host, "APPARMOR", Path("/nonexistent"))
+    monkeypatch.setattr(_host, "APPARMOR", Path("/nonexistent"))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     checked = run_module(host, check=True, **options)
     assert done == []
@@ -161,7 +161,7 @@ def test_library_missing_from_a_virtual_environment_says_what_to_do(
 def test_home_is_that_of_the_user_behind_sudo(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.delenv("SUDO_USER", raising=False)
-    assert host.expand_home("~/bin") == Path("/root/bin")
+    assert _host.expand_home("~/bin") == Path("/root/bin")
     monkeypatch.setenv("SUDO_USER", "daemon")
-    assert host.expand_home("~/bin/tool") == Path("/usr/sbin/bin/tool")
-    assert host.expand_home("/opt/~/tool") == Path("/opt/~/tool")
+    assert _host.expand_home("~/bin/tool") == Path("/usr/sbin/bin/tool")
+    assert _host.expand_home("/opt/~/tool") == Path("/opt/~/tool")

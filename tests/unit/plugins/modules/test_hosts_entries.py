@@ -36,7 +36,9 @@ def test_check_mode_tells_what_the_run_does(run_module: Any, hosts: Path) -> Non
     assert hosts.read_text() == "127.0.0.1 localhost\n"
     done = run_module(hosts_entries, path=str(hosts), entries=ENTRIES)
     assert checked["diff"] == done["diff"]
-    assert done["diff"]["after"] == hosts.read_text()
+    assert done["diff"][0]["after"] == hosts.read_text()
+    assert checked["actions"] == done["actions"]
+    assert done["actions"][0]["reasons"] == ["the block of cavern is missing"]
 
 
 def test_link_stays_a_link(run_module: Any, hosts: Path, tmp_path: Path) -> None:

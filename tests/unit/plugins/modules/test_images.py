@@ -14,7 +14,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from ansible_collections.skasrc.cavern.plugins.module_utils import _bundle, _images, _mmdebstrap
+from ansible_collections.skasrc.cavern.plugins.module_utils import _bundle, _image_store, _images, _mmdebstrap
 from ansible_collections.skasrc.cavern.plugins.modules import images
 from docker.errors import APIError, ImageNotFound
 
@@ -113,8 +113,8 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
         yield io.BytesIO(b"root file system")
 
     engine = Engine()
-    monkeypatch.setattr(images, "connect", lambda _timeout: engine)
-    monkeypatch.setattr(images.Images, "_need_mmdebstrap", lambda _self: None)
+    monkeypatch.setattr(_image_store, "connect", lambda _timeout: engine)
+    monkeypatch.setattr(_image_store.Images, "_need_mmdebstrap", lambda _self: None)
     monkeypatch.setattr(_mmdebstrap, "archive", archive)
     return engine
 
@@ -179,7 +179,7 @@ def test_everything_is_built_once(
     assert built["images"] == {name: engine.images[name]["Id"] for name in (PROXY, SERVICE)}
     again = run_module(images, **options, recipes=_recipes(root, build=False))
     assert not again["changed"]
-    assert again["diff"] == {"before": "", "after": ""}
+    assert again["diff"] == []
 
 
 def test_parents_are_built_before_their_children(engine: Engine, built: dict[str, Any]) -> None:
@@ -218,7 +218,7 @@ def test_changed_file_is_told_and_nothing_else_is_built(
     checked = run_module(images, check=True, **options, recipes=_recipes(root))
     assert engine.builds == []
     assert _acts(checked) == {SERVICE: ("build", ["app/main.py changed"])}
-    assert checked["diff"]["after"] == f"{SERVICE}: build (app/main.py changed)\n"
+    assert checked["diff"][0]["after"] == f"{SERVICE}: build (app/main.py changed)\n"
     result = run_module(images, **options, recipes=_recipes(root))
     assert result["actions"] == checked["actions"]
     assert [build["tag"] for build in engine.builds] == [SERVICE]
@@ -237,14 +237,14 @@ def test_children_of_a_missing_image_are_built_anew(
 
 
 def test_runs_build_one_after_the_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(images, "Path", lambda _directory, name: tmp_path / name)
+    monkeypatch.setattr(_image_store, "Path", lambda _directory, name: tmp_path / name)
     with (
-        images.alone(1),
-        pytest.raises(images.ImagesError, match=r"another run has been building images for 0\.1 s"),
-        images.alone(0.1),
+        _image_store.alone(1),
+        pytest.raises(_image_store.ImagesError, match=r"another run has been building images for 0\.1 s"),
+        _image_store.alone(0.1),
     ):
         pytest.fail("two at once")
-    with images.alone(0.1):
+    with _image_store.alone(0.1):
         pass
 
 

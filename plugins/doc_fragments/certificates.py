@@ -1,0 +1,79 @@
+# Copyright (c) 2026, the Cavern deployment team
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""CA and server certificate. Options of the module certificates, and of converge below the option of that name."""
+
+from __future__ import annotations
+
+from ansible_collections.skasrc.cavern.plugins.plugin_utils._nested import fragment, nested_fragment
+
+OPTIONS = """\
+  directory:
+    description:
+      - >-
+        Where the files go: C(ca.pem), C(ca.key), C(server.pem), C(server.key), C(haproxy.pem) (certificate
+        chain and key), C(ca-bundle.pem) (the host's public CAs and ours), C(client-ca.pem) (CAs whose client
+        certificates are accepted), C(truststore.p12) (our CA for Java, password C(changeit)) and, after the
+        CA was replaced, C(ca-previous.pem) (the CA before, and the present one certified by it).
+      - Created if missing.
+    type: path
+    required: true
+  common_name:
+    description: The public name. It is the subject of the server certificate and its first alternative name.
+    type: str
+    required: true
+  names:
+    description: Further DNS names of the server certificate.
+    type: list
+    elements: str
+    default: [localhost]
+  addresses:
+    description: IP addresses of the server certificate.
+    type: list
+    elements: str
+    default: [127.0.0.1]
+  organization:
+    description: Organization in the CA's subject, so that people can tell the CAs in their trust store apart.
+    type: str
+    default: Cavern
+  key_type:
+    description:
+      - V(ec) is ECDSA with P-256, V(rsa) is RSA with 3072 bits.
+      - Changing it replaces the CA as well.
+    type: str
+    choices: [ec, rsa]
+    default: ec
+  ca_days:
+    description: Days that a new CA is valid.
+    type: int
+    default: 3650
+  days:
+    description: Days that a new server certificate is valid. It never outlives the CA.
+    type: int
+    default: 397
+  renew_days:
+    description: A certificate that ends within this many days is replaced.
+    type: int
+    default: 30
+  host_bundle:
+    description:
+      - File with the public CAs that C(ca-bundle.pem) starts with.
+      - If there is none, C(ca-bundle.pem) holds our CA alone, and a warning says so.
+    type: path
+    default: /etc/ssl/certs/ca-certificates.crt
+  rotate:
+    description:
+      - What to replace even though it still serves.
+      - V(ca) replaces the server certificate too, since the new CA has to sign it.
+      - V(previous) issues nothing, but ends the trust in the CA before the present one, as is due when its key
+        became known to others.
+    type: list
+    elements: str
+    choices: [ca, server, previous]
+    default: []
+"""
+
+
+class ModuleDocFragment:
+    DOCUMENTATION = fragment(OPTIONS)
+    NESTED = nested_fragment("certificates", "skasrc.cavern.certificates", OPTIONS)

@@ -1,0 +1,116 @@
+# Copyright (c) 2026, the Cavern deployment team
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Images and how they come about. Options of the module images, and of converge below the option of that name."""
+
+from __future__ import annotations
+
+from ansible_collections.skasrc.cavern.plugins.plugin_utils._nested import fragment, nested_fragment
+
+OPTIONS = """\
+  images:
+    description: Full names of the needed images.
+    type: list
+    elements: str
+    required: true
+  source:
+    description: Where images with a recipe come from.
+    type: str
+    choices: [build, pull, load]
+    default: build
+  prefix:
+    description: What the names of images with a recipe begin with, up to the last slash.
+    type: str
+    default: cavern
+  tag:
+    description: Tag of images with a recipe.
+    type: str
+    default: local
+  recipes:
+    description: How each image is built, by the last part of its name.
+    type: dict
+    default: {}
+    suboptions:
+      from:
+        description: Recipe of the image to build on. The one without is made from Debian packages.
+        type: str
+      stages:
+        description: Recipes of images to copy from, by the build argument that holds the image's name.
+        type: dict
+      files:
+        description:
+          - Build context, as paths in it with the file or directory of the collection for each.
+          - Of an image without O(recipes.from), files to lay into it before its packages are configured.
+        type: dict
+      version:
+        description: The C(pyproject.toml) whose version the image carries as a label.
+        type: str
+      packages:
+        description: Debian packages of an image without O(recipes.from).
+        type: list
+        elements: str
+      users:
+        description: Users of an image without O(recipes.from), as names with the number of each.
+        type: dict
+      arguments:
+        description: Build arguments.
+        type: dict
+      ca_bundle:
+        description: Whether the context needs O(ca_bundle) as C(ca-bundle.crt).
+        type: bool
+  debian_suite:
+    description: Debian release to build from.
+    type: str
+    default: trixie
+  debian_mirror:
+    description: Where Debian's packages come from.
+    type: str
+    default: http://deb.debian.org/debian
+  debian_security_mirror:
+    description: Where Debian's security updates come from.
+    type: str
+    default: http://deb.debian.org/debian-security
+  pip_index_url:
+    description: Index of Python packages; PyPI if empty.
+    type: str
+    default: ""
+  proxy:
+    description:
+      - What downloads of a build need to reach the network, by the usual names C(http_proxy), C(https_proxy) and
+        C(no_proxy). The images do not keep it. Pulls go through the Engine, which has settings of its own.
+    type: dict
+    default: {}
+  ca_bundle:
+    description: File on the host deployed to with the certificates that downloads of a build trust. Images do not.
+    type: path
+    default: /etc/ssl/certs/ca-certificates.crt
+  bundle:
+    description:
+      - Archive of images on the host deployed to, for O(source=load) to read and for O(state=saved) to write.
+      - Its checksum is the file with C(.sha256) after its name.
+    type: path
+  rebuild:
+    description: Build or pull even what is up to date, for example for Debian's security updates.
+    type: bool
+    default: false
+  parallel:
+    description: Builds at a time.
+    type: int
+    default: 2
+  timeout:
+    description: Seconds for each request to the Engine, and to wait for package locks.
+    type: int
+    default: 600
+  state:
+    description:
+      - V(saved) writes the needed images into O(bundle), for hosts without a network.
+      - V(absent) deletes the images of O(recipes); those in use stay, with a warning.
+    type: str
+    choices: [present, saved, absent]
+    default: present
+"""
+
+
+class ModuleDocFragment:
+    DOCUMENTATION = fragment(OPTIONS)
+    NESTED = nested_fragment("images", "skasrc.cavern.images", OPTIONS)

@@ -1,0 +1,266 @@
+# Copyright (c) 2026, the Cavern deployment team
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The files of the certificate authority and the server certificate. Private to the collection."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible_collections.skasrc.cavern.plugins.module_utils import _files, _x509
+from ansible_collections.skasrc.cavern.plugins.module_utils._phase import PhaseError, Result
+
+DNS_NAME = re.compile(
+    r"(?=.{1,253}\Z)(\*\.)?[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*\Z", re.I
+)
+FIRST_IN_CHECK_MODE = ("serial", "fingerprint")
+
+ARGUMENT_SPEC: dict[str, Any] = {
+    "directory": {"type": "path", "required": True},
+    "common_name": {"type": "str", "required": True},
+    "names": {"type": "list", "elements": "str", "default": ["localhost"]},
+    "addresses": {"type": "list", "elements": "str", "default": ["127.0.0.1"]},
+    "organization": {"type": "str", "default": "Cavern"},
+    "key_type": {"type": "str", "choices": ["ec", "rsa"], "default": "ec", "no_log": False},
+    "ca_days": {"type": "int", "default": 3650},
+    "days": {"type": "int", "default": 397},
+    "renew_days": {"type": "int", "default": 30},
+    "host_bundle": {"type": "path", "default": "/etc/ssl/certs/ca-certificates.crt"},
+    "rotate": {
+        "type": "list",
+        "elements": "str",
+        "choices": ["ca", "server", "previous"],
+        "default": [],
+    },
+}
+
+
+class Certificates:
+    """Compares the directory with what is wanted, issues what must be new, and writes what differs."""
+
+    def __init__(self, module: AnsibleModule, options: dict[str, Any]) -> None:
+        self.module = module
+        self.options = options
+        self.directory = Path(self.options["directory"])
+        self.names = _x509.Names(
+            self.options["common_name"], tuple(self.options["names"]), tuple(self.options["addresses"])
+        )
+        self.actions: list[dict[str, Any]] = []
+        self.diffs: list[dict[str, str]] = []
+
+    def converge(self) -> dict[str, Any]:
+        """Bring the directory to the wanted state; the result of the module."""
+        if not self.directory.is_dir():
+            self._act("directory", str(self.directory), "create", "missing")
+            if not self.module.check_mode:
+                _files.make_directory(self.directory)
+        before = self._load("ca")
+        ca, new_ca = self._authority()
+        server, new_server = self._server(ca)
+        self._write(ca, server, new_ca, new_server, self._previous(before, ca))
+        return {
+            "changed": bool(self.actions),
+            "actions": self.actions,
+            "ca": self._facts(ca.certificate, new_ca),
+            "server": self._facts(server.certificate, new_server),
+            "diff": self.diffs,
+        }
+
+    def _authority(self) -> tuple[_x509.Pair, bool]:
+        def judge(pair: _x509.Pair) -> str | None:
+            return _x509.ca_reason(pair, self.options["renew_days"], self.options["key_type"])
+
+        def issue() -> _x509.Pair:
+            return _x509.create_ca(
+                self.options["organization"], self.options["ca_days"], self.options["key_type"]
+            )
+
+        return self._pair("ca", judge, issue)
+
+    def _server(self, ca: _x509.Pair) -> tuple[_x509.Pair, bool]:
+        def judge(pair: _x509.Pair) -> str | None:
+            return _x509.server_reason(
+                pair, ca, self.names, self.options["renew_days"], self.options["key_type"]
+            )
+
+        def issue() -> _x509.Pair:
+            return _x509.issue_server(ca, self.names, self.options["days"], self.options["key_type"])
+
+        return self._pair("server", judge, issue)
+
+    def _previous(self, before: _x509.Pair | None, ca: _x509.Pair) -> list[Any]:
+        """The CA before the present one, and the present one as certified by it, while that is to be trusted."""
+        if before and before.certificate != ca.certificate:
+            previous = [before.certificate, _x509.cross_sign(ca, before)]
+        else:
+            previous = _x509.load_certificates(_files.read_bytes(self.directory / "ca-previous.pem"))
+        ended = not previous or _x509.ageing(previous[0], 0)
+        return [] if ended or "previous" in self.options["rotate"] else previous
+
+    def _load(self, name: str) -> _x509.Pair | None:
+        try:
+            return _x509.load(
+                _files.read_bytes(self.directory / f"{name}.pem"),
+                _files.read_bytes(self.directory / f"{name}.key"),
+            )
+        except ValueError:
+            return None
+
+    def _pair(self, name: str, judge: Any, issue: Any) -> tuple[_x509.Pair, bool]:
+        """The pair in the directory, or a new one if a reason asks for it."""
+        certificate, key = (self.directory / f"{name}.pem", self.directory / f"{name}.key")
+        present = None
+        try:
+            present = _x509.load(_files.read_bytes(certificate), _files.read_bytes(key))
+            reason = "rotation was asked for" if name in self.options["rotate"] else judge(present)
+        except ValueError as error:
+            reason = str(error)
+        if present is not None and reason is None:
+            return present, False
+        self._act("certificate", name, "create" if reason == "missing" else "reissue", str(reason))
+        pair = issue()
+        self.diffs.append(
+            {
+                "before_header": str(certificate),
+                "after_header": str(certificate),
+                "before": "" if present is None else self._text(present.certificate, False),
+                "after": self._text(pair.certificate, True),
+            }
+        )
+        return pair, True
+
+    def _write(
+        self, ca: _x509.Pair, server: _x509.Pair, new_ca: bool, new_server: bool, previous: list[Any]
+    ) -> None:
+        """Every file with its wanted content; a key always before its certificate."""
+        # First of all, or an interruption would lose it.
+        self._previous_file(previous)
+        self._file("ca.key", ca.key_pem if new_ca else None, 0o600)
+        self._file("ca.pem", ca.certificate_pem if new_ca else None, 0o644)
+        self._file("server.key", server.key_pem if new_server else None, 0o600)
+        self._file("server.pem", server.certificate_pem if new_server else None, 0o644)
+        chain = server.certificate_pem + b"".join(_x509.pem(certificate) for certificate in previous[1:])
+        self._derived("haproxy.pem", chain + server.key_pem, 0o600, "the server certificate")
+        authorities = ca.certificate_pem + b"".join(_x509.pem(certificate) for certificate in previous[:1])
+        self._derived("client-ca.pem", authorities, 0o644, "the CA")
+        self._derived("ca-bundle.pem", self._bundle(authorities), 0o644, "the host's CAs or ours")
+        self._trust_store(ca)
+
+    def _previous_file(self, previous: list[Any]) -> None:
+        if previous:
+            content = b"".join(_x509.pem(certificate) for certificate in previous)
+            self._derived("ca-previous.pem", content, 0o644, "the CA")
+        elif (self.directory / "ca-previous.pem").exists():
+            self._act("file", "ca-previous.pem", "remove", "it ended, or is no longer trusted")
+            if not self.module.check_mode:
+                (self.directory / "ca-previous.pem").unlink()
+
+    def _bundle(self, authorities: bytes) -> bytes:
+        bundle = _files.read_bytes(Path(self.options["host_bundle"]))
+        if bundle is None:
+            self.module.warn(
+                f"{self.options['host_bundle']} does not exist: ca-bundle.pem holds our CA alone"
+            )
+            return authorities
+        return bundle.rstrip(b"\n") + b"\n" + authorities
+
+    def _trust_store(self, ca: _x509.Pair) -> None:
+        # Its bytes differ each time it is made, so that its content decides.
+        if _x509.trust_store_holds(_files.read_bytes(self.directory / "truststore.p12"), ca.certificate):
+            self._file("truststore.p12", None, 0o644)
+            return
+        content = _x509.trust_store(ca.certificate)
+        if content is None:
+            self.module.warn(
+                "truststore.p12 is not made: it needs the Python package cryptography 45 or newer on the host"
+            )
+        else:
+            self._derived("truststore.p12", content, 0o644, "the CA")
+
+    def _derived(self, name: str, content: bytes, mode: int, source: str) -> None:
+        """A file computed from others: written if its bytes differ."""
+        present = _files.read_bytes(self.directory / name)
+        if present == content:
+            self._file(name, None, mode)
+            return
+        self._act(
+            "file",
+            name,
+            "create" if present is None else "update",
+            "missing" if present is None else f"{source} changed",
+        )
+        self._file(name, content, mode)
+
+    def _file(self, name: str, content: bytes | None, mode: int) -> None:
+        """Write new content, or at least repair the permissions."""
+        path = self.directory / name
+        if content is not None:
+            if not self.module.check_mode:
+                _files.write_atomic(path, content, mode)
+            return
+        present = _files.mode_of(path)
+        if present is not None and present != mode:
+            self._act("file", name, "chmod", f"mode was {present:04o}, wanted {mode:04o}")
+            if not self.module.check_mode:
+                path.chmod(mode)
+
+    def _act(self, kind: str, name: str, action: str, reason: str) -> None:
+        self.actions.append({"object": kind, "name": name, "action": action, "reasons": [reason]})
+
+    def _facts(self, certificate: Any, new: bool) -> dict[str, Any]:
+        facts = _x509.describe(certificate)
+        if new and self.module.check_mode:
+            # What check mode issued is thrown away: its random parts tell nothing of the certificate to come.
+            facts = {key: value for key, value in facts.items() if key not in FIRST_IN_CHECK_MODE}
+        return facts
+
+    def _text(self, certificate: Any, new: bool) -> str:
+        return "".join(f"{key}: {value}\n" for key, value in self._facts(certificate, new).items())
+
+
+def check_options(options: dict[str, Any]) -> None:
+    """Refuse names, addresses and periods that would make an unusable certificate; nothing is written yet."""
+    for option, names in (("common_name", [options["common_name"]]), ("names", options["names"])):
+        for name in names:
+            if not DNS_NAME.match(name):
+                raise PhaseError(f"{option}: {name!r} is not a DNS name")
+    if len(options["common_name"]) > 64:
+        raise PhaseError("common_name: a certificate's common name has at most 64 characters")
+    for address in options["addresses"]:
+        try:
+            ipaddress.ip_address(address)
+        except ValueError as error:
+            raise PhaseError(f"addresses: {address!r} is not an IP address") from error
+    if options["renew_days"] < 0:
+        raise PhaseError("renew_days: must not be negative")
+    for option in ("days", "ca_days"):
+        if options[option] <= options["renew_days"]:
+            raise PhaseError(
+                f"{option}: {options[option]} must be more than renew_days ({options['renew_days']}), "
+                "or each run would issue a new certificate"
+            )
+
+
+def run(module: AnsibleModule, options: dict[str, Any]) -> Result:
+    """Bring the directory to the wanted state."""
+    check_options(options)
+    if _x509.CRYPTOGRAPHY_ERROR and module.check_mode:
+        # A bare machine: the same run would have installed the library.
+        actions = [
+            {"object": "certificate", "name": name, "action": "create", "reasons": ["missing"]}
+            for name in ("ca", "server")
+        ]
+        return {"changed": True, "actions": actions, "diff": [], "ca": {}, "server": {}}
+    if _x509.CRYPTOGRAPHY_ERROR:
+        raise PhaseError(missing_required_lib("cryptography >= 38"), exception=_x509.CRYPTOGRAPHY_ERROR)
+    certificates = Certificates(module, options)
+    try:
+        return certificates.converge()
+    except OSError as error:
+        raise PhaseError(
+            f"Certificates in {options['directory']}: {error}", actions=certificates.actions
+        ) from error

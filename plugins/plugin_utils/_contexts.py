@@ -1,0 +1,70 @@
+# Copyright (c) 2026, the Cavern deployment team
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the controller adds to a run that may build images: their inputs always, their contexts when asked.
+
+Private to the collection.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.plugins.action import ActionBase
+from ansible_collections.skasrc.cavern.plugins.module_utils import _images
+
+ROOT = Path(__file__).parents[2]
+
+
+class BuildingAction(ActionBase):
+    """Reads recipes and sources on the controller; the module asks for the contexts that it has to build."""
+
+    TRANSFERS_FILES = True
+
+    def _with_inputs(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of the module images, completed: the needed recipes alone, each with what it is made from."""
+        checked = ArgumentSpecValidator(_images.ARGUMENT_SPEC).validate(given)
+        if checked.error_messages:
+            raise AnsibleActionFail("; ".join(checked.error_messages))
+        arguments: dict[str, Any] = checked.validated_parameters
+        if arguments["source"] != "build" or arguments["state"] != "present":
+            return arguments
+        recipes, wanted = arguments["recipes"], set(arguments["images"])
+        settings = {
+            key: arguments[key] for key in ("debian_suite", "debian_mirror", "debian_security_mirror")
+        }
+        try:
+            names = _images.closure(
+                recipes,
+                [name for name in recipes if f"{arguments['prefix']}/{name}:{arguments['tag']}" in wanted],
+            )
+            parts = _images.parts(recipes, names, ROOT, settings)
+            completed = {
+                name: recipes[name]
+                | {"inputs": _images.digest(parts[name]), "parts": parts[name]}
+                | ({"version": _images.version(recipes[name], ROOT)} if recipes[name].get("version") else {})
+                for name in names
+            }
+        except (_images.RecipeError, OSError) as error:
+            raise AnsibleActionFail(str(error)) from error
+        return arguments | {"recipes": completed}
+
+    def _send_contexts(self, recipes: dict[str, Any], names: list[str]) -> None:
+        """Bring the contexts of the named recipes to the host, and note where they are."""
+        if not self._connection._shell.tmpdir:
+            self._make_tmp_path()
+        remote = self._connection._shell.tmpdir
+        sent = []
+        with tempfile.TemporaryDirectory() as local:
+            for name in names:
+                archive = Path(local, f"{name}.tar")
+                archive.write_bytes(_images.context(name, recipes[name], ROOT))
+                target = self._connection._shell.join_path(remote, archive.name)
+                self._transfer_file(str(archive), target)
+                recipes[name]["context"] = target
+                sent.append(target)
+        self._fixup_perms2((remote, *sent))
