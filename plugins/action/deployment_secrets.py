@@ -7,13 +7,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 from ansible.errors import AnsibleActionFail
-from ansible.module_utils.basic import missing_required_lib
 from ansible.parsing.vault import is_encrypted
 from ansible.plugins.action import ActionBase
 from ansible_collections.skasrc.cavern.plugins.module_utils import _files, _secrets
@@ -51,7 +51,7 @@ class ActionModule(ActionBase):
             }
         )
         if not _secrets.HAS_CRYPTOGRAPHY:
-            raise AnsibleActionFail(missing_required_lib("cryptography"))
+            raise AnsibleActionFail(f"{sys.executable} lacks the Python library cryptography: install it there")
         path = Path(options["path"]).absolute()
         # Vault-encrypted and templated values arrive as subclasses of str that YAML could not write.
         overrides = {str(name): value for name, value in (options["overrides"] or {}).items()}
