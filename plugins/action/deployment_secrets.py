@@ -51,7 +51,9 @@ class ActionModule(ActionBase):
             }
         )
         if not _secrets.HAS_CRYPTOGRAPHY:
-            raise AnsibleActionFail(f"{sys.executable} lacks the Python library cryptography: install it there")
+            raise AnsibleActionFail(
+                f"{sys.executable} lacks the Python library cryptography: install it there"
+            )
         path = Path(options["path"]).absolute()
         # Vault-encrypted and templated values arrive as subclasses of str that YAML could not write.
         overrides = {str(name): value for name, value in (options["overrides"] or {}).items()}
