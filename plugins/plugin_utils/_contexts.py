@@ -29,7 +29,7 @@ class BuildingAction(ActionBase):
         """The arguments of the module images, completed: the needed recipes alone, each with what it is made from."""
         checked = ArgumentSpecValidator(_images.ARGUMENT_SPEC).validate(given)
         if checked.error_messages:
-            raise AnsibleActionFail("; ".join(checked.error_messages))
+            raise AnsibleActionFail(f"images: {'; '.join(checked.error_messages)}")
         arguments: dict[str, Any] = checked.validated_parameters
         if arguments["source"] != "build" or arguments["state"] != "present":
             return arguments

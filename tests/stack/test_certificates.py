@@ -9,10 +9,14 @@ import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPSConnection
 from pathlib import Path
 
 import pytest
 from deployment import Deployment, playbook
+
+AREA = """<vos:node xmlns:vos="http://www.ivoa.net/xml/VOSpace/v2.0"
+  xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:type="vos:ContainerNode"/>"""
 
 
 def _fetch(stack: Deployment, context: ssl.SSLContext) -> str:
@@ -64,3 +68,22 @@ def test_rotation_fails_no_client(stack: Deployment, tmp_path: Path, rotate: str
     # Only these two were ever served, to clients that trust nothing but what they knew beforehand.
     assert seen == {before, after}
     assert "changed=0" in playbook("site.yml").stdout
+
+
+def test_rotation_leaves_a_client_in_the_middle_of_its_request(stack: Deployment, user: str) -> None:
+    content = b"0123456789abcdef" * 4096
+    path = f"/src/cavern/files/home/{user}/rotated.dat"
+    with stack.session(user) as http:
+        home = f"{stack.url}/src/cavern/nodes/home/{user}"
+        http.put(home, data=AREA, headers={"Content-Type": "text/xml"}, timeout=30).raise_for_status()
+        context = ssl.create_default_context(cafile=stack.ca)
+        connection = HTTPSConnection(stack.public_name, timeout=60, context=context)
+        connection.putrequest("PUT", path)
+        connection.putheader("Authorization", http.headers["Authorization"])
+        connection.putheader("Content-Length", str(len(content)))
+        connection.endheaders(content[:4096])
+        playbook("site.yml", "--extra-vars", json.dumps({"certificates_rotate": ["server"]}))
+        connection.send(content[4096:])
+        assert connection.getresponse().status == 201
+        connection.close()
+        assert http.get(f"{stack.url}{path}", timeout=30).content == content
