@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
-from ansible_collections.skasrc.cavern.plugins.plugin_utils._nested import fragment, nested_fragment
+from ansible_collections.skasrc.cavern.plugins.plugin_utils._nested import nested_fragment
 
-OPTIONS = """\
+
+class ModuleDocFragment:
+    DOCUMENTATION = r"""
+options:
   path:
     description: The hosts file.
     type: path
@@ -38,7 +41,5 @@ OPTIONS = """\
     default: present
 """
 
-
-class ModuleDocFragment:
-    DOCUMENTATION = fragment(OPTIONS)
-    NESTED = nested_fragment("hosts_entries", "skasrc.cavern.hosts_entries", OPTIONS)
+    # Annotated, since ansible-test takes what a plain assignment has for a text.
+    NESTED: str = nested_fragment("hosts_entries", DOCUMENTATION)

@@ -9,12 +9,14 @@ import re
 import textwrap
 
 
-def fragment(options: str) -> str:
-    """The documentation fragment of a module that has *options*, which are indented by two spaces, at its top."""
-    return f"options:\n{options}"
-
-
-def nested_fragment(name: str, module: str, options: str) -> str:
-    """That of a module which takes all that *module* takes below the option *name*."""
-    inner = re.sub(r"\bO\(", f"O({name}.", textwrap.indent(options, "    "))
-    return f"options:\n  {name}:\n    description: What M({module}) takes.\n    type: dict\n    suboptions:\n{inner}"
+def nested_fragment(name: str, documentation: str) -> str:
+    """Documentation of the option *name* that takes all that the module of that name takes, as *documentation* says."""
+    inner = textwrap.indent(documentation.removeprefix("\noptions:\n"), "    ")
+    inner = re.sub(r"\bO\(", f"O({name}.", inner)
+    return f"""
+options:
+  {name}:
+    description: What M(skasrc.cavern.{name}) takes.
+    type: dict
+    suboptions:
+{inner}"""
