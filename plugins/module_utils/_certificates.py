@@ -245,6 +245,16 @@ def check_options(options: dict[str, Any]) -> None:
             )
 
 
+def renewed(options: dict[str, Any], actions: list[dict[str, Any]]) -> frozenset[str]:
+    """Paths of the files whose content the actions change."""
+    suffix = {"certificate": ".pem", "file": ""}
+    return frozenset(
+        f"{options['directory']}/{action['name']}{suffix[action['object']]}"
+        for action in actions
+        if action["object"] in suffix and action["action"] in ("create", "reissue", "update")
+    )
+
+
 def run(module: AnsibleModule, options: dict[str, Any]) -> Result:
     """Bring the directory to the wanted state."""
     check_options(options)

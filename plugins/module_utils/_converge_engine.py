@@ -100,8 +100,15 @@ def _started(inspect: dict[str, Any], moment: str = "") -> float:
 class Converger:
     """One run over one project."""
 
-    def __init__(self, client: Any, params: dict[str, Any], check_mode: bool) -> None:
+    def __init__(
+        self,
+        client: Any,
+        params: dict[str, Any],
+        check_mode: bool,
+        renewed: planning.Renewed | None = None,
+    ) -> None:
         """Work through *client*, which is None where check mode found no engine."""
+        self.renewed = renewed or planning.Renewed()
         self.client = client
         self.params = params
         self.check_mode = check_mode
@@ -233,7 +240,7 @@ class Converger:
         config_dir = self.params["config_dir"]
         try:
             options = planning.wanted(spec, self.project, self.network["name"], config_dir)
-            files = plan_files(spec, config_dir, self.check_mode)
+            files = plan_files(spec, config_dir, self.check_mode, self.renewed.files)
         except planning.PlanError as exc:
             raise ConvergeError(f"{spec['name']}: {exc}") from exc
         service = Service(spec, options, files, inspect=self._inspect(spec["container"]))
@@ -265,6 +272,8 @@ class Converger:
         service.reasons = planning.reasons(service.differing)
         if image is not None and image["Id"] != inspect["Image"]:
             service.reasons.insert(0, f"image: {inspect['Image'][7:19]} -> {image['Id'][7:19]}")
+        elif spec["image"] in self.renewed.images:
+            service.reasons.insert(0, f"image: {inspect['Image'][7:19]} -> a new one")
         effects = service.files.effects
         if self._network_action == "recreate":
             service.reasons.insert(0, "network is made anew")

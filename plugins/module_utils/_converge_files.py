@@ -72,8 +72,17 @@ def content_of(item: dict[str, Any], check_mode: bool) -> bytes | None:
         raise PlanError(f"files: the source {source} of {item['path']} does not exist") from None
 
 
-def plan_files(spec: dict[str, Any], config_dir: str, check_mode: bool) -> FilePlan:
-    """Compare the files below the service's configuration directory with those wanted."""
+def _after(item: dict[str, Any], to_come: bool, data: bytes | None) -> str:
+    return f"(the new {Path(item['source']).name})\n" if to_come else _text(data)
+
+
+def plan_files(
+    spec: dict[str, Any], config_dir: str, check_mode: bool, renewed: frozenset[str] = frozenset()
+) -> FilePlan:
+    """Compare the files below the service's configuration directory with those wanted.
+
+    *renewed* are sources that check mode knows to be made anew, without knowing how they will read.
+    """
     root = Path(config_dir) / spec["name"]
     plan = FilePlan()
     keep: set[Path] = set()
@@ -84,7 +93,8 @@ def plan_files(spec: dict[str, Any], config_dir: str, check_mode: bool) -> FileP
         keep.add(path)
         effect = item.get("on_change") or "restart"
         secret = bool(item.get("secret")) or item.get("secret_content") is not None
-        data = content_of(item, check_mode)
+        to_come = item.get("source") in renewed
+        data = None if to_come else content_of(item, check_mode)
         mode, owner, group = int(str(item.get("mode") or "0444"), 8), int(item["owner"]), int(item["group"])
         try:
             status = path.lstat()
@@ -96,7 +106,7 @@ def plan_files(spec: dict[str, Any], config_dir: str, check_mode: bool) -> FileP
             reasons.append("missing")
         else:
             plan.newest[effect] = max(plan.newest.get(effect, 0.0), status.st_mtime)
-            if data is not None and current != data:
+            if to_come or (data is not None and current != data):
                 reasons.append("content")
             if status.st_mode & 0o7777 != mode:
                 reasons.append(f"mode: {status.st_mode & 0o7777:04o} -> {mode:04o}")
@@ -113,7 +123,7 @@ def plan_files(spec: dict[str, Any], config_dir: str, check_mode: bool) -> FileP
                 effect=effect,
                 secret=secret,
                 before="" if secret else _text(current),
-                after="" if secret else _text(data if data is not None else current),
+                after="" if secret else _after(item, to_come, current if data is None else data),
                 data=data if data is not None else current,
                 mode=mode,
                 owner=owner,

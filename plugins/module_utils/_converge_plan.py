@@ -10,6 +10,7 @@ give the same flat words, so that a difference names an option as the specificat
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 LABEL = "int.skao.src.cavern"
@@ -19,6 +20,14 @@ DEPENDS = f"{LABEL}.depends_on"
 
 _UNITS = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
 _NANO = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Renewed:
+    """What the phases before the services would make anew, so that check mode can tell what follows from that."""
+
+    files: frozenset[str] = frozenset()
+    images: frozenset[str] = frozenset()
 
 
 class PlanError(Exception):

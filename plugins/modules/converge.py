@@ -278,6 +278,7 @@ services:
     haproxy: {container: haproxy, address: 172.26.0.2, image: "cavern/haproxy:local", state: running, health: healthy}
 """
 
+from dataclasses import replace
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
@@ -289,7 +290,7 @@ from ansible_collections.skasrc.cavern.plugins.module_utils import (
     _images,
 )
 from ansible_collections.skasrc.cavern.plugins.module_utils import _converge_engine as engine
-from ansible_collections.skasrc.cavern.plugins.module_utils._converge_plan import PlanError
+from ansible_collections.skasrc.cavern.plugins.module_utils._converge_plan import PlanError, Renewed
 from ansible_collections.skasrc.cavern.plugins.module_utils._converge_upgrade import Upgrader
 from ansible_collections.skasrc.cavern.plugins.module_utils._phase import PhaseError, Result
 
@@ -446,6 +447,7 @@ class Run:
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
         self.result: Result = {"changed": False, "actions": [], "diff": [], "services": {}}
+        self.renewed = Renewed()
 
     def add(self, part: Result) -> None:
         """Take over the result of a phase, or of the services."""
@@ -482,10 +484,20 @@ class Run:
             if to_build:
                 self.end(again={"done": done, "to_build": to_build})
             done.append(name)
-            installed = any(action["object"] == "package" for action in part["actions"])
+            actions = part["actions"]
             self.add(part)
-            if installed and not self.module.check_mode:
+            if self.module.check_mode:
+                self._foresee(name, actions)
+            elif any(action["object"] == "package" for action in actions):
                 self.end(again={"done": done, "to_build": []})
+
+    def _foresee(self, phase: str, actions: list[dict[str, Any]]) -> None:
+        """Keep what check mode left as it is, but services would find made anew."""
+        if phase == "certificates":
+            files = _certificates.renewed(self.module.params[phase], actions)
+            self.renewed = replace(self.renewed, files=files)
+        elif phase == "images":
+            self.renewed = replace(self.renewed, images=frozenset(action["name"] for action in actions))
 
     def services(self) -> None:
         """Converge network, files and containers."""
@@ -499,7 +511,7 @@ class Run:
         if client is None and not check_mode:
             self.fail("Docker Engine does not answer; the role host installs and starts it")
         how = Upgrader if params["strategy"] == "one_by_one" else engine.Converger
-        converger = how(client, params, check_mode)
+        converger = how(client, params, check_mode, self.renewed)
         try:
             if params["state"] == "present":
                 converger.look()

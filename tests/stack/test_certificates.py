@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import socket
 import ssl
 import threading
@@ -29,6 +30,13 @@ def _fetch(stack: Deployment, context: ssl.SSLContext) -> str:
         status = secure.makefile("rb").readline()
         assert b" 200 " in status, status
         return hashlib.sha256(secure.getpeercert(binary_form=True) or b"").hexdigest()
+
+
+def _told(output: str) -> set[str]:
+    """What a run with --diff says of files and containers, without how they read."""
+    told = set(re.findall(r"^\+\+\+ after: (.+)$", output, re.MULTILINE))
+    assert "container haproxy (reload)" in told, output
+    return told
 
 
 @contextmanager
@@ -62,7 +70,9 @@ def test_rotation_fails_no_client(stack: Deployment, tmp_path: Path, rotate: str
     known.write_bytes(Path(stack.ca).read_bytes())
     before = _fetch(stack, ssl.create_default_context(cafile=known))
     with _clients(stack, known) as seen:
-        playbook("site.yml", "--extra-vars", json.dumps({"certificates_rotate": [rotate]}))
+        arguments = ("site.yml", "--diff", "--extra-vars", json.dumps({"certificates_rotate": [rotate]}))
+        foreseen = _told(playbook(*arguments, "--check").stdout)
+        assert _told(playbook(*arguments).stdout) == foreseen
         after = _fetch(stack, ssl.create_default_context(cafile=stack.ca))
     assert after != before
     # Only these two were ever served, to clients that trust nothing but what they knew beforehand.

@@ -42,6 +42,17 @@ def test_an_edit_by_hand_is_shown_and_undone(tmp_path: Path) -> None:
     assert file.read_text() == "bad\n"
 
 
+def test_a_source_that_is_to_be_made_anew_changes_its_copy(tmp_path: Path) -> None:
+    source = tmp_path / "ca.pem"
+    source.write_text("old")
+    wanted = spec({"path": "ca.pem", "source": str(source), "on_change": "reload"})
+    apply_files(plan_files(wanted, str(tmp_path), check_mode=False), str(tmp_path))
+    assert plan_files(wanted, str(tmp_path), check_mode=True).changes == []
+    (change,) = plan_files(wanted, str(tmp_path), check_mode=True, renewed=frozenset({str(source)})).changes
+    assert (change.reasons, change.effect) == (["content"], "reload")
+    assert (change.before, change.after) == ("old", "(the new ca.pem)\n")
+
+
 def test_secrets_are_never_shown(tmp_path: Path) -> None:
     plan = plan_files(
         spec({"path": "secrets/s", "secret_content": "hunter2"}), str(tmp_path), check_mode=True

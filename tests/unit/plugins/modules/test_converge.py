@@ -112,6 +112,27 @@ def test_a_wrong_option_of_a_phase_is_named(run_module: Any, options: dict[str, 
     )
 
 
+@pytest.mark.usefixtures("answering")
+def test_check_mode_foresees_what_new_certificates_and_images_ask_of_services(
+    run_module: Any,
+    options: dict[str, Any],
+    services: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    foreseen: list[Any] = []
+    monkeypatch.setattr(_converge_engine.Converger, "look", lambda run: foreseen.append(run.renewed))
+    recipes = {"proxy": {"inputs": "1", "parts": {}}}
+    run_module(
+        converge, check=True, **options, images={"images": [IMAGE], "recipes": recipes}, services=services
+    )
+    certificates = Path(options["certificates"]["directory"])
+    assert {str(certificates / name) for name in ("ca.pem", "haproxy.pem", "ca-bundle.pem")} <= foreseen[
+        0
+    ].files
+    assert foreseen[0].images == {IMAGE}
+
+
 @pytest.mark.usefixtures("bare")
 def test_check_mode_of_a_bare_machine_tells_everything(
     run_module: Any, options: dict[str, Any], services: list[dict[str, Any]], tmp_path: Path

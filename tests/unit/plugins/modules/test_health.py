@@ -298,7 +298,7 @@ def test_failure_names_check_and_reason(run_module: Any, service: Any) -> None:
         {"service": "a", "name": "answer", "kind": "http", "url": f"{service.url}/none"},
         {"service": "b", "kind": "http", "url": f"{service.url}/none", "status": 404},
     ]
-    result = run_module(health, checks=checks, timeout=0.5)
+    result = run_module(health, checks=checks, timeout=2)
     assert result["failed"]
     assert not result["healthy"]
     assert result["msg"].startswith("1 of 2 checks failed: a (answer): ")
