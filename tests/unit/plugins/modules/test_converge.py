@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -138,8 +139,9 @@ def test_check_mode_of_a_bare_machine_tells_everything(
     run_module: Any, options: dict[str, Any], services: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     recipe = {"base": {"inputs": "1", "parts": {}}, "proxy": {"from": "base", "inputs": "2", "parts": {}}}
-    images = {"images": [IMAGE], "recipes": recipe}
+    images = {"images": [IMAGE], "recipes": recipe, "pip_index_url": "https://user:hunter2@pypi.example"}
     result = run_module(converge, check=True, **options, images=images, services=services)
+    assert "hunter2" not in json.dumps(result)
     acts = {(a["action"], a["object"], a["name"]) for a in result["actions"]}
     assert acts >= {
         ("install", "package", "engine"),
