@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -16,7 +17,7 @@ TAGS = "--tags=host,certificates,rse_web"
 @pytest.fixture
 def inventory(tmp_path: Path) -> Iterator[str]:
     """Two hosts, both on this machine's engine, with directories of their own; purged afterwards."""
-    groups = {"haproxy": {"hosts": {"first": {}}}, "rse_web": {"hosts": {"second": {}}}}
+    groups: dict[str, Any] = {"haproxy": {"hosts": {"first": {}}}, "rse_web": {"hosts": {"second": {}}}}
     settings = {
         "ansible_connection": "local",
         "ansible_python_interpreter": "{{ ansible_playbook_python }}",
