@@ -261,7 +261,7 @@ def test_many_files_by_relay(site: Site, ada: Space) -> None:
     begun = time.time()
     # What it knows of the Cavern it knows until it ends.
     site.container(worker).restart()
-    site.wait_until_healthy(worker)
+    site.wait_until_healthy(worker, 300)
     api = f"{site.url}/prepare-data/v1/tasks"
     body = {"files": files, "destination": "./protocol/relayed"}
     submitted = ada.http.post(api, json=body, timeout=60)
