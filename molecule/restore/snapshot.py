@@ -1,4 +1,4 @@
-"""Print what a restore must bring back: every node with its attributes, and every row of every database."""
+"""Print what a restore must bring back: all nodes, what is known of them, and every row of every database."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+SIDECARS = ".vospace-properties"
+"""Records named by inodes, which are others after a restore: what they say is seen as properties."""
 DATABASES = {"srcnodedb": ["cavern", "prepare_data"], "postgres_posixmapper": ["mapping"]}
 TABLES = """
 SELECT format('%I.%I', schemaname, tablename) FROM pg_tables
@@ -17,8 +19,10 @@ WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1
 
 
 def nodes(root: Path) -> Iterator[str]:
-    """Owner, mode, time to the nanosecond (checksums rely on it), content or target, ACL and properties."""
+    """Owner, mode, time to the nanosecond (checksums rely on it), content or target, ACL and attributes."""
     for path in sorted([root, *root.rglob("*")]):
+        if SIDECARS in path.parts:
+            continue
         status = path.lstat()
         names = sorted(os.listxattr(path, follow_symlinks=False))
         attributes = {name: os.getxattr(path, name, follow_symlinks=False).hex() for name in names}
@@ -30,9 +34,18 @@ def nodes(root: Path) -> Iterator[str]:
         yield f"{path} {owner} {status.st_mode:o} {status.st_mtime_ns} {content} {attributes}"
 
 
+def lines_of(container: str, *command: str) -> list[str]:
+    done = subprocess.run(["docker", "exec", container, *command], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
 def query(container: str, database: str, statement: str) -> list[str]:
-    command = ["docker", "exec", container, "psql", "-At", "--dbname", database, "--command", statement]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return lines_of(container, "psql", "-At", "--dbname", database, "--command", statement)
+
+
+def properties() -> list[str]:
+    """What the service knows of each node, wherever it keeps that."""
+    return sorted(lines_of("src-cavern", "vospace", "properties", "export"))
 
 
 def rows() -> Iterator[str]:
@@ -44,7 +57,7 @@ def rows() -> Iterator[str]:
 
 
 def main() -> None:
-    print(*nodes(Path(sys.argv[1])), *rows(), sep="\n")
+    print(*nodes(Path(sys.argv[1])), *properties(), *rows(), sep="\n")
 
 
 if __name__ == "__main__":
