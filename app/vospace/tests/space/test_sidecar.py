@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import io
 import os
 import shutil
@@ -69,6 +71,30 @@ async def transfer(client, ada, source: str, target: str, keep: str) -> None:
 
 def records(settings: Settings) -> set[str]:
     return {path.name for path in (settings.vospace_base_dir / keepers.NAME).glob("*/*")}
+
+
+async def test_a_reader_whom_a_writer_overtakes_gets_the_new_file_whole(
+    client, ada, box, noted, settings, monkeypatch
+):
+    """Between opening a file and looking its properties up, another takes its name, and they are gone."""
+    await client.put(f"/files{box}/b", content=b"other", headers=ada | {"Content-Type": "text/x-other"})
+    directory = settings.root / box.strip("/")
+    load = Sidecar.load
+
+    def overtaken(self: Sidecar, descriptor: int) -> dict[str, bytes]:
+        if os.path.samestat(os.fstat(descriptor), os.stat(directory / "a")) and (directory / "b").exists():
+            (directory / "b").rename(directory / "a")
+            self.record(descriptor).unlink()
+        return load(self, descriptor)
+
+    monkeypatch.setattr(Sidecar, "load", overtaken)
+    answer = await client.get(f"/files{noted}", headers=ada)
+    assert (answer.status_code, answer.text) == (200, "other")
+    assert answer.headers["content-type"] == "text/x-other"
+    assert (
+        answer.headers["digest"]
+        == "md5=" + base64.b64encode(hashlib.md5(b"other", usedforsecurity=False).digest()).decode()
+    )
 
 
 async def test_a_move_takes_them_along_and_a_copy_has_its_own(client, ada, box, noted, of, names, settings):

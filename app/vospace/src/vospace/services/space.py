@@ -328,9 +328,10 @@ class Space:
                         place.gate.allocation_uid = opened.status.stat.st_uid
                     return self._describe_directory(opened, place.gate)
             case Kind.DATA:
-                descriptor = directory.open_file(name)
+                descriptor, properties = self._open_data(place)
                 try:
-                    return self._describe_open(descriptor, place.path, Status.of(descriptor), place.gate)
+                    status = Status.of(descriptor)
+                    return self._describe_open(place.path, status, place.gate, properties)
                 finally:
                     os.close(descriptor)
             case Kind.LINK:
@@ -341,13 +342,14 @@ class Space:
 
     def _describe_directory(self, directory: Directory, gate: Gate) -> Node:
         default = directory.default_acl
-        node = self._describe_open(directory.descriptor, directory.path, directory.status, gate)
+        properties = self.tree.properties.read(directory.descriptor)
+        node = self._describe_open(directory.path, directory.status, gate, properties)
         if not directory.path:
             writable = not gate.caller.anonymous and gate.may_create_in(directory, "", container=True)
             return replace(node, public=True, readable=True, writable=writable)
         return replace(node, inherits=default is not None)
 
-    def _describe_open(self, descriptor: int, path: Path, status: Status, gate: Gate) -> Node:
+    def _describe_open(self, path: Path, status: Status, gate: Gate, properties: dict[str, str]) -> Node:
         groups = status.acl.groups
         return Node(
             path=path,
@@ -358,7 +360,7 @@ class Space:
             public=status.public,
             read_gids=frozenset(g for g, bits in groups.items() if bits & 6 == 4),
             write_gids=frozenset(g for g, bits in groups.items() if bits & 2),
-            properties=self.tree.properties.read(descriptor),
+            properties=properties,
             readable=gate.may_read(status),
             writable=gate.may_write(status),
         )
@@ -628,15 +630,33 @@ class Space:
         if not path:
             raise InvalidArgument("not a data node")
         with self._existing(caller, path, follow=True) as place:
-            descriptor = place.directory.open_file(place.name)
+            descriptor, properties = self._open_data(place)
             try:
                 status = Status.of(descriptor)
                 if not place.gate.may_read(status):
                     raise PermissionDenied(self.naming.uri(place.path))
-                return OpenFile(place.path, descriptor, status, self.tree.properties.read(descriptor))
+                return OpenFile(place.path, descriptor, status, properties)
             except BaseException:
                 os.close(descriptor)
                 raise
+
+    def _open_data(self, place: Located) -> tuple[int, dict[str, str]]:
+        """A descriptor of a data node, and its properties. Where these are kept beside the files, one that was replaced
+        since it was opened may have lost them: then what replaced it is opened. Raises NodeNotFound."""
+        while True:
+            try:
+                descriptor = place.directory.open_file(place.name)
+            except FileNotFoundError:
+                raise NodeNotFound(self.naming.uri(place.path)) from None
+            try:
+                properties = self.tree.properties.read(descriptor)
+                there = place.directory.stat(place.name)
+                if there is not None and os.path.samestat(there, os.fstat(descriptor)):
+                    return descriptor, properties
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)
 
     def stamp(self, caller: Caller, path: Path) -> list[int]:
         """What tells a node from any other, as `Upload.stamp`."""
