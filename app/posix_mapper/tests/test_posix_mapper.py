@@ -14,6 +14,7 @@ import jwt
 import posix_mapper
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
+from lxml import etree
 from posix_mapper.config import PosixMapperSettings
 from posix_mapper.main import TRACKED, create_app
 from posix_mapper.storage import MappingStore
@@ -151,8 +152,14 @@ async def test_bad_parameters_are_named(http: httpx.AsyncClient, query: str) -> 
 async def test_vosi(http: httpx.AsyncClient) -> None:
     assert "<vosi:available>true<" in (await http.get(f"{BASE}/availability")).text
     assert (await http.get(f"{BASE}/availability?detail=min")).status_code == 200
-    capabilities = (await http.get(f"{BASE}/capabilities")).text
-    assert f'<accessURL use="full">{BASE}/uid</accessURL>' in capabilities
+    capabilities = etree.fromstring((await http.get(f"{BASE}/capabilities")).content)
+    for kind, path in (("user", "uid"), ("group", "gid")):
+        standard = f"http://www.opencadc.org/std/posix#{kind}-mapping-0.1"
+        interface = capabilities.find(f"capability[@standardID='{standard}']/interface")
+        assert interface is not None
+        assert interface.findtext("accessURL[@use='base']") == f"{BASE}/{path}"
+        methods = [method.get("standardID") for method in interface.iterfind("securityMethod")]
+        assert methods == [None, "ivo://ivoa.net/sso#token"]
 
 
 # As OpenCADC's service makes it, with the account that it gave.

@@ -222,8 +222,9 @@ def create_app() -> FastAPI:
         """VOSI capabilities."""
         anonymous = (vosi.ANONYMOUS,)
         entries = [
-            vosi.Capability(f"{STANDARD}#user-mapping-0.1", f"{public}/uid", methods=(vosi.TOKEN,)),
-            vosi.Capability(f"{STANDARD}#group-mapping-0.1", f"{public}/gid", methods=(vosi.TOKEN,)),
+            # For the anonymous too, who are refused: OpenCADC's Cavern looks both up before it has a caller.
+            vosi.Capability(f"{STANDARD}#user-mapping-0.1", f"{public}/uid", "base"),
+            vosi.Capability(f"{STANDARD}#group-mapping-0.1", f"{public}/gid", "base"),
             vosi.Capability(
                 "ivo://ivoa.net/std/VOSI#availability", f"{public}/availability", methods=anonymous
             ),
