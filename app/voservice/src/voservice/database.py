@@ -72,7 +72,7 @@ def url(settings: ServiceSettings) -> str:
 async def _connect(*arguments: Any, **options: Any) -> Any:
     """Connect, or say in the database's own words that it cannot be reached: an OSError may be anybody's."""
     try:
-        return await asyncpg.connect(*arguments, **options)  # type: ignore[no-untyped-call]
+        return await asyncpg.connect(*arguments, **options)  # type: ignore[no-untyped-call]  # asyncpg has no types
     except OSError as exc:  # TimeoutError is one
         raise asyncpg.CannotConnectNowError(str(exc) or type(exc).__name__) from exc
 

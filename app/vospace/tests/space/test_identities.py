@@ -77,7 +77,7 @@ def identities(services: Services, issuer: OneToken) -> Identities:
     client = httpx.AsyncClient(transport=services)
     return Identities(
         verifier=issuer,  # type: ignore[arg-type]  # a double
-        credentials=issuer,  # type: ignore[arg-type]
+        credentials=issuer,  # type: ignore[arg-type]  # the same double
         registry=Registry("http://vo/reg", client),
         posix_mapper="http://vo/mapper",
         group_service=GMS,
