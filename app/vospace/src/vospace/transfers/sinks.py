@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from collections import deque
+from concurrent.futures import Executor, ThreadPoolExecutor
 from mmap import mmap
 
 from vospace.storage.system_calls import begin_write_out, bypass_cache
 from vospace.transfers.digests import Digester
 from vospace.transfers.errors import FetchFailed
 
-BLOCK = 2 << 20
+BLOCK = 1 << 20
 """Bytes handed to worker threads at a time."""
+BLOCKS = 4
+"""Most blocks of one file in memory: one that is being filled, the others with the threads."""
 WRITE_OUT = 8 << 20
 """Bytes after which the disk begins to work on what is in the page cache, while more arrive."""
 
@@ -25,8 +29,8 @@ def storage_failure(error: OSError) -> FetchFailed:
 
 
 class FileSink:
-    """Writes to a file descriptor in worker threads: one block is written by one thread and digested by another while
-    the next arrives.
+    """Writes to a file descriptor in two threads of its own: one writes a block, the other digests it, while the next
+    ones arrive. Each takes the blocks in their order, so that neither waits for the other or for the event loop.
 
     Whole blocks go past the page cache where the file system has O_DIRECT: the digests have read them, the copy into
     the cache costs as much as the MD5, and an fsync then finds little to wait for. Their buffers are mapped since such
@@ -37,9 +41,9 @@ class FileSink:
         self._fd = descriptor
         self._digester = Digester()
         self._block = mmap(-1, BLOCK)
-        self._other: mmap | None = None
         self._filled = 0
-        self._pending: set[asyncio.Task[None]] = set()
+        self._threads: tuple[Executor, ...] = ()
+        self._given: deque[tuple[mmap, list[asyncio.Future[None]]]] = deque()
         self._position = 0
         self._written_out = 0
         self._direct: bool | None = None
@@ -65,44 +69,54 @@ class FileSink:
                 await self._pass_on()
 
     async def _pass_on(self) -> None:
-        """Let threads have the full block, and take the one that they are done with."""
-        await self._settle()
+        """Let the threads have the full block, and take one that they are done with."""
         if self._direct is None:
             self._direct = bypass_cache(self._fd, True)
-        full, self._block = self._block, self._other or mmap(-1, BLOCK)
-        self._other, self._filled = full, 0
-        view = memoryview(full)
-        self._pending = {
-            asyncio.create_task(asyncio.to_thread(self._write, view)),
-            asyncio.create_task(asyncio.to_thread(self._digester.update_md5, view)),
-        }
+        self._threads = self._threads or (ThreadPoolExecutor(1), ThreadPoolExecutor(1))
+        loop = asyncio.get_running_loop()
+        view = memoryview(self._block)
+        work = zip(self._threads, (self._digester.update_md5, self._write), strict=True)
+        self._given.append((self._block, [loop.run_in_executor(thread, act, view) for thread, act in work]))
+        self._filled = 0
+        self._block = await self._take_back() if len(self._given) == BLOCKS else mmap(-1, BLOCK)
+
+    async def _take_back(self) -> mmap:
+        """The block that was given first, once the threads are done with it."""
+        block, pending = self._given[0]
+        await asyncio.wait(pending)  # cancelled here, it is left for close()
+        self._given.popleft()
+        for future in pending:
+            future.result()
+        return block
 
     async def flush(self) -> None:
-        await self._settle()
+        while self._given:
+            await self._take_back()
         if self._filled:
             view = memoryview(self._block)[: self._filled]
             self._filled = 0
             await asyncio.to_thread(self._write_rest, view)
 
     async def restart(self) -> None:
-        await self._settle()
+        await self._abandon()
         self._filled = 0
         self._digester = Digester()
         self.length = 0
         await asyncio.to_thread(self._truncate)
 
     async def close(self) -> None:
-        """Let a write that is under way end; call it before the descriptor is closed."""
-        pending, self._pending = self._pending, set()
-        if pending:
-            await asyncio.wait(pending)
+        """Let writes that are under way end; call it before the descriptor is closed."""
+        await self._abandon()
+        for thread in self._threads:
+            thread.shutdown(wait=False)
 
-    async def _settle(self) -> None:
-        if self._pending:
-            await asyncio.wait(self._pending)  # cancelled here, they are left for close()
-            pending, self._pending = self._pending, set()
-            for task in pending:
-                task.result()
+    async def _abandon(self) -> None:
+        """Wait for the threads; what they made of their blocks no longer matters."""
+        if pending := [future for _, futures in self._given for future in futures]:
+            done, _ = await asyncio.wait(pending)
+            for future in done:
+                future.exception()
+        self._given.clear()
 
     def _write(self, block: memoryview) -> None:
         """Write a block, and digest it by Adler-32: the other thread has enough to do with the MD5."""
