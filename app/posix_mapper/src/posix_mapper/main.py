@@ -14,7 +14,7 @@ from fastapi.responses import Response, StreamingResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
-from voservice import database, vosi
+from voservice import database, docs, vosi
 from voservice.auth import USERNAME, AuthenticationError, Identity, TokenVerifier, bearer
 from voservice.config import load
 from voservice.levels import Levels
@@ -103,13 +103,14 @@ def create_app() -> FastAPI:
         title="POSIX mapper",
         description="Gives users and groups the uid and gid under which they own files.",
         lifespan=lifespan,
-        docs_url=f"{base}/docs",
+        docs_url=None,
         openapi_url=f"{base}/openapi.json",
         redoc_url=None,
     )
     app.router.redirect_slashes = False
     app.add_middleware(AccessLog, quiet=(f"{base}/availability",))
     app.add_middleware(CallerHeaders)
+    docs.install(app, base)
 
     async def caller(request: Request) -> Identity:
         token = bearer(request.headers.getlist("authorization"))

@@ -18,7 +18,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from voservice import database
+from voservice import database, docs
 from voservice.auth import AuthenticationError, ClientCredentials, TokenVerifier
 from voservice.config import load
 from voservice.logging import AccessLog, bind, configure
@@ -115,11 +115,12 @@ def build(settings: Settings, known: Identities) -> FastAPI:
     app = FastAPI(
         title="VOSpace",
         lifespan=lifespan,
-        docs_url=f"{context}/docs",
+        docs_url=None,
         openapi_url=f"{context}/openapi.json",
         redoc_url=None,
         redirect_slashes=False,
     )
+    docs.install(app, context)
 
     async def identified(request: Request) -> Caller:
         caller = await known.caller(request)

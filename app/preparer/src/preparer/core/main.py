@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
 from sqlalchemy.exc import DBAPIError
-from voservice import database, problems
+from voservice import database, docs, problems
 from voservice.auth import ClientCredentials, TokenVerifier
 from voservice.config import load
 from voservice.logging import AccessLog, configure
@@ -82,6 +82,7 @@ def create_app() -> FastAPI:
         title="prepare-data",
         description="Stages files of a Rucio Storage Element into users' areas.",
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
     )
     app.state.settings = settings
@@ -100,6 +101,8 @@ def create_app() -> FastAPI:
     app.add_middleware(AccessLog, quiet=("/health", "/ready", "/metrics"))
 
     # Fixed paths first: what comes last takes any word for a task's id.
+    docs.install(app)
+
     @app.get("/health", tags=["operation"], summary="Whether the service lives")
     async def health() -> dict[str, str]:
         return {"status": "ok"}
