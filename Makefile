@@ -44,7 +44,7 @@ logs: $(DEPLOY) ## Show the logs of all services, interleaved: make logs TASK=<i
 down: $(DEPLOY) ## Remove the containers, keep the data
 	@$(PLAY) playbooks/down.yml
 
-purge: $(DEPLOY) ## Remove all but the data (ARGS="-e purge_data=true -e purge_images=true" for those)
+purge: $(DEPLOY) ## Remove all but data and images (ARGS="-e purge_data=true -e purge_images=true" for those)
 	@$(PLAY) playbooks/purge.yml
 
 check: $(DEPLOY) ## Show what a run would change

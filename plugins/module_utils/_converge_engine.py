@@ -52,7 +52,6 @@ class Service:
     reasons: list[str] = field(default_factory=list)
     differing: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     reload: bool = False
-    directories: list[tuple[dict[str, Any], list[str]]] = field(default_factory=list)
     volumes: list[str] = field(default_factory=list)
     health: str = "unknown"
     done: threading.Event = field(default_factory=threading.Event)
@@ -245,7 +244,6 @@ class Converger:
             raise ConvergeError(f"{spec['name']}: {exc}") from exc
         service = Service(spec, options, files, inspect=self._inspect(spec["container"]))
         self._look_at_container(service)
-        self._look_at_directories(service)
         self._look_at_volumes(service)
         return service
 
@@ -299,39 +297,19 @@ class Converger:
         elif "reload" in effects:
             service.action, service.reasons = "reload", [f"files: {', '.join(effects['reload'])}"]
 
-    def _look_at_directories(self, service: Service) -> None:
-        for item in service.spec.get("directories") or []:
-            path = Path(item["path"])
-            reasons = []
-            if not path.is_dir():
-                reasons.append("missing")
-            else:
-                status = path.stat()
-                if item.get("mode") and status.st_mode & 0o7777 != int(str(item["mode"]), 8):
-                    reasons.append(f"mode: {status.st_mode & 0o7777:04o} -> {item['mode']}")
-                owner = (item.get("owner"), item.get("group"))
-                if owner[0] is not None and (status.st_uid, status.st_gid) != owner:
-                    reasons.append(f"owner: {status.st_uid}:{status.st_gid} -> {owner[0]}:{owner[1]}")
-            if reasons:
-                service.directories.append((item, reasons))
-
     def _look_at_volumes(self, service: Service) -> None:
         for mount in service.spec.get("mounts") or []:
             if mount["type"] == "volume" and self._call(self._volume, mount["source"]) is None:
                 service.volumes.append(mount["source"])
             if mount["type"] == "bind" and not self.check_mode and not Path(mount["source"]).exists():
-                made = [item["path"] for item in service.spec.get("directories") or []]
-                if mount["source"] not in made:
-                    raise ConvergeError(
-                        f"{service.name}: {mount['source']} does not exist; the role host makes it"
-                    )
+                raise ConvergeError(
+                    f"{service.name}: {mount['source']} does not exist; name it in host_directories, or make it"
+                )
 
     def _volume(self, name: str) -> Any:
         return self.client.inspect_volume(name)
 
     def _report(self, service: Service) -> None:
-        for item, reasons in service.directories:
-            self._note("directory", item["path"], "create" if "missing" in reasons else "update", reasons)
         for change in service.files.changes:
             self._note("file", str(change.path), change.action, change.reasons)
             hidden = "(secret)\n"
@@ -463,13 +441,6 @@ class Converger:
             service.done.set()
 
     def _prepare(self, service: Service) -> None:
-        for item, _reasons in service.directories:
-            path = Path(item["path"])
-            path.mkdir(parents=True, exist_ok=True)
-            if item.get("owner") is not None and os.geteuid() == 0:
-                os.chown(path, item["owner"], item["group"])
-            if item.get("mode"):
-                path.chmod(int(str(item["mode"]), 8))
         apply_files(service.files, self.params["config_dir"])
         for name in service.volumes:
             self.client.create_volume(

@@ -160,16 +160,6 @@ options:
           read_only: {description: Mount it read-only., type: bool, default: false}
           tmpfs_size: {description: Size of a tmpfs such as 64m., type: str}
           tmpfs_mode: {description: Permissions of a tmpfs., type: str}
-      directories:
-        description: Directories on the host to make before the container.
-        type: list
-        elements: dict
-        default: []
-        suboptions:
-          path: {description: Path., type: path, required: true}
-          mode: {description: Permissions in octal., type: str}
-          owner: {description: uid., type: int}
-          group: {description: gid., type: int}
       files:
         description: Configuration files; others in the service's directory are removed.
         type: list
@@ -328,17 +318,6 @@ SERVICE: dict[str, Any] = {
             "read_only": {"type": "bool", "default": False},
             "tmpfs_size": {"type": "str"},
             "tmpfs_mode": {"type": "str"},
-        },
-    },
-    "directories": {
-        "type": "list",
-        "elements": "dict",
-        "default": [],
-        "options": {
-            "path": {"type": "path", "required": True},
-            "mode": {"type": "str"},
-            "owner": {"type": "int"},
-            "group": {"type": "int"},
         },
     },
     "files": {

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import ssl
 import time
 
+import httpx
 import pytest
 import requests
 from deployment import CATALOGUE, ROOT, Deployment, playbook
+from voservice.testing_docs import shown_api
 
 SERVICES = list(CATALOGUE)
 CONTAINER = """<vos:node xmlns:vos="http://www.ivoa.net/xml/VOSpace/v2.0"
@@ -134,3 +137,10 @@ def test_an_expectation_without_a_body_is_answered_whole(
     assert answer.ok, answer.text
     if method == "GET":
         assert answer.content == b"content"
+
+
+@pytest.mark.parametrize("service", ["cavern", "core", "iam", "posix_mapper"])
+async def test_each_service_shows_its_api_without_other_sites(stack: Deployment, service: str) -> None:
+    trust = ssl.create_default_context(cafile=stack.ca)
+    async with httpx.AsyncClient(verify=trust) as client:
+        await shown_api(client, httpx.URL(f"{stack.url}{CATALOGUE[service]['route']}/docs"))

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from iam.main import create_app
 from voservice.auth import AuthenticationError, ClientCredentials, TokenVerifier
+from voservice.testing_docs import shown_api
 
 ISSUER = "https://vo.example/iam"
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
@@ -327,3 +328,8 @@ def test_an_empty_password_lets_nobody_in(
     with pytest.raises(SystemExit):
         create_app()
     assert "IAM_USER_PASSWORD: " in capsys.readouterr().err
+
+
+async def test_the_api_is_shown_without_other_sites(http: httpx.AsyncClient) -> None:
+    shown = await shown_api(http, httpx.URL(f"{ISSUER}/docs"))
+    assert "/iam/token" in shown["paths"]

@@ -22,6 +22,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 from voservice import auth, database
 from voservice.config import load
+from voservice.testing_docs import shown_api
 
 pytest_plugins = ["voservice.testing"]
 
@@ -417,3 +418,9 @@ def test_wrong_settings_are_named(
 def test_usernames_that_cannot_own_files_are_refused() -> None:
     for name in ["", ".hidden", "a/b", "a..b", "a\n", "x" * 65, "-dash"]:
         assert not auth.USERNAME.fullmatch(name)
+
+
+async def test_the_api_is_shown_without_other_sites(http: httpx.AsyncClient) -> None:
+    del http.headers["Authorization"]
+    shown = await shown_api(http, httpx.URL(f"{BASE}/docs"))
+    assert "/src/posix-mapper/uid" in shown["paths"]

@@ -1,4 +1,4 @@
-"""Migrations: in one process at a time, and clear about a database that is not there."""
+"""Migrations in one process at a time; a database that is not there, for those who start and those who ask."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import httpx
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
 from voservice import database
 from voservice.config import ServiceSettings
 
@@ -169,3 +173,29 @@ async def test_away_is_a_server_that_does_not_answer_and_nothing_else(
         nobody = database.engine(ServiceSettings(database_url=url))
         assert database.away(await error(nobody, "SELECT 1")), url
     assert not database.away(ValueError("x"))
+
+
+async def test_requests_are_answered_while_the_database_is_away_and_its_errors_stay_errors(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = database.engine(ServiceSettings(database_url=database_url))
+    app = Starlette()
+    database.answer_while_away(app, lambda: Response("later", 503))
+
+    async def ask(request: Request) -> Response:
+        async with pool.connect() as connection:
+            await connection.execute(text(request.query_params["ask"]), {"word": "a secret"})
+        return Response("done")
+
+    app.add_route("/", ask)
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="https://vo.example") as client:
+        ended = "SELECT pg_terminate_backend(pg_backend_pid()), CAST(:word AS text)"
+        answer = await client.get("/", params={"ask": ended})
+        assert (answer.status_code, answer.text) == (503, "later")
+        assert "The database does not answer: " in caplog.text
+        assert "secret" not in caplog.text
+        assert "SELECT" not in caplog.text
+        with pytest.raises(DBAPIError):
+            await client.get("/", params={"ask": "SELECT nonsense, CAST(:word AS text)"})
+    await pool.dispose()

@@ -11,7 +11,7 @@ from urllib.parse import unquote_plus, urlsplit
 import jwt
 from fastapi import FastAPI, Form, Request
 from fastapi.responses import JSONResponse, Response
-from voservice import vosi
+from voservice import docs, vosi
 from voservice.auth import ACCESS_TOKEN, EXCHANGE, USERNAME, AuthenticationError, bearer
 from voservice.config import load
 from voservice.logging import AccessLog, bind, configure
@@ -64,11 +64,12 @@ def create_app() -> FastAPI:
     app = FastAPI(
         title="Issuer for development",
         description="OpenID Connect issuer and group service. It trusts whoever holds the deployment's secrets.",
-        docs_url=f"{base}/docs",
+        docs_url=None,
         openapi_url=f"{base}/openapi.json",
         redoc_url=None,
     )
     app.add_middleware(AccessLog, quiet=(f"{base}/health",))
+    docs.install(app, base)
 
     @app.exception_handler(OAuthError)
     async def refuse(_: Request, exc: OAuthError) -> JSONResponse:
@@ -168,7 +169,8 @@ def create_app() -> FastAPI:
             body |= {"issued_token_type": requested_token_type}
         return JSONResponse(body, headers={"Cache-Control": "no-store"})
 
-    @app.api_route(f"{base}/userinfo", methods=["GET", "POST"])
+    @app.get(f"{base}/userinfo")
+    @app.post(f"{base}/userinfo")
     async def userinfo(request: Request) -> dict[str, Any]:
         claims = caller(request)
         told = ("sub", "preferred_username", "groups")

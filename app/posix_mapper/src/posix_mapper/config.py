@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 from voservice.auth import USERNAME
-from voservice.config import CommaList, ServiceSettings, split
+from voservice.config import CommaList, ServiceSettings
 
 from posix_mapper.models import LARGEST
 
@@ -27,16 +27,10 @@ class PosixMapperSettings(ServiceSettings):
     posix_mapper_reserved_users: Annotated[dict[str, int], NoDecode] = Field(
         default_factory=dict, description="name:uid of users whose number is fixed, separated by commas"
     )
-
     posix_mapper_operators: CommaList = Field(
         default_factory=list,
         description="Users, and groups as tokens name them, who besides the reserved users may set log levels",
     )
-
-    @field_validator("posix_mapper_operators", mode="before")
-    @classmethod
-    def _words(cls, value: Any) -> Any:
-        return split(value)
 
     @field_validator("posix_mapper_reserved_users", mode="before")
     @classmethod

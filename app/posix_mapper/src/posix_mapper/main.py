@@ -14,7 +14,7 @@ from fastapi.responses import Response, StreamingResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
-from voservice import database, vosi
+from voservice import database, docs, vosi
 from voservice.auth import USERNAME, AuthenticationError, Identity, TokenVerifier, bearer
 from voservice.config import load
 from voservice.levels import Levels
@@ -75,13 +75,7 @@ def create_app() -> FastAPI:
     engine = database.engine(settings)
     store = MappingStore(engine)
     client = httpx.AsyncClient(timeout=10)
-    verifier = TokenVerifier(
-        settings.oidc_issuer,
-        settings.oidc_audiences,
-        client=client,
-        algorithms=settings.oidc_algorithms,
-        require_audience=settings.oidc_require_audience,
-    )
+    verifier = TokenVerifier.of(settings, client)
     base = settings.posix_mapper_context_path
     public = settings.public_url + base
 
@@ -103,13 +97,14 @@ def create_app() -> FastAPI:
         title="POSIX mapper",
         description="Gives users and groups the uid and gid under which they own files.",
         lifespan=lifespan,
-        docs_url=f"{base}/docs",
+        docs_url=None,
         openapi_url=f"{base}/openapi.json",
         redoc_url=None,
     )
     app.router.redirect_slashes = False
     app.add_middleware(AccessLog, quiet=(f"{base}/availability",))
     app.add_middleware(CallerHeaders)
+    docs.install(app, base)
 
     async def caller(request: Request) -> Identity:
         token = bearer(request.headers.getlist("authorization"))
@@ -243,14 +238,9 @@ def create_app() -> FastAPI:
     async def unauthorized(_: Request, exc: AuthenticationError) -> Response:
         return plain(exc.description, exc.status, exc.headers)
 
-    async def no_database(_: Request, exc: Exception) -> Response:
-        if not database.away(exc):
-            raise exc
-        logger.warning("The database does not answer: %s", exc)
-        return plain("The database does not answer\n", 503, {"Retry-After": "10"})
-
-    for kind in database.AWAY:
-        app.add_exception_handler(kind, no_database)
+    database.answer_while_away(
+        app, lambda: plain("The database does not answer\n", 503, {"Retry-After": "10"})
+    )
 
     @app.exception_handler(BadParameter)
     @app.exception_handler(InvalidGroup)

@@ -11,13 +11,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from voservice.auth.issuer import ALGORITHMS
 
-CommaList = Annotated[list[str], NoDecode]
+
+def split(value: Any) -> Any:
+    """Split words separated by commas; anything that is no string is left as it is."""
+    if isinstance(value, str):
+        return [word.strip() for word in value.split(",") if word.strip()]
+    return value
+
+
+CommaList = Annotated[list[str], NoDecode, BeforeValidator(split)]
 """A list written as words separated by commas."""
 
 S = TypeVar("S", bound="ServiceSettings")
@@ -89,11 +97,6 @@ class ServiceSettings(BaseSettings):
     service_client_id: str = Field("", description="The service's own OAuth client")
     service_client_secret: SecretStr = Field(SecretStr(""), description="Secret of that client")
 
-    @field_validator("oidc_audiences", "oidc_algorithms", "trusted_proxies", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        return split(value)
-
     @field_validator("log_level", mode="before")
     @classmethod
     def _upper(cls, value: Any) -> Any:
@@ -136,13 +139,6 @@ class ServiceSettings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Order the sources: arguments, the environment, files that the environment names."""
         return init_settings, env_settings, FileSource(settings_cls)
-
-
-def split(value: Any) -> Any:
-    """Split words separated by commas; anything that is no string is left as it is."""
-    if isinstance(value, str):
-        return [word.strip() for word in value.split(",") if word.strip()]
-    return value
 
 
 def load(settings: type[S]) -> S:

@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 from alembic import command
@@ -20,6 +20,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from voservice.config import ServiceSettings
+
+if TYPE_CHECKING:
+    # Workers that use the database have no web server.
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
 
 MIGRATION_LOCK = 7_262_601
 CONNECT_TIMEOUT = 10
@@ -87,6 +93,24 @@ def away(error: Exception) -> bool:
     return state is not None and state.startswith(_STATES_AWAY)
 
 
+def answer_while_away(app: Starlette, answer: Callable[[], Response]) -> None:
+    """Let *app* answer so, whatever was asked, where the server does not; other errors of the database stay errors."""
+
+    async def respond(_: Request, error: Exception) -> Response:
+        if not away(error):
+            raise error
+        logger.warning("The database does not answer: %s", _gist(error))
+        return answer()
+
+    for kind in AWAY:
+        app.add_exception_handler(kind, respond)
+
+
+def _gist(error: Exception) -> str:
+    """What is wrong; the lines after the first are the statement, with its values, and a link."""
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
 def engine(settings: ServiceSettings, pool_size: int = 12) -> AsyncEngine:
     """Make the engine of a service, with as many connections at most; a restarted server heals by itself.
 
@@ -130,9 +154,9 @@ async def wait(database: AsyncEngine, seconds: float = 120) -> None:
         except (DBAPIError, OSError) as exc:
             if time.monotonic() > deadline:
                 where = database.url.render_as_string(hide_password=True)
-                # The first line tells what is wrong; the rest is the statement and a link.
-                reason = str(exc).partition("\n")[0]
-                raise DatabaseUnavailable(f"{where} does not answer within {seconds:g} s: {reason}") from exc
+                raise DatabaseUnavailable(
+                    f"{where} does not answer within {seconds:g} s: {_gist(exc)}"
+                ) from exc
             logger.info("Waiting for the database: %s", type(exc).__name__)
             await asyncio.sleep(0.3)
 

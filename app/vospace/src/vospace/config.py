@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, SecretStr, field_validator
-from voservice.config import CommaList, ServiceSettings, split
+from pydantic import Field, SecretStr
+from voservice.config import CommaList, ServiceSettings
 
 
 class Settings(ServiceSettings):
@@ -87,20 +87,6 @@ class Settings(ServiceSettings):
     vospace_job_retention: int = Field(
         604_800, ge=60, description="Jobs are destroyed this long after creation"
     )
-
-    @field_validator(
-        "vospace_aliases",
-        "vospace_operators",
-        "vospace_root_writers",
-        "vospace_allocation_parents",
-        "vospace_self_allocate_groups",
-        "vospace_pull_sources",
-        "vospace_push_destinations",
-        mode="before",
-    )
-    @classmethod
-    def _words(cls, value: Any) -> Any:
-        return split(value)
 
     @property
     def service_url(self) -> str:

@@ -18,7 +18,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from voservice import database
+from voservice import database, docs
 from voservice.auth import AuthenticationError, ClientCredentials, TokenVerifier
 from voservice.config import load
 from voservice.logging import AccessLog, bind, configure
@@ -58,13 +58,7 @@ def identities(settings: Settings) -> Identities:
     """Who callers are, by the issuer and the POSIX mapper that are configured."""
     client = httpx.AsyncClient(timeout=15)
     return Identities(
-        verifier=TokenVerifier(
-            settings.oidc_issuer,
-            settings.oidc_audiences,
-            client=client,
-            algorithms=settings.oidc_algorithms,
-            require_audience=settings.oidc_require_audience,
-        ),
+        verifier=TokenVerifier.of(settings, client),
         credentials=ClientCredentials(
             settings.oidc_issuer,
             settings.service_client_id,
@@ -115,11 +109,12 @@ def build(settings: Settings, known: Identities) -> FastAPI:
     app = FastAPI(
         title="VOSpace",
         lifespan=lifespan,
-        docs_url=f"{context}/docs",
+        docs_url=None,
         openapi_url=f"{context}/openapi.json",
         redoc_url=None,
         redirect_slashes=False,
     )
+    docs.install(app, context)
 
     async def identified(request: Request) -> Caller:
         caller = await known.caller(request)
@@ -196,14 +191,9 @@ def _install_errors(app: FastAPI, methods: Methods) -> None:
         logger.warning("%s", error)
         return plain(f"ServiceBusy: {error}\n", 503, {"Retry-After": "10"})
 
-    async def no_database(_: Request, error: Exception) -> Response:
-        if not database.away(error):
-            raise error
-        logger.warning("the database does not answer: %s", error)
-        return plain("ServiceBusy: the database does not answer\n", 503, {"Retry-After": "10"})
-
-    for kind in database.AWAY:
-        app.add_exception_handler(kind, no_database)
+    database.answer_while_away(
+        app, lambda: plain("ServiceBusy: the database does not answer\n", 503, {"Retry-After": "10"})
+    )
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:

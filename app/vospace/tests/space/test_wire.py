@@ -8,6 +8,7 @@ import os
 import httpx
 import pytest
 from lxml import etree
+from voservice.testing_docs import shown_api
 from vospace.config import Settings
 
 pytestmark = pytest.mark.parametrize("metadata", ["xattrs", "sidecar"], indirect=True, scope="session")
@@ -290,3 +291,8 @@ async def test_uris_of_documents_are_this_service(settings: Settings, client: ht
     assert root.get(f"{XSI}type") == "vos:ContainerNode"
     assert root.nsmap["vos"] == VOS.strip("{}")
     assert settings.vospace_aliases == ["ivo://cadc.nrc.ca/arc"]
+
+
+async def test_the_api_is_shown_without_other_sites(client):
+    shown = await shown_api(client, httpx.URL(f"{BASE}/docs"))
+    assert "/src/cavern/availability" in shown["paths"]

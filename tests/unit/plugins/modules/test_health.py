@@ -10,6 +10,7 @@ import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,15 @@ VOSI = (
 CONNECTION_START = b"\x01\x00\x00\x00\x00\x00\x04" + struct.pack(">HH", 10, 10) + b"\xce"
 
 
+Converse = Callable[[socket.socket], None]
+
+
 @pytest.fixture
-def speak() -> Iterator[Callable[[bytes], int]]:
-    """`speak(answer)`: port of a server that answers the first bytes of each connection so."""
+def listening() -> Iterator[Callable[[Converse], int]]:
+    """`listening(converse)`: port of a server that does so with each connection."""
     listeners: list[socket.socket] = []
 
-    def start(answer: bytes) -> int:
+    def start(converse: Converse) -> int:
         listener = socket.create_server(("127.0.0.1", 0))
         listeners.append(listener)
 
@@ -43,8 +47,7 @@ def speak() -> Iterator[Callable[[bytes], int]]:
                 except OSError:
                     return
                 with connection:
-                    connection.recv(4096)
-                    connection.sendall(answer)
+                    converse(connection)
 
         threading.Thread(target=serve, daemon=True).start()
         return int(listener.getsockname()[1])
@@ -53,6 +56,20 @@ def speak() -> Iterator[Callable[[bytes], int]]:
     for listener in listeners:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
+
+
+@pytest.fixture
+def speak(listening: Callable[[Converse], int]) -> Callable[[bytes], int]:
+    """`speak(answer)`: port of a server that answers the first bytes of each connection so."""
+
+    def start(answer: bytes) -> int:
+        def converse(connection: socket.socket) -> None:
+            connection.recv(4096)
+            connection.sendall(answer)
+
+        return listening(converse)
+
+    return start
 
 
 def certificate(directory: Path, days: int) -> tuple[Path, Path]:
@@ -84,35 +101,21 @@ def certificate(directory: Path, days: int) -> tuple[Path, Path]:
 
 
 @pytest.fixture
-def tls(tmp_path: Path) -> Iterator[Callable[[int], int]]:
+def tls(listening: Callable[[Converse], int], tmp_path: Path) -> Callable[[int], int]:
     """`tls(days)`: port of a TLS server whose certificate lasts that long; its CA is cert.pem."""
-    listeners: list[socket.socket] = []
 
     def start(days: int) -> int:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*certificate(tmp_path, days))
-        listener = socket.create_server(("127.0.0.1", 0))
-        listeners.append(listener)
 
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _address = listener.accept()
-                except OSError:
-                    return
-                try:
-                    with context.wrap_socket(connection, server_side=True) as secured:
-                        secured.recv(1)
-                except OSError:
-                    continue  # the client did not like the certificate
+        def converse(connection: socket.socket) -> None:
+            # The client may not like the certificate.
+            with suppress(OSError), context.wrap_socket(connection, server_side=True) as secured:
+                secured.recv(1)
 
-        threading.Thread(target=serve, daemon=True).start()
-        return int(listener.getsockname()[1])
+        return listening(converse)
 
-    yield start
-    for listener in listeners:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
+    return start
 
 
 def one(run_module: Any, **check: Any) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -13,7 +12,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
 from sqlalchemy.exc import DBAPIError
-from voservice import database, problems
+from voservice import database, docs, problems
 from voservice.auth import ClientCredentials, TokenVerifier
 from voservice.config import load
 from voservice.logging import AccessLog, configure
@@ -28,7 +27,6 @@ from preparer.credentials import Vault
 from preparer.ledger.store import Ledger
 from preparer.ledger.tables import TaskState
 
-logger = logging.getLogger(__name__)
 TASKS = Gauge("prepare_data_tasks", "Tasks by state", ["state"])
 OLDEST = Gauge("prepare_data_oldest_seconds", "Age of the oldest unfinished task")
 
@@ -49,13 +47,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             settings=settings,
             ledger=ledger,
             vault=Vault(settings),
-            verifier=TokenVerifier(
-                settings.oidc_issuer,
-                settings.oidc_audiences,
-                client=client,
-                algorithms=settings.oidc_algorithms,
-                require_audience=settings.oidc_require_audience,
-            ),
+            verifier=TokenVerifier.of(settings, client),
             credentials=(
                 ClientCredentials(settings.oidc_issuer, settings.service_client_id, secret, client=client)
                 if secret
@@ -82,24 +74,23 @@ def create_app() -> FastAPI:
         title="prepare-data",
         description="Stages files of a Rucio Storage Element into users' areas.",
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
     )
     app.state.settings = settings
     app.router.redirect_slashes = False
     problems.install(app)
 
-    async def away(_: Request, exc: Exception) -> JSONResponse:
-        if not database.away(exc):
-            raise exc
-        logger.warning("The ledger does not answer: %s", type(exc).__name__)
+    def away() -> JSONResponse:
         detail = "The ledger does not answer; nothing was changed, try again"
         return problems.document(503, "Temporarily unavailable", detail, {"Retry-After": "5"})
 
-    for kind in database.AWAY:
-        app.add_exception_handler(kind, away)
+    database.answer_while_away(app, away)
     app.add_middleware(AccessLog, quiet=("/health", "/ready", "/metrics"))
 
     # Fixed paths first: what comes last takes any word for a task's id.
+    docs.install(app)
+
     @app.get("/health", tags=["operation"], summary="Whether the service lives")
     async def health() -> dict[str, str]:
         return {"status": "ok"}

@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections import OrderedDict
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import jwt
@@ -14,6 +14,10 @@ import jwt
 from voservice.auth.errors import AuthenticationError, IssuerUnavailable
 from voservice.auth.identity import USERNAME, Identity
 from voservice.auth.issuer import ALGORITHMS, Issuer
+
+if TYPE_CHECKING:
+    # It knows the algorithms from here.
+    from voservice.config import ServiceSettings
 
 START_LEEWAY = 60
 """Seconds that an issuer's clock may be ahead (``nbf``, ``iat``; WLCG token profile)."""
@@ -45,6 +49,17 @@ class TokenVerifier:
         self.require_audience = require_audience
         self.issuer = Issuer(issuer, client)
         self._userinfo: OrderedDict[str, tuple[float, dict[str, Any]]] = OrderedDict()
+
+    @classmethod
+    def of(cls, settings: ServiceSettings, client: httpx.AsyncClient) -> TokenVerifier:
+        """Accept what the service's *settings* say."""
+        return cls(
+            settings.oidc_issuer,
+            settings.oidc_audiences,
+            client=client,
+            algorithms=settings.oidc_algorithms,
+            require_audience=settings.oidc_require_audience,
+        )
 
     async def verify(self, token: str) -> Identity:
         """Verify signature, issuer, audience and times of *token* and say who presents it."""

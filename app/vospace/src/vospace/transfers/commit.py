@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
-from vospace.services.space import Upload
+from vospace.models.caller import Caller
+from vospace.models.uri import Path
+from vospace.services.space import Space, Upload
 from vospace.uws.executor import Run
 from vospace.uws.model import Outcome
 
@@ -14,12 +17,25 @@ T = TypeVar("T")
 
 
 async def place(run: Run, upload: Upload, outcome: Outcome) -> None:
+    """Let a staged file appear and end the job."""
+    await _appear(run, upload.path, upload.stamp, upload.place, outcome)
+
+
+async def move(run: Run, space: Space, caller: Caller, source: Path, final: Path, outcome: Outcome) -> None:
+    """Move a node and end the job."""
+    stamp = await asyncio.to_thread(space.stamp, caller, source)
+    await _appear(run, final, stamp, partial(space.move, caller, source, final), outcome)
+
+
+async def _appear(
+    run: Run, path: Path, stamp: list[int], act: Callable[[], object], outcome: Outcome
+) -> None:
     """Note what is about to appear, make it appear, end the job: as one, as far as anyone can see."""
-    await run.checkpoint({"path": upload.path, "stamp": upload.stamp})
+    await run.checkpoint({"path": path, "stamp": stamp})
 
     async def commit() -> None:
         async with run.committing() as connection:
-            await asyncio.to_thread(upload.place)
+            await asyncio.to_thread(act)
             await run.finish(connection, outcome)
 
     await uninterrupted(commit)

@@ -12,7 +12,7 @@ from vospace.models.errors import InvalidArgument, NodeNotFound
 from vospace.models.uri import STAGING_PREFIX, Path
 from vospace.services.space import Space, Upload
 from vospace.storage.tree import Kind
-from vospace.transfers.commit import place, uninterrupted
+from vospace.transfers.commit import move, place, uninterrupted
 from vospace.uws.executor import Run
 from vospace.uws.model import Outcome
 
@@ -58,15 +58,7 @@ class Copier:
         try:
             with await asyncio.to_thread(self._space.build_container, caller, source, staging):
                 await stop.unless_cancelled(asyncio.to_thread(self._fill, caller, source, staging, stop))
-                stamp = await asyncio.to_thread(self._space.stamp, caller, staging)
-                await run.checkpoint({"path": final, "stamp": stamp})
-
-                async def commit() -> None:
-                    async with run.committing() as connection:
-                        await asyncio.to_thread(self._space.move, caller, staging, final)
-                        await run.finish(connection, outcome)
-
-                await uninterrupted(commit)
+                await move(run, self._space, caller, staging, final, outcome)
         except BaseException:
             await uninterrupted(lambda: asyncio.to_thread(self._discard, caller, staging))
             raise

@@ -15,7 +15,7 @@ from vospace.models.sizes import byte_count
 from vospace.models.uri import Path
 from vospace.services.space import Space
 from vospace.storage import attributes
-from vospace.transfers.commit import place, uninterrupted
+from vospace.transfers.commit import move, place
 from vospace.transfers.copying import Copier
 from vospace.transfers.digests import Expected, adler32_hex, md5_hex
 from vospace.transfers.documents import (
@@ -183,15 +183,7 @@ class TransferRunner:
         if transfer.keeps_bytes:
             await self._copier.copy(run, caller, source, final, outcome)
             return None
-        stamp = await asyncio.to_thread(self._space.stamp, caller, source)
-        await run.checkpoint({"path": final, "stamp": stamp})
-
-        async def commit() -> None:
-            async with run.committing() as connection:
-                await asyncio.to_thread(self._space.move, caller, source, final)
-                await run.finish(connection, outcome)
-
-        await uninterrupted(commit)
+        await move(run, self._space, caller, source, final, outcome)
         return None
 
     def _destination(self, path: Path) -> Result:
