@@ -116,6 +116,9 @@ class BulkPull:
                 finally:
                     abort.cancel()
         except TimeoutError as exc:
+            if not limit.expired():
+                # The ledger's.
+                raise
             raise CavernError("Cancelled", "Cancelled while Cavern was away", transient=True) from exc
 
     async def _abort_when_cancelled(self, job: Job, bulk: str, limit: asyncio.Timeout) -> None:

@@ -92,7 +92,7 @@ class CavernApproach(Approach):
             async for files in pages:
                 if job.cancelled.is_set():
                     return
-                needed += sum(await self._sizes(files))
+                needed += sum(await self._sizes(job, files))
                 targets.update(file.target for file in files)
             if needed <= room:
                 return
@@ -109,7 +109,7 @@ class CavernApproach(Approach):
                 f"the files need {needed} bytes, and {room} are left of the quota of {self.home(job.task.username)}",
             )
 
-    async def _sizes(self, files: Sequence[File]) -> list[int]:
+    async def _sizes(self, job: Job, files: Sequence[File]) -> list[int]:
         """Sizes as asked for, or as the RSE tells them; what it does not tell counts nothing."""
         limit = asyncio.Semaphore(self.settings.preparer_file_concurrency)
 
@@ -117,6 +117,8 @@ class CavernApproach(Approach):
             if file.size is not None:
                 return int(file.size)
             async with limit:
+                if job.cancelled.is_set():
+                    return 0
                 with suppress(RseError):
                     found = await head(self.session, self.row(file).source)
                     return found.size if found else 0
