@@ -43,6 +43,7 @@ XSI = "http://www.w3.org/2001/XMLSchema-instance"
 CAPABILITIES_AGE = 600.0
 ACTIVE_PHASES = {"PENDING", "QUEUED", "EXECUTING", "SUSPENDED", "HELD", "UNKNOWN"}
 WAITING_PHASES = {"PENDING", "HELD"}
+MISSING_JOB = {"NodeNotFound", "JobNotFound"}
 TRANSIENT_FAULTS = ("NodeBusy", "NodeLocked", "ServiceBusy", "TransientException", "TransferFailed")
 
 
@@ -299,8 +300,13 @@ class Cavern:
         return urljoin(url, str(answer["Location"]))
 
     async def run(self, job: str, token: str) -> None:
-        """Let a job begin that waits for it."""
-        await self._request("POST", f"{job}/phase", token, ok=(200, 303), data={"PHASE": "RUN"})
+        """Let a job begin that waits for it. Raises ``JobVanished`` where it is gone."""
+        try:
+            await self._request("POST", f"{job}/phase", token, ok=(200, 303), data={"PHASE": "RUN"})
+        except CavernError as exc:
+            if exc.fault in MISSING_JOB:
+                raise JobVanished("JobNotFound", "Cavern no longer knows the job", transient=True) from exc
+            raise
 
     async def bulk_results(self, job: str, after: int, token: str) -> AsyncIterator[dict[str, Any]]:
         """Results of a bulk job as they come, beginning after the event *after*.
@@ -336,7 +342,7 @@ class Cavern:
         try:
             _, body, _ = await self._request("GET", job, token, params=params, timeout=timeout)
         except CavernError as exc:
-            if exc.fault in {"NodeNotFound", "JobNotFound"}:
+            if exc.fault in MISSING_JOB:
                 raise JobVanished("JobNotFound", "Cavern no longer knows the job", transient=True) from exc
             raise
         root = etree.fromstring(body, etree.XMLParser(resolve_entities=False, no_network=True))
@@ -347,7 +353,7 @@ class Cavern:
         try:
             await self._request("POST", f"{job}/phase", token, ok=(200, 303), data={"PHASE": "ABORT"})
         except CavernError as exc:
-            if exc.fault not in {"NodeNotFound", "JobNotFound"}:
+            if exc.fault not in MISSING_JOB:
                 raise
 
     async def error(self, job: str, token: str) -> CavernError:

@@ -63,10 +63,10 @@ class BulkPull:
                 return files[start:]
             # Before it begins: one whose answer was lost on the way never does.
             await job.hold(bulk)
-            await self.cavern.run(bulk, job.token)
-            for file, row in zip(part, rows, strict=True):
-                job.begin(row.source, file)
             try:
+                await self.cavern.run(bulk, job.token)
+                for file, row in zip(part, rows, strict=True):
+                    job.begin(row.source, file)
                 silent = await self._follow(job, bulk, part)
             except JobVanished:
                 await job.hold(None)
