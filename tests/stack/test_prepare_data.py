@@ -22,6 +22,12 @@ from preparer.did import DID
 
 Place = Callable[[str, bytes], Path]
 FINAL = {"SUCCEEDED", "FAILED", "CANCELLED", "LOST"}
+CORE = "ivo://ivoa.net/vospace/core#"
+AREA = (
+    '<vos:node xmlns:vos="http://www.ivoa.net/xml/VOSpace/v2.0" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"'
+    ' xsi:type="vos:ContainerNode" uri="vos://opencadc.org~cavern/home/{user}"><vos:properties>{properties}'
+    "</vos:properties><vos:nodes/></vos:node>"
+)
 
 
 class Files:
@@ -254,6 +260,58 @@ def test_estimate(http: requests.Session, api: str, rse: Place) -> None:
     estimate = http.post(f"{api}/v1/estimate", json=body, timeout=60).json()
     assert (estimate["files"], estimate["bytes"]) == (4, 3000)
     assert estimate["missing"] == [f"testing:{files.run}_nowhere"]
+
+
+def area_document(user: str, **properties: Any) -> str:
+    """Document of a user's area with these properties of the standard."""
+    entries = "".join(
+        f'<vos:property uri="{CORE}{name}">{value}</vos:property>' for name, value in properties.items()
+    )
+    return AREA.format(user=user, properties=entries)
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["sizes of the request", "sizes of the RSE"])
+def test_a_set_of_files_that_exceeds_the_quota_is_refused_as_a_whole(
+    stack: Deployment, http: requests.Session, api: str, user: str, rse: Place, told: bool
+) -> None:
+    """Though each of its files would fit; what is there already needs no room, and what fits is staged."""
+    size = 100_000
+    files = Files(rse, 3, size=size)
+    body = files.request()
+    if told:
+        for entry in body["files"]:
+            entry["size"] = size
+    area = f"{stack.url}/src/cavern/nodes/home/{user}"
+    directory = stack.data / "cavern_data/cavern/home" / user / files.run
+    with stack.session("cavernadmin") as administrator:
+        made = administrator.put(
+            area, data=area_document(user, creator=user, quota=5 * size // 2), timeout=30
+        )
+        assert made.status_code == 201, made.text
+
+        task = follow(http, api, submit(http, api, body)["id"])
+        assert (task["state"], task["files_done"], task["files_failed"]) == ("FAILED", 0, 3), task
+        assert f"the files need {3 * size} bytes" in task["info"]
+        refused = results(http, api, task["id"])
+        assert [(file["state"], file["fault"]) for file in refused] == [("FAILED", "QuotaExceeded")] * 3
+        assert not directory.exists()
+
+        fitting = follow(http, api, submit(http, api, body | {"files": body["files"][:2]})["id"])
+        assert (fitting["state"], fitting["files_done"]) == ("SUCCEEDED", 2), fitting
+        # There is room for half a file, and two are there: one is too much.
+        again = follow(http, api, submit(http, api, body)["id"])
+        assert (again["state"], again["files_done"]) == ("FAILED", 0), again
+        assert {file["fault"] for file in results(http, api, again["id"])} == {"QuotaExceeded"}
+        assert len(list(directory.iterdir())) == 2
+
+        more = administrator.post(area, data=area_document(user, quota=4 * size), timeout=30)
+        assert more.status_code == 200, more.text
+    assert http.post(f"{api}/v1/tasks/{again['id']}/retry", timeout=30).status_code == 202
+    staged = follow(http, api, again["id"])
+    assert (staged["state"], staged["files_done"]) == ("SUCCEEDED", 3), staged
+    assert {path.name: path.read_bytes() for path in directory.iterdir()} == {
+        did.partition(":")[2]: content for did, content in files.content.items()
+    }
 
 
 @pytest.mark.parametrize("end", ["its own", "released"])

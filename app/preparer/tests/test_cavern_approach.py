@@ -37,6 +37,7 @@ class StandIn:
         self.made: list[str] = []
         self.jobs: dict[str, tuple[str, str]] = {}
         self.failures: dict[str, int] = {}
+        self.failure = 500
         self.damage: set[str] = set()
         self.relayed = 0
         self.bulk = False
@@ -68,7 +69,7 @@ class StandIn:
         name = request.path.rpartition("/")[2]
         if self.failures.get(name, 0) > 0:
             self.failures[name] -= 1
-            return web.Response(status=503)
+            return web.Response(status=self.failure)
         if name not in CONTENT:
             return web.Response(status=404)
         digest = {"Digest": self.digests[name]} if name in self.digests else {}

@@ -193,22 +193,28 @@ def test_what_a_killed_worker_left_is_taken_over(roots: tuple[Path, Path]) -> No
     assert os.listdir(roots[1] / "ada") == ["one.dat"]
 
 
+@pytest.mark.parametrize("outage", [False, True], ids=["of a file", "of the server"])
 def test_a_passing_failure_is_tried_again_within_bounds(
-    approach: FilesystemApproach, roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    approach: FilesystemApproach, roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, outage: bool
 ) -> None:
-    failures = 2
+    """A server that is away is waited for, whatever number of tries that takes."""
+    failures = 20 if outage else 2
     opened = approach._open_source
 
     def unsteady(which: Any) -> FileIO:
         nonlocal failures
         if failures:
             failures -= 1
-            raise OSError(errno.ESTALE, "Stale file handle")
+            raise OSError(errno.ETIMEDOUT if outage else errno.ESTALE, "Stale file handle")
         return opened(which)
 
     monkeypatch.setattr(approach, "_open_source", unsteady)
     approach.settings = approach.settings.model_copy(
-        update={"preparer_retry_delay": 0.001, "preparer_file_attempts": 3}
+        update={
+            "preparer_retry_delay": 0.001,
+            "preparer_retry_delay_max": 0.002,
+            "preparer_file_attempts": 3,
+        }
     )
     retried: list[Outcome] = []
     outcomes: list[Outcome] = []
@@ -222,6 +228,10 @@ def test_a_passing_failure_is_tried_again_within_bounds(
     async def nothing(*_: Any) -> None:
         return
 
+    if outage:
+        asyncio.run(approach.stage(Job(task(), "", report, again, nothing), [file(0, "s/one.dat", "a")]))
+        assert (failures, retried, outcomes[-1].state) == (0, [], FileState.STAGED)
+        return
     for number, state in ((0, FileState.STAGED), (1, FileState.FAILED)):
         asyncio.run(approach.stage(Job(task(), "", report, again, nothing), [file(number, "s/one.dat", "a")]))
         assert (len(retried), outcomes[-1].state) == (2, state)

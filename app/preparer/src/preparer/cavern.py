@@ -9,8 +9,8 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
@@ -19,6 +19,16 @@ from xml.sax.saxutils import escape
 import aiohttp
 from lxml import etree
 from voservice.logging import field
+
+from preparer.faults import (
+    AWAY_STATUS,
+    PASSING_STATUS,
+    TransferError,
+    is_away,
+    seconds_asked,
+    tells_of_outage,
+)
+from preparer.patience import Patience
 
 BULK_PULL = "ivo://skao.int/std/VOSpace#bulk-pull-1.0"
 CORE = "ivo://ivoa.net/vospace/core#"
@@ -32,22 +42,13 @@ XSI = "http://www.w3.org/2001/XMLSchema-instance"
 
 CAPABILITIES_AGE = 600.0
 ACTIVE_PHASES = {"PENDING", "QUEUED", "EXECUTING", "SUSPENDED", "HELD", "UNKNOWN"}
-TRANSIENT_STATUS = {408, 423, 425, 429, 500, 502, 503, 504}
+WAITING_PHASES = {"PENDING", "HELD"}
+MISSING_JOB = {"NodeNotFound", "JobNotFound"}
 TRANSIENT_FAULTS = ("NodeBusy", "NodeLocked", "ServiceBusy", "TransientException", "TransferFailed")
 
 
-class CavernError(Exception):
+class CavernError(TransferError):
     """Cavern refused, or could not be asked. ``fault`` is the standard's word for it."""
-
-    def __init__(
-        self, fault: str, detail: str, *, transient: bool = False, retry_after: float | None = None
-    ) -> None:
-        """Say what happened and whether trying again may help."""
-        super().__init__(f"{fault}: {detail}" if detail else fault)
-        self.fault = fault
-        self.detail = detail or fault
-        self.transient = transient
-        self.retry_after = retry_after
 
 
 class PullNotImplemented(CavernError):
@@ -119,8 +120,23 @@ def fault(status: int, body: str, retry_after: str | None = None) -> CavernError
         }
         defaults |= {412: "ChecksumMismatch", 413: "QuotaExceeded", 423: "NodeLocked"}
         name, detail = defaults.get(status, "InternalFault"), line or f"HTTP {status}"
-    delay = float(retry_after) if retry_after and retry_after.isdecimal() else None
-    return CavernError(name.strip(), detail.strip(), transient=status in TRANSIENT_STATUS, retry_after=delay)
+    return CavernError(
+        name.strip(),
+        detail.strip(),
+        transient=status in PASSING_STATUS,
+        away="Cavern" if status in AWAY_STATUS else None,
+        retry_after=seconds_asked(retry_after),
+    )
+
+
+def broken(what: str, exc: Exception, *, sending: bool = False) -> CavernError:
+    """Error of a request that got no answer, or only a part of one."""
+    return CavernError(
+        "TransferFailed",
+        f"{what}: {exc or type(exc).__name__}",
+        transient=True,
+        away="Cavern" if is_away(exc, sending=sending) else None,
+    )
 
 
 def _node(element: etree._Element) -> Node:
@@ -166,9 +182,8 @@ class Cavern:
                     )
                 return answer.status, body, answer.headers
         except (aiohttp.ClientError, TimeoutError) as exc:
-            raise CavernError(
-                "TransferFailed", f"Cavern cannot be asked: {exc or type(exc).__name__}", transient=True
-            ) from exc
+            sending = isinstance(options.get("data"), AsyncIterator)
+            raise broken("Cavern cannot be asked", exc, sending=sending) from exc
 
     def node_url(self, path: str) -> str:
         """URL of the node at *path*, which begins with a slash."""
@@ -248,9 +263,7 @@ class Cavern:
         except (aiohttp.ClientError, TimeoutError, etree.XMLSyntaxError) as exc:
             if known:
                 return known
-            raise CavernError(
-                "TransferFailed", f"Cavern does not say what it can do: {exc}", transient=True
-            ) from exc
+            raise broken("Cavern does not say what it can do", exc) from exc
         found = {
             c.get("standardID", ""): (c.findtext(".//{*}accessURL") or "").strip()
             for c in root.iter("{*}capability")
@@ -269,30 +282,40 @@ class Cavern:
 
     # -- bulk pull -------------------------------------------------------------------------------------------
 
-    async def start_bulk_pull(self, url: str, rows: list[Row], concurrency: int, token: str) -> str:
-        """Start pulling *rows*; returns the job's URL. A Cavern that is another one by now may not have this."""
+    async def create_bulk_pull(self, url: str, rows: list[Row], concurrency: int, token: str) -> str:
+        """Make a job that pulls *rows* once it is told to `run`; returns its URL.
+
+        Raises ``PullNotImplemented`` where there is none any more: this Cavern may be another one by now.
+        """
         body = json.dumps(
             {"rows": [row.document() for row in rows], "if_exists": "verify", "concurrency": concurrency}
         )
         headers = {"Content-Type": "application/json"}
         status, _, answer = await self._request(
-            "POST",
-            url,
-            token,
-            ok=(303, 404, 405),
-            data=body.encode(),
-            headers=headers,
-            params={"PHASE": "RUN"},
+            "POST", url, token, ok=(303, 404, 405), data=body.encode(), headers=headers
         )
         if status != 303:
             self._capabilities = (float("-inf"), {})
             raise PullNotImplemented("OperationNotSupported", f"{url} answered {status}")
         return urljoin(url, str(answer["Location"]))
 
+    async def run(self, job: str, token: str) -> None:
+        """Let a job begin that waits for it. Raises ``JobVanished`` where it is gone."""
+        try:
+            await self._request("POST", f"{job}/phase", token, ok=(200, 303), data={"PHASE": "RUN"})
+        except CavernError as exc:
+            if exc.fault in MISSING_JOB:
+                raise JobVanished("JobNotFound", "Cavern no longer knows the job", transient=True) from exc
+            raise
+
     async def bulk_results(self, job: str, after: int, token: str) -> AsyncIterator[dict[str, Any]]:
-        """Results of a bulk job as they come, beginning after the event *after*; ends with the job."""
+        """Results of a bulk job as they come, beginning after the event *after*.
+
+        They end with the job, and where the connection breaks or nothing comes for a while: the phase tells which.
+        """
         headers = self._headers(token) | {"Accept": "application/x-ndjson"}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=120)
+        answered = False
         try:
             async with self.session.get(
                 f"{job}/results/files", params={"from": str(after)}, headers=headers, timeout=timeout
@@ -301,12 +324,16 @@ class Cavern:
                     raise JobVanished("JobNotFound", "Cavern no longer knows the job", transient=True)
                 if answer.status != 200:
                     raise fault(answer.status, await answer.text(), answer.headers.get("Retry-After"))
+                answered = True
                 async for line in answer.content:
                     if line.strip():
                         yield json.loads(line)
-        except (aiohttp.ClientError, TimeoutError, ValueError) as exc:
-            detail = f"the results broke off: {exc or type(exc).__name__}"
-            raise CavernError("TransferFailed", detail, transient=True) from exc
+        except ValueError as exc:
+            raise CavernError("TransferFailed", f"the results cannot be read: {exc}", transient=True) from exc
+        except (aiohttp.ClientError, TimeoutError) as exc:
+            # Cavern has nothing to say while a large file is under way.
+            if not answered:
+                raise broken("the results cannot be read", exc) from exc
 
     async def phase(self, job: str, token: str, wait: int = 0) -> str:
         """Phase of a job; with *wait*, answered when it changes or after so many seconds."""
@@ -315,7 +342,7 @@ class Cavern:
         try:
             _, body, _ = await self._request("GET", job, token, params=params, timeout=timeout)
         except CavernError as exc:
-            if exc.fault in {"NodeNotFound", "JobNotFound"}:
+            if exc.fault in MISSING_JOB:
                 raise JobVanished("JobNotFound", "Cavern no longer knows the job", transient=True) from exc
             raise
         root = etree.fromstring(body, etree.XMLParser(resolve_entities=False, no_network=True))
@@ -326,7 +353,7 @@ class Cavern:
         try:
             await self._request("POST", f"{job}/phase", token, ok=(200, 303), data={"PHASE": "ABORT"})
         except CavernError as exc:
-            if not isinstance(exc, JobVanished) and exc.fault not in {"NodeNotFound", "JobNotFound"}:
+            if exc.fault not in MISSING_JOB:
                 raise
 
     async def error(self, job: str, token: str) -> CavernError:
@@ -340,12 +367,20 @@ class Cavern:
             return PullNotImplemented("OperationNotSupported", text)
         name, _, detail = text.partition(":")
         known = name.strip() if " " not in name.strip() else "TransferFailed"
-        return CavernError(known, detail.strip() or text, transient=known in TRANSIENT_FAULTS)
+        return CavernError(
+            known,
+            detail.strip() or text,
+            transient=known in TRANSIENT_FAULTS,
+            away="RSE" if known == "TransferFailed" and tells_of_outage(text) else None,
+        )
 
     # -- one transfer ----------------------------------------------------------------------------------------
 
-    async def pull(self, row: Row, token: str, cancelled: Callable[[], bool]) -> None:
-        """Let Cavern pull one file, and wait for the end of its job (VOSpace 2.1 section 3.6.2)."""
+    async def pull(self, row: Row, token: str, patience: Patience) -> None:
+        """Let Cavern pull one file, and wait for the end of its job (VOSpace 2.1 section 3.6.2).
+
+        A Cavern that goes away meanwhile is waited for with *patience*, and the same job followed when it is back.
+        """
         protocol = "httpsget" if row.source.startswith("https:") else "httpget"
         params = [(LENGTH, row.size), (f"{CORE}MD5", row.md5), (ADLER32, row.adler32)]
         document = (
@@ -363,25 +398,45 @@ class Cavern:
                 await asking.enter_async_context(self._first_pull)
             if self._pulls is False:
                 raise PullNotImplemented("OperationNotSupported", "this Cavern does not pull")
+            if patience.cancelled.is_set():
+                raise CavernError("Cancelled", "Cancelled before it was pulled")
             job = await self._start(document, token)
-            seen = ""
             try:
-                while (phase := await self.phase(job, token, wait=10)) in ACTIVE_PHASES:
-                    if cancelled():
-                        await self.abort(job, token)
-                        raise CavernError("Cancelled", "Cancelled while it was pulled")
-                    if phase == seen == "EXECUTING":
-                        # Who does not implement it says so as soon as it begins.
-                        self._pulls = True
-                        await asking.aclose()
-                    seen = phase
-            except asyncio.CancelledError:
-                await asyncio.shield(self.abort(job, token))
+                phase = await self._end_of_pull(job, token, patience, asking)
+            except BaseException:
+                # Nobody follows it any more. Where Cavern is away, what it does in the end is its own.
+                with suppress(CavernError):
+                    await asyncio.shield(self.abort(job, token))
                 raise
             error = None if phase == "COMPLETED" else await self.error(job, token)
-            self._pulls = not isinstance(error, PullNotImplemented)
+            if error is None or error.away != "Cavern":
+                self._pulls = not isinstance(error, PullNotImplemented)
         if error:
             raise error
+
+    async def _end_of_pull(self, job: str, token: str, patience: Patience, asking: AsyncExitStack) -> str:
+        """Final phase of a pull; lets others ask, too, as soon as it is clear that this Cavern pulls."""
+        seen, tries = "", 0
+        while not patience.cancelled.is_set():
+            try:
+                phase = await self.phase(job, token, wait=10)
+            except CavernError as exc:
+                # Others wait for Cavern by themselves.
+                await asking.aclose()
+                tries += 1
+                if not await patience.outlast(exc, tries):
+                    raise
+                continue
+            tries = 0
+            patience.answered("Cavern")
+            if phase not in ACTIVE_PHASES:
+                return phase
+            if phase == seen == "EXECUTING":
+                # Who does not implement it says so as soon as it begins.
+                self._pulls = True
+                await asking.aclose()
+            seen = phase
+        raise CavernError("Cancelled", "Cancelled while it was pulled")
 
     async def _start(self, document: str, token: str) -> str:
         _, _, answer = await self._request(
@@ -395,7 +450,7 @@ class Cavern:
         job = urljoin(self.url + "/", str(answer["Location"]))
         if urlsplit(job).netloc != urlsplit(self.url).netloc:
             raise CavernError("InternalFault", f"the job's URL {job} is not on Cavern's host")
-        await self._request("POST", f"{job}/phase", token, ok=(200, 303), data={"PHASE": "RUN"})
+        await self.run(job, token)
         return job
 
     async def move(self, source: str, target: str, token: str) -> None:
@@ -425,8 +480,7 @@ class Cavern:
                 async for chunk in answer.content.iter_any():
                     yield chunk
         except (aiohttp.ClientError, TimeoutError) as exc:
-            detail = f"reading back broke off: {exc or type(exc).__name__}"
-            raise CavernError("TransferFailed", detail, transient=True) from exc
+            raise broken("reading back broke off", exc) from exc
 
     async def put(self, path: str, chunks: AsyncIterator[bytes], size: int | None, token: str) -> str | None:
         """Write a file as a stream; returns the hexadecimal MD5 that Cavern says it stored, if it says so."""

@@ -75,7 +75,7 @@ class PreparerSettings(ServiceSettings):
     preparer_file_concurrency: int = Field(16, ge=1, description="Files of one task in transfer at once")
     preparer_file_attempts: int = Field(5, ge=1, description="Tries of one file before it fails")
     preparer_outage: float = Field(
-        900.0, ge=0, description="How long Cavern may be away before a task fails over it"
+        900.0, ge=0, description="How long Cavern or the RSE may be away before a task fails over it"
     )
     preparer_task_attempts: int = Field(
         20, ge=1, description="Workers lost over one task before it counts as lost"

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import random
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from preparer.config import PreparerSettings
+from preparer.faults import Service, TransferError
 from preparer.ledger.store import File, Outcome, Task
 from preparer.ledger.tables import GOOD, FileState
+from preparer.patience import Patience, delay
 
 logger = logging.getLogger("preparer.staging")
 
@@ -21,19 +22,47 @@ Report = Callable[[Sequence[Outcome]], Awaitable[None]]
 
 
 class StagingError(Exception):
-    """The whole task cannot go on. ``fault`` is the kind of reason, as on files."""
+    """The whole task cannot go on. ``fault`` is the kind of reason, as on files.
 
-    def __init__(self, fault: str, detail: str, *, transient: bool = False) -> None:
-        """Say why, and whether trying again may help."""
+    With ``transient`` trying again may help; ``away`` is the service whose return that needs.
+    """
+
+    def __init__(
+        self,
+        fault: str,
+        detail: str,
+        *,
+        transient: bool = False,
+        away: Service = "Cavern",
+        retry_after: float | None = None,
+    ) -> None:
+        """Say why, and whether trying again may help, at the earliest after so many seconds."""
         super().__init__(detail)
         self.fault = fault
         self.detail = detail
         self.transient = transient
+        self.away = away
+        self.retry_after = retry_after
+
+    @classmethod
+    def of(cls, error: TransferError) -> StagingError:
+        """What failed is the task's as a whole."""
+        return cls(
+            error.fault,
+            error.detail,
+            transient=error.transient,
+            away=error.away or "Cavern",
+            retry_after=error.retry_after,
+        )
 
 
 @dataclass
 class Job:
-    """A task in a worker's hands."""
+    """A task in a worker's hands.
+
+    ``bulk`` is the URL of the bulk job underneath and ``event`` the last of its events that was taken; ``away`` holds
+    since when services have not answered.
+    """
 
     task: Task
     token: str
@@ -41,6 +70,18 @@ class Job:
     retried: Report
     remember: Callable[[str | None, int], Awaitable[None]]
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    bulk: str | None = None
+    event: int = 0
+    away: dict[Service, float] = field(default_factory=dict)
+
+    def patience(self, settings: PreparerSettings) -> Patience:
+        """How long this task still waits."""
+        return Patience(settings, self.cancelled, self.away)
+
+    async def hold(self, bulk: str | None, event: int = 0) -> None:
+        """Remember the bulk job underneath, here and for those who go on with the task; None: there is none."""
+        self.bulk, self.event = bulk, event
+        await self.remember(bulk, event)
 
     def begin(self, source: str, file: File) -> None:
         """Say that a file is on its way."""
@@ -94,12 +135,59 @@ class Measured:
         return f"{self.adler:08x}"
 
 
-def delay(settings: PreparerSettings, attempt: int, asked: float | None = None) -> float:
-    """Seconds before the next try; *asked* is what the service asked for. It doubles from try to try up to a limit."""
-    longest = settings.preparer_retry_delay_max
-    most = min(longest, settings.preparer_retry_delay * 2 ** (attempt - 1))
-    # Full jitter, so that many files that failed at once do not come back at once.
-    return max(min(asked or 0.0, longest), random.uniform(0, most))  # noqa: S311 - no secret
+async def side_by_side(
+    files: Sequence[File], concurrency: int, one: Callable[[File], Awaitable[None]]
+) -> None:
+    """Do *one* for every file, so many at once; the first error that is raised ends all."""
+    limit = asyncio.Semaphore(concurrency)
+
+    async def limited(file: File) -> None:
+        async with limit:
+            await one(file)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for file in files:
+                group.create_task(limited(file))
+    except BaseExceptionGroup as errors:
+        # They have one cause: the ledger or a service that is away, and not the files.
+        raise errors.exceptions[0] from errors
+
+
+async def until_final(
+    job: Job, file: File, settings: PreparerSettings, once: Callable[[], Awaitable[Outcome]]
+) -> None:
+    """Try a file until it is final, and record it; nothing is recorded of one that was cancelled meanwhile.
+
+    *once* raises ``TransferError``. What is the file's own ends it at once, what may pass after some tries. A service
+    that is away is waited for, which costs no tries; when it has been for too long, that is raised as ``StagingError``.
+    """
+    patience = job.patience(settings)
+    tries, waits = file.attempts, 0
+    while not job.cancelled.is_set():
+        try:
+            outcome = await once()
+        except TransferError as exc:
+            if job.cancelled.is_set():
+                # Whatever broke it off: the file is cancelled with its task.
+                return
+            if exc.away is not None:
+                waits += 1
+                if not await patience.outlast(exc, waits) and not job.cancelled.is_set():
+                    raise StagingError.of(exc) from exc
+                continue
+            tries, waits = tries + 1, 0
+            outcome = Outcome(file.number, FileState.FAILED, fault=exc.fault, detail=exc.detail)
+            if exc.transient and tries < settings.preparer_file_attempts:
+                await job.retried([outcome])
+                await patience.pause(delay(settings, tries, exc.retry_after))
+                continue
+        if outcome.state == FileState.PRESENT:
+            patience.answered("Cavern")
+        else:
+            patience.answered()
+        await job.end([(file, outcome)])
+        return
 
 
 class Approach(ABC):
@@ -118,5 +206,9 @@ class Approach(ABC):
         return
 
     async def resume(self, job: Job, files: Sequence[File]) -> bool:
-        """Go on with what an earlier worker began on *files*; False where there is nothing to go on with."""
+        """Go on with what was begun on *files*, by whomever; False where there is nothing to go on with."""
         return False
+
+    async def abandon(self, bulk: str, token: str) -> bool:
+        """End the bulk job that an ended task has left behind; False where that is to be tried again."""
+        return True

@@ -8,28 +8,28 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from typing import Any
+from functools import partial
 
 import aiohttp
 from voservice.auth import AuthenticationError, ClientCredentials
 
-from preparer.approaches.base import Approach, Job, Measured, Removal, StagingError, delay, logger
-from preparer.cavern import (
-    ACTIVE_PHASES,
-    ADLER32,
-    CORE,
-    LENGTH,
-    Cavern,
-    CavernError,
-    JobVanished,
-    Node,
-    PullNotImplemented,
-    Row,
+from preparer.approaches.base import (
+    Approach,
+    Job,
+    Measured,
+    Removal,
+    StagingError,
+    logger,
+    side_by_side,
+    until_final,
 )
+from preparer.approaches.bulk import BulkPull
+from preparer.cavern import ADLER32, CORE, LENGTH, Cavern, CavernError, Node, PullNotImplemented, Row
 from preparer.config import PreparerSettings
+from preparer.faults import TransferError
 from preparer.ledger.store import File, Outcome, Task
 from preparer.ledger.tables import FileState
-from preparer.rse import WANT_DIGEST, RseError, head, stated, url
+from preparer.rse import RseError, head, opened, stated, unanswered, url
 
 CHUNK = 1 << 20
 
@@ -49,6 +49,7 @@ class CavernApproach(Approach):
         self.cavern = cavern
         self.session = session
         self.credentials = credentials
+        self.bulk = BulkPull(settings, cavern, self.row)
 
     # -- the user's area -------------------------------------------------------------------------------------
 
@@ -91,7 +92,7 @@ class CavernApproach(Approach):
             async for files in pages:
                 if job.cancelled.is_set():
                     return
-                needed += sum(await self._sizes(files))
+                needed += sum(await self._sizes(job, files))
                 targets.update(file.target for file in files)
             if needed <= room:
                 return
@@ -101,14 +102,14 @@ class CavernApproach(Approach):
                     if f"{container}/{name}" in targets:
                         needed -= node.number(LENGTH) or 0
         except CavernError as exc:
-            raise StagingError(exc.fault, exc.detail, transient=exc.transient) from exc
+            raise StagingError.of(exc) from exc
         if needed > room:
             raise StagingError(
                 "QuotaExceeded",
                 f"the files need {needed} bytes, and {room} are left of the quota of {self.home(job.task.username)}",
             )
 
-    async def _sizes(self, files: Sequence[File]) -> list[int]:
+    async def _sizes(self, job: Job, files: Sequence[File]) -> list[int]:
         """Sizes as asked for, or as the RSE tells them; what it does not tell counts nothing."""
         limit = asyncio.Semaphore(self.settings.preparer_file_concurrency)
 
@@ -116,6 +117,8 @@ class CavernApproach(Approach):
             if file.size is not None:
                 return int(file.size)
             async with limit:
+                if job.cancelled.is_set():
+                    return 0
                 with suppress(RseError):
                     found = await head(self.session, self.row(file).source)
                     return found.size if found else 0
@@ -147,133 +150,36 @@ class CavernApproach(Approach):
         try:
             bulk_pull = await self.cavern.bulk_pull_url()
             if bulk_pull is not None:
-                files = await self._bulk(job, bulk_pull, files)
+                files = await self.bulk.stage(job, bulk_pull, files)
             if not files:
                 return
             await self._ensure_containers(files, job.token)
         except CavernError as exc:
-            raise StagingError(exc.fault, exc.detail, transient=exc.transient) from exc
-        await self._singly(job, files)
+            raise StagingError.of(exc) from exc
+        await side_by_side(files, self.settings.preparer_file_concurrency, partial(self._one, job))
 
     async def resume(self, job: Job, files: Sequence[File]) -> bool:
-        """Follow the bulk job that an earlier worker of this task started."""
-        if not job.task.job:
-            return False
+        """Follow the bulk job of this task that was begun before, by an earlier worker or by this one."""
         try:
-            await self._follow(job, job.task.job, job.task.job_event, self._by_target(files))
-            await job.remember(None, 0)
-        except JobVanished:
-            await job.remember(None, 0)
+            return await self.bulk.resume(job, files)
         except CavernError as exc:
-            raise StagingError(exc.fault, exc.detail, transient=exc.transient) from exc
+            raise StagingError.of(exc) from exc
+
+    async def abandon(self, bulk: str, token: str) -> bool:
+        """End a bulk job that goes on, or would once it can, after its task has ended."""
+        try:
+            await self.cavern.abort(bulk, token)
+        except CavernError as exc:
+            if exc.transient:
+                return False
+            logger.warning("The job %s cannot be ended: %s", bulk, exc)
         return True
 
-    async def _bulk(self, job: Job, url: str, files: Sequence[File]) -> Sequence[File]:
-        """Stage by bulk pull; returns the files for which Cavern, replaced by another, no longer has it."""
-        for start in range(0, len(files), self.settings.preparer_batch):
-            if job.cancelled.is_set():
-                return []
-            part = files[start : start + self.settings.preparer_batch]
-            rows = [self.row(file) for file in part]
-            try:
-                bulk = await self.cavern.start_bulk_pull(
-                    url, rows, self.settings.preparer_file_concurrency, job.token
-                )
-            except PullNotImplemented:
-                return files[start:]
-            for file, row in zip(part, rows, strict=True):
-                job.begin(row.source, file)
-            await job.remember(bulk, 0)
-            await self._follow(job, bulk, 0, self._by_target(part))
-        return []
-
-    def _by_target(self, files: Sequence[File]) -> dict[str, File]:
-        """Cavern counts its rows from zero in each job, but both sides know a file by its target."""
-        return {self.cavern.uri(file.target): file for file in files}
-
-    async def _follow(self, job: Job, bulk: str, event: int, by_target: dict[str, File]) -> None:
-        """Take the results of a bulk job until it ends; a broken stream is taken up where it broke."""
-        failures = 0
-        while True:
-            abort = asyncio.create_task(self._abort_when_cancelled(job, bulk))
-            try:
-                async for batch in _batches(self.cavern.bulk_results(bulk, event, job.token)):
-                    failures = 0
-                    event = batch[-1]["event"]
-                    await self._take(job, batch, by_target)
-                    await job.remember(bulk, event)
-                if await self.cavern.phase(bulk, job.token, wait=1) not in ACTIVE_PHASES:
-                    return
-            except JobVanished:
-                raise
-            except CavernError as exc:
-                failures += 1
-                if not exc.transient or failures > self.settings.preparer_file_attempts:
-                    raise
-                await asyncio.sleep(delay(self.settings, failures, exc.retry_after))
-            finally:
-                abort.cancel()
-
-    async def _abort_when_cancelled(self, job: Job, bulk: str) -> None:
-        await job.cancelled.wait()
-        while True:
-            try:
-                await self.cavern.abort(bulk, job.token)
-            except CavernError as exc:
-                if not exc.transient:
-                    return
-                await asyncio.sleep(delay(self.settings, 1, exc.retry_after))
-            else:
-                return
-
-    async def _take(self, job: Job, batch: list[dict[str, Any]], by_target: dict[str, File]) -> None:
-        ended, again = [], []
-        for result in batch:
-            file = by_target.get(result["target"])
-            outcome = _outcome(file.number, result) if file else None
-            if file is None or outcome is None:
-                continue
-            retry = outcome.state == FileState.FAILED and result.get("transient")
-            if (
-                retry
-                and file.attempts + 1 < self.settings.preparer_file_attempts
-                and not job.cancelled.is_set()
-            ):
-                again.append(outcome)
-            else:
-                ended.append((file, outcome))
-        await job.end(ended)
-        await job.retried(again)
-
-    async def _singly(self, job: Job, files: Sequence[File]) -> None:
-        """One transfer for each file, several at a time."""
-        limit = asyncio.Semaphore(self.settings.preparer_file_concurrency)
-
-        async def one(file: File) -> None:
-            async with limit:
-                if not job.cancelled.is_set():
-                    await self._one(job, file)
-
-        async with asyncio.TaskGroup() as group:
-            for file in files:
-                group.create_task(one(file))
-
     async def _one(self, job: Job, file: File) -> None:
-        job.begin(self.row(file).source, file)
-        for attempt in range(file.attempts + 1, self.settings.preparer_file_attempts + 1):
-            try:
-                outcome = await self._transfer(job, file)
-            except CavernError as exc:
-                if job.cancelled.is_set():
-                    # Whatever broke it off: the file is cancelled with its task.
-                    return
-                outcome = Outcome(file.number, FileState.FAILED, fault=exc.fault, detail=exc.detail)
-                if exc.transient and attempt < self.settings.preparer_file_attempts:
-                    await job.retried([outcome])
-                    await asyncio.sleep(delay(self.settings, attempt, exc.retry_after))
-                    continue
-            await job.end([(file, outcome)])
+        if job.cancelled.is_set():
             return
+        job.begin(self.row(file).source, file)
+        await until_final(job, file, self.settings, partial(self._transfer, job, file))
 
     async def _transfer(self, job: Job, file: File) -> Outcome:
         present = await self._present(file, job.token)
@@ -281,7 +187,7 @@ class CavernApproach(Approach):
             return present
         if self.cavern.can_pull:
             try:
-                await self.cavern.pull(self.row(file), job.token, job.cancelled.is_set)
+                await self.cavern.pull(self.row(file), job.token, job.patience(self.settings))
                 return await self._verify(file, job.token)
             except PullNotImplemented:
                 pass
@@ -330,58 +236,52 @@ class CavernApproach(Approach):
         # The same name at each try: one that a killed worker left is overwritten by the next.
         start = name.encode()[:200].decode(errors="ignore")
         temporary = f"{directory}/.{start}.{job.task.id.hex[:8]}-{file.number}.part"
-        measured = Measured()
-        source = self.row(file).source
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
-        try:
-            headers = {"Accept-Encoding": "identity", **WANT_DIGEST}
-            async with self.session.get(
-                source, timeout=timeout, allow_redirects=False, headers=headers
-            ) as answer:
-                if answer.status == 404:
-                    raise CavernError("SourceNotFound", f"{source} does not exist on the RSE")
-                if answer.status != 200:
-                    raise CavernError(
-                        "TransferFailed", f"the RSE answered {answer.status}", transient=answer.status >= 500
-                    )
-                size = answer.content_length
-
-                async def chunks() -> AsyncIterator[bytes]:
-                    async for chunk in answer.content.iter_chunked(CHUNK):
-                        if job.cancelled.is_set():
-                            raise CavernError("Cancelled", "Cancelled while it was relayed")
-                        await asyncio.to_thread(measured.add, chunk)
-                        yield chunk
-
-                stored = await self.cavern.put(temporary, chunks(), size, job.token)
-            if size is not None and measured.size != size:
-                raise CavernError(
-                    "TransferFailed", f"{measured.size} of {size} bytes arrived", transient=True
-                )
-            if stored is not None and stored != measured.md5:
-                raise CavernError(
-                    "ChecksumMismatch", f"Cavern stored {stored}, sent was {measured.md5}", transient=True
-                )
-            told = stated(answer.headers)
-            for name, of_rse, found in zip(
-                ("md5", "adler32"), told, (measured.md5, measured.adler32), strict=True
-            ):
-                if of_rse is not None and of_rse != found:
-                    raise CavernError(
-                        "ChecksumMismatch", f"{name} is {found}, the RSE says {of_rse}", transient=True
-                    )
-            _compare(file, measured.size, measured.md5, measured.adler32)
-            await self._make_room(file, job.token)
-            await self.cavern.move(temporary, file.target, job.token)
-        except (aiohttp.ClientError, TimeoutError) as exc:
-            await self._clean(temporary, job.token)
-            raise CavernError(
-                "TransferFailed", f"the RSE: {exc or type(exc).__name__}", transient=True
-            ) from exc
-        except BaseException:
-            await asyncio.shield(self._clean(temporary, job.token))
-            raise
+        async with opened(self.session, self.row(file).source) as answer:
+            # Whatever Cavern does now: it is there.
+            job.patience(self.settings).answered("RSE")
+            try:
+                measured = await self._stream(job, answer, temporary)
+                _compare_stated(answer, measured)
+                _compare(file, measured.size, measured.md5, measured.adler32)
+                await self._make_room(file, job.token)
+                await self.cavern.move(temporary, file.target, job.token)
+            except BaseException:
+                await asyncio.shield(self._clean(temporary, job.token))
+                raise
         return Outcome(file.number, FileState.STAGED, measured.size, measured.md5, measured.adler32)
+
+    async def _stream(self, job: Job, answer: aiohttp.ClientResponse, target: str) -> Measured:
+        """Write the RSE's *answer* to *target* as it comes; raises ``TransferError`` where not all of it arrives."""
+        measured = Measured()
+        broken: TransferError | None = None
+
+        async def chunks() -> AsyncIterator[bytes]:
+            nonlocal broken
+            try:
+                async for chunk in answer.content.iter_chunked(CHUNK):
+                    if job.cancelled.is_set():
+                        raise CavernError("Cancelled", "Cancelled while it was relayed")
+                    await asyncio.to_thread(measured.add, chunk)
+                    yield chunk
+            except (aiohttp.ClientError, TimeoutError) as exc:
+                broken = unanswered(exc)
+                raise
+
+        size = answer.content_length
+        try:
+            stored = await self.cavern.put(target, chunks(), size, job.token)
+        except CavernError as exc:
+            if broken is not None:
+                # A request whose body breaks off fails as if it were Cavern's fault.
+                raise broken from exc
+            raise
+        if size is not None and measured.size != size:
+            raise CavernError("TransferFailed", f"{measured.size} of {size} bytes arrived", transient=True)
+        if stored is not None and stored != measured.md5:
+            raise CavernError(
+                "ChecksumMismatch", f"Cavern stored {stored}, sent was {measured.md5}", transient=True
+            )
+        return measured
 
     async def _make_room(self, file: File, token: str) -> None:
         """Delete what a move would find in its place, which is refused; a directory is nobody's to replace."""
@@ -430,6 +330,15 @@ class CavernApproach(Approach):
         return not file.found_md5 or md5 == file.found_md5
 
 
+def _compare_stated(answer: aiohttp.ClientResponse, measured: Measured) -> None:
+    """Raise ``CavernError`` where bytes have another checksum than the RSE states of them."""
+    for name, of_rse, found in zip(
+        ("md5", "adler32"), stated(answer.headers), (measured.md5, measured.adler32), strict=True
+    ):
+        if of_rse is not None and of_rse != found:
+            raise CavernError("ChecksumMismatch", f"{name} is {found}, the RSE says {of_rse}", transient=True)
+
+
 def _compare(file: File, size: int | None, md5: str | None, adler32: str | None) -> None:
     """Raise ``CavernError`` where something that is known of the file is not what was asked for."""
     for name, wanted, found in [
@@ -440,63 +349,3 @@ def _compare(file: File, size: int | None, md5: str | None, adler32: str | None)
         if wanted is not None and wanted != found:
             kind = "SizeMismatch" if name == "size" else "ChecksumMismatch"
             raise CavernError(kind, f"{name} is {found}, not {wanted}")
-
-
-def _outcome(number: int, result: dict[str, Any]) -> Outcome | None:
-    states = {"COMPLETED": FileState.STAGED, "SKIPPED": FileState.PRESENT, "ERROR": FileState.FAILED}
-    state = states.get(result["state"])
-    if state is None:
-        # An aborted row stays pending: it is cancelled with the task, or tried again.
-        return None
-    return Outcome(
-        number,
-        state,
-        result.get("bytes"),
-        result.get("md5"),
-        result.get("adler32"),
-        result.get("fault"),
-        result.get("detail"),
-    )
-
-
-async def _batches(
-    results: AsyncIterator[dict[str, Any]], size: int = 1000, seconds: float = 0.25
-) -> AsyncIterator[list[dict[str, Any]]]:
-    """Gather results that come quickly, so that the ledger is written a few times a second."""
-    queue: asyncio.Queue[dict[str, Any] | BaseException | None] = asyncio.Queue(maxsize=4 * size)
-
-    async def pump() -> None:
-        try:
-            async for result in results:
-                await queue.put(result)
-        except Exception as exc:
-            await queue.put(exc)
-        else:
-            await queue.put(None)
-
-    task = asyncio.create_task(pump())
-    try:
-        ended = False
-        while not ended:
-            first = await queue.get()
-            batch: list[dict[str, Any]] = []
-            item: dict[str, Any] | BaseException | None = first
-            loop = asyncio.get_running_loop()
-            until = loop.time() + seconds
-            while isinstance(item, dict):
-                batch.append(item)
-                if len(batch) >= size:
-                    break
-                try:
-                    async with asyncio.timeout_at(until):
-                        item = await queue.get()
-                except TimeoutError:
-                    break
-            if batch:
-                yield batch
-            if item is None:
-                ended = True
-            elif isinstance(item, BaseException):
-                raise item
-    finally:
-        task.cancel()

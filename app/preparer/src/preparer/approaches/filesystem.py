@@ -13,11 +13,21 @@ import stat
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from io import FileIO
 from pathlib import Path
 
-from preparer.approaches.base import Approach, Job, Measured, Removal, StagingError, delay
+from preparer.approaches.base import (
+    Approach,
+    Job,
+    Measured,
+    Removal,
+    StagingError,
+    side_by_side,
+    until_final,
+)
 from preparer.config import PreparerSettings
+from preparer.faults import TransferError
 from preparer.ledger.store import File, Outcome, Task
 from preparer.ledger.tables import FileState
 
@@ -25,8 +35,21 @@ CHUNK = 4 << 20
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FAULTS = {FileNotFoundError: "SourceNotFound", PermissionError: "PermissionDenied"}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-# What a file system over the network may say of a server that is away for a moment.
-_PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY}
+# What a file system over the network says of a server that is away, be it the RSE's or that of the users' areas.
+_AWAY = {
+    errno.ETIMEDOUT,
+    errno.ENOTCONN,
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+    errno.ECONNABORTED,
+    errno.ESHUTDOWN,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+}
+# What it may say of a file for a moment.
+_PASSING = {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EBUSY}
 
 
 @contextmanager
@@ -79,33 +102,19 @@ class FilesystemApproach(Approach):
     async def stage(self, job: Job, files: Sequence[File]) -> None:
         """Stage every file, several at a time."""
         owner = await asyncio.to_thread(self._owner, job.task.username)
-        limit = asyncio.Semaphore(self.settings.preparer_file_concurrency)
 
         async def one(file: File) -> None:
-            async with limit:
-                if not job.cancelled.is_set():
-                    job.begin(file.path, file)
-                    await self._one(job, file, owner)
+            if not job.cancelled.is_set():
+                job.begin(file.path, file)
+                await until_final(job, file, self.settings, partial(self._once, job, file, owner))
 
-        async with asyncio.TaskGroup() as group:
-            for file in files:
-                group.create_task(one(file))
+        await side_by_side(files, self.settings.preparer_file_concurrency, one)
 
-    async def _one(self, job: Job, file: File, owner: tuple[int, int]) -> None:
-        """Stage a file, with further tries where the failure may pass."""
-        for attempt in range(file.attempts + 1, self.settings.preparer_file_attempts + 1):
-            try:
-                outcome = await asyncio.to_thread(self._stage, job, file, owner)
-            except Cancelled:
-                return
-            except OSError as exc:
-                outcome = _failed(file, exc)
-                if exc.errno in _PASSING and attempt < self.settings.preparer_file_attempts:
-                    await job.retried([outcome])
-                    await asyncio.sleep(delay(self.settings, attempt))
-                    continue
-            await job.end([(file, outcome)])
-            return
+    async def _once(self, job: Job, file: File, owner: tuple[int, int]) -> Outcome:
+        try:
+            return await asyncio.to_thread(self._stage, job, file, owner)
+        except OSError as exc:
+            raise _failure(file, exc) from exc
 
     async def remove(self, task: Task, token: str, files: Sequence[File]) -> Removal:
         """Remove staged copies that are unchanged since."""
@@ -124,7 +133,9 @@ class FilesystemApproach(Approach):
                 status = os.fstat(area)
         except OSError as exc:
             raise StagingError(
-                "ContainerNotFound", f"{username} has no area on this site: {exc.strerror}"
+                "ContainerNotFound",
+                f"{username} has no area on this site: {exc.strerror}",
+                transient=exc.errno in _AWAY | _PASSING,
             ) from exc
         return status.st_uid, status.st_gid
 
@@ -155,15 +166,11 @@ class FilesystemApproach(Approach):
 
     @abstractmethod
     def _stage(self, job: Job, file: File, owner: tuple[int, int]) -> Outcome:
-        """Stage one file, which will belong to *owner*. Raises `OSError`, and `Cancelled`."""
+        """Stage one file, which will belong to *owner*. Raises `OSError`, and `TransferError`."""
 
     @abstractmethod
     def _ours(self, file: File, parent: int, name: str) -> bool:
         """Whether what is at the target is still what was staged. Raises `FileNotFoundError`."""
-
-
-class Cancelled(Exception):
-    """The task was cancelled while the file was read."""
 
 
 def measure(job: Job, source: FileIO, copy: int | None = None) -> Measured:
@@ -171,7 +178,7 @@ def measure(job: Job, source: FileIO, copy: int | None = None) -> Measured:
     measured = Measured()
     while chunk := source.read(CHUNK):
         if job.cancelled.is_set():
-            raise Cancelled
+            raise TransferError("Cancelled", "Cancelled while it was read")
         measured.add(chunk)
         view = memoryview(chunk)
         while copy is not None and view:
@@ -179,11 +186,16 @@ def measure(job: Job, source: FileIO, copy: int | None = None) -> Measured:
     return measured
 
 
-def _failed(file: File, exc: OSError) -> Outcome:
+def _failure(file: File, exc: OSError) -> TransferError:
     fault = next((name for kind, name in _FAULTS.items() if isinstance(exc, kind)), "InternalFault")
     if exc.errno in _FULL:
         fault = "QuotaExceeded"
-    return Outcome(file.number, FileState.FAILED, fault=fault, detail=f"{file.path}: {exc.strerror}")
+    return TransferError(
+        fault,
+        f"{file.path}: {exc.strerror}",
+        transient=exc.errno in _PASSING,
+        away="RSE" if exc.errno in _AWAY else None,
+    )
 
 
 def checked(file: File, found: Measured) -> Outcome:

@@ -322,8 +322,7 @@ class Ledger:
                         published=False,
                         attempts=0,
                         files_failed=0,
-                        job=None,
-                        job_event=0,
+                        # A job that it has left behind stays known: it is taken up.
                         credential=credential,
                         credential_expires=expires,
                         callback_attempts=0,
@@ -587,11 +586,15 @@ class Ledger:
                     finished=now,
                     worker=None,
                     lease=None,
-                    job=None,
                     callback_next=self._callback_time(),
                     expires=func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, tasks.c.lifetime),
+                    # Where every file is there, no job has anything left to do.
+                    job=None if state == TaskState.SUCCEEDED else tasks.c.job,
                     # A credential is kept only as long as something is to be done with it.
-                    credential=text("CASE WHEN lifetime IS NULL THEN NULL ELSE credential END"),
+                    credential=text(
+                        "CASE WHEN lifetime IS NULL AND (job IS NULL OR CAST(:final AS text) = 'SUCCEEDED')"
+                        " THEN NULL ELSE credential END"
+                    ).bindparams(final=str(state)),
                 )
                 .returning(tasks)
             )
@@ -720,6 +723,28 @@ class Ledger:
                     update(tasks).where(tasks.c.id == task).values(expires=None, credential=None)
                 )
                 await self._event(connection, task, "released")
+
+    async def left_behind(self, limit: int = 100) -> Sequence[Task]:
+        """Ended tasks whose bulk job nobody saw end: cancelled, failed or lost while Cavern was away."""
+        query = (
+            select(tasks).where(tasks.c.job.is_not(None), ~IS_ACTIVE).order_by(tasks.c.finished).limit(limit)
+        )
+        async with self._single.connect() as connection:
+            found: Sequence[Task] = (await connection.execute(query)).all()
+            return found
+
+    async def forget_job(self, task: uuid.UUID, job: str) -> None:
+        """Note that nothing is left of an ended task's bulk job; its credential goes with it, unless others need it."""
+        async with self.engine.begin() as connection:
+            await connection.execute(
+                update(tasks)
+                .where(tasks.c.id == task, tasks.c.job == job, ~IS_ACTIVE)
+                .values(
+                    job=None,
+                    job_event=0,
+                    credential=text("CASE WHEN expires IS NULL THEN NULL ELSE credential END"),
+                )
+            )
 
     async def renew_lifetime(self, task: uuid.UUID, lifetime: int) -> None:
         """Let staged copies live *lifetime* seconds from now."""

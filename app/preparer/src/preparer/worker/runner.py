@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -24,6 +22,7 @@ from preparer.config import PreparerSettings
 from preparer.credentials import CredentialLost, Vault
 from preparer.ledger.store import File, Ledger, Outcome, Task
 from preparer.ledger.tables import GOOD, FileState
+from preparer.patience import delay
 from preparer.worker import heartbeat, metrics
 
 logger = logging.getLogger(__name__)
@@ -31,6 +30,10 @@ logger = logging.getLogger(__name__)
 PAGE = 5000
 # Seconds after which the worker that ended a task has either written its receipt or died over it.
 RECEIPT_DELAY = 30
+# Seconds between looks at what ended tasks have left behind at a Cavern that was away, and how long that is tried: a
+# user's token is kept for it.
+ABANDON_DELAY = 10
+ABANDON_LIMIT = timedelta(days=1)
 
 
 class Runner:
@@ -66,6 +69,7 @@ class Runner:
                 group.create_task(self._forever(self._callbacks_loop)),
                 group.create_task(self._forever(self._lifetimes_loop)),
                 group.create_task(self._forever(self._receipts_loop)),
+                group.create_task(self._forever(self._left_behind_loop)),
             ]
             await self.stopping.wait()
             for loop in loops:
@@ -185,7 +189,7 @@ class Runner:
             await self.ledger.fail(task.id, self.name, "NotAuthenticated", str(exc))
             await self._close(task)
             return
-        job = Job(task, token, report, retried, remember)
+        job = Job(task, token, report, retried, remember, bulk=task.job, event=task.job_event)
         self.jobs[task.id] = job
         if task.cancel:
             job.cancelled.set()
@@ -194,9 +198,10 @@ class Runner:
 
     async def _rounds(self, approach: Approach, job: Job) -> None:
         """Stage what is pending, a batch at a time, until nothing is or the task as a whole fails."""
-        failures = 0
-        away: float | None = None
-        resumed = admitted = False
+        patience = job.patience(self.settings)
+        # Rounds on end that had nothing to show for, and how long the last one was asked to wait.
+        failures, asked = 0, None
+        admitted = False
         tried: set[int] = set()
         while not job.cancelled.is_set():
             pending = await self.ledger.list_files(
@@ -206,40 +211,29 @@ class Runner:
                 return
             if pending[0].number in tried:
                 # Files of the last batch are back: the longer they have failed, the longer the wait.
-                await self._pause(job, max(failures, *(file.attempts for file in pending)))
+                attempt = max(failures, *(file.attempts for file in pending))
+                if not await patience.pause(delay(self.settings, attempt, asked)):
+                    return
             tried = {file.number for file in pending}
             try:
-                if not resumed:
-                    resumed = True
-                    if await approach.resume(job, pending):
-                        continue
+                # What was begun goes on, and is not counted against the quota.
+                if await approach.resume(job, pending):
+                    continue
                 if not admitted:
                     await approach.admit(job, self._pages(job.task, [FileState.PENDING]))
                     admitted = True
                 await approach.stage(job, pending)
-                failures, away = 0, None
+                failures, asked = failures + 1 if job.away else 0, None
             except StagingError as exc:
-                failures += 1
-                away = time.monotonic() if away is None else away
-                if not exc.transient or time.monotonic() - away >= self.settings.preparer_outage:
+                if job.cancelled.is_set():
+                    # Whatever broke it off: what is pending is cancelled with the task.
+                    return
+                failures, asked = failures + 1, exc.retry_after
+                if not exc.transient or patience.exhausted(exc.away):
                     logger.warning("The task fails: %s: %s", exc.fault, exc.detail)
                     await self.ledger.fail(job.task.id, self.name, exc.fault, exc.detail)
                     return
                 logger.info("Trying again: %s: %s", exc.fault, exc.detail)
-            except ExceptionGroup as group:
-                # A task group of files: what is wrong with the ledger is not the files' fault.
-                raise group.exceptions[0] from group
-
-    async def _pause(self, job: Job, failures: int) -> None:
-        longest = min(
-            self.settings.preparer_retry_delay_max,
-            self.settings.preparer_retry_delay * 2 ** max(failures - 1, 0),
-        )
-        try:
-            async with asyncio.timeout(random.uniform(longest / 2, longest)):  # noqa: S311 - no secret
-                await job.cancelled.wait()
-        except TimeoutError:
-            return
 
     async def _close(self, task: Task) -> None:
         """End a task, and leave its receipt."""
@@ -292,6 +286,25 @@ class Runner:
             for task in await self.ledger.without_receipt(timedelta(seconds=RECEIPT_DELAY)):
                 await self._receipt(task)
             await asyncio.sleep(max(1, RECEIPT_DELAY))
+
+    async def _left_behind_loop(self) -> None:
+        """End the jobs at Cavern of tasks that have ended without them, so that nothing is staged for them any more."""
+        while True:
+            await asyncio.gather(*map(self._abandon, await self.ledger.left_behind()))
+            await asyncio.sleep(ABANDON_DELAY)
+
+    async def _abandon(self, task: Task) -> None:
+        approach = self.approaches.get(task.approach)
+        try:
+            token = self.vault.unlock(task.credential)
+        except CredentialLost as exc:
+            logger.error("The job %s of task %s is left to itself: %s", task.job, task.id, exc)
+        else:
+            if approach is not None and not await approach.abandon(task.job, token):
+                if datetime.now(UTC) - task.finished < ABANDON_LIMIT:
+                    return
+                logger.error("The job %s of task %s is left to itself: Cavern is away", task.job, task.id)
+        await self.ledger.forget_job(task.id, task.job)
 
     async def _call_back(self, task: Task) -> None:
         key = self.settings.preparer_callback_key.get_secret_value()

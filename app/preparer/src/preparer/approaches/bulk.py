@@ -1,0 +1,301 @@
+"""Staging by bulk jobs at Cavern: one job fetches many files, and is followed to its end by whoever has the task.
+
+The job's URL is in the ledger before the job begins. So there is never a second one beside it: whatever happens to this
+worker, to Cavern or to the network between them, the job is taken up again, or ended before another begins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from preparer.approaches.base import Job, StagingError, logger
+from preparer.cavern import (
+    ACTIVE_PHASES,
+    WAITING_PHASES,
+    Cavern,
+    CavernError,
+    JobVanished,
+    PullNotImplemented,
+    Row,
+)
+from preparer.config import PreparerSettings
+from preparer.faults import tells_of_outage
+from preparer.ledger.store import File, Outcome
+from preparer.ledger.tables import FileState
+from preparer.patience import Patience, delay
+
+CANCEL_SECONDS = 10.0
+"""How long a cancelled task waits for a Cavern that is away, to end the job there before its own end."""
+
+PASSED_OVER = "Cavern's job ended without a word about this file"
+
+_STATES = {"COMPLETED": FileState.STAGED, "SKIPPED": FileState.PRESENT, "ERROR": FileState.FAILED}
+
+
+class BulkPull:
+    """Makes bulk jobs, follows them and ends them."""
+
+    def __init__(self, settings: PreparerSettings, cavern: Cavern, row: Callable[[File], Row]) -> None:
+        """Ask *cavern* for what *row* says of a file."""
+        self.settings = settings
+        self.cavern = cavern
+        self.row = row
+
+    async def stage(self, job: Job, url: str, files: Sequence[File]) -> Sequence[File]:
+        """Stage by jobs of the bulk pull at *url*; returns the files for which Cavern, replaced by another, has it not.
+
+        A file that is not final afterwards stays pending. Raises ``CavernError``; the job is then remembered, unless it
+        is gone, and ``StagingError`` where the RSE stays away.
+        """
+        for start in range(0, len(files), self.settings.preparer_batch):
+            if job.cancelled.is_set():
+                return []
+            part = files[start : start + self.settings.preparer_batch]
+            rows = [self.row(file) for file in part]
+            try:
+                bulk = await self.cavern.create_bulk_pull(
+                    url, rows, self.settings.preparer_file_concurrency, job.token
+                )
+            except PullNotImplemented:
+                return files[start:]
+            # Before it begins: one whose answer was lost on the way never does.
+            await job.hold(bulk)
+            try:
+                await self.cavern.run(bulk, job.token)
+                for file, row in zip(part, rows, strict=True):
+                    job.begin(row.source, file)
+                silent = await self._follow(job, bulk, part)
+            except JobVanished:
+                await job.hold(None)
+                raise
+            await self._passed_over(job, [file for file in part if file.number in silent])
+        return []
+
+    async def resume(self, job: Job, files: Sequence[File]) -> bool:
+        """Take up the job that is remembered, or end it where that cannot be; False where there is none.
+
+        Raises as `stage` does.
+        """
+        if job.bulk is None:
+            return False
+        bulk = job.bulk
+        try:
+            if await self.cavern.phase(bulk, job.token) in WAITING_PHASES:
+                await self.cavern.run(bulk, job.token)
+            await self._follow(job, bulk, files)
+        except JobVanished:
+            logger.warning("Cavern no longer knows the job %s", bulk)
+            await job.hold(None)
+        except CavernError as exc:
+            if exc.away or exc.fault == "NotAuthenticated" or job.cancelled.is_set():
+                raise
+            logger.warning("The job %s cannot be taken up, and is ended: %s", bulk, exc)
+            await self._end(job, bulk)
+        return True
+
+    async def _end(self, job: Job, bulk: str) -> None:
+        """End a job that cannot be followed. Raises ``CavernError`` where that may be possible later."""
+        try:
+            await self.cavern.abort(bulk, job.token)
+        except CavernError as exc:
+            if exc.transient:
+                raise
+            logger.warning("The job %s cannot be ended: %s", bulk, exc)
+        await job.hold(None)
+
+    async def _follow(self, job: Job, bulk: str, files: Sequence[File]) -> set[int]:
+        """Take the results of a job until it ends; returns the numbers of the files of which it told nothing."""
+        try:
+            async with asyncio.timeout(None) as limit:
+                abort = asyncio.create_task(self._abort_when_cancelled(job, bulk, limit))
+                try:
+                    return await self._results(job, bulk, files)
+                finally:
+                    abort.cancel()
+        except TimeoutError as exc:
+            if not limit.expired():
+                # The ledger's.
+                raise
+            raise CavernError("Cancelled", "Cancelled while Cavern was away", transient=True) from exc
+
+    async def _abort_when_cancelled(self, job: Job, bulk: str, limit: asyncio.Timeout) -> None:
+        """End the job with the task; the wait for it ends where Cavern cannot be told."""
+        await job.cancelled.wait()
+        tries = 0
+        try:
+            async with asyncio.timeout(CANCEL_SECONDS):
+                while True:
+                    try:
+                        await self.cavern.abort(bulk, job.token)
+                    except CavernError as exc:
+                        if not exc.transient:
+                            logger.warning("The job %s cannot be ended: %s", bulk, exc)
+                            return
+                        tries += 1
+                        await asyncio.sleep(delay(self.settings, tries, exc.retry_after))
+                    else:
+                        return
+        except TimeoutError:
+            limit.reschedule(asyncio.get_running_loop().time())
+
+    async def _results(self, job: Job, bulk: str, files: Sequence[File]) -> set[int]:
+        # Cavern counts its rows from zero in each job, but both sides know a file by its target.
+        by_target = {self.cavern.uri(file.target): file for file in files}
+        silent = {file.number for file in files}
+        patience = job.patience(self.settings)
+        given_up: StagingError | None = None
+        failures = 0
+        while True:
+            try:
+                results = self.cavern.bulk_results(bulk, job.event, job.token)
+                async with aclosing(_batches(results)) as batches:
+                    async for batch in batches:
+                        failures = 0
+                        patience.answered("Cavern")
+                        told = [
+                            (by_target[line["target"]], line) for line in batch if line["target"] in by_target
+                        ]
+                        silent.difference_update(file.number for file, _ in told)
+                        given_up = await self._take(job, told, patience) or given_up
+                        await job.hold(bulk, batch[-1]["event"])
+                        if given_up:
+                            # What it has placed by now is still told.
+                            await self.cavern.abort(bulk, job.token)
+                phase = await self.cavern.phase(bulk, job.token, wait=1)
+            except JobVanished:
+                raise
+            except CavernError as exc:
+                failures += 1
+                await self._endure(job, exc, failures, patience)
+                continue
+            failures = 0
+            patience.answered("Cavern")
+            if phase not in ACTIVE_PHASES:
+                break
+        await job.hold(None)
+        if given_up:
+            raise given_up
+        return silent
+
+    async def _endure(self, job: Job, exc: CavernError, failures: int, patience: Patience) -> None:
+        """Wait before Cavern is asked about the job again; raises *exc* where that is of no use."""
+        if job.cancelled.is_set():
+            if failures > self.settings.preparer_file_attempts:
+                raise exc
+            await asyncio.sleep(delay(self.settings, failures, exc.retry_after))
+        elif exc.away:
+            if not await patience.outlast(exc, failures) and not job.cancelled.is_set():
+                raise exc
+        elif exc.transient and failures < self.settings.preparer_file_attempts:
+            await patience.pause(delay(self.settings, failures, exc.retry_after))
+        else:
+            raise exc
+
+    async def _take(
+        self, job: Job, told: Sequence[tuple[File, dict[str, Any]]], patience: Patience
+    ) -> StagingError | None:
+        """Record what became of files; returns why to give up, where the RSE has been away for too long."""
+        ended: list[tuple[File, Outcome]] = []
+        again: list[Outcome] = []
+        away: Outcome | None = None
+        for file, line in told:
+            outcome = _outcome(file.number, line)
+            if outcome is None:
+                continue
+            if outcome.state == FileState.FAILED and line.get("transient"):
+                if outcome.fault == "TransferFailed" and tells_of_outage(outcome.detail):
+                    # It stays pending, and costs the file no try.
+                    away = outcome
+                    continue
+                if self._left(job, file):
+                    again.append(outcome)
+                    continue
+            ended.append((file, outcome))
+        await job.end(ended)
+        await job.retried(again)
+        if any(outcome.state != FileState.PRESENT for _, outcome in ended):
+            patience.answered("RSE")
+        if away is None or job.cancelled.is_set():
+            return None
+        if "RSE" not in job.away:
+            logger.warning("Waiting up to %d s for RSE: %s", self.settings.preparer_outage, away.detail)
+        if not patience.exhausted("RSE"):
+            return None
+        return StagingError(str(away.fault), str(away.detail), transient=True, away="RSE")
+
+    async def _passed_over(self, job: Job, files: Sequence[File]) -> None:
+        """Count a try of files that a job, ended by somebody else or by a limit, was to fetch and did not tell of."""
+        if job.cancelled.is_set():
+            return
+        failed = [
+            (file, Outcome(file.number, FileState.FAILED, fault="TransferFailed", detail=PASSED_OVER))
+            for file in files
+        ]
+        await job.end([(file, outcome) for file, outcome in failed if not self._left(job, file)])
+        await job.retried([outcome for file, outcome in failed if self._left(job, file)])
+
+    def _left(self, job: Job, file: File) -> bool:
+        """Whether a file that failed for now is tried again; one of a cancelled task is cancelled with it."""
+        return job.cancelled.is_set() or file.attempts + 1 < self.settings.preparer_file_attempts
+
+
+def _outcome(number: int, line: dict[str, Any]) -> Outcome | None:
+    state = _STATES.get(line["state"])
+    if state is None:
+        # An aborted row stays pending: it is cancelled with the task, or tried again.
+        return None
+    return Outcome(
+        number,
+        state,
+        line.get("bytes"),
+        line.get("md5"),
+        line.get("adler32"),
+        line.get("fault"),
+        line.get("detail"),
+    )
+
+
+async def _batches(
+    results: AsyncIterator[dict[str, Any]], size: int = 1000, seconds: float = 0.25
+) -> AsyncGenerator[list[dict[str, Any]]]:
+    """Gather results that come quickly, so that the ledger is written a few times a second."""
+    queue: asyncio.Queue[dict[str, Any] | BaseException | None] = asyncio.Queue(maxsize=4 * size)
+
+    async def pump() -> None:
+        try:
+            async for result in results:
+                await queue.put(result)
+        except Exception as exc:
+            await queue.put(exc)
+        else:
+            await queue.put(None)
+
+    task = asyncio.create_task(pump())
+    try:
+        ended = False
+        while not ended:
+            first = await queue.get()
+            batch: list[dict[str, Any]] = []
+            item: dict[str, Any] | BaseException | None = first
+            loop = asyncio.get_running_loop()
+            until = loop.time() + seconds
+            while isinstance(item, dict):
+                batch.append(item)
+                if len(batch) >= size:
+                    break
+                try:
+                    async with asyncio.timeout_at(until):
+                        item = await queue.get()
+                except TimeoutError:
+                    break
+            if batch:
+                yield batch
+            if item is None:
+                ended = True
+            elif isinstance(item, BaseException):
+                raise item
+    finally:
+        task.cancel()

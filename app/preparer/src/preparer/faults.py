@@ -1,0 +1,77 @@
+"""Why a request about a file failed: for good, for now, or because a service is away."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Literal
+
+import aiohttp
+
+Service = Literal["Cavern", "RSE"]
+
+AWAY_STATUS = frozenset({502, 503, 504})
+"""What a proxy answers for a service that is not there, and a service that cannot serve anybody now."""
+PASSING_STATUS = AWAY_STATUS | {408, 423, 425, 429, 500}
+"""After these another try may help."""
+
+# What Python, Java and the services themselves say of a host that did not answer them.
+_AWAY = re.compile(
+    r"(answered|status|HTTP\S*)\W*50[234]\b|refused|reset by|connection reset|disconnected|time ?d? ?out"
+    r"|cannot connect|unreachable|no route to host|unknown ?host",
+    re.IGNORECASE,
+)
+_URL = re.compile(r"\w+://\S*")
+
+
+class TransferError(Exception):
+    """A transfer failed. ``fault`` is the standard's word for it, ``away`` the service that did not answer."""
+
+    def __init__(
+        self,
+        fault: str,
+        detail: str,
+        *,
+        transient: bool = False,
+        away: Service | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        """Say what happened and whether trying again may help, at the earliest after so many seconds."""
+        super().__init__(f"{fault}: {detail}" if detail else fault)
+        self.fault = fault
+        self.detail = detail or fault
+        self.transient = transient or away is not None
+        self.away = away
+        self.retry_after = retry_after
+
+
+def is_away(exc: Exception, *, sending: bool = False) -> bool:
+    """Whether an HTTP client's error means that the service is away; *sending*: while a file was sent.
+
+    Bytes that break off on their way may be the file's own trouble, and a service may refuse a file without reading all
+    of it, so these count as tries of the file. A service that went away then does not answer the next.
+    """
+    if sending:
+        return isinstance(exc, (aiohttp.ClientConnectorError, TimeoutError)) and is_away(exc)
+    return not isinstance(exc, (aiohttp.ClientPayloadError, aiohttp.ClientSSLError, aiohttp.InvalidURL))
+
+
+def tells_of_outage(detail: str | None) -> bool:
+    """Whether the text of another's failed fetch says that the source was away, not what was wrong with the file."""
+    # Names of files are no part of what happened.
+    return bool(_AWAY.search(_URL.sub("", detail or "")))
+
+
+def seconds_asked(retry_after: str | None) -> float | None:
+    """Seconds that a ``Retry-After`` asks for, given as such or as a date; None without one that can be read."""
+    if not retry_after:
+        return None
+    if retry_after.strip().isdecimal():
+        return float(retry_after)
+    try:
+        moment = parsedate_to_datetime(retry_after)
+    except ValueError:
+        return None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
