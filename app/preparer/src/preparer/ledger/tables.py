@@ -113,6 +113,7 @@ tasks = Table(
     Index("tasks_unpublished", "created", postgresql_where=text("NOT published")),
     Index("tasks_expiring", "expires", postgresql_where=text("expires IS NOT NULL")),
     Index("tasks_callbacks", "callback_next", postgresql_where=text("callback_next IS NOT NULL")),
+    Index("tasks_with_job", "finished", postgresql_where=text("job IS NOT NULL")),
 )
 
 # Written out in statements: with parameters in its place the planner cannot tell that the partial indexes serve.

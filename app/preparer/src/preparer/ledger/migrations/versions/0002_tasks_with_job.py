@@ -1,0 +1,14 @@
+"""Ended tasks that have left a job behind are found without reading all tasks."""
+
+from alembic import op
+from sqlalchemy import text
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    """Make the index; the first revision does, too, where it has just made the tables."""
+    op.create_index(
+        "tasks_with_job", "tasks", ["finished"], postgresql_where=text("job IS NOT NULL"), if_not_exists=True
+    )
