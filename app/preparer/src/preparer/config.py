@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, SecretStr, field_validator
-from voservice.config import CommaList, ServiceSettings, split
+from voservice.config import CommaList, ServiceSettings
 
 Approach = Literal["cavern_api_approach", "copy_to_user_area", "symbolic_link"]
 
@@ -96,13 +96,6 @@ class PreparerSettings(ServiceSettings):
     preparer_worker_name: str = Field(
         default_factory=lambda: uuid.uuid4().hex[:12], description="Name of this worker"
     )
-
-    @field_validator(
-        "supported_approaches", "preparer_callback_hosts", "preparer_operator_groups", mode="before"
-    )
-    @classmethod
-    def _words(cls, value: Any) -> Any:
-        return split(value)
 
     @field_validator("cavern_api_url", "abs_url_rse_root", "api_root_path")
     @classmethod

@@ -18,14 +18,14 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from voservice.auth.issuer import ALGORITHMS
 
 
-def split(value: Any) -> Any:
+def _split(value: Any) -> Any:
     """Split words separated by commas; anything that is no string is left as it is."""
     if isinstance(value, str):
         return [word.strip() for word in value.split(",") if word.strip()]
     return value
 
 
-CommaList = Annotated[list[str], NoDecode, BeforeValidator(split)]
+CommaList = Annotated[list[str], NoDecode, BeforeValidator(_split)]
 """A list written as words separated by commas."""
 
 S = TypeVar("S", bound="ServiceSettings")
