@@ -6,15 +6,16 @@ import fcntl
 import hashlib
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from vospace.storage.system_calls import bypass_cache
 from vospace.transfers.errors import FetchFailed
-from vospace.transfers.sinks import BLOCK, FileSink
+from vospace.transfers.sinks import BLOCK, BLOCKS, LARGE_BLOCK, LARGE_FILES, FileSink
 
-BODY = os.urandom(1 << 20) * 5 + b"a rest"
+# More blocks, the first of the usual size and large ones, than are in memory at once.
+BODY = os.urandom(BLOCK + (BLOCKS + 1) * LARGE_BLOCK) + b"a rest"
 
 
 @pytest.fixture
@@ -22,6 +23,13 @@ def descriptor(tmp_path: Path) -> Iterator[int]:
     descriptor = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
     yield descriptor
     os.close(descriptor)
+
+
+@pytest.fixture
+async def sink(descriptor: int) -> AsyncIterator[FileSink]:
+    sink = FileSink(descriptor)
+    yield sink
+    await sink.close()
 
 
 def direct(descriptor: int) -> bool:
@@ -41,19 +49,17 @@ def holds(descriptor: int, sink: FileSink, body: bytes) -> bool:
 
 
 @pytest.mark.parametrize("piece", [1000, 65_537, BLOCK, 3 * BLOCK])
-async def test_all_bytes_arrive_in_order(descriptor: int, piece: int) -> None:
-    sink = FileSink(descriptor)
+async def test_all_bytes_arrive_in_order(descriptor: int, sink: FileSink, piece: int) -> None:
     await fill(sink, BODY, piece)
     await sink.flush()
     assert not direct(descriptor)
     assert holds(descriptor, sink, BODY)
 
 
-async def test_whole_blocks_go_past_the_page_cache(descriptor: int) -> None:
+async def test_whole_blocks_go_past_the_page_cache(descriptor: int, sink: FileSink) -> None:
     if not bypass_cache(descriptor, True):
         pytest.skip("this file system has no O_DIRECT")
     bypass_cache(descriptor, False)
-    sink = FileSink(descriptor)
     await sink.write(b"x" * (BLOCK - 1))
     assert not direct(descriptor)
     await sink.write(b"y")
@@ -62,9 +68,8 @@ async def test_whole_blocks_go_past_the_page_cache(descriptor: int) -> None:
     assert os.fstat(descriptor).st_size == BLOCK
 
 
-async def test_more_may_follow_a_flush(descriptor: int) -> None:
+async def test_more_may_follow_a_flush(descriptor: int, sink: FileSink) -> None:
     """As after a transfer that broke and goes on: the next bytes are at no block's start."""
-    sink = FileSink(descriptor)
     cut = BLOCK + 12_345
     await sink.write(BODY[:cut])
     await sink.flush()
@@ -73,17 +78,17 @@ async def test_more_may_follow_a_flush(descriptor: int) -> None:
     assert holds(descriptor, sink, BODY)
 
 
-async def test_a_position_that_cannot_be_written_directly_is_written_all_the_same(descriptor: int) -> None:
+async def test_a_position_that_forbids_direct_writes_is_written_all_the_same(
+    descriptor: int, sink: FileSink
+) -> None:
     os.write(descriptor, b"!")
-    sink = FileSink(descriptor)
     await sink.write(BODY)
     await sink.flush()
     assert os.pread(descriptor, len(BODY) + 2, 0) == b"!" + BODY
 
 
-async def test_nothing_is_left_of_what_came_before_a_restart(descriptor: int) -> None:
-    sink = FileSink(descriptor)
-    await sink.write(os.urandom(3 * BLOCK + 5))
+async def test_nothing_is_left_of_what_came_before_a_restart(descriptor: int, sink: FileSink) -> None:
+    await sink.write(os.urandom(BLOCK + LARGE_BLOCK + 5))
     await sink.restart()
     await sink.write(BODY)
     await sink.flush()
@@ -92,11 +97,51 @@ async def test_nothing_is_left_of_what_came_before_a_restart(descriptor: int) ->
 
 async def test_a_full_disk_is_told() -> None:
     descriptor = os.open("/dev/full", os.O_WRONLY)
+    sink = FileSink(descriptor)
     try:
-        sink = FileSink(descriptor)
         await sink.write(b"x" * BLOCK)
         with pytest.raises(FetchFailed) as failure:
             await sink.flush()
         assert failure.value.fault == "QuotaExceeded"
     finally:
+        await sink.close()
         os.close(descriptor)
+
+
+async def test_the_few_large_blocks_go_from_one_file_to_the_next(tmp_path: Path) -> None:
+    """More files than may have them, twice: each is whole, and those that ended have given theirs back."""
+    for _ in range(2):
+        descriptors = [os.open(tmp_path / str(n), os.O_RDWR | os.O_CREAT) for n in range(LARGE_FILES + 2)]
+        sinks = [FileSink(descriptor) for descriptor in descriptors]
+        try:
+            for sink in sinks:
+                await sink.write(BODY[: BLOCK + 5])
+            assert [len(sink.block) for sink in sinks] == [LARGE_BLOCK] * LARGE_FILES + [BLOCK] * 2
+            for sink, descriptor in zip(sinks, descriptors, strict=True):
+                await sink.write(BODY[BLOCK + 5 :])
+                await sink.flush()
+                assert holds(descriptor, sink, BODY)
+        finally:
+            for sink, descriptor in zip(sinks, descriptors, strict=True):
+                await sink.close()
+                os.close(descriptor)
+
+
+async def test_a_failed_block_is_forgotten_by_a_restart(descriptor: int, sink: FileSink) -> None:
+    await sink.write(BODY[:BLOCK])
+    await sink.flush()
+    read_only = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY)
+    whole = os.dup(descriptor)
+    try:
+        os.dup2(read_only, descriptor)
+        await sink.write(BODY[: BLOCK + 2 * LARGE_BLOCK])
+        with pytest.raises(FetchFailed):
+            await sink.flush()
+        os.dup2(whole, descriptor)
+    finally:
+        os.close(read_only)
+        os.close(whole)
+    await sink.restart()
+    await fill(sink, BODY, LARGE_BLOCK)
+    await sink.flush()
+    assert holds(descriptor, sink, BODY)

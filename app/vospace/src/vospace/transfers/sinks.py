@@ -8,6 +8,7 @@ import os
 from collections import deque
 from concurrent.futures import Executor, ThreadPoolExecutor
 from mmap import mmap
+from typing import ClassVar
 
 from vospace.storage.system_calls import begin_write_out, bypass_cache
 from vospace.transfers.digests import Digester
@@ -15,7 +16,11 @@ from vospace.transfers.errors import FetchFailed
 
 BLOCK = 1 << 20
 """Bytes handed to worker threads at a time."""
-BLOCKS = 4
+LARGE_BLOCK = 4 << 20
+"""As many for the first few large files: on a virtual machine it costs to wake a thread."""
+LARGE_FILES = 8
+"""Files of this process that have large blocks at once."""
+BLOCKS = 3
 """Most blocks of one file in memory: one that is being filled, the others with the threads."""
 WRITE_OUT = 8 << 20
 """Bytes after which the disk begins to work on what is in the page cache, while more arrive."""
@@ -37,10 +42,13 @@ class FileSink:
     a write wants them aligned to pages.
     """
 
+    _large_files: ClassVar[int] = 0
+
     def __init__(self, descriptor: int) -> None:
         self._fd = descriptor
         self._digester = Digester()
-        self._block = mmap(-1, BLOCK)
+        self._size = BLOCK
+        self.block = mmap(-1, BLOCK)
         self._filled = 0
         self._threads: tuple[Executor, ...] = ()
         self._given: deque[tuple[mmap, list[asyncio.Future[None]]]] = deque()
@@ -61,24 +69,29 @@ class FileSink:
         view = memoryview(data)
         self.length += len(view)
         while view:
-            part = view[: BLOCK - self._filled]
-            self._block[self._filled : self._filled + len(part)] = part
+            part = view[: len(self.block) - self._filled]
+            self.block[self._filled : self._filled + len(part)] = part
             self._filled += len(part)
             view = view[len(part) :]
-            if self._filled == BLOCK:
+            if self._filled == len(self.block):
                 await self._pass_on()
 
     async def _pass_on(self) -> None:
         """Let the threads have the full block, and take one that they are done with."""
         if self._direct is None:
             self._direct = bypass_cache(self._fd, True)
-        self._threads = self._threads or (ThreadPoolExecutor(1), ThreadPoolExecutor(1))
+        if not self._threads:
+            self._threads = (ThreadPoolExecutor(1), ThreadPoolExecutor(1))
+            if FileSink._large_files < LARGE_FILES:
+                FileSink._large_files += 1
+                self._size = LARGE_BLOCK
         loop = asyncio.get_running_loop()
-        view = memoryview(self._block)
+        view = memoryview(self.block)
         work = zip(self._threads, (self._digester.update_md5, self._write), strict=True)
-        self._given.append((self._block, [loop.run_in_executor(thread, act, view) for thread, act in work]))
+        self._given.append((self.block, [loop.run_in_executor(thread, act, view) for thread, act in work]))
         self._filled = 0
-        self._block = await self._take_back() if len(self._given) == BLOCKS else mmap(-1, BLOCK)
+        block = await self._take_back() if len(self._given) == BLOCKS else None
+        self.block = block if block and len(block) == self._size else mmap(-1, self._size)
 
     async def _take_back(self) -> mmap:
         """The block that was given first, once the threads are done with it."""
@@ -93,7 +106,7 @@ class FileSink:
         while self._given:
             await self._take_back()
         if self._filled:
-            view = memoryview(self._block)[: self._filled]
+            view = memoryview(self.block)[: self._filled]
             self._filled = 0
             await asyncio.to_thread(self._write_rest, view)
 
@@ -109,6 +122,10 @@ class FileSink:
         await self._abandon()
         for thread in self._threads:
             thread.shutdown(wait=False)
+        self._threads = ()
+        if self._size == LARGE_BLOCK:
+            FileSink._large_files -= 1
+            self._size = BLOCK
 
     async def _abandon(self) -> None:
         """Wait for the threads; what they made of their blocks no longer matters."""
