@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+
+from zlib_ng import zlib_ng
 
 from preparer.config import PreparerSettings
 from preparer.faults import Service, TransferError
@@ -122,7 +123,7 @@ class Measured:
         """Count a chunk."""
         self.size += len(chunk)
         self.digest.update(chunk)
-        self.adler = zlib.adler32(chunk, self.adler)
+        self.adler = zlib_ng.adler32(chunk, self.adler)
 
     @property
     def md5(self) -> str:

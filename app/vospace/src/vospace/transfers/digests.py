@@ -6,9 +6,10 @@ import base64
 import binascii
 import hashlib
 import re
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from zlib_ng import zlib_ng
 
 MD5_HEX = re.compile(r"[0-9a-f]{32}")
 ADLER32_HEX = re.compile(r"[0-9a-f]{8}")
@@ -34,7 +35,8 @@ class Digester:
         self._md5.update(data)
 
     def update_adler32(self, data: bytes | bytearray | memoryview) -> None:
-        self._adler32 = zlib.adler32(data, self._adler32)
+        # zlib's own takes a fifth of the time that the MD5 takes, this one a hundredth.
+        self._adler32 = zlib_ng.adler32(data, self._adler32)
 
     @property
     def md5(self) -> str:
