@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from voservice.auth import USERNAME, AuthenticationError, Identity, IssuerUnavailable, TokenVerifier, bearer
 from voservice.auth import issuer as issuer_module
+from voservice.auth import verifier as verifier_module
 
 URL = "https://issuer.example/realm"
 AUDIENCE = "https://vo.example"
@@ -158,6 +159,32 @@ async def test_a_good_token_names_its_user(verifier: TokenVerifier) -> None:
         "ada", "s-1", URL, frozenset({"astro", "staff"}), "token", datetime.fromtimestamp(expires, UTC)
     )
     assert identity.claims["aud"] == AUDIENCE
+
+
+async def test_a_token_is_verified_once_and_ends_all_the_same(
+    verifier: TokenVerifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = token()
+    with monkeypatch.context() as once:
+        first = await verifier.verify(made)
+        once.setattr(jwt, "decode", lambda *_, **__: pytest.fail("verified again"))
+        assert await verifier.verify(made) is first
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 300 + verifier_module.EXPIRY_LEEWAY)
+    assert "expired" in await refused(verifier, made)
+
+
+async def test_a_token_is_verified_again_by_new_keys(
+    verifier: TokenVerifier, fake: FakeIssuer, clock: Clock
+) -> None:
+    made = token()
+    await verifier.verify(made)
+    fake.keys = [published(OTHER, "rsa")]
+    clock.now += issuer_module.REFRESH_AGE + 1
+    # The first after that age begins the renewal and does not wait for it.
+    await verifier.verify(made)
+    await asyncio.gather(*(task for task in asyncio.all_tasks() if task is not asyncio.current_task()))
+    assert "signature" in await refused(verifier, made)
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,11 @@ class Issuer:
         self._lock = asyncio.Lock()
         self._renewal: asyncio.Task[None] | None = None
 
+    @property
+    def edition(self) -> float:
+        """Tells the keys that are kept from those of any other fetch."""
+        return self._fetched
+
     async def metadata(self) -> Metadata:
         """Return the discovery document; ``IssuerUnavailable`` if it cannot be had and none is kept."""
         age = monotonic() - self._fetched

@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections import OrderedDict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 import jwt
@@ -24,9 +24,17 @@ START_LEEWAY = 60
 EXPIRY_LEEWAY = 5
 """Seconds for which a token that has just expired is still good."""
 LONGEST_TOKEN = 16_384
-KEPT_ANSWERS = 10_000
+KEPT_TOKENS = 10_000
 
 GROUP_CLAIMS = ("groups", "wlcg.groups")
+
+
+class Kept(NamedTuple):
+    """Whom a token belongs to: by which edition of the issuer's keys, and until when in seconds of the epoch."""
+
+    edition: float
+    until: float
+    identity: Identity
 
 
 class TokenVerifier:
@@ -48,7 +56,7 @@ class TokenVerifier:
         self.audiences = audiences
         self.require_audience = require_audience
         self.issuer = Issuer(issuer, client)
-        self._userinfo: OrderedDict[str, tuple[float, dict[str, Any]]] = OrderedDict()
+        self._kept: OrderedDict[bytes, Kept] = OrderedDict()
 
     @classmethod
     def of(cls, settings: ServiceSettings, client: httpx.AsyncClient) -> TokenVerifier:
@@ -62,8 +70,19 @@ class TokenVerifier:
         )
 
     async def verify(self, token: str) -> Identity:
-        """Verify signature, issuer, audience and times of *token* and say who presents it."""
+        """Verify signature, issuer, audience and times of *token* and say who presents it.
+
+        What was found is kept until the token expires or the issuer's keys are fetched anew.
+        """
+        # The digest: nothing that a dump of the memory could be used for.
+        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+        kept = self._kept.get(digest)
+        if kept and time.time() < kept.until:
+            await self.issuer.metadata()
+            if kept.edition == self.issuer.edition:
+                return kept.identity
         claims, expires = await self._claims(token)
+        edition = self.issuer.edition
         username = claims.get("preferred_username")
         if not username:
             # The issuer may leave names out of access tokens. The subject never stands in: it names no directory.
@@ -72,7 +91,7 @@ class TokenVerifier:
             claims |= {name: told[name] for name in GROUP_CLAIMS if name in told and name not in claims}
         if not isinstance(username, str) or not USERNAME.match(username):
             raise AuthenticationError("The token names no user (claim preferred_username) that can own files")
-        return Identity(
+        identity = Identity(
             username=username,
             subject=claims["sub"],
             issuer=self.issuer.url,
@@ -80,6 +99,10 @@ class TokenVerifier:
             expires=expires,
             claims=claims,
         )
+        self._kept[digest] = Kept(edition, expires.timestamp(), identity)
+        while len(self._kept) > KEPT_TOKENS:
+            self._kept.popitem(last=False)
+        return identity
 
     async def _claims(self, token: str) -> tuple[dict[str, Any], datetime]:
         """Verified claims of the token and when it ends."""
@@ -130,11 +153,7 @@ class TokenVerifier:
             raise AuthenticationError("The token is meant for another audience")
 
     async def _ask(self, token: str, claims: dict[str, Any]) -> dict[str, Any]:
-        """Ask the issuer's userinfo endpoint, remembering the answer until the token expires."""
-        digest = hashlib.sha256(token.encode()).hexdigest()
-        kept = self._userinfo.get(digest)
-        if kept and kept[0] > time.time():
-            return kept[1]
+        """Ask the issuer's userinfo endpoint."""
         endpoint = (await self.issuer.metadata()).userinfo_endpoint
         if not endpoint:
             return {}
@@ -152,9 +171,6 @@ class TokenVerifier:
             raise AuthenticationError("The issuer does not say which user the token belongs to")
         if info.get("sub") != claims["sub"]:
             raise AuthenticationError("The issuer's answer is about another user than the token")
-        self._userinfo[digest] = (float(claims["exp"]), info)
-        while len(self._userinfo) > KEPT_ANSWERS:
-            self._userinfo.popitem(last=False)
         return info
 
 
