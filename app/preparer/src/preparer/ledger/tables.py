@@ -110,6 +110,7 @@ tasks = Table(
         postgresql_where=text("state IN ('QUEUED', 'RUNNING') AND NOT cancel"),
     ),
     Index("tasks_active", "state", "created", postgresql_where=text("state IN ('QUEUED', 'RUNNING')")),
+    Index("tasks_active_of_user", "username", postgresql_where=text("state IN ('QUEUED', 'RUNNING')")),
     Index("tasks_unpublished", "created", postgresql_where=text("NOT published")),
     Index("tasks_expiring", "expires", postgresql_where=text("expires IS NOT NULL")),
     Index("tasks_callbacks", "callback_next", postgresql_where=text("callback_next IS NOT NULL")),
