@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -84,18 +82,3 @@ def unanswered(exc: Exception) -> TransferError:
         transient=True,
         away="RSE" if is_away(exc) else None,
     )
-
-
-def stated(headers: Mapping[str, str]) -> tuple[str | None, str | None]:
-    """MD5 and Adler-32 in lower-case hexadecimal digits that ``Digest`` (RFC 3230) states of the whole file."""
-    md5 = adler32 = None
-    for part in headers.get("Digest", "").split(","):
-        algorithm, _, value = part.strip().partition("=")
-        try:
-            if algorithm.lower() == "md5":
-                md5 = base64.b64decode(value, validate=True).hex()
-            elif algorithm.lower() == "adler32":
-                adler32 = f"{int(value, 16):08x}"
-        except (binascii.Error, ValueError):
-            continue
-    return md5, adler32

@@ -108,8 +108,11 @@ async def test_a_full_disk_is_told() -> None:
         os.close(descriptor)
 
 
-async def test_the_few_large_blocks_go_from_one_file_to_the_next(tmp_path: Path) -> None:
+async def test_the_few_large_blocks_go_from_one_file_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """More files than may have them, twice: each is whole, and those that ended have given theirs back."""
+    monkeypatch.setattr(FileSink, "_large_files", 0)  # whatever other tests have left open
     for _ in range(2):
         descriptors = [os.open(tmp_path / str(n), os.O_RDWR | os.O_CREAT) for n in range(LARGE_FILES + 2)]
         sinks = [FileSink(descriptor) for descriptor in descriptors]

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-
-from zlib_ng import zlib_ng
 
 from preparer.config import PreparerSettings
 from preparer.faults import Service, TransferError
@@ -106,34 +103,6 @@ class Removal:
 
     gone: list[int] = field(default_factory=list)
     later: list[int] = field(default_factory=list)
-
-
-@dataclass
-class Measured:
-    """Size and checksums of bytes on their way."""
-
-    size: int = 0
-    adler: int = 1
-
-    def __post_init__(self) -> None:
-        """Begin with nothing."""
-        self.digest = hashlib.md5(usedforsecurity=False)
-
-    def add(self, chunk: bytes) -> None:
-        """Count a chunk."""
-        self.size += len(chunk)
-        self.digest.update(chunk)
-        self.adler = zlib_ng.adler32(chunk, self.adler)
-
-    @property
-    def md5(self) -> str:
-        """MD5 as 32 hexadecimal digits."""
-        return self.digest.hexdigest()
-
-    @property
-    def adler32(self) -> str:
-        """Adler-32 as 8 hexadecimal digits."""
-        return f"{self.adler:08x}"
 
 
 async def side_by_side(

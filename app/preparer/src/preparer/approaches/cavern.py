@@ -12,11 +12,11 @@ from functools import partial
 
 import aiohttp
 from voservice.auth import AuthenticationError, ClientCredentials
+from voservice.digests import Digester, stated
 
 from preparer.approaches.base import (
     Approach,
     Job,
-    Measured,
     Removal,
     StagingError,
     logger,
@@ -29,7 +29,7 @@ from preparer.config import PreparerSettings
 from preparer.faults import TransferError
 from preparer.ledger.store import File, Outcome, Task
 from preparer.ledger.tables import FileState
-from preparer.rse import RseError, head, opened, stated, unanswered, url
+from preparer.rse import RseError, head, opened, unanswered, url
 
 CHUNK = 1 << 20
 
@@ -223,11 +223,11 @@ class CavernApproach(Approach):
             raise
         return Outcome(file.number, FileState.STAGED, size, md5, adler32)
 
-    async def _read_back(self, file: File, token: str) -> Measured:
+    async def _read_back(self, file: File, token: str) -> Digester:
         """Size and checksums of what Cavern has, where it does not tell them: OpenCADC's keeps no Adler-32."""
-        measured = Measured()
+        measured = Digester()
         async for chunk in self.cavern.read(file.target, token):
-            await asyncio.to_thread(measured.add, chunk)
+            await asyncio.to_thread(measured.update, chunk)
         return measured
 
     async def _relay(self, job: Job, file: File) -> Outcome:
@@ -250,9 +250,9 @@ class CavernApproach(Approach):
                 raise
         return Outcome(file.number, FileState.STAGED, measured.size, measured.md5, measured.adler32)
 
-    async def _stream(self, job: Job, answer: aiohttp.ClientResponse, target: str) -> Measured:
+    async def _stream(self, job: Job, answer: aiohttp.ClientResponse, target: str) -> Digester:
         """Write the RSE's *answer* to *target* as it comes; raises ``TransferError`` where not all of it arrives."""
-        measured = Measured()
+        measured = Digester()
         broken: TransferError | None = None
 
         async def chunks() -> AsyncIterator[bytes]:
@@ -261,7 +261,7 @@ class CavernApproach(Approach):
                 async for chunk in answer.content.iter_chunked(CHUNK):
                     if job.cancelled.is_set():
                         raise CavernError("Cancelled", "Cancelled while it was relayed")
-                    await asyncio.to_thread(measured.add, chunk)
+                    await asyncio.to_thread(measured.update, chunk)
                     yield chunk
             except (aiohttp.ClientError, TimeoutError) as exc:
                 broken = unanswered(exc)
@@ -330,7 +330,7 @@ class CavernApproach(Approach):
         return not file.found_md5 or md5 == file.found_md5
 
 
-def _compare_stated(answer: aiohttp.ClientResponse, measured: Measured) -> None:
+def _compare_stated(answer: aiohttp.ClientResponse, measured: Digester) -> None:
     """Raise ``CavernError`` where bytes have another checksum than the RSE states of them."""
     for name, of_rse, found in zip(
         ("md5", "adler32"), stated(answer.headers), (measured.md5, measured.adler32), strict=True

@@ -17,10 +17,11 @@ from functools import partial
 from io import FileIO
 from pathlib import Path
 
+from voservice.digests import Digester
+
 from preparer.approaches.base import (
     Approach,
     Job,
-    Measured,
     Removal,
     StagingError,
     side_by_side,
@@ -83,9 +84,9 @@ def same_bytes(parent: int, name: str, file: File, md5: str | None, adler32: str
         size = file.size if file.bytes is None else file.bytes
         if not stat.S_ISREG(status.st_mode) or (size is not None and size != status.st_size):
             return False
-        found = Measured()
+        found = Digester()
         while chunk := stream.read(CHUNK):
-            found.add(chunk)
+            found.update(chunk)
     return (md5 is None or md5 == found.md5) and (adler32 is None or adler32 == found.adler32)
 
 
@@ -173,13 +174,13 @@ class FilesystemApproach(Approach):
         """Whether what is at the target is still what was staged. Raises `FileNotFoundError`."""
 
 
-def measure(job: Job, source: FileIO, copy: int | None = None) -> Measured:
+def measure(job: Job, source: FileIO, copy: int | None = None) -> Digester:
     """Read *source* to its end, and write it to the descriptor *copy*."""
-    measured = Measured()
+    measured = Digester()
     while chunk := source.read(CHUNK):
         if job.cancelled.is_set():
             raise TransferError("Cancelled", "Cancelled while it was read")
-        measured.add(chunk)
+        measured.update(chunk)
         view = memoryview(chunk)
         while copy is not None and view:
             view = view[os.write(copy, view) :]
@@ -198,7 +199,7 @@ def _failure(file: File, exc: OSError) -> TransferError:
     )
 
 
-def checked(file: File, found: Measured) -> Outcome:
+def checked(file: File, found: Digester) -> Outcome:
     """Outcome of bytes that were read, compared with what was asked for."""
     for name in ("size", "md5", "adler32"):
         wanted, read = getattr(file, name), getattr(found, name)

@@ -7,6 +7,8 @@ import threading
 import time
 from collections import OrderedDict
 
+from voservice.digests import Digester
+
 from vospace.bulk.model import Finished, IfExists, Row, RowState
 from vospace.models.caller import Caller
 from vospace.models.errors import DuplicateNode, Fault, InvalidArgument, InvalidURI
@@ -14,7 +16,6 @@ from vospace.models.uri import Path
 from vospace.services.space import Located, Space
 from vospace.storage import attributes
 from vospace.storage.tree import Kind, Status
-from vospace.transfers.digests import Digester
 from vospace.transfers.fetcher import Fetched
 
 MAX_OPEN = 256

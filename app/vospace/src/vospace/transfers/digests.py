@@ -1,52 +1,10 @@
-"""Checksums of a file's bytes: computed in one pass, stated by headers, expected by callers."""
+"""Checksums and length that callers expect of a file's bytes."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from zlib_ng import zlib_ng
-
-MD5_HEX = re.compile(r"[0-9a-f]{32}")
-ADLER32_HEX = re.compile(r"[0-9a-f]{8}")
-
-WANT_DIGEST = {"Want-Digest": "adler32, md5;q=0.9"}
-"""Storage elements tell the checksums that they keep to those who ask (RFC 3230)."""
-
-
-class Digester:
-    """MD5 and Adler-32 over bytes as they pass. One thread at a time may update each of them."""
-
-    __slots__ = ("_adler32", "_md5")
-
-    def __init__(self) -> None:
-        self._md5 = hashlib.md5(usedforsecurity=False)
-        self._adler32 = 1
-
-    def update(self, data: bytes | bytearray | memoryview) -> None:
-        self.update_md5(data)
-        self.update_adler32(data)
-
-    def update_md5(self, data: bytes | bytearray | memoryview) -> None:
-        self._md5.update(data)
-
-    def update_adler32(self, data: bytes | bytearray | memoryview) -> None:
-        # zlib's own takes a fifth of the time that the MD5 takes, this one a hundredth.
-        self._adler32 = zlib_ng.adler32(data, self._adler32)
-
-    @property
-    def md5(self) -> str:
-        """32 hexadecimal digits."""
-        return self._md5.hexdigest()
-
-    @property
-    def adler32(self) -> str:
-        """8 hexadecimal digits."""
-        return f"{self._adler32:08x}"
+from voservice.digests import ADLER32_HEX, MD5_HEX
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,23 +41,3 @@ def adler32_hex(text: str) -> str:
     if not digits or not ADLER32_HEX.fullmatch(value):
         raise ValueError(f"adler32 must be 8 hexadecimal digits, not {text[:64]!r}")
     return value
-
-
-def stated(headers: Mapping[str, str]) -> Expected:
-    """What a source says of the whole file in `Digest` (RFC 3230) and `Content-MD5`; what cannot be read is ignored."""
-    md5 = adler32 = None
-    for part in headers.get("Digest", "").split(","):
-        algorithm, _, value = part.strip().partition("=")
-        if algorithm.lower() == "md5":
-            md5 = _base64_md5(value)
-        elif algorithm.lower() == "adler32" and ADLER32_HEX.fullmatch(value.lower().rjust(8, "0")):
-            adler32 = value.lower().rjust(8, "0")
-    return Expected(md5=md5 or _base64_md5(headers.get("Content-MD5", "")), adler32=adler32)
-
-
-def _base64_md5(text: str) -> str | None:
-    try:
-        raw = base64.b64decode(text, validate=True)
-    except binascii.Error:
-        return None
-    return raw.hex() if len(raw) == 16 else None

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import aiohttp
+from voservice.digests import WANT_DIGEST, stated
 from yarl import URL
 
-from vospace.transfers.digests import WANT_DIGEST, Expected, stated
+from vospace.transfers.digests import Expected
 from vospace.transfers.errors import FetchFailed
 from vospace.transfers.sources import SourcePolicy, SourceRefused
 

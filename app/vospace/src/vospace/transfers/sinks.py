@@ -10,8 +10,9 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from mmap import mmap
 from typing import ClassVar
 
+from voservice.digests import Digester
+
 from vospace.storage.system_calls import begin_write_out, bypass_cache
-from vospace.transfers.digests import Digester
 from vospace.transfers.errors import FetchFailed
 
 BLOCK = 1 << 20

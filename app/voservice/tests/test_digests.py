@@ -1,0 +1,50 @@
+"""Checksums in one pass, and as headers state them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import zlib
+
+import pytest
+from voservice.digests import Digester, Stated, stated
+
+BODY = os.urandom(1_000_003)
+MD5 = hashlib.md5(BODY, usedforsecurity=False)
+BASE64 = base64.b64encode(MD5.digest()).decode()
+
+
+@pytest.mark.parametrize("piece", [1, 65_537, len(BODY)])
+def test_pieces_make_the_whole(piece: int) -> None:
+    digester = Digester()
+    body = BODY if piece > 1 else BODY[:5000]
+    for start in range(0, len(body), piece):
+        digester.update(memoryview(body)[start : start + piece])
+    assert digester.size == len(body)
+    assert digester.md5 == hashlib.md5(body, usedforsecurity=False).hexdigest()
+    assert digester.adler32 == f"{zlib.adler32(body):08x}"
+
+
+def test_nothing_has_checksums_too() -> None:
+    assert (Digester().size, Digester().md5, Digester().adler32) == (
+        0,
+        "d41d8cd98f00b204e9800998ecf8427e",
+        "00000001",
+    )
+
+
+@pytest.mark.parametrize(
+    ("headers", "found"),
+    [
+        ({}, Stated()),
+        ({"Digest": "adler32=3a4B"}, Stated(adler32="00003a4b")),
+        ({"Digest": f"MD5={BASE64}, adler32=0000000f"}, Stated(MD5.hexdigest(), "0000000f")),
+        ({"Content-MD5": BASE64}, Stated(MD5.hexdigest())),
+        ({"Digest": "sha-256=AAAA"}, Stated()),
+        *(({"Digest": f"adler32={value}"}, Stated()) for value in ("-1", "0x12", "1_0", "123456789", "é")),
+        *(({"Digest": f"md5={value}"}, Stated()) for value in ("", "AAAA", "no base64!", MD5.hexdigest())),
+    ],
+)
+def test_what_headers_state(headers: dict[str, str], found: Stated) -> None:
+    assert stated(headers) == found
