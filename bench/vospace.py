@@ -20,8 +20,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import requests
+from lxml import etree
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/support"))
 from deployment import Deployment
@@ -29,6 +31,7 @@ from deployment import Deployment
 GIB = 1 << 30
 SMALL = 10 << 10
 FILES = 500
+CHILDREN, PAGE = 100_000, 1_000
 CLIENTS = 8
 CONTAINER = (
     '<vos:node xmlns:vos="http://www.ivoa.net/xml/VOSpace/v2.0"'
@@ -40,8 +43,11 @@ Result = dict[str, Any]
 class Bench:
     """One user's container in the space at *service*, and a directory that *peer* serves as nginx."""
 
-    def __init__(self, service: str, token: str, peer: str, directory: Path, proxied: Proxied) -> None:
+    def __init__(
+        self, service: str, token: str, peer: str, directory: Path, proxied: Proxied, stack: Deployment
+    ) -> None:
         self.service, self.peer, self.directory, self.proxied = service, peer, directory, proxied
+        self.stack = stack
         self.headers = {"Authorization": f"Bearer {token}"}
         self.box = f"/bench-{uuid.uuid4().hex[:8]}"
         self.request("PUT", f"nodes{self.box}", CONTAINER.encode())
@@ -60,6 +66,8 @@ class Bench:
             yield from self.small()
             yield from self.nodes()
             yield from self.listing()
+            yield from self.long_listing()
+            yield from self.jobs()
         finally:
             job = requests.post(
                 f"{self.service}/async-delete?PHASE=RUN",
@@ -121,6 +129,69 @@ class Bench:
             self.request("PUT", f"files{self.box}/l{number}", b"")
         seconds = best(lambda: timed(lambda: self.request("GET", f"nodes{self.box}")))
         yield {"measurement": "list 1,000 children", "ours": round(seconds * 1000, 1), "unit": "ms"}
+
+    def long_listing(self) -> Iterator[Result]:
+        """A container of many children, page by page as a client reads it; the files come by the file system."""
+        box = f"{self.box}/many"
+        self.request("PUT", f"nodes{box}", CONTAINER.encode())
+        space = self.stack.data / f"cavern_data/cavern{box}"
+        for number in range(CHILDREN):
+            (space / f"f{number:06d}").touch()
+        before, most, seen = self.stack.memory("src-cavern"), 0, set[str]()
+        begin, query, pages = time.perf_counter(), f"limit={PAGE}", 0
+        while True:
+            page = etree.fromstring(self.request("GET", f"nodes{box}?{query}").content)
+            uris = [str(child.get("uri")) for nodes in page.iter("{*}nodes") for child in nodes]
+            seen.update(uris)
+            pages += 1
+            if pages % 10 == 0:
+                most = max(most, self.stack.memory("src-cavern"))
+            if len(uris) < PAGE:
+                break
+            query = f"limit={PAGE}&uri={quote(uris[-1], safe='')}"
+        seconds = time.perf_counter() - begin
+        if len(seen) != CHILDREN:
+            raise RuntimeError(f"{len(seen)} of {CHILDREN} children were listed")
+        yield {
+            "measurement": f"list {CHILDREN:,} children in {pages} pages",
+            "ours": round(seconds / pages * 1000, 1),
+            "unit": "ms/page",
+            "memory_before_MiB": before >> 20,
+            "memory_MiB": most >> 20,
+        }
+
+    def jobs(self) -> Iterator[Result]:
+        """Asynchronous transfers, from their creation until the last has its endpoints and waits for the client."""
+        self.request("PUT", f"files{self.box}/target", b"")
+        transfer = {
+            "TARGET": f"vos://opencadc.org~cavern{self.box}/target",
+            "DIRECTION": "pullFromVoSpace",
+            "PROTOCOL": "ivo://ivoa.net/vospace/core#httpget",
+            "PHASE": "RUN",
+        }
+        bearer = f"Authorization: {self.headers['Authorization']}"
+
+        def run() -> None:
+            burst("POST", [f"{self.service}/transfers"] * FILES, urlencode(transfer).encode(), bearer)
+            while self._listed("PHASE=PENDING&PHASE=QUEUED"):
+                time.sleep(0.02)
+
+        before = self._listed("PHASE=EXECUTING")
+        seconds = timed(run)
+        done = self._listed("PHASE=EXECUTING") - before
+        if done != FILES:
+            raise RuntimeError(f"{done} of {FILES} jobs got endpoints")
+        yield {
+            "measurement": "transfer jobs",
+            "ours": round(FILES / seconds),
+            "unit": "jobs/s",
+            "clients": CLIENTS,
+        }
+
+    def _listed(self, query: str) -> int:
+        """Number of jobs of some phases."""
+        jobs = etree.fromstring(self.request("GET", f"transfers?{query}").content)
+        return sum(1 for _ in jobs.iter("{*}jobref"))
 
     def _burst(self, method: str, path: str, names: list[str], body: bytes | None = None) -> float:
         bearer = f"Authorization: {self.headers['Authorization']}"
@@ -300,6 +371,7 @@ def measure() -> Iterator[Result]:
                 f"http://{address(stack.container('rse-web'))}/rse/deterministic/bench-vospace",
                 directory,
                 proxied,
+                stack,
             ).results()
     finally:
         shutil.rmtree(directory)
