@@ -14,171 +14,22 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from lxml import etree
+from cavern_double import CavernDouble
 from preparer.approaches.base import Job, StagingError
 from preparer.approaches.cavern import CavernApproach
-from preparer.cavern import BULK_PULL, Cavern, fault
+from preparer.cavern import Cavern, fault
 from preparer.config import PreparerSettings
 from preparer.ledger.store import Outcome
 from preparer.ledger.tables import FileState
 
-CORE = "ivo://ivoa.net/vospace/core#"
 CONTENT = {"a.dat": b"a" * 3_000_000, "b.dat": b"bb", "empty.dat": b""}
 RELAY = pytest.mark.parametrize("stage", [False], ids=["relay"], indirect=True)
-
-
-class StandIn:
-    """A Cavern and an RSE in one: as much of both as staging needs, without bulk pull."""
-
-    def __init__(self, pulls: bool) -> None:
-        """With or without pullToVoSpace."""
-        self.pulls = pulls
-        self.nodes: dict[str, bytes | None] = {"/home": None}
-        self.made: list[str] = []
-        self.jobs: dict[str, tuple[str, str]] = {}
-        self.failures: dict[str, int] = {}
-        self.failure = 500
-        self.damage: set[str] = set()
-        self.relayed = 0
-        self.bulk = False
-        self.quota: int | None = None
-        self.digests: dict[str, str] = {}
-        # Files whose checksum Cavern does not know, since they were changed without it.
-        self.unknown: set[str] = set()
-
-    def application(self) -> web.Application:
-        application = web.Application(client_max_size=1 << 26)
-        application.add_routes(
-            [
-                web.get("/rse/{path:.*}", self.source),
-                web.get("/cavern/capabilities", self.capabilities),
-                web.get("/cavern/nodes/{path:.*}", self.get_node),
-                web.put("/cavern/nodes/{path:.*}", self.put_node),
-                web.delete("/cavern/nodes/{path:.*}", self.delete_node),
-                web.get("/cavern/files/{path:.*}", self.get_file),
-                web.put("/cavern/files/{path:.*}", self.put_file),
-                web.post("/cavern/transfers", self.transfer),
-                web.post("/cavern/transfers/{job}/phase", self.run),
-                web.get("/cavern/transfers/{job}", self.job),
-                web.get("/cavern/transfers/{job}/error", self.error),
-            ]
-        )
-        return application
-
-    async def source(self, request: web.Request) -> web.Response:
-        name = request.path.rpartition("/")[2]
-        if self.failures.get(name, 0) > 0:
-            self.failures[name] -= 1
-            return web.Response(status=self.failure)
-        if name not in CONTENT:
-            return web.Response(status=404)
-        digest = {"Digest": self.digests[name]} if name in self.digests else {}
-        return web.Response(body=CONTENT[name], headers=digest if "Want-Digest" in request.headers else {})
-
-    async def capabilities(self, request: web.Request) -> web.Response:
-        listed = f'<capability standardID="{BULK_PULL}"><accessURL>{request.url.origin()}/cavern/bulk-pull</accessURL>'
-        text = f"<capabilities>{listed}</capability></capabilities>" if self.bulk else "<capabilities/>"
-        return web.Response(text=text, content_type="text/xml")
-
-    async def get_node(self, request: web.Request) -> web.Response:
-        path = "/" + request.match_info["path"]
-        if path not in self.nodes:
-            return web.Response(status=404, text=f"NodeNotFound: {path}")
-        content = self.nodes[path]
-        kind = "ContainerNode" if content is None else "DataNode"
-        entries = ""
-        if path == "/home/ada" and self.quota is not None:
-            used = sum(len(found) for found in self.nodes.values() if found is not None)
-            entries = (
-                f'<v:property uri="{CORE}quota">{self.quota}</v:property>'
-                f'<v:property uri="{CORE}length">{used}</v:property>'
-            )
-        if content is not None:
-            entries = f'<v:property uri="{CORE}length">{len(content)}</v:property>'
-            if path not in self.unknown:
-                digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
-                entries += f'<v:property uri="{CORE}MD5">{digest}</v:property>'
-        inside = [name for name in self.nodes if name.rpartition("/")[0] == path]
-        listed = "" if request.query.get("limit") == "0" else "".join(map(self._child, inside))
-        return web.Response(
-            text=f'<v:node xmlns:v="http://www.ivoa.net/xml/VOSpace/v2.0" '
-            f'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:type="v:{kind}">'
-            f"<v:properties>{entries}</v:properties><v:nodes>{listed}</v:nodes></v:node>",
-            content_type="text/xml",
-        )
-
-    def _child(self, path: str) -> str:
-        size = f'<v:property uri="{CORE}length">{len(self.nodes[path] or b"")}</v:property>'
-        return f'<v:node uri="vos://opencadc.org~cavern{path}"><v:properties>{size}</v:properties></v:node>'
-
-    async def get_file(self, request: web.Request) -> web.Response:
-        content = self.nodes["/" + request.match_info["path"]]
-        return web.Response(body=content) if content else web.Response(status=204)
-
-    async def put_node(self, request: web.Request) -> web.Response:
-        path = "/" + request.match_info["path"]
-        if path in self.nodes:
-            return web.Response(status=409, text=f"DuplicateNode: {path}")
-        if path.rpartition("/")[0] not in self.nodes:
-            return web.Response(status=404, text="ContainerNotFound: parent")
-        self.nodes[path] = None
-        self.made.append(path)
-        return web.Response(status=201)
-
-    async def delete_node(self, request: web.Request) -> web.Response:
-        path = "/" + request.match_info["path"]
-        if self.nodes.pop(path, b"-") == b"-":
-            return web.Response(status=404, text=f"NodeNotFound: {path}")
-        return web.Response(status=204)
-
-    async def put_file(self, request: web.Request) -> web.Response:
-        path = "/" + request.match_info["path"]
-        content = await request.read()
-        self.relayed += 1
-        if any(path.startswith(start) for start in self.damage):
-            content = b"damaged"
-        self.nodes[path] = content
-        digest = base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
-        return web.Response(status=201, headers={"Digest": f"md5={digest}"})
-
-    async def transfer(self, request: web.Request) -> web.Response:
-        root = etree.fromstring(await request.read())
-        job = uuid.uuid4().hex
-        source = root.findtext(".//{*}endpoint") or "move:" + str(root.findtext("{*}target"))
-        target = str(root.findtext("{*}target" if source.startswith("http") else "{*}direction"))
-        self.jobs[job] = (source, target.partition("~cavern")[2])
-        return web.Response(
-            status=303, headers={"Location": f"{request.url.origin()}/cavern/transfers/{job}"}
-        )
-
-    async def run(self, request: web.Request) -> web.Response:
-        source, target = self.jobs[request.match_info["job"]]
-        if source.startswith("move:"):
-            self.nodes[target] = self.nodes.pop(source.partition("~cavern")[2])
-        elif self.pulls and (name := source.rpartition("/")[2]) in CONTENT:
-            self.nodes[target] = CONTENT[name]
-        return web.Response(status=200)
-
-    def _failed(self, job: str) -> str | None:
-        source, _ = self.jobs[job]
-        if source.startswith("move:"):
-            return None
-        if not self.pulls:
-            return "pullToVoSpace not implemented"
-        return None if source.rpartition("/")[2] in CONTENT else "SourceNotFound: 404"
-
-    async def job(self, request: web.Request) -> web.Response:
-        phase = "ERROR" if self._failed(request.match_info["job"]) else "COMPLETED"
-        return web.Response(text=f"<job><phase>{phase}</phase></job>", content_type="text/xml")
-
-    async def error(self, request: web.Request) -> web.Response:
-        return web.Response(text=self._failed(request.match_info["job"]) or "")
 
 
 class Stage:
     """An approach at a stand-in, and what it reported."""
 
-    def __init__(self, stand_in: StandIn, approach: CavernApproach) -> None:
+    def __init__(self, stand_in: CavernDouble, approach: CavernApproach) -> None:
         """Nothing is reported yet."""
         self.stand_in = stand_in
         self.approach = approach
@@ -217,7 +68,7 @@ def file(number: int, name: str, **known: Any) -> Any:
 
 @pytest.fixture(params=[True, False], ids=["pull", "relay"])
 async def stage(request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
-    stand_in = StandIn(request.param)
+    stand_in = CavernDouble(CONTENT, request.param)
     runner = web.AppRunner(stand_in.application())
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -15,11 +15,11 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from cavern_double import CavernDouble
 from cryptography.fernet import Fernet
-from lxml import etree
 from preparer.approaches.base import Job
 from preparer.approaches.cavern import CavernApproach
-from preparer.cavern import BULK_PULL, Cavern
+from preparer.cavern import Cavern
 from preparer.config import PreparerSettings
 from preparer.credentials import Vault
 from preparer.ledger.store import Ledger, NewFile, NewTask, Outcome
@@ -56,41 +56,31 @@ class BulkJob:
         self.phase = phase
 
 
-class StandIn:
+class StandIn(CavernDouble):
     """A Cavern and an RSE that go away and come back, as the test says."""
 
     def __init__(self) -> None:
         """Both are there, and Cavern has its bulk pull."""
+        super().__init__({str(number): CONTENT for number in range(10)}, pulls=True)
+        self.nodes["/home/ada"] = None
+        self.bulk = True
         self.cavern_away: str | None = None
         self.rse_away: int | None = None
         self.retry_after: str | None = None
         self.refused = 0
-        self.bulk = True
-        self.pulls = True
         self.lose_next_job = False
-        self.jobs: dict[str, BulkJob] = {}
+        self.bulk_jobs: dict[str, BulkJob] = {}
         self.side_by_side = 0
         # What a bulk job does by itself as soon as it runs.
         self.work: Callable[[BulkJob], None] = lambda job: None
-        self.transfers: dict[str, str] = {}
         self.errors: dict[str, str | None] = {}
-        self.nodes: dict[str, bytes | None] = {"/home": None, "/home/ada": None}
         self.on_phase: Callable[[], None] = lambda: None
 
     def application(self) -> web.Application:
-        application = web.Application(middlewares=[self._away])
+        application = super().application()
+        application.middlewares.append(self._away)
         application.add_routes(
             [
-                web.get("/rse/{path:.*}", self.source),
-                web.get("/cavern/capabilities", self.capabilities),
-                web.get("/cavern/nodes/{path:.*}", self.get_node),
-                web.put("/cavern/nodes/{path:.*}", self.put_node),
-                web.delete("/cavern/nodes/{path:.*}", self.delete_node),
-                web.put("/cavern/files/{path:.*}", self.put_file),
-                web.post("/cavern/transfers", self.transfer),
-                web.post("/cavern/transfers/{job}/phase", self.run_transfer),
-                web.get("/cavern/transfers/{job}", self.transfer_phase),
-                web.get("/cavern/transfers/{job}/error", self.transfer_error),
                 web.post("/cavern/bulk-pull", self.create),
                 web.get("/cavern/bulk-pull/{job}", self.phase),
                 web.post("/cavern/bulk-pull/{job}/phase", self.set_phase),
@@ -120,83 +110,33 @@ class StandIn:
         if self.rse_away is not None:
             self.refused += 1
             return web.Response(status=self.rse_away)
-        return web.Response(body=CONTENT)
+        return await super().source(request)
 
-    async def capabilities(self, request: web.Request) -> web.Response:
-        url = f"{request.url.origin()}/cavern/bulk-pull"
-        listed = f'<capability standardID="{BULK_PULL}"><accessURL>{url}</accessURL></capability>'
-        return web.Response(text=f"<capabilities>{listed if self.bulk else ''}</capabilities>")
+    # -- single transfers ------------------------------------------------------------------------------------
 
-    # -- nodes, files, and single transfers ------------------------------------------------------------------
-
-    async def get_node(self, request: web.Request) -> web.Response:
-        path = "/" + request.match_info["path"]
-        if path not in self.nodes:
-            return web.Response(status=404, text=f"NodeNotFound: {path}")
-        content = self.nodes[path]
-        length = "" if content is None else str(len(content))
-        return web.Response(
-            text=f'<v:node xmlns:v="http://www.ivoa.net/xml/VOSpace/v2.0"><v:properties>'
-            f'<v:property uri="ivo://ivoa.net/vospace/core#length">{length}</v:property>'
-            f"</v:properties></v:node>"
-        )
-
-    async def put_node(self, request: web.Request) -> web.Response:
-        self.nodes["/" + request.match_info["path"]] = None
-        return web.Response(status=201)
-
-    async def delete_node(self, request: web.Request) -> web.Response:
-        gone = self.nodes.pop("/" + request.match_info["path"], b"-") == b"-"
-        return web.Response(status=404, text="NodeNotFound: it") if gone else web.Response(status=204)
-
-    async def put_file(self, request: web.Request) -> web.Response:
-        self.nodes["/" + request.match_info["path"]] = await request.read()
-        return web.Response(status=201)
-
-    async def transfer(self, request: web.Request) -> web.Response:
-        root = etree.fromstring(await request.read())
-        job = uuid.uuid4().hex
-        direction = str(root.findtext("{*}direction"))
-        target = str(root.findtext("{*}target")).partition("~cavern")[2]
-        if direction.startswith("vos:"):
-            self.nodes[direction.partition("~cavern")[2]] = self.nodes.pop(target)
-            self.transfers[job] = "moved"
-        else:
-            self.transfers[job] = target
-        return web.Response(status=303, headers={"Location": f"{request.url.origin()}{request.path}/{job}"})
-
-    async def run_transfer(self, request: web.Request) -> web.Response:
+    async def run(self, request: web.Request) -> web.Response:
+        """What becomes of a job is settled when it runs, whatever is away later."""
         job = request.match_info["job"]
-        target = self.transfers[job]
-        self.errors[job] = self._transfer_error(target)
-        if self.errors[job] is None and target != "moved":
-            self.nodes[target] = CONTENT
-        return web.Response()
+        self.errors[job] = super()._failed(job)
+        if self.errors[job] is None and self.rse_away is not None and self.jobs[job][0].startswith("http"):
+            self.errors[job] = (
+                f"TransferFailed: http://rse/500.dat: source answered {self.rse_away} Something"
+            )
+        return web.Response() if self.errors[job] else await super().run(request)
 
-    def _transfer_error(self, target: str) -> str | None:
-        if target == "moved":
-            return None
-        if not self.pulls:
-            return "pullToVoSpace not implemented"
-        if self.rse_away is not None:
-            return f"TransferFailed: http://rse/500.dat: source answered {self.rse_away} Something"
-        return None
+    def _failed(self, job: str) -> str | None:
+        return self.errors[job]
 
-    async def transfer_phase(self, request: web.Request) -> web.Response:
+    async def job(self, request: web.Request) -> web.Response:
         self.on_phase()
-        error = self.errors[request.match_info["job"]]
-        self.refused += error is not None
-        phase = "COMPLETED" if error is None else "ERROR"
-        return web.Response(text=f"<job><phase>{phase}</phase></job>")
-
-    async def transfer_error(self, request: web.Request) -> web.Response:
-        return web.Response(text=self.errors[request.match_info["job"]] or "")
+        self.refused += self._failed(request.match_info["job"]) is not None
+        return await super().job(request)
 
     # -- bulk pull -------------------------------------------------------------------------------------------
 
     async def create(self, request: web.Request) -> web.Response:
-        number = str(len(self.jobs))
-        job = self.jobs[number] = BulkJob((await request.json())["rows"])
+        number = str(len(self.bulk_jobs))
+        job = self.bulk_jobs[number] = BulkJob((await request.json())["rows"])
         if request.query.get("PHASE") == "RUN":
             self._run(job)
         if self.lose_next_job:
@@ -209,13 +149,13 @@ class StandIn:
 
     def _run(self, job: BulkJob) -> None:
         job.phase = "EXECUTING"
-        running = sum(other.phase in RUNNING for other in self.jobs.values())
+        running = sum(other.phase in RUNNING for other in self.bulk_jobs.values())
         self.side_by_side = max(self.side_by_side, running)
         self.work(job)
 
     def _job(self, request: web.Request) -> BulkJob:
         try:
-            return self.jobs[request.match_info["job"]]
+            return self.bulk_jobs[request.match_info["job"]]
         except KeyError:
             raise web.HTTPNotFound(text="JobNotFound: it") from None
 
@@ -358,7 +298,7 @@ async def site(
 @pytest.mark.parametrize("kind", ["503", "reset"])
 async def test_a_bulk_job_is_followed_to_its_end_when_cavern_is_back(site: Site, kind: str) -> None:
     """By the same worker, which keeps its hold on the task meanwhile."""
-    jobs = site.stand_in.jobs
+    jobs = site.stand_in.bulk_jobs
     task = await site.submit()
     async with site.worker("w1"), site.worker("w2"):
         await until(lambda: "0" in jobs and jobs["0"].phase == "EXECUTING")
@@ -377,7 +317,7 @@ async def test_a_bulk_job_is_followed_to_its_end_when_cavern_is_back(site: Site,
 
 
 async def test_the_worker_after_a_killed_one_takes_up_its_job_once_cavern_is_back(site: Site) -> None:
-    jobs = site.stand_in.jobs
+    jobs = site.stand_in.bulk_jobs
     task = await site.submit()
     async with site.worker("killed", killed=True):
         await until(lambda: "0" in jobs and jobs["0"].phase == "EXECUTING")
@@ -397,7 +337,7 @@ async def test_the_worker_after_a_killed_one_takes_up_its_job_once_cavern_is_bac
 
 
 async def test_after_a_job_that_is_gone_another_fetches_what_is_left(site: Site) -> None:
-    jobs = site.stand_in.jobs
+    jobs = site.stand_in.bulk_jobs
     task = await site.submit()
     async with site.worker():
         await until(lambda: "0" in jobs and jobs["0"].phase == "EXECUTING")
@@ -416,7 +356,7 @@ async def test_after_a_job_that_is_gone_another_fetches_what_is_left(site: Site)
 
 async def test_a_job_that_cannot_be_taken_up_is_ended_before_another_begins(site: Site) -> None:
     def work(job: BulkJob) -> None:
-        if job is site.stand_in.jobs["0"]:
+        if job is site.stand_in.bulk_jobs["0"]:
             job.readable = False
             return
         for number in range(len(job.rows)):
@@ -428,7 +368,7 @@ async def test_a_job_that_cannot_be_taken_up_is_ended_before_another_begins(site
     async with site.worker():
         row = await site.final(task)
     assert row.state == TaskState.SUCCEEDED
-    assert [job.phase for job in site.stand_in.jobs.values()] == ["ABORTED", "COMPLETED"]
+    assert [job.phase for job in site.stand_in.bulk_jobs.values()] == ["ABORTED", "COMPLETED"]
     assert site.stand_in.side_by_side == 1
 
 
@@ -436,7 +376,7 @@ async def test_a_job_whose_making_was_not_answered_never_runs(site: Site) -> Non
     site.stand_in.lose_next_job = True
     task = await site.submit()
     async with site.worker():
-        jobs = site.stand_in.jobs
+        jobs = site.stand_in.bulk_jobs
         await until(lambda: any(job.phase == "EXECUTING" for job in list(jobs.values())[1:]))
         (second,) = list(jobs.values())[1:]
         for number in range(3):
@@ -454,7 +394,7 @@ async def test_files_that_ended_jobs_never_tell_of_fail_after_some_tries(site: S
         row = await site.final(task)
     assert (row.state, row.files_failed) == (TaskState.FAILED, 3)
     assert "ended without a word" in row.info
-    assert len(site.stand_in.jobs) == site.settings.preparer_file_attempts
+    assert len(site.stand_in.bulk_jobs) == site.settings.preparer_file_attempts
 
 
 @pytest.mark.parametrize("when", ["while it is followed", "while nobody follows it"])
@@ -463,7 +403,7 @@ async def test_cancelling_reaches_a_job_at_a_cavern_that_is_away(
 ) -> None:
     """The task ends at once, and the job as soon as Cavern can be told."""
     monkeypatch.setattr("preparer.approaches.bulk.CANCEL_SECONDS", 0.2)
-    jobs = site.stand_in.jobs
+    jobs = site.stand_in.bulk_jobs
     task = await site.submit()
     async with site.worker("w1"):
         await until(lambda: "0" in jobs and jobs["0"].phase == "EXECUTING")
@@ -486,7 +426,7 @@ async def test_cancelling_reaches_a_job_at_a_cavern_that_is_away(
 
 async def test_a_retried_task_takes_up_the_job_that_it_had_left_behind(site: Site) -> None:
     """Cavern was away for too long, and staged on meanwhile."""
-    jobs = site.stand_in.jobs
+    jobs = site.stand_in.bulk_jobs
     limit = site.settings.preparer_outage
     site.settings = site.settings.model_copy(update={"preparer_outage": 0.3})
     task = await site.submit()
@@ -518,7 +458,7 @@ AWAY = {
 async def test_files_of_a_bulk_job_wait_for_an_rse_that_is_away(site: Site) -> None:
     def work(job: BulkJob) -> None:
         for number in range(len(job.rows)):
-            away = len(site.stand_in.jobs) <= 3 * site.settings.preparer_file_attempts
+            away = len(site.stand_in.bulk_jobs) <= 3 * site.settings.preparer_file_attempts
             job.tell(number, **({"state": "ERROR", **AWAY} if away else {}))
         job.end()
 
@@ -536,13 +476,13 @@ async def test_an_rse_that_stays_away_fails_the_task_and_ends_its_job(site: Site
     site.stand_in.work = lambda job: job.tell(0, "ERROR", **AWAY)
     task = await site.submit()
     async with site.worker():
-        await until(lambda: bool(site.stand_in.jobs))
+        await until(lambda: bool(site.stand_in.bulk_jobs))
         await asyncio.sleep(0.5)
-        site.stand_in.jobs["0"].tell(1, "ERROR", **AWAY)
+        site.stand_in.bulk_jobs["0"].tell(1, "ERROR", **AWAY)
         row = await site.final(task)
     assert (row.state, row.files_failed) == (TaskState.FAILED, 3)
     assert "Cannot connect to host" in row.info
-    assert [job.phase for job in site.stand_in.jobs.values()] == ["ABORTED"]
+    assert [job.phase for job in site.stand_in.bulk_jobs.values()] == ["ABORTED"]
 
 
 # -- single pulls and relayed files --------------------------------------------------------------------------
@@ -581,7 +521,7 @@ async def test_single_files_wait_for_cavern(single: Site, kind: str) -> None:
     assert present(single) == {f"/home/ada/{number}": CONTENT for number in range(3)}
     if single.stand_in.pulls:
         # Each job was followed to its end, or never begun.
-        assert len(single.stand_in.transfers) == 3
+        assert len(single.stand_in.jobs) == 3
 
 
 async def test_single_files_wait_for_the_rse(single: Site) -> None:
