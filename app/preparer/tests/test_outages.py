@@ -244,6 +244,12 @@ class Site:
                     return row
                 await asyncio.sleep(0.02)
 
+    async def staged(self) -> Any:
+        """A task that one worker has brought to its end."""
+        task = await self.submit()
+        async with self.worker():
+            return await self.final(task)
+
     async def final(self, task: uuid.UUID) -> Any:
         return await self.row(task, lambda row: row.state not in ACTIVE)
 
@@ -364,9 +370,7 @@ async def test_a_job_that_cannot_be_taken_up_is_ended_before_another_begins(site
         job.end()
 
     site.stand_in.work = work
-    task = await site.submit()
-    async with site.worker():
-        row = await site.final(task)
+    row = await site.staged()
     assert row.state == TaskState.SUCCEEDED
     assert [job.phase for job in site.stand_in.bulk_jobs.values()] == ["ABORTED", "COMPLETED"]
     assert site.stand_in.side_by_side == 1
@@ -389,9 +393,7 @@ async def test_a_job_whose_making_was_not_answered_never_runs(site: Site) -> Non
 
 async def test_files_that_ended_jobs_never_tell_of_fail_after_some_tries(site: Site) -> None:
     site.stand_in.work = lambda job: job.end("ABORTED")
-    task = await site.submit()
-    async with site.worker():
-        row = await site.final(task)
+    row = await site.staged()
     assert (row.state, row.files_failed) == (TaskState.FAILED, 3)
     assert "ended without a word" in row.info
     assert len(site.stand_in.bulk_jobs) == site.settings.preparer_file_attempts
@@ -463,11 +465,9 @@ async def test_files_of_a_bulk_job_wait_for_an_rse_that_is_away(site: Site) -> N
         job.end()
 
     site.stand_in.work = work
-    task = await site.submit()
-    async with site.worker():
-        row = await site.final(task)
+    row = await site.staged()
     assert row.state == TaskState.SUCCEEDED
-    assert {file.attempts for file in await site.ledger.list_files(task)} == {0}
+    assert {file.attempts for file in await site.ledger.list_files(row.id)} == {0}
 
 
 async def test_an_rse_that_stays_away_fails_the_task_and_ends_its_job(site: Site) -> None:
@@ -551,9 +551,7 @@ async def test_single_files_fail_with_an_rse_that_stays_away(single: Site) -> No
 
 async def test_what_is_no_outage_stays_bounded_by_tries(single: Site) -> None:
     single.stand_in.rse_away = 500
-    task = await single.submit()
-    async with single.worker():
-        row = await single.final(task)
+    row = await single.staged()
     assert (row.state, row.files_failed) == (TaskState.FAILED, 3)
     # The first try of the first file finds out, in one of the two cases, that Cavern does not pull.
     assert single.stand_in.refused - (not single.stand_in.pulls) == 6

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import aiohttp
 import pytest
-from vospace.transfers.digests import Expected, adler32_hex, md5_hex
 from vospace.transfers.errors import FetchFailed
+from vospace.transfers.expected import Expected, adler32_hex, md5_hex
 from vospace.transfers.fetcher import Fetcher, FetchLimits, open_session
 from vospace.transfers.sinks import FileSink, MemorySink
 from vospace.transfers.sources import SourcePolicy, SourceRefused

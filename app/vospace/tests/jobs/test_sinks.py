@@ -119,7 +119,7 @@ async def test_the_few_large_blocks_go_from_one_file_to_the_next(
         try:
             for sink in sinks:
                 await sink.write(BODY[: BLOCK + 5])
-            assert [len(sink.block) for sink in sinks] == [LARGE_BLOCK] * LARGE_FILES + [BLOCK] * 2
+            assert [len(sink._block) for sink in sinks] == [LARGE_BLOCK] * LARGE_FILES + [BLOCK] * 2
             for sink, descriptor in zip(sinks, descriptors, strict=True):
                 await sink.write(BODY[BLOCK + 5 :])
                 await sink.flush()

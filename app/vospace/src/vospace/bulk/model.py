@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from vospace.transfers.digests import Expected
+from vospace.transfers.expected import Expected
 
 
 class IfExists(StrEnum):

@@ -12,7 +12,7 @@ from ijson.utils import sendable_list
 
 from vospace.bulk.model import IfExists
 from vospace.models.errors import InvalidArgument, RequestTooLarge
-from vospace.transfers.digests import adler32_hex, md5_hex
+from vospace.transfers.expected import adler32_hex, md5_hex
 
 MAX_URI = 8192
 _ROW_KEYS = frozenset({"source", "target", "size", "md5", "adler32"})

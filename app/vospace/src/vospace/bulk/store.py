@@ -12,7 +12,7 @@ from voservice import database
 
 from vospace.bulk.model import Finished, Line, Row, RowState, moment
 from vospace.bulk.request import RowValues
-from vospace.transfers.digests import Expected
+from vospace.transfers.expected import Expected
 from vospace.uws.model import Job, Parameter, format_time
 from vospace.uws.store import JobStore
 from vospace.uws.tables import ROWS_CHANNEL, SCHEMA, bulk_row

@@ -19,8 +19,8 @@ import aiohttp
 from voservice.digests import WANT_DIGEST, stated
 from yarl import URL
 
-from vospace.transfers.digests import Expected
 from vospace.transfers.errors import FetchFailed
+from vospace.transfers.expected import Expected
 from vospace.transfers.sources import SourcePolicy, SourceRefused
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,6 @@ from vospace.services.space import Space
 from vospace.storage import attributes
 from vospace.transfers.commit import move, place
 from vospace.transfers.copying import Copier
-from vospace.transfers.digests import Expected, adler32_hex, md5_hex
 from vospace.transfers.documents import (
     CORE,
     PARAM_ADLER32,
@@ -33,6 +32,7 @@ from vospace.transfers.documents import (
     write_transfer,
 )
 from vospace.transfers.errors import FetchFailed
+from vospace.transfers.expected import Expected, adler32_hex, md5_hex
 from vospace.transfers.faults import job_failure
 from vospace.transfers.fetcher import Fetched, Fetcher
 from vospace.transfers.negotiation import Negotiator, check_view, single_target

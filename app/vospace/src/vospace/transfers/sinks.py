@@ -49,7 +49,7 @@ class FileSink:
         self._fd = descriptor
         self._digester = Digester()
         self._size = BLOCK
-        self.block = mmap(-1, BLOCK)
+        self._block = mmap(-1, BLOCK)
         self._filled = 0
         self._threads: tuple[Executor, ...] = ()
         self._given: deque[tuple[mmap, list[asyncio.Future[None]]]] = deque()
@@ -70,11 +70,11 @@ class FileSink:
         view = memoryview(data)
         self.length += len(view)
         while view:
-            part = view[: len(self.block) - self._filled]
-            self.block[self._filled : self._filled + len(part)] = part
+            part = view[: len(self._block) - self._filled]
+            self._block[self._filled : self._filled + len(part)] = part
             self._filled += len(part)
             view = view[len(part) :]
-            if self._filled == len(self.block):
+            if self._filled == len(self._block):
                 await self._pass_on()
 
     async def _pass_on(self) -> None:
@@ -87,12 +87,12 @@ class FileSink:
                 FileSink._large_files += 1
                 self._size = LARGE_BLOCK
         loop = asyncio.get_running_loop()
-        view = memoryview(self.block)
+        view = memoryview(self._block)
         work = zip(self._threads, (self._digester.update_md5, self._write), strict=True)
-        self._given.append((self.block, [loop.run_in_executor(thread, act, view) for thread, act in work]))
+        self._given.append((self._block, [loop.run_in_executor(thread, act, view) for thread, act in work]))
         self._filled = 0
         block = await self._take_back() if len(self._given) == BLOCKS else None
-        self.block = block if block and len(block) == self._size else mmap(-1, self._size)
+        self._block = block if block and len(block) == self._size else mmap(-1, self._size)
 
     async def _take_back(self) -> mmap:
         """The block that was given first, once the threads are done with it."""
@@ -107,7 +107,7 @@ class FileSink:
         while self._given:
             await self._take_back()
         if self._filled:
-            view = memoryview(self.block)[: self._filled]
+            view = memoryview(self._block)[: self._filled]
             self._filled = 0
             await asyncio.to_thread(self._write_rest, view)
 
