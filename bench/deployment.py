@@ -64,7 +64,7 @@ def measure() -> Iterator[dict[str, Any]]:
     warm = _median(site)
     cold = _median(site, before=down)
     bare = _median(site_and_smoke, before=purge, runs=1)
-    compose = Compose(Deployment())
+    compose = Compose(Deployment.of())
     with tempfile.TemporaryDirectory() as directory:
         archive = Path(directory) / "images.tar"
         playbook("playbooks/images_save.yml", "-e", f"images_bundle={archive}")

@@ -233,7 +233,7 @@ def measure() -> Iterator[dict[str, Any]]:
     for program in ("rclone", "aria2c"):
         if shutil.which(program) is None:
             raise SystemExit(f"bench: {program} is a peer; install it (apt-get install rclone aria2)")
-    stack = Deployment()
+    stack = Deployment.of()
     for name, count, size in CASES:
         yield from _throughput(stack, name, count, size)
     yield _submissions(stack)

@@ -360,7 +360,7 @@ def ready(proxied: Proxied) -> None:
 
 def measure() -> Iterator[Result]:
     """Yield the results; the deployment must stand."""
-    stack = Deployment()
+    stack = Deployment.of()
     directory = stack.data / "rse_data/bench-vospace"
     directory.mkdir(parents=True, exist_ok=True)
     try:

@@ -9,7 +9,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from deployment import ROOT, Deployment
+from deployment import INVENTORY, ROOT, Deployment
 
 BIN = ROOT / ".venv/bin"
 
@@ -58,6 +58,6 @@ def test_the_artifact_holds_what_git_knows(installed: Path) -> None:
 
 @pytest.mark.parametrize("playbook", ["site", "status"])
 def test_playbooks_run_from_there(stack: Deployment, installed: Path, playbook: str) -> None:
-    inventory = str(ROOT / "inventory/local")
+    inventory = str(ROOT / INVENTORY)
     output = run(installed, "ansible-playbook", "-i", inventory, f"skasrc.cavern.{playbook}")
     assert re.findall(r"changed=(\d+)", output) == ["0"], output

@@ -9,7 +9,7 @@ import time
 import httpx
 import pytest
 import requests
-from deployment import CATALOGUE, ROOT, Deployment, playbook
+from deployment import CATALOGUE, Deployment, playbook
 from voservice.testing_docs import shown_api
 
 SERVICES = list(CATALOGUE)
@@ -73,7 +73,7 @@ def test_a_run_repairs_one_container_alone(stack: Deployment, act: str) -> None:
 
 def test_a_run_repairs_a_file_edited_by_hand(stack: Deployment) -> None:
     before = started(stack)
-    file = ROOT / "state/config/rse_web/nginx.conf"
+    file = stack.state / "config/rse_web/nginx.conf"
     good = file.read_text()
     file.write_text(good.replace("server_tokens off", "server_tokens on"))
     checked = playbook("site.yml", "--check", "--diff")

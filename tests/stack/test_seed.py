@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import subprocess
 import time
@@ -181,6 +182,7 @@ def test_containers_stand_at_their_addresses(stack: Deployment) -> None:
         "rse-web",
         "iam",
     ]
+    addresses = ipaddress.ip_network(stack.network["subnet"])
     for number, name in enumerate(names, start=2):
         networks = stack.container(name).attrs["NetworkSettings"]["Networks"]
-        assert networks["docker26"]["IPAddress"] == f"172.26.0.{number}", name
+        assert networks[stack.network["name"]]["IPAddress"] == str(addresses[number]), name

@@ -11,11 +11,11 @@ from pathlib import Path
 import jwt
 import pytest
 import requests
-from deployment import ROOT, Deployment, playbook
+from deployment import ROOT, Deployment, playbook, settings
 from preparer.did import DID
 
 # Other deployments may run beside the one under test.
-TOOL = (Path.home() / "bin/docker-static-ip", "--project=cavern")
+TOOL = (Path.home() / "bin/docker-static-ip", f"--project={settings()['project']}")
 
 
 def _run(*command: str | Path) -> subprocess.CompletedProcess[str]:
@@ -24,8 +24,8 @@ def _run(*command: str | Path) -> subprocess.CompletedProcess[str]:
 
 def _inspected(stack: Deployment) -> dict[str, str]:
     """Static address of every container of the deployment by name, as the engine has it."""
-    found = stack.engine.containers.list(all=True, filters={"label": "int.skao.src.cavern.project=cavern"})
-    networks = {container.name: container.attrs["NetworkSettings"]["Networks"] for container in found}
+    found = stack.containers().items()
+    networks = {name: container.attrs["NetworkSettings"]["Networks"] for name, container in found}
     return {
         name: next(iter(network.values()))["IPAMConfig"]["IPv4Address"] for name, network in networks.items()
     }

@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from deployment import Deployment, playbook
+from deployment import Deployment, playbook, settings
 
 # Prefix of the first deployment's images, if it is not the usual one.
 PREFIX = os.environ.get("CONTRACT_IMAGE_PREFIX", "cavern")
@@ -19,13 +19,8 @@ class Site(Deployment):
 
     def __init__(self, directory: Path) -> None:
         """Everything of it lives below *directory*."""
-        super().__init__(
-            "cavern.contract.example",
-            directory / "state",
-            directory / "data",
-            directory / "logs",
-            "contract-",
-        )
+        places = {name: directory / name for name in ("state", "data", "logs")}
+        super().__init__(**{**settings("tests/contract/inventory"), **places})
         self.directory = directory
 
     def run(

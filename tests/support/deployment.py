@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,18 @@ CATALOGUE: dict[str, dict[str, Any]] = yaml.safe_load(
     (ROOT / "roles/catalogue/defaults/main.yml").read_text(encoding="utf-8")
 )["cavern_catalogue"]
 
+INVENTORY = os.environ.get("CAVERN_TEST_INVENTORY", "inventory/local")
+"""Inventory of the deployment under test, relative to the checkout."""
+
 
 def playbook(
-    *arguments: str, inventory: str = "inventory/local", check: bool = True
+    *arguments: str, inventory: str = INVENTORY, check: bool = True, callback: str = "ansible.builtin.default"
 ) -> subprocess.CompletedProcess[str]:
     """Run ``ansible-playbook`` in the checkout and return what it printed."""
     environment = os.environ | {
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
         "ANSIBLE_NOCOLOR": "1",
-        "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
+        "ANSIBLE_STDOUT_CALLBACK": callback,
     }
     done = subprocess.run(
         [str(ROOT / ".venv/bin/ansible-playbook"), "-i", inventory, *arguments],
@@ -45,21 +49,38 @@ def playbook(
     return done
 
 
+@cache
+def settings(inventory: str = INVENTORY) -> dict[str, Any]:
+    """Return the settings of an inventory that the tests need, with defaults and templates resolved."""
+    printed = playbook(
+        str(ROOT / "tests/support/settings.yml"), inventory=inventory, callback="skasrc.cavern.messages"
+    ).stdout
+    found: dict[str, Any] = json.loads(printed)
+    return found
+
+
 @dataclass
 class Deployment:
-    """One deployment on this machine, found by its state directory."""
+    """One deployment on this machine, found by its inventory's settings."""
 
-    public_name: str = "haproxy.cadc.dao.nrc.ca"
-    state: Path = ROOT / "state"
-    data: Path = ROOT / "data"
-    logs: Path = ROOT / "logs"
-    prefix: str = ""
+    project: str
+    public_name: str
+    url: str
+    """Public base URL, without a trailing slash."""
+    state: Path
+    data: Path
+    logs: Path
+    prefix: str
+    """What the names of containers and volumes begin with."""
+    network: dict[str, str]
+    """Name, subnet and bridge of the Docker network."""
     _tokens: dict[tuple[str, tuple[tuple[str, Any], ...]], str] = field(default_factory=dict)
 
-    @property
-    def url(self) -> str:
-        """Public base URL, without a trailing slash."""
-        return f"https://{self.public_name}"
+    @classmethod
+    def of(cls, inventory: str = INVENTORY) -> Deployment:
+        """Return the deployment that an inventory describes."""
+        found = settings(inventory)
+        return cls(**{**found, **{name: Path(found[name]) for name in ("state", "data", "logs")}})
 
     @property
     def ca(self) -> str:
@@ -89,7 +110,7 @@ class Deployment:
 
     def containers(self) -> dict[str, Any]:
         """All containers of the deployment by name."""
-        label = {"label": "int.skao.src.cavern.project=cavern"}
+        label = {"label": f"int.skao.src.cavern.project={self.project}"}
         return {found.name: found for found in self.engine.containers.list(all=True, filters=label)}
 
     @contextmanager

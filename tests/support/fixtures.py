@@ -15,7 +15,7 @@ from deployment import Deployment, playbook
 def stack() -> Deployment:
     """Deploy the stack once; a deployment that already stands is only brought up to date."""
     playbook("site.yml")
-    return Deployment()
+    return Deployment.of()
 
 
 @pytest.fixture
