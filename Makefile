@@ -79,7 +79,7 @@ unit: $(DEV) ## The tests that need no deployment
 	@bin/unit
 
 stack: $(DEV) ## The tests against the deployed stack
-	@$(VENV)/bin/pytest tests/stack $(ARGS)
+	@$(VENV)/bin/pytest tests/stack tests/security $(ARGS)
 
 contract: $(DEV) ## The tests of a second deployment, with stand-ins for OpenCADC's services
 	@$(VENV)/bin/pytest tests/contract $(ARGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +14,12 @@ from deployment import Deployment, playbook
 
 @pytest.fixture(scope="session")
 def stack() -> Deployment:
-    """Deploy the stack once; a deployment that already stands is only brought up to date."""
-    playbook("site.yml")
+    """Deploy the stack once; a deployment that already stands is only brought up to date.
+
+    With ``CAVERN_TEST_DEPLOYED`` set it is taken as it stands.
+    """
+    if not os.environ.get("CAVERN_TEST_DEPLOYED"):
+        playbook("site.yml")
     return Deployment.of()
 
 
