@@ -110,6 +110,7 @@ def test_the_stack_survives_a_restart_of_any_container(stack: Deployment, name: 
         ("cavern_https_port=https", "cavern_https_port"),
         ('{"cavern_catalogue_overrides": {"haproxy": {"number": 3}}}', "172.26.0.3"),
         ("haproxy_client_certificates=perhaps", "haproxy_client_certificates"),
+        ("cavern_publish_address=0.0.0.0", "iam_beyond_this_machine"),
     ],
 )
 def test_a_wrong_setting_is_refused_before_anything_changes(

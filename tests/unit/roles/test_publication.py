@@ -1,0 +1,63 @@
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The issuer for development is kept on this machine unless a setting says otherwise by name."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+OWN_ISSUER = [
+    '{"cavern_catalogue_overrides": {"iam": {"enabled": false}}}',
+    "cavern_issuer=https://iam.example.org/",
+]
+
+
+def render(output: Path, *settings: str) -> subprocess.CompletedProcess[str]:
+    """Render the default inventory's services with further settings, without touching anything."""
+    extra = [word for setting in (f"output={output}", *settings) for word in ("-e", setting)]
+    return subprocess.run(
+        [
+            str(Path(sys.executable).parent / "ansible-playbook"),
+            "-i",
+            "inventory/local",
+            *extra,
+            "tests/unit/roles/render.yml",
+        ],
+        cwd=ROOT,
+        env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "192.168.1.7", "::", "127.0.0.1.example", ""])
+def test_the_issuer_for_development_is_refused_on_other_addresses(tmp_path: Path, address: str) -> None:
+    refused = render(tmp_path / "services.json", f"cavern_publish_address='{address}'")
+    assert refused.returncode != 0
+    said = refused.stdout + refused.stderr
+    for name in ("cavern_publish_address", "cavern_issuer", "iam_beyond_this_machine: true"):
+        assert name in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["cavern_publish_address=127.8.0.1"],
+        ["cavern_publish_address=::1"],
+        ["cavern_publish_address=0.0.0.0", "iam_beyond_this_machine=true"],
+        ["cavern_publish_address=0.0.0.0", *OWN_ISSUER],
+    ],
+)
+def test_a_loopback_address_an_issuer_of_ones_own_or_the_setting_will_do(
+    tmp_path: Path, settings: list[str]
+) -> None:
+    done = render(tmp_path / "services.json", *settings)
+    assert done.returncode == 0, done.stdout + done.stderr
