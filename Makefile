@@ -21,7 +21,7 @@ DEV := $(VENV)/.dev
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-$(DEPLOY): requirements/deploy.txt bin/environment app/preparer/pyproject.toml
+$(DEPLOY): requirements/deploy.txt requirements/uv.txt bin/environment app/preparer/pyproject.toml
 	@bin/environment deploy
 
 $(DEV): requirements/dev.txt requirements/deploy.txt bin/environment $(wildcard app/*/pyproject.toml)
