@@ -7,6 +7,10 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 VENV := .venv
 PLAYBOOK := $(VENV)/bin/ansible-playbook
 INVENTORY ?= inventory/local
+# Whose token or certificate; the shell's own USER is nobody's choice.
+USER :=
+# What targets take as arguments is none of the recipes' environment: Ansible would take USER for whoever runs it.
+unexport ARGS BACKUP INVENTORY JSON SINCE TASK USER
 # Asks for the password that sudo wants on this machine, if it wants one.
 BECOME = $(if $(filter inventory/local,$(INVENTORY)),$(shell [ "$$(id -u)" = 0 ] || sudo -n true 2>&- || echo --ask-become-pass))
 PLAY = $(PLAYBOOK) -i $(INVENTORY) $(BECOME) $(ARGS)
@@ -52,13 +56,13 @@ check: $(DEPLOY) ## Show what a run would change
 
 # A bearer token and nothing else on standard output.
 token: $(DEPLOY) ## Print a bearer token: make token USER=ada
-	@$(QUIET) $(PLAY) playbooks/token.yml -e user=$(USER)
+	@$(QUIET) $(PLAY) playbooks/token.yml $(if $(USER),-e user=$(USER))
 
 compose: $(DEPLOY) ## Write the deployment as state/docker-compose.yml
 	@$(PLAY) playbooks/compose.yml
 
 certificate: $(DEPLOY) ## Issue an X.509 client certificate: make certificate USER=ada
-	@$(PLAY) playbooks/client_certificate.yml -e user=$(USER)
+	@$(PLAY) playbooks/client_certificate.yml $(if $(USER),-e user=$(USER))
 
 upgrade: $(DEPLOY) ## Bring a running deployment up to date, one service at a time, with a way back
 	@$(PLAY) playbooks/upgrade.yml

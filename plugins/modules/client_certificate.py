@@ -12,8 +12,8 @@ version_added: 0.1.0
 description:
   - Issues a client certificate from the deployment's own CA, for clients that present a certificate rather
     than a token. Its subject is C(CN=<user>).
-  - The file holds certificate and key together, as the VOSpace command line tools expect it, with mode
-    V(0600).
+  - The file holds the key and after it the certificate, with mode V(0600). In this order the VOSpace command
+    line tools, curl and OpenCADC's Java clients take it; the last miss a key that follows the certificate.
   - It is issued again when it is missing or damaged, nears its end, is another user's or was not signed by
     the present CA.
 author:
@@ -93,19 +93,34 @@ from ansible_collections.skasrc.cavern.plugins.module_utils import _files, _x509
 USER = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}\Z")
 
 
+def content_of(pair: _x509.Pair) -> bytes:
+    """What is in the file: the key first, which OpenCADC's Java clients need."""
+    return pair.key_pem + pair.certificate_pem
+
+
+def reasons_to_rewrite(path: Path, pair: _x509.Pair) -> list[str]:
+    """Why the file must be written again although its certificate serves."""
+    reasons = []
+    if _files.read_bytes(path) != content_of(pair):
+        reasons.append("the key does not stand alone before the certificate")
+    if (mode := _files.mode_of(path)) != 0o600:
+        reasons.append(f"mode was {mode:04o}, wanted 0600")
+    return reasons
+
+
 def reason_to_issue(module: AnsibleModule, path: Path, ca: _x509.Pair) -> tuple[str | None, Any]:
-    """Why the present file does not serve (None if it does), and its certificate if it can be read."""
+    """Why the present file does not serve (None if it does), and what it holds if it can be read."""
     content = _files.read_bytes(path)
     try:
         present = _x509.load(content, content)
     except ValueError as error:
         return str(error), None
     if module.params["force"]:
-        return "asked for", present.certificate
+        return "asked for", present
     if present.certificate.subject != _x509.subject(module.params["user"]):
-        return f"subject is {present.certificate.subject.rfc4514_string()}", present.certificate
+        return f"subject is {present.certificate.subject.rfc4514_string()}", present
     reason = _x509.leaf_reason(present, ca, module.params["renew_days"], _x509.key_type_of(ca.key))
-    return reason, present.certificate
+    return reason, present
 
 
 def ensure_present(module: AnsibleModule, path: Path) -> dict[str, Any]:
@@ -117,23 +132,21 @@ def ensure_present(module: AnsibleModule, path: Path) -> dict[str, Any]:
         module.fail_json(
             msg=f"The CA in {directory} cannot be used: {error}. The role certificates makes one."
         )
-    reason, certificate = reason_to_issue(module, path, ca)
+    reason, pair = reason_to_issue(module, path, ca)
     if reason is None:
-        mode = _files.mode_of(path)
-        if mode == 0o600:
-            return {"changed": False, "reasons": [], "certificate": _x509.describe(certificate)}
-        if not module.check_mode:
-            path.chmod(0o600)
+        reasons = reasons_to_rewrite(path, pair)
+        if reasons and not module.check_mode:
+            _files.write_atomic(path, content_of(pair), 0o600)
         return {
-            "changed": True,
-            "reasons": [f"mode was {mode:04o}, wanted 0600"],
-            "certificate": _x509.describe(certificate),
+            "changed": bool(reasons),
+            "reasons": reasons,
+            "certificate": _x509.describe(pair.certificate),
         }
     result: dict[str, Any] = {"changed": True, "reasons": [reason]}
     if not module.check_mode:
         pair = _x509.issue_client(ca, module.params["user"], module.params["days"], _x509.key_type_of(ca.key))
         _files.make_directory(path.parent, 0o700)
-        _files.write_atomic(path, pair.certificate_pem + pair.key_pem, 0o600)
+        _files.write_atomic(path, content_of(pair), 0o600)
         result["certificate"] = _x509.describe(pair.certificate)
     return result
 

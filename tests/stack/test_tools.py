@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import uuid
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from pathlib import Path
 import jwt
 import pytest
 import requests
-from deployment import ROOT, Deployment, playbook, settings
+from deployment import INVENTORY, ROOT, Deployment, playbook, settings
 from preparer.did import DID
 
 # Other deployments may run beside the one under test.
@@ -20,6 +21,14 @@ TOOL = (Path.home() / "bin/docker-static-ip", f"--project={settings()['project']
 
 def _run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+def _make(
+    target: str, *arguments: str, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a target for the deployment under test."""
+    command = ("make", "--silent", target, f"INVENTORY={INVENTORY}", *arguments)
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=env)
 
 
 def _inspected(stack: Deployment) -> dict[str, str]:
@@ -61,7 +70,7 @@ def test_another_container_joins_the_environment(stack: Deployment) -> None:
 
 
 def test_status_for_programs(stack: Deployment) -> None:
-    done = _run("make", "--silent", "status", "JSON=true")
+    done = _make("status", "JSON=true")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["healthy"] is True
@@ -69,7 +78,7 @@ def test_status_for_programs(stack: Deployment) -> None:
     assert {service["container"]: service["address"] for service in services} == _inspected(stack)
     assert all(service["healthy"] and service["checks"] for service in services)
     with stack.paused("rse-web"):
-        done = _run("make", "--silent", "status", "JSON=true")
+        done = _make("status", "JSON=true")
     assert done.returncode != 0
     found = json.loads(done.stdout)
     assert [key for key, service in found["services"].items() if not service["healthy"]] == ["rse_web"]
@@ -84,7 +93,7 @@ def test_logs_tell_a_task_in_order(
     answer = http.post(f"{stack.url}/prepare-data/", json=[[did, path, "./testing"]], timeout=60)
     task = answer.json()["task_id"]
     http.get(f"{stack.url}/prepare-data/v1/tasks/{task}/events", timeout=60).raise_for_status()
-    done = _run("make", "--silent", "logs", f"TASK={task}", "SINCE=5m")
+    done = _make("logs", f"TASK={task}", "SINCE=5m")
     assert done.returncode == 0, done.stderr
     lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
     assert {"haproxy", "cavern", "core", "celery_worker"} <= {service for _, service, _ in lines}
@@ -97,7 +106,7 @@ def test_logs_tell_a_task_in_order(
 
 
 def test_make_token_prints_a_token_and_nothing_else(stack: Deployment) -> None:
-    done = _run("make", "--silent", "token", "USER=ada")
+    done = _make("token", "USER=ada")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == 1
     claims = jwt.decode(done.stdout.strip(), options={"verify_signature": False})
@@ -111,8 +120,18 @@ def test_make_token_prints_a_token_and_nothing_else(stack: Deployment) -> None:
     assert answer.json()["preferred_username"] == "ada"
 
 
+@pytest.mark.parametrize("target", ["token", "certificate"])
+def test_whom_a_credential_is_for_is_not_who_asks(stack: Deployment, user: str, target: str) -> None:
+    """Where neither the shell nor sudo says who runs make, as in a container or a job of CI."""
+    bare = {"PATH": os.environ["PATH"], "HOME": str(Path.home())}
+    done = _make(target, f"USER={user}", env=bare)
+    assert done.returncode == 0, done.stderr or done.stdout
+    (stack.state / f"certs/clients/{user}.pem").unlink(missing_ok=True)
+    assert not [*ROOT.glob(f"~{user}"), *(ROOT / "playbooks").glob(f"~{user}")]
+
+
 def test_refused_token_leaves_standard_output_empty(stack: Deployment) -> None:
-    done = _run("make", "--silent", "token", "USER=../ada")
+    done = _make("token", "USER=../ada")
     assert done.returncode != 0
     assert done.stdout == ""
     assert "username" in done.stderr

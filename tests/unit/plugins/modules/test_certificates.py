@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,25 @@ def test_client_certificate(run_module: Any, options: dict[str, Any]) -> None:
     assert run_module(client_certificate, **wanted, state="absent")["changed"]
     assert not path.exists()
     assert not run_module(client_certificate, **wanted, state="absent")["changed"]
+
+
+def test_key_comes_first_in_a_client_certificate(run_module: Any, options: dict[str, Any]) -> None:
+    """In files of before too; the certificate stays."""
+    run_module(certificates, **options)
+    wanted = {"user": "ada", "directory": options["directory"]}
+    path = Path(run_module(client_certificate, **wanted)["path"])
+    content = path.read_bytes()
+    assert re.findall(rb"-----BEGIN ([A-Z ]+)-----", content) == [b"PRIVATE KEY", b"CERTIFICATE"]
+    pair = _x509.load(content, content)
+    path.write_bytes(pair.certificate_pem + pair.key_pem)
+    path.chmod(0o640)
+    assert run_module(client_certificate, check=True, **wanted)["changed"]
+    assert path.read_bytes() != content
+    reasons = run_module(client_certificate, **wanted)["reasons"]
+    assert reasons == ["the key does not stand alone before the certificate", "mode was 0640, wanted 0600"]
+    assert path.read_bytes() == content
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert not run_module(client_certificate, **wanted)["changed"]
 
 
 def test_client_certificate_without_ca_says_who_makes_one(run_module: Any, options: dict[str, Any]) -> None:
