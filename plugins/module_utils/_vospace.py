@@ -65,7 +65,7 @@ def check_path(path: str) -> str:
 
 def encode(path: str) -> str:
     """Percent-encode a path for a URL or URI (RFC 3986 section 3.3)."""
-    return quote(path, safe="/~!$&'()*+,;=:@")
+    return quote(path, safe="/~!$&'()*+,=:@")
 
 
 def same_uri(one: str | None, other: str | None) -> bool:
@@ -104,7 +104,8 @@ def read_node(document: bytes) -> Node:
         if entry.get(f"{{{XSI}}}nil") not in {"true", "1"}
     }
     children = tuple(
-        child.get("uri", "").rpartition("/")[2] for child in root.iterfind(f"{{{VOS}}}nodes/{{{VOS}}}node")
+        unquote(child.get("uri", "").rpartition("/")[2])
+        for child in root.iterfind(f"{{{VOS}}}nodes/{{{VOS}}}node")
     )
     return Node(root.get("uri", ""), kind, properties, root.findtext(f"{{{VOS}}}target"), children)
 

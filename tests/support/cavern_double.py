@@ -6,12 +6,20 @@ import base64
 import hashlib
 import uuid
 from collections.abc import Mapping
+from urllib.parse import unquote
+from xml.sax.saxutils import escape
 
 from aiohttp import web
 from lxml import etree
 from preparer.cavern import BULK_PULL
+from voservice.uris import encode_node_path
 
 CORE = "ivo://ivoa.net/vospace/core#"
+
+
+def path_of(uri: str) -> str:
+    """Path of a node by its URI."""
+    return unquote(uri.partition("~cavern")[2])
 
 
 class CavernDouble:
@@ -102,7 +110,8 @@ class CavernDouble:
 
     def _child(self, path: str) -> str:
         size = f'<v:property uri="{CORE}length">{len(self.nodes[path] or b"")}</v:property>'
-        return f'<v:node uri="vos://opencadc.org~cavern{path}"><v:properties>{size}</v:properties></v:node>'
+        uri = escape(encode_node_path(path))
+        return f'<v:node uri="vos://opencadc.org~cavern{uri}"><v:properties>{size}</v:properties></v:node>'
 
     async def get_file(self, request: web.Request) -> web.Response:
         content = self.nodes["/" + request.match_info["path"]]
@@ -139,7 +148,7 @@ class CavernDouble:
         job = uuid.uuid4().hex
         source = root.findtext(".//{*}endpoint") or "move:" + str(root.findtext("{*}target"))
         target = str(root.findtext("{*}target" if source.startswith("http") else "{*}direction"))
-        self.jobs[job] = (source, target.partition("~cavern")[2])
+        self.jobs[job] = (source, path_of(target))
         return web.Response(
             status=303, headers={"Location": f"{request.url.origin()}/cavern/transfers/{job}"}
         )
@@ -147,7 +156,7 @@ class CavernDouble:
     async def run(self, request: web.Request) -> web.Response:
         source, target = self.jobs[request.match_info["job"]]
         if source.startswith("move:"):
-            self.nodes[target] = self.nodes.pop(source.partition("~cavern")[2])
+            self.nodes[target] = self.nodes.pop(path_of(source))
         elif self.pulls and (name := source.rpartition("/")[2]) in self.content:
             self.nodes[target] = self.content[name]
         return web.Response(status=200)

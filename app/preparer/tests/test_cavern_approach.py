@@ -62,8 +62,8 @@ class Stage:
 def file(number: int, name: str, **known: Any) -> Any:
     """A pending file of the ledger."""
     fields = {"size": None, "md5": None, "adler32": None, "attempts": 0}
-    target = f"/home/ada/run/{name}"
-    return SimpleNamespace(number=number, path=f"s/{name}", target=target, **(fields | known))
+    fields |= {"path": f"s/{name}", "target": f"/home/ada/run/{name}"}
+    return SimpleNamespace(number=number, **(fields | known))
 
 
 @pytest.fixture(params=[True, False], ids=["pull", "relay"])
@@ -99,6 +99,42 @@ async def test_files_arrive_with_their_checksums(stage: Stage) -> None:
     assert stage.stand_in.made == ["/home/ada", "/home/ada/run"]
     assert len(stage.stand_in.nodes) == 3 + len(CONTENT)
     assert bool(stage.stand_in.relayed) is not stage.stand_in.pulls
+
+
+ODD_NAMES = (
+    "col%43",
+    "colC",
+    "a%2Fb",
+    "100%",
+    "x+y",
+    "q?x",
+    "h#x",
+    "p;q",
+    " a b ",
+    "'\"&<",
+    "é",
+    "e\u0301",
+    "☃",
+    "%%",
+)
+
+
+async def test_names_are_taken_as_they_are(stage: Stage) -> None:
+    """In the directory and in the file, on the way there, in listings and when copies are removed."""
+    files = [
+        file(number, "b.dat", target=f"/home/ada/run/{name}/{name}", size=2)
+        for number, name in enumerate(ODD_NAMES)
+    ]
+    await stage(*files)
+    assert [outcome.state for outcome in stage.outcomes.values()] == [FileState.STAGED] * len(files)
+    nodes = stage.stand_in.nodes
+    assert {path for path, content in nodes.items() if content is not None} == {file.target for file in files}
+    for name in ODD_NAMES:
+        assert list(await stage.approach.cavern.children(f"/home/ada/run/{name}", "token")) == [name]
+    task: Any = SimpleNamespace(id=uuid.uuid4(), username="ada")
+    copies = [file(n, "", target=entry.target, bytes=2, found_md5=None) for n, entry in enumerate(files)]
+    assert len((await stage.approach.remove(task, "token", copies)).gone) == len(files)
+    assert not any(nodes.values())
 
 
 async def test_what_is_missing_fails_alone_and_at_once(stage: Stage) -> None:

@@ -18,6 +18,7 @@ import pytest
 from preparer.approaches.base import Job, StagingError
 from preparer.approaches.filesystem import CopyApproach, FilesystemApproach, LinkApproach
 from preparer.config import PreparerSettings
+from preparer.did import DID
 from preparer.ledger.store import Outcome
 from preparer.ledger.tables import FileState
 
@@ -238,3 +239,27 @@ def test_a_passing_failure_is_tried_again_within_bounds(
         retried.clear()
         failures = 3
     assert "Stale file handle" in str(outcomes[-1].detail)
+
+
+def test_names_are_taken_as_they_are(stage: Stage, roots: tuple[Path, Path]) -> None:
+    names = ["a%41", "aA", "x+y", "q?x", "h#x", " a b ", "é", "e\u0301"]
+    outcomes = stage(*(file(n, "s/one.dat", f"{name}/{name}") for n, name in enumerate(names)))
+    assert {outcome.state for outcome in outcomes.values()} == {FileState.STAGED}
+    assert sorted(os.listdir(roots[1] / "ada")) == sorted(names)
+    assert all((roots[1] / "ada" / name / name).read_bytes() == b"one" for name in names)
+
+
+def test_a_name_that_begins_with_a_slash(
+    stage: Stage, roots: tuple[Path, Path], approach: FilesystemApproach
+) -> None:
+    did = DID.parse("s:/lead/one.dat")
+    source = roots[0] / did.path()
+    source.parent.mkdir(parents=True)
+    source.write_bytes(b"one")
+    assert stage(file(0, did.path(), "lead/one.dat"))[0].state == FileState.STAGED
+    assert (roots[1] / "ada/lead/one.dat").read_bytes() == b"one"
+    copy = file(
+        0, did.path(), "lead/one.dat", bytes=3, found_md5=None, found_adler32=f"{zlib.adler32(b'one'):08x}"
+    )
+    task: Any = SimpleNamespace(id=uuid.uuid4(), username="ada")
+    assert asyncio.run(approach.remove(task, "", [copy])).gone == [0]

@@ -13,12 +13,14 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 from xml.sax.saxutils import escape
 
 import aiohttp
 from lxml import etree
 from voservice.logging import field
+from voservice.uris import encode_node_path
+from yarl import URL
 
 from preparer.faults import (
     AWAY_STATUS,
@@ -168,7 +170,13 @@ class Cavern:
         return headers
 
     async def _request(
-        self, method: str, url: str, token: str, *, ok: tuple[int, ...] = (200, 201, 204), **options: Any
+        self,
+        method: str,
+        url: str | URL,
+        token: str,
+        *,
+        ok: tuple[int, ...] = (200, 201, 204),
+        **options: Any,
     ) -> tuple[int, bytes, Any]:
         headers = self._headers(token) | options.pop("headers", {})
         try:
@@ -185,13 +193,21 @@ class Cavern:
             sending = isinstance(options.get("data"), AsyncIterator)
             raise broken("Cavern cannot be asked", exc, sending=sending) from exc
 
-    def node_url(self, path: str) -> str:
+    def node_url(self, path: str) -> URL:
         """URL of the node at *path*, which begins with a slash."""
-        return f"{self.url}/nodes{quote(path)}"
+        return self._url("nodes", path)
+
+    def file_url(self, path: str) -> URL:
+        """URL of the bytes of the node at *path*."""
+        return self._url("files", path)
+
+    def _url(self, endpoint: str, path: str) -> URL:
+        # As it is: aiohttp would write some of what is encoded plainly, such as a ';', which ends a name for Tomcat.
+        return URL(f"{self.url}/{endpoint}{quote(path)}", encoded=True)
 
     def uri(self, path: str) -> str:
         """VOSpace URI of the node at *path*."""
-        return self.vos_uri + path
+        return self.vos_uri + encode_node_path(path)
 
     async def node(self, path: str, token: str) -> Node | None:
         """The node at *path* without its children, or None."""
@@ -217,7 +233,7 @@ class Cavern:
             body, etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=True)
         )
         found = root.iterfind(f"{{{VOS}}}nodes/{{{VOS}}}node")
-        return {child.get("uri", "").rpartition("/")[2]: _node(child) for child in found}
+        return {unquote(child.get("uri", "").rpartition("/")[2]): _node(child) for child in found}
 
     async def create_container(self, path: str, token: str, properties: dict[str, str] | None = None) -> bool:
         """Create a container; False if it was there already."""
@@ -473,7 +489,7 @@ class Cavern:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=120)
         try:
             async with self.session.get(
-                f"{self.url}/files{quote(path)}", headers=self._headers(token), timeout=timeout
+                self.file_url(path), headers=self._headers(token), timeout=timeout
             ) as answer:
                 if answer.status not in {200, 204}:
                     raise fault(answer.status, await answer.text(), answer.headers.get("Retry-After"))
@@ -488,8 +504,9 @@ class Cavern:
         if size is not None:
             headers["Content-Length"] = str(size)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=600)
-        url = f"{self.url}/files{quote(path)}"
-        _, _, answer = await self._request("PUT", url, token, data=chunks, headers=headers, timeout=timeout)
+        _, _, answer = await self._request(
+            "PUT", self.file_url(path), token, data=chunks, headers=headers, timeout=timeout
+        )
         algorithm, _, value = answer.get("Digest", "").partition("=")
         if algorithm.strip().lower() != "md5":
             return None

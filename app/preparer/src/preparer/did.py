@@ -13,6 +13,8 @@ from typing import Literal
 # Rucio's generic schema; a virtual organisation may have another.
 SCOPE = re.compile(r"[A-Za-z0-9_.-]{1,25}")
 NAME = re.compile(r"[A-Za-z0-9/][A-Za-z0-9_./-]{0,249}")
+# What no name may hold: control characters, halves of characters, what XML cannot say, and the other separator.
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\\]")
 
 Algorithm = Literal["hash", "identity"]
 
@@ -43,7 +45,7 @@ class DID:
         if not NAME.fullmatch(name):
             raise InvalidDID(f"{text!r}: the name must be 1 to 250 letters, digits, '_', '.', '/' or '-'")
         try:
-            relative(name.lstrip("/"))
+            _segments(name.lstrip("/"))
         except InvalidPath as exc:
             raise InvalidDID(f"{text!r}: {exc}") from exc
         return cls(scope, name)
@@ -53,7 +55,11 @@ class DID:
         return f"{self.scope}:{self.name}"
 
     def path(self, algorithm: Algorithm = "hash") -> str:
-        """Path below the root of a deterministic storage element (rucio ``rse/translation.py``)."""
+        """Path below the root of a deterministic storage element (rucio ``rse/translation.py``).
+
+        The name stays in it as it is, so that one with a leading slash makes two of them: the same place in a file
+        system, and the key under which Rucio wrote it in an object store.
+        """
         # A literal prefix, so that users_x or groupie are affected too, as in Rucio.
         scope = self.scope.replace(".", "/") if self.scope.startswith(("user", "group")) else self.scope
         if algorithm == "identity":
@@ -61,20 +67,63 @@ class DID:
         digest = hashlib.md5(str(self).encode(), usedforsecurity=False).hexdigest()
         return f"{scope}/{digest[:2]}/{digest[2:4]}/{self.name}"
 
+    def check(self, path: str) -> None:
+        """Raise ``InvalidPath`` for what cannot be this file's path on any RSE."""
+        if path.endswith(f"/{self.name}"):
+            path = path.removesuffix(self.name) + self.relative_name
+        relative(path)
+
+    def lies_at(self, path: str, algorithm: Algorithm = "hash") -> bool:
+        """Whether *path* is the deterministic one, slashes at the beginning of the name aside."""
+        expected = self.path(algorithm)
+        return path in {expected, expected.removesuffix(self.name) + self.relative_name}
+
+    @property
+    def relative_name(self) -> str:
+        """The name without slashes at its beginning, as it is used below a directory."""
+        return self.name.lstrip("/")
+
 
 def relative(text: str) -> tuple[str, ...]:
-    """Segments of a relative path that stays below where it starts; ``InvalidPath`` for any other."""
+    """Segments of a path on the RSE, relative to its root and below it; ``InvalidPath`` for any other.
+
+    It goes through the hands of other servers, so that it must not hold what any of them may decode once more.
+    """
+    for character in "?#":
+        if character in text:
+            raise InvalidPath(f"a path must not hold {character!r}")
+    if "%2e" in text.lower() or "%2f" in text.lower():
+        raise InvalidPath("a path must not be percent-encoded")
+    return _segments(text)
+
+
+def destination(text: str) -> tuple[str, ...]:
+    """Segments of a directory below the user's area: ``./testing`` and ``testing/`` are the same, ``.`` is none.
+
+    Names are taken as they are written: blanks belong to them, and ``%41`` is not ``A``.
+    """
+    trimmed = text
+    while trimmed.startswith("./"):
+        trimmed = trimmed[2:].lstrip("/")
+    trimmed = trimmed.rstrip("/")
+    if trimmed in {"", "."}:
+        if not text or text.startswith("/"):
+            raise InvalidPath("a destination must be relative to the user's area, such as ./testing")
+        return ()
+    if trimmed.isspace():
+        raise InvalidPath("a destination must not be blank")
+    return _segments(trimmed)
+
+
+def _segments(text: str) -> tuple[str, ...]:
     if not text:
         raise InvalidPath("a path must not be empty")
     if text.startswith("/"):
         raise InvalidPath("a path must be relative")
+    if found := UNPRINTABLE.search(text):
+        raise InvalidPath(f"a path must not hold {found[0]!r}")
     if len(text.encode()) > 1024:
         raise InvalidPath("a path must not be longer than 1024 bytes")
-    for character in text:
-        if character < " " or character in "\\?#\x7f":
-            raise InvalidPath(f"a path must not hold {character!r}")
-    if "%2e" in text.lower() or "%2f" in text.lower():
-        raise InvalidPath("a path must not be percent-encoded")
     segments = tuple(text.split("/"))
     for segment in segments:
         if segment in {"", ".", ".."}:
@@ -82,16 +131,3 @@ def relative(text: str) -> tuple[str, ...]:
         if len(segment.encode()) > 255:
             raise InvalidPath("a segment must not be longer than 255 bytes")
     return segments
-
-
-def destination(text: str) -> tuple[str, ...]:
-    """Segments of a directory below the user's area: ``./testing`` and ``testing/`` are the same, ``.`` is none."""
-    trimmed = text.strip()
-    while trimmed.startswith("./"):
-        trimmed = trimmed[2:].lstrip("/") if trimmed != "./" else ""
-    trimmed = trimmed.rstrip("/")
-    if trimmed in {"", "."}:
-        if not text.strip() or text.strip().startswith("/"):
-            raise InvalidPath("a destination must be relative to the user's area, such as ./testing")
-        return ()
-    return relative(trimmed)

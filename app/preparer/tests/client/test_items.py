@@ -82,3 +82,14 @@ def test_nothing_to_stage_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "bytes").write_bytes(b"\xff")
     with pytest.raises(InvalidItem, match="bytes"):
         collect([], [str(tmp_path / "bytes")], io.StringIO(), "hash")
+
+
+def test_names_in_lines_are_taken_as_they_are() -> None:
+    """A mark within a word begins no comment, and only what a line is written with divides words and lines."""
+    text = f"{DID} to=./a#b%41?\u3000c\u2028d\te  \n"
+    with pytest.raises(InvalidItem, match="'e' is not one of"):
+        items(text)
+    (item,) = items(text.replace("\te", "\t#e"))
+    assert item.destination == "./a#b%41?\u3000c\u2028d"
+    (item,) = items(json.dumps({"did": DID, "destination": "./x\u2028 y"}, ensure_ascii=False))
+    assert item.destination == "./x\u2028 y"

@@ -145,7 +145,8 @@ class FilesystemApproach(Approach):
         return target.removeprefix(self.home + "/").split("/")
 
     def _open_source(self, file: File) -> FileIO:
-        *parents, name = file.path.split("/")
+        # A name that begins with a slash has two of them before it, which are one to a file system.
+        *parents, name = filter(None, file.path.split("/"))
         with directory(self.source, parents) as parent:
             descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):

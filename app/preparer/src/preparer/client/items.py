@@ -3,7 +3,7 @@
 A file holds one of three forms, told apart by its first character:
 
 - text, a file on each line: ``scope:name``, then, if wanted, words such as ``path=… to=… size=… md5=… adler32=…``;
-  ``#`` begins a comment;
+  ``#`` at the beginning of a word begins a comment;
 - JSON: an array whose elements are DIDs, ``[DID, path, destination]`` or objects with ``did``, ``path``,
   ``destination``, ``size``, ``md5``, ``adler32``;
 - JSON lines: such an object on each line.
@@ -12,6 +12,7 @@ A file holds one of three forms, told apart by its first character:
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -22,6 +23,9 @@ from preparer.did import Algorithm
 
 WORDS = {"path": "path", "to": "destination", "size": "size", "md5": "md5", "adler32": "adler32"}
 KEYS = {"did", *WORDS.values()}
+# Other blanks, and other ends of lines, may be in names.
+BLANKS = re.compile(r"[ \t]+")
+COMMENT = re.compile(r"(^|[ \t])#.*")
 
 
 def from_words(words: list[str], algorithm: Algorithm) -> Item:
@@ -67,7 +71,7 @@ def read(stream: TextIO, name: str, algorithm: Algorithm = "hash") -> Iterator[I
     for place, value in _array(text, name) if start == "[" else _lines(text, name, as_json=start == "{"):
         try:
             yield (
-                from_words(value.split(), algorithm)
+                from_words(BLANKS.split(value), algorithm)
                 if start not in {"[", "{"}
                 else from_json(value, algorithm)
             )
@@ -85,8 +89,8 @@ def _array(text: str, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def _lines(text: str, name: str, as_json: bool) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(text.splitlines(), 1):
-        stripped = line.strip() if as_json else line.partition("#")[0].strip()
+    for number, line in enumerate(text.split("\n"), 1):
+        stripped = (line if as_json else COMMENT.sub("", line)).strip(" \t\r")
         if not stripped:
             continue
         try:

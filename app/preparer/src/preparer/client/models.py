@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from preparer.client.errors import InvalidItem
-from preparer.did import DID, Algorithm, InvalidDID, InvalidPath, destination, relative
+from preparer.did import DID, Algorithm, InvalidDID, InvalidPath, destination
 
 FINAL = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "LOST"})
 TASK_STATES = ("QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED", "LOST")
@@ -46,7 +46,7 @@ class Item:
         except InvalidDID as exc:
             raise InvalidItem(str(exc)) from exc
         for name, check, value in (
-            ("path", relative, path),
+            ("path", identifier.check, path),
             ("destination", destination, rest.get("destination")),
         ):
             try:

@@ -18,7 +18,7 @@ from voservice.problems import Conflict, Invalid, TooLarge, TooMany
 
 from preparer.callbacks import CallbackRefused, check
 from preparer.core.context import Caller, Context
-from preparer.did import DID, InvalidDID, InvalidPath, destination, relative
+from preparer.did import DID, InvalidDID, InvalidPath, destination
 from preparer.ledger.store import KeyReused, NewFile, NewTask, Task
 
 MD5 = re.compile(r"[0-9a-fA-F]{32}")
@@ -100,11 +100,13 @@ class Submission:
         expected = did.path(self.settings.preparer_path_algorithm)
         path = expected if item.path is None else _text(item.path, at_path)
         try:
-            relative(path)
+            did.check(path)
         except InvalidPath as exc:
             raise BadItem(at_path, f"{path!r}: {exc}") from exc
-        if path != expected and self.settings.preparer_path_check == "strict":
-            raise BadItem(at_path, f"{path!r} is not where {did} lies on the RSE: {expected!r}")
+        if self.settings.preparer_path_check == "strict":
+            if not did.lies_at(path, self.settings.preparer_path_algorithm):
+                raise BadItem(at_path, f"{path!r} is not where {did} lies on the RSE: {expected!r}")
+            path = expected
         try:
             directory = destination(_text(item.destination, at_destination))
         except InvalidPath as exc:
@@ -114,7 +116,7 @@ class Submission:
         if item.adler32 is not None and not ADLER32.fullmatch(item.adler32):
             raise BadItem("adler32", "must be up to 8 hexadecimal digits")
         home = f"{self.settings.preparer_home}/{caller.identity.username}"
-        target = "/".join([home, *directory, did.name.lstrip("/")])
+        target = "/".join([home, *directory, did.relative_name])
         return NewFile(
             str(did),
             path,

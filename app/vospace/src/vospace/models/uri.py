@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from urllib.parse import quote, unquote, urlsplit
+
+from voservice.uris import encode_node_path
 
 from vospace.models.errors import InvalidURI
 
@@ -18,12 +19,7 @@ MAX_PATH = 4096
 STAGING_PREFIX = ".vospace-"
 """Names of files that are not there yet; no node may be called so."""
 
-_UNSAFE = re.compile(r"""[\x00-\x20"#%<>?\[\\\]^`{|}\x7f]""")
 _SAFE = "!$&'()*+,;=:@~-._"
-
-
-def _encode(match: re.Match[str]) -> str:
-    return f"%{ord(match[0]):02X}"
 
 
 def check_name(name: str) -> str:
@@ -89,10 +85,7 @@ class Naming:
 
     def uri(self, path: Path) -> str:
         """The URI; what RFC 3986 allows in no path is percent-encoded, letters of any script stay."""
-        text = "/".join(path)
-        if _UNSAFE.search(text):  # names hold no slash
-            text = _UNSAFE.sub(_encode, text)
-        return f"{self.root}/{text}" if path else self.root
+        return f"{self.root}/{encode_node_path('/'.join(path))}" if path else self.root  # names hold no slash
 
     def path(self, uri: str) -> Path:
         """The path of a URI of this service, with `~` or `!` in the authority. Raises InvalidURI."""
