@@ -100,7 +100,10 @@ EXAMPLES = r"""
   skasrc.cavern.stage:
     url: https://haproxy.cadc.dao.nrc.ca
     token_file: ~/.token
-    items: "{{ dids | map('community.general.dict_kv', 'did') }}"
+    items:
+      - did: testing:first.fits
+      - did: testing:second.fits
+        path: bands/second.fits
     wait: false
   register: staging
 """
