@@ -80,7 +80,7 @@ lint: $(DEV) ## Lint and type-check everything
 	@bin/lint
 
 unit: $(DEV) ## The tests that need no deployment
-	@bin/unit
+	@bin/unit $(ARGS)
 
 stack: $(DEV) ## The tests against the deployed stack
 	@$(VENV)/bin/pytest tests/stack tests/security $(ARGS)
