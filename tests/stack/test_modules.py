@@ -20,7 +20,12 @@ def test_module(stack: Deployment, user: str, rse: Callable[[str, bytes], Path],
     dids = [f"moduletest:{run}/{number}" for number in range(3)]
     for did in dids:
         rse(DID.parse(did).path(), did.encode() * 100)
-    variables = {"user": user, "dids": dids, "wanted": [{"did": did} for did in dids], "missing_did": f"moduletest:{run}/missing"}
+    variables = {
+        "user": user,
+        "dids": dids,
+        "wanted": [{"did": did} for did in dids],
+        "missing_did": f"moduletest:{run}/missing",
+    }
     done = playbook(str(path), "--extra-vars", json.dumps(variables))
     assert "failed=0" in done.stdout
     for token in stack.secrets.values():
