@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ HERE = Path(__file__).parent
 
 
 WARS = ("cavern", "posix-mapper", "reg")
+# What the real services take for each answer; another value in the environment makes slower or faster ones.
+DELAY = os.environ.get("STANDIN_DELAY_MS", "50-300")
 DEVELOPMENT = {"postgresql": "postgres", "haproxy": "haproxy"}
 
 
@@ -30,7 +33,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         client.images.build(
             path=str(context),
             tag=f"cavern-contract/{war}:stand-in",
-            buildargs={"FROM": f"{PREFIX}/python:local", "WAR": war},
+            buildargs={"FROM": f"{PREFIX}/python:local", "WAR": war, "STANDIN_DELAY_MS": DELAY},
             rm=True,
         )
     for name, base in DEVELOPMENT.items():

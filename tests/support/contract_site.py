@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 from deployment import Deployment, playbook, settings
 
@@ -49,6 +51,12 @@ class Site(Deployment):
     def log(self, name: str, since: float | None = None) -> str:
         """What a container has written since a time."""
         return str(self.container(name).logs(since=since).decode(errors="replace"))
+
+    def requests(self, service: str, since: float) -> list[dict[str, Any]]:
+        """What HAProxy has passed on to a service since a time: ``method``, ``path``, ``status`` and more of each."""
+        lines = self.log("haproxy", since).splitlines()
+        entries = [json.loads(line) for line in lines if line.startswith("{")]
+        return [entry for entry in entries if entry["backend"] == service]
 
     def sql(self, service: str, database: str, statement: str) -> str:
         """Run a statement as the database's superuser."""

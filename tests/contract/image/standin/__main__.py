@@ -8,6 +8,7 @@ from pathlib import Path
 import uvicorn
 
 from standin import cavern, mapper, reg
+from standin.delay import Delay
 from standin.settings import ConfigurationError, System
 
 WEBAPPS = Path("/usr/share/tomcat/webapps")
@@ -20,7 +21,7 @@ def main() -> None:
     path = "/" + war.stem.replace("#", "/")
     try:
         system = System()
-        application = APPLICATIONS[war.read_text().strip()](system, system.public_url(), path)
+        application = Delay(APPLICATIONS[war.read_text().strip()](system, system.public_url(), path))
     except ConfigurationError as error:
         sys.exit(f"SEVERE: {error}")
     uvicorn.run(application, host="0.0.0.0", port=8080, log_level="info", server_header=False)

@@ -191,9 +191,8 @@ class MapperClient:
         self.lookups = lookups
 
     async def locate(self) -> None:
-        """Find both endpoints, or fail."""
-        for standard in (USER_MAPPING, GROUP_MAPPING):
-            await self.lookups.access_url(local_authority()[standard], standard)
+        """Find the group mapping, or fail; that there is one of users is taken for granted."""
+        await self.lookups.access_url(local_authority()[GROUP_MAPPING], GROUP_MAPPING)
 
     async def users(self, query: str, token: str) -> list[tuple[str, int, int]]:
         """Name, uid and gid of users: ``user=NAME`` or ``uid=NUMBER``."""

@@ -34,6 +34,8 @@ PKG = "vos://cadc.nrc.ca~vospace/CADC/std/Pkg-1.0"
 PUSH, PULL, BOTH_WAYS = "pushToVoSpace", "pullFromVoSpace", "ivo://cadc.nrc.ca/vospace#biDirectional"
 VIEWS = {"", f"{CORE}defaultview", "ivo://cadc.nrc.ca/vospace/view#data"}
 FORMATS = {"application/x-tar": "tar", "application/zip": "zip"}
+# What becomes of a document whose media type is not exactly text/xml.
+NO_TRANSFER = "could not create Transfer from request"
 WORKERS, MOST_ERRORS, LONGEST_WAIT = 6, 100, 60
 TABLES = """
 CREATE TABLE IF NOT EXISTS uws.modelversion (
@@ -41,7 +43,7 @@ CREATE TABLE IF NOT EXISTS uws.modelversion (
 );
 CREATE TABLE IF NOT EXISTS uws.job (
     jobid varchar(16) PRIMARY KEY, ownerid varchar(128), executionphase varchar(16), error_summarymessage text,
-    requestpath text, jobinfo_content text[], deletedbyuser integer DEFAULT 0
+    requestpath text, jobinfo_content text[], jobinfo_contenttype varchar(128), deletedbyuser integer DEFAULT 0
 );
 CREATE TABLE IF NOT EXISTS uws.jobdetail (
     jobid varchar(16) REFERENCES uws.job, type char(1), name varchar(128), value text
@@ -95,17 +97,20 @@ class Jobs:
         finally:
             await connection.close()
 
-    async def _make(self, name: str, document: str, caller: Caller | None, phase: str = "PENDING") -> str:
+    async def _make(
+        self, name: str, kind: str, document: str, caller: Caller | None, phase: str = "PENDING"
+    ) -> str:
         letters = string.ascii_lowercase
         job = secrets.choice(letters) + "".join(secrets.choice(letters + string.digits) for _ in range(15))
         await self._database(
-            "INSERT INTO uws.job (jobid, ownerid, executionphase, requestpath, jobinfo_content) "
-            "VALUES ($1, $2, $3, $4, $5)",
+            "INSERT INTO uws.job (jobid, ownerid, executionphase, requestpath, jobinfo_content, "
+            "jobinfo_contenttype) VALUES ($1, $2, $3, $4, $5, $6)",
             job,
             str(caller.uid) if caller else None,
             phase,
             f"{self.cavern.path}/{name}",
             [document],
+            kind,
         )
         return job
 
@@ -148,7 +153,7 @@ class Jobs:
             if request.method == "GET":
                 return await self._jobs(name, caller)
             document = await create(request, caller)
-            job = await self._make(name, document, caller)
+            job = await self._make(name, _kind(request), document, caller)
             return RedirectResponse(f"{self.cavern.url}/{name}/{job}", 303, headers=shown(caller))
 
         return serve
@@ -293,13 +298,13 @@ class Jobs:
 
     async def _post_transfer(self, request: Request, _caller: Caller | None) -> str:
         """Take a transfer; nothing but its form is looked at before the job runs."""
-        if request.headers.get("content-type", "").partition(";")[0] != XML:
-            raise Fault(400, "could not create Transfer from request")
         body = await request.body()
         valid(body, "transfer")
         return body.decode()
 
     async def _transfer(self, row: Row, caller: Caller | None) -> str:
+        if row["jobinfo_contenttype"] != XML:
+            raise Fault(400, NO_TRANSFER)
         root = etree.fromstring(row["jobinfo_content"][0].encode())
         direction = _text(root, "direction")
         if direction.startswith("vos:"):
@@ -369,7 +374,7 @@ class Jobs:
     async def synchronous(self, request: Request) -> Response:
         """Negotiate in one call, by document or by parameters."""
         caller = await self.cavern.caller(request)
-        kind = request.headers.get("content-type", "").partition(";")[0]
+        kind = _kind(request)
         if request.method == "POST" and kind != "application/x-www-form-urlencoded":
             return await self._by_document(request, caller)
         text = (await request.body()).decode() if request.method == "POST" else request.url.query
@@ -394,13 +399,16 @@ class Jobs:
 
     async def _by_document(self, request: Request, caller: Caller | None) -> Response:
         document = await self._post_transfer(request, caller)
+        kind = _kind(request)
         root = etree.fromstring(document.encode())
         view = root.find(f"{{{VOS}}}view")
         if view is not None and view.get("uri") == PKG and _text(root, "direction") == PULL:
-            job = await self._make("transfers", document, caller, "SUSPENDED")
+            job = await self._make("transfers", kind, document, caller, "SUSPENDED")
             return RedirectResponse(f"{self.cavern.url}/pkg/{job}/run", 303, headers=shown(caller))
-        job = await self._make("transfers", document, caller, "EXECUTING")
+        job = await self._make("transfers", kind, document, caller, "EXECUTING")
         try:
+            if kind != XML:
+                raise Fault(400, NO_TRANSFER)
             if _text(root, "direction").startswith("vos:"):
                 raise Fault(400, f"InternalFault (invalid direction: Direction[{_text(root, 'direction')}])")
             results = await self._negotiated(root, caller)
@@ -408,7 +416,9 @@ class Jobs:
             await self._phase(job, "ERROR", fault.text)
             # What it never began to negotiate has no details.
             results = (
-                {} if "implemented" in fault.text or "InternalFault" in fault.text else {"failed": fault.text}
+                {}
+                if any(word in fault.text for word in ("implemented", "InternalFault", NO_TRANSFER))
+                else {"failed": fault.text}
             )
         if results:
             await self._results(job, {"transferDetails": f"{self.cavern.url}/xfer/{job}"})
@@ -532,8 +542,6 @@ class Jobs:
         return target
 
     async def _post_properties(self, request: Request, _caller: Caller | None) -> str:
-        if request.headers.get("content-type", "").partition(";")[0] != XML:
-            raise Fault(400, "could not create node from request")
         body = await request.body()
         valid(body, "node")
         return body.decode()
@@ -543,6 +551,8 @@ class Jobs:
         return await self._each(row, caller, node, self.cavern.remove, first_below=True)
 
     async def _update_tree(self, row: Row, caller: Caller | None) -> str:
+        if row["jobinfo_contenttype"] != XML:
+            raise Fault(400, "could not create node from request")
         root = etree.fromstring(row["jobinfo_content"][0].encode())
         node = await self._tree(root.get("uri", ""), caller)
         properties = self.cavern.properties(root)
@@ -601,6 +611,10 @@ class Jobs:
         return "ABORTED" if counts["successcount"] else "ERROR"
 
 
+def _kind(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0]
+
+
 def _text(root: etree._Element, name: str) -> str:
     return (root.findtext(f"{{{VOS}}}{name}") or "").strip()
 
@@ -615,9 +629,10 @@ def _xml(root: etree._Element) -> Response:
 def _archive(kind: str, members: list[tuple[str, bytes | None]]) -> bytes:
     buffer = io.BytesIO()
     if kind == "zip":
+        # Only in a zip, names begin with a slash.
         with zipfile.ZipFile(buffer, "w") as archive:
             for name, content in members:
-                archive.writestr(name, content or b"")
+                archive.writestr(f"/{name}", content or b"")
         return buffer.getvalue()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name, content in members:

@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 # The applications look in their user's home, which the start script links to /config.
 HOME_CONFIG = Path.home() / "config"
 CATALINA = Path("/etc/tomcat/catalina.properties")
-CONNECTOR = ("connectionTimeout", "keepAliveTimeout", "secure", "scheme", "proxyName", "proxyPort")
 
 
 class ConfigurationError(Exception):
@@ -90,13 +89,15 @@ class System:
         return value
 
     def public_url(self) -> str:
-        """Scheme, host and port that every absolute URL is made from; each connector property is needed."""
-        found = {name: self.one(f"tomcat.connector.{name}") for name in CONNECTOR}
-        for name in ("connectionTimeout", "keepAliveTimeout", "proxyPort"):
-            if not found[name].isdecimal():
-                raise ConfigurationError(f"catalina.properties: tomcat.connector.{name} is no number")
-        port = "" if found["proxyPort"] == "443" else f":{found['proxyPort']}"
-        return f"{found['scheme']}://{found['proxyName']}{port}"
+        """Scheme, host and port that every absolute URL is made from.
+
+        What Tomcat has no value for it leaves as it stands in its own configuration; nothing is refused.
+        """
+        scheme, name, port = (
+            self.values.get(f"tomcat.connector.{key}") or f"${{tomcat.connector.{key}}}"
+            for key in ("scheme", "proxyName", "proxyPort")
+        )
+        return f"{scheme}://{name}{'' if port == '443' or not port.isdecimal() else f':{port}'}"
 
     def pool(self, prefix: str) -> dict[str, str]:
         """A database pool: number of connections, account, and where."""
