@@ -19,8 +19,7 @@ from preparer.approaches.base import Job, StagingError
 from preparer.approaches.cavern import CavernApproach
 from preparer.cavern import Cavern, fault
 from preparer.config import PreparerSettings
-from preparer.ledger.store import Outcome
-from preparer.ledger.tables import FileState
+from preparer.ledger import FileState, Outcome
 
 CONTENT = {"a.dat": b"a" * 3_000_000, "b.dat": b"bb", "empty.dat": b""}
 RELAY = pytest.mark.parametrize("stage", [False], ids=["relay"], indirect=True)

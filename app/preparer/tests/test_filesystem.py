@@ -19,8 +19,7 @@ from preparer.approaches.base import Job, StagingError
 from preparer.approaches.filesystem import CopyApproach, FilesystemApproach, LinkApproach
 from preparer.config import PreparerSettings
 from preparer.did import DID
-from preparer.ledger.store import Outcome
-from preparer.ledger.tables import FileState
+from preparer.ledger import FileState, Outcome
 
 Stage = Callable[..., dict[int, Outcome]]
 

@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from preparer.ledger.store import INSERT_ROWS, KeyReused, Ledger, NewFile, NewTask, Outcome, SameUnderWay
-from preparer.ledger.tables import FileState, TaskState, metadata
+from preparer.ledger import FileState, KeyReused, Ledger, NewFile, NewTask, Outcome, SameUnderWay, TaskState
+from preparer.ledger.requests import INSERT_ROWS
+from preparer.ledger.tables import metadata
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 from voservice.testing import database_url, postgres

@@ -15,7 +15,7 @@ from preparer.client.items import from_json
 from preparer.config import PreparerSettings
 from preparer.core.submission import Item, Submission
 from preparer.did import DID, UNPRINTABLE, InvalidDID, InvalidPath, destination
-from preparer.ledger.store import NewFile
+from preparer.ledger import NewFile
 from preparer.rse import url
 from vospace.models.uri import Naming, check_name
 

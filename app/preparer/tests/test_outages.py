@@ -22,8 +22,8 @@ from preparer.approaches.cavern import CavernApproach
 from preparer.cavern import Cavern
 from preparer.config import PreparerSettings
 from preparer.credentials import Vault
-from preparer.ledger.store import Ledger, NewFile, NewTask, Outcome
-from preparer.ledger.tables import ACTIVE, TaskState, metadata
+from preparer.ledger import ACTIVE, Ledger, NewFile, NewTask, Outcome, TaskState
+from preparer.ledger.tables import metadata
 from preparer.worker import heartbeat
 from preparer.worker import runner as worker
 from preparer.worker.runner import Runner

@@ -21,8 +21,8 @@ from cryptography.fernet import Fernet
 from preparer.approaches.base import Approach, Job, Removal, StagingError
 from preparer.config import PreparerSettings
 from preparer.credentials import Vault
-from preparer.ledger.store import File, Ledger, NewFile, NewTask, Outcome, Task
-from preparer.ledger.tables import ACTIVE, FileState, TaskState, metadata
+from preparer.ledger import ACTIVE, File, FileState, Ledger, NewFile, NewTask, Outcome, Task, TaskState
+from preparer.ledger.tables import metadata
 from preparer.worker import heartbeat
 from preparer.worker import runner as module
 from preparer.worker.runner import Runner

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from preparer.ledger.store import Task
+from preparer.ledger import Task
 from preparer.receipts import task_document
 
 ATTEMPTS = 8
@@ -49,7 +49,11 @@ def sign(key: str, timestamp: int, body: bytes) -> str:
 
 
 async def send(session: aiohttp.ClientSession, task: Task, key: str, hosts: list[str]) -> tuple[str, bool]:
-    """Tell the outcome of *task*; returns what came of it and whether that is final."""
+    """Tell the outcome of *task*; returns what came of it and whether that is final.
+
+    The task is one with a callback.
+    """
+    assert task.callback is not None
     try:
         check(task.callback, hosts)
     except CallbackRefused as exc:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from preparer.ledger.store import File, Task
+from preparer.ledger import File, Task
 
 
 def task_document(task: Task) -> dict[str, Any]:

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 
 from preparer.config import PreparerSettings
 from preparer.faults import Service, TransferError
-from preparer.ledger.store import File, Outcome, Task
-from preparer.ledger.tables import GOOD, FileState
+from preparer.ledger import GOOD, File, FileState, Outcome, Task
 from preparer.patience import Patience, delay
 
 logger = logging.getLogger("preparer.staging")

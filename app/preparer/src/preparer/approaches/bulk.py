@@ -23,8 +23,7 @@ from preparer.cavern import (
 )
 from preparer.config import PreparerSettings
 from preparer.faults import tells_of_outage
-from preparer.ledger.store import File, Outcome
-from preparer.ledger.tables import FileState
+from preparer.ledger import File, FileState, Outcome
 from preparer.patience import Patience, delay
 
 CANCEL_SECONDS = 10.0

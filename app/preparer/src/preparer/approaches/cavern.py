@@ -27,8 +27,7 @@ from preparer.approaches.bulk import BulkPull
 from preparer.cavern import ADLER32, CORE, LENGTH, Cavern, CavernError, Node, PullNotImplemented, Row
 from preparer.config import PreparerSettings
 from preparer.faults import TransferError
-from preparer.ledger.store import File, Outcome, Task
-from preparer.ledger.tables import FileState
+from preparer.ledger import File, FileState, Outcome, Task
 from preparer.rse import RseError, head, opened, unanswered, url
 
 CHUNK = 1 << 20

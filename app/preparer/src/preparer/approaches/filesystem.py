@@ -29,8 +29,7 @@ from preparer.approaches.base import (
 )
 from preparer.config import PreparerSettings
 from preparer.faults import TransferError
-from preparer.ledger.store import File, Outcome, Task
-from preparer.ledger.tables import FileState
+from preparer.ledger import File, FileState, Outcome, Task
 
 CHUNK = 4 << 20
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

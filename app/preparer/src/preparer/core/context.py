@@ -19,13 +19,13 @@ from voservice.auth import (
     bearer,
 )
 from voservice.logging import bind
-from voservice.problems import Forbidden, TooMany, Unauthorized
+from voservice.problems import TooMany, Unauthorized
 
 from preparer.cavern import Cavern
 from preparer.config import PreparerSettings
 from preparer.core.outbox import Outbox
 from preparer.credentials import Vault
-from preparer.ledger.store import Ledger
+from preparer.ledger import Ledger
 
 HOW = "Send a token of {issuer}: Authorization: Bearer <token>"
 
@@ -95,9 +95,3 @@ async def caller(request: Request) -> Caller:
         raise Unauthorized(f"{exc.description}. {how}", headers={"WWW-Authenticate": exc.challenge}) from exc
     bind(user=identity.username)
     return Caller(identity, token, bool(identity.groups & set(shared.settings.preparer_operator_groups)))
-
-
-def need_operator(who: Caller) -> None:
-    """Refuse all but operators."""
-    if not who.operator:
-        raise Forbidden("Only members of an operator group may do this")

@@ -11,7 +11,7 @@ from voservice.problems import Unavailable
 
 from preparer.cavern import ADLER32, DATE, LENGTH, MD5, CavernError, Node
 from preparer.core.context import Caller, Context
-from preparer.ledger.store import NewFile
+from preparer.ledger import NewFile
 from preparer.rse import RseError, Source, head, url
 
 CONCURRENCY = 32

@@ -11,7 +11,7 @@ from voservice.problems import Invalid, NotFound
 from preparer.core.body import read_json
 from preparer.core.context import Caller, caller, context
 from preparer.core.submission import Item, Submission
-from preparer.ledger.tables import TaskState
+from preparer.ledger import TaskState
 
 router = APIRouter(tags=["staging"])
 

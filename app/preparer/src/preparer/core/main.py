@@ -24,8 +24,7 @@ from preparer.core import legacy, v1
 from preparer.core.context import Context, context
 from preparer.core.outbox import Outbox
 from preparer.credentials import Vault
-from preparer.ledger.store import Ledger
-from preparer.ledger.tables import TaskState
+from preparer.ledger import Ledger, TaskState
 
 TASKS = Gauge("prepare_data_tasks", "Tasks by state", ["state"])
 OLDEST = Gauge("prepare_data_oldest_seconds", "Age of the oldest unfinished task")

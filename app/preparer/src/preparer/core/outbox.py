@@ -17,7 +17,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from sqlalchemy.exc import DBAPIError
 
-from preparer.ledger.store import Ledger
+from preparer.ledger import Ledger
 from preparer.tasks import declare, publish
 
 logger = logging.getLogger(__name__)

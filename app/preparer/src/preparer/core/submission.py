@@ -19,7 +19,7 @@ from voservice.problems import Conflict, Invalid, TooLarge, TooMany
 from preparer.callbacks import CallbackRefused, check
 from preparer.core.context import Caller, Context
 from preparer.did import DID, InvalidDID, InvalidPath, destination
-from preparer.ledger.store import KeyReused, NewFile, NewTask, Task
+from preparer.ledger import KeyReused, NewFile, NewTask, Task
 
 MD5 = re.compile(r"[0-9a-fA-F]{32}")
 # How long, in seconds, one exchange serves further requests with the same token; and how many are kept.

@@ -18,8 +18,7 @@ from preparer.core.context import Caller, Context, caller, context
 from preparer.core.estimate import estimate
 from preparer.core.legacy import find
 from preparer.core.submission import Item, Submission
-from preparer.ledger.store import NewFile, SameUnderWay
-from preparer.ledger.tables import ACTIVE, FileState, TaskState
+from preparer.ledger import ACTIVE, FileState, NewFile, SameUnderWay, TaskState
 from preparer.receipts import file_document, task_document
 
 M = TypeVar("M", bound=BaseModel)

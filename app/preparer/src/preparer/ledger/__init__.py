@@ -1,1 +1,31 @@
-"""The ledger: what was asked, and what became of every file."""
+"""The ledger: what was asked, and what became of every file. PostgreSQL is the truth; messages only wake workers up."""
+
+from __future__ import annotations
+
+from preparer.ledger.aftercare import Aftercare
+from preparer.ledger.leases import Leases
+from preparer.ledger.outbox import Outbox
+from preparer.ledger.progress import Progress
+from preparer.ledger.requests import KeyReused, Requests, SameUnderWay
+from preparer.ledger.rows import File, NewFile, NewTask, Outcome, Task
+from preparer.ledger.statistics import Statistics
+from preparer.ledger.tables import ACTIVE, GOOD, FileState, TaskState
+
+__all__ = [
+    "ACTIVE",
+    "GOOD",
+    "File",
+    "FileState",
+    "KeyReused",
+    "Ledger",
+    "NewFile",
+    "NewTask",
+    "Outcome",
+    "SameUnderWay",
+    "Task",
+    "TaskState",
+]
+
+
+class Ledger(Requests, Outbox, Leases, Progress, Aftercare, Statistics):
+    """All queries of the ledger, each of which is one transaction."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
     DateTime,
+    Dialect,
     ForeignKey,
     Identity,
     Index,
@@ -18,6 +20,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    TypeDecorator,
     Uuid,
     func,
     literal_column,
@@ -55,6 +58,22 @@ metadata = MetaData()
 now = func.clock_timestamp()
 
 
+class _State(TypeDecorator[StrEnum]):
+    """A state as text."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, states: type[StrEnum]) -> None:
+        """Take the states of an enumeration."""
+        super().__init__()
+        self.states = states
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> StrEnum | None:
+        """Return a text read from the database as a state."""
+        return None if value is None else self.states(value)
+
+
 def _time(name: str) -> Column[datetime]:
     return Column(name, DateTime(timezone=True))
 
@@ -66,7 +85,7 @@ tasks = Table(
     Column("username", Text, nullable=False),
     Column("subject", Text, nullable=False),
     Column("approach", Text, nullable=False),
-    Column("state", Text, nullable=False, server_default=TaskState.QUEUED),
+    Column("state", _State(TaskState), nullable=False, server_default=TaskState.QUEUED),
     Column("info", Text),
     Column("created", DateTime(timezone=True), nullable=False, server_default=now),
     _time("started"),
@@ -131,7 +150,7 @@ files = Table(
     Column("size", BigInteger),
     Column("md5", Text),
     Column("adler32", Text),
-    Column("state", Text, nullable=False, server_default=FileState.PENDING),
+    Column("state", _State(FileState), nullable=False, server_default=FileState.PENDING),
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("bytes", BigInteger),
     Column("found_md5", Text),
@@ -140,19 +159,6 @@ files = Table(
     Column("detail", Text),
     _time("finished"),
     Index("files_pending", "task", "number", postgresql_where=text("state = 'PENDING'")),
-)
-
-attempts = Table(
-    "attempts",
-    metadata,
-    Column("id", BigInteger, Identity(), primary_key=True),
-    Column("task", Uuid, ForeignKey("tasks.id", ondelete="CASCADE"), nullable=False),
-    Column("number", Integer, nullable=False),
-    Column("at", DateTime(timezone=True), nullable=False, server_default=now),
-    Column("worker", Text),
-    Column("fault", Text, nullable=False),
-    Column("detail", Text),
-    Index("attempts_file", "task", "number"),
 )
 
 events = Table(

@@ -20,8 +20,7 @@ from preparer import callbacks, receipts
 from preparer.approaches.base import Approach, Job, Removal, StagingError
 from preparer.config import PreparerSettings
 from preparer.credentials import CredentialLost, Vault
-from preparer.ledger.store import File, Ledger, Outcome, Task
-from preparer.ledger.tables import GOOD, FileState
+from preparer.ledger import GOOD, File, FileState, Ledger, Outcome, Task
 from preparer.patience import delay
 from preparer.worker import heartbeat, metrics
 
@@ -169,7 +168,7 @@ class Runner:
                     metrics.BYTES.inc(outcome.bytes or 0)
 
         async def retried(failures: Sequence[Outcome]) -> None:
-            await self.ledger.tried(task.id, self.name, failures)
+            await self.ledger.tried(task.id, failures)
             for failure in failures:
                 metrics.RETRIES.labels(failure.fault or "").inc()
 
@@ -243,6 +242,8 @@ class Runner:
         closed = await self.ledger.finish(task.id, self.name)
         if closed is None:
             return
+        assert closed.started is not None
+        assert closed.finished is not None
         metrics.TASK_SECONDS.observe((closed.finished - closed.started).total_seconds())
         logger.info("%s: %s", closed.state, closed.info)
         await self._receipt(closed)
@@ -294,6 +295,9 @@ class Runner:
             await asyncio.sleep(ABANDON_DELAY)
 
     async def _abandon(self, task: Task) -> None:
+        # That is what was asked for.
+        assert task.job is not None
+        assert task.finished is not None
         approach = self.approaches.get(task.approach)
         try:
             token = self.vault.unlock(task.credential)

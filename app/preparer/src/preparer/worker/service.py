@@ -26,7 +26,7 @@ from preparer.approaches.filesystem import CopyApproach, LinkApproach
 from preparer.cavern import Cavern
 from preparer.config import PreparerSettings
 from preparer.credentials import Vault
-from preparer.ledger.store import Ledger
+from preparer.ledger import Ledger
 from preparer.worker.runner import Runner
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,126 @@
+"""Aftercare: what is due once a task has ended: receipts, callbacks, lifetimes and bulk jobs left behind."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import func, select, text, update
+
+from preparer.ledger.queries import Queries, add_event
+from preparer.ledger.rows import Task
+from preparer.ledger.tables import IS_ACTIVE, FileState, events, files, now, tasks
+
+
+class Aftercare(Queries):
+    """Queries about ended tasks."""
+
+    async def note_receipt(self, task: uuid.UUID) -> None:
+        """Note that a task's receipt is written."""
+        async with self.engine.begin() as connection:
+            await add_event(connection, task, "receipt")
+
+    async def without_receipt(self, age: timedelta, limit: int = 10) -> Sequence[Task]:
+        """Tasks that ended longer than *age* ago, within a day, and have no receipt."""
+        written = (
+            select(events.c.id)
+            .where(events.c.task == tasks.c.id, events.c.kind == "receipt", events.c.at >= tasks.c.finished)
+            .exists()
+        )
+        query = (
+            select(tasks)
+            .where(
+                tasks.c.finished < now - age,
+                tasks.c.finished > now - timedelta(days=1),
+                ~IS_ACTIVE,
+                ~written,
+            )
+            .limit(limit)
+        )
+        return await self._tasks(query)
+
+    async def due_callbacks(self, limit: int = 50) -> Sequence[Task]:
+        """Tasks whose caller is to be told now; each is put off a little, so that one worker tells at a time."""
+        async with self.engine.begin() as connection:
+            due = (
+                select(tasks.c.id)
+                .where(tasks.c.callback_next <= now)
+                .order_by(tasks.c.callback_next)
+                .limit(limit)
+                .with_for_update(skip_locked=True)
+            )
+            rows = await connection.execute(
+                update(tasks)
+                .where(tasks.c.id.in_(due))
+                .values(
+                    callback_attempts=tasks.c.callback_attempts + 1,
+                    callback_next=now
+                    + func.make_interval(
+                        0, 0, 0, 0, 0, 0, func.least(3600, func.power(2, tasks.c.callback_attempts + 2))
+                    ),
+                )
+                .returning(tasks)
+            )
+            return [Task.of(row) for row in rows]
+
+    async def called_back(self, task: uuid.UUID, status: str, final: bool) -> None:
+        """Note how a callback went; a final one is not tried again."""
+        values: dict[str, Any] = {"callback_status": status[:500]}
+        if final:
+            values["callback_next"] = None
+        async with self.engine.begin() as connection:
+            await connection.execute(update(tasks).where(tasks.c.id == task).values(**values))
+
+    async def expired(self, limit: int = 10) -> Sequence[Task]:
+        """Finished tasks whose staged copies have outlived their time; put off, as callbacks are."""
+        async with self.engine.begin() as connection:
+            due = (
+                select(tasks.c.id)
+                .where(tasks.c.expires <= now, ~IS_ACTIVE)
+                .limit(limit)
+                .with_for_update(skip_locked=True)
+            )
+            rows = await connection.execute(
+                update(tasks)
+                .where(tasks.c.id.in_(due))
+                .values(expires=now + timedelta(seconds=60))
+                .returning(tasks)
+            )
+            return [Task.of(row) for row in rows]
+
+    async def release(self, task: uuid.UUID, numbers: Sequence[int], complete: bool) -> None:
+        """Note that staged copies are gone; *complete* ends the task's lifetime."""
+        async with self.engine.begin() as connection:
+            if numbers:
+                await connection.execute(
+                    update(files)
+                    .where(files.c.task == task, files.c.number.in_(numbers))
+                    .values(state=FileState.RELEASED)
+                )
+            if complete:
+                await connection.execute(
+                    update(tasks).where(tasks.c.id == task).values(expires=None, credential=None)
+                )
+                await add_event(connection, task, "released")
+
+    async def left_behind(self, limit: int = 100) -> Sequence[Task]:
+        """Ended tasks whose bulk job nobody saw end: cancelled, failed or lost while Cavern was away."""
+        query = (
+            select(tasks).where(tasks.c.job.is_not(None), ~IS_ACTIVE).order_by(tasks.c.finished).limit(limit)
+        )
+        return await self._tasks(query)
+
+    async def forget_job(self, task: uuid.UUID, job: str) -> None:
+        """Note that nothing is left of an ended task's bulk job; its credential goes with it, unless others need it."""
+        async with self.engine.begin() as connection:
+            await connection.execute(
+                update(tasks)
+                .where(tasks.c.id == task, tasks.c.job == job, ~IS_ACTIVE)
+                .values(
+                    job=None,
+                    job_event=0,
+                    credential=text("CASE WHEN expires IS NULL THEN NULL ELSE credential END"),
+                )
+            )

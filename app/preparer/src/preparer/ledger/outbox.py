@@ -1,0 +1,28 @@
+"""The outbox: tasks of which the broker has not been told yet."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+
+from sqlalchemy import select, update
+
+from preparer.ledger.queries import Queries
+from preparer.ledger.tables import tasks
+
+
+class Outbox(Queries):
+    """Queries of who publishes messages."""
+
+    async def unpublished(self, limit: int = 500) -> Sequence[uuid.UUID]:
+        """Tasks whose message the broker has not confirmed."""
+        async with self._single.connect() as connection:
+            rows = await connection.execute(
+                select(tasks.c.id).where(~tasks.c.published).order_by(tasks.c.created).limit(limit)
+            )
+            return [uuid.UUID(str(row.id)) for row in rows]
+
+    async def published(self, numbers: Sequence[uuid.UUID]) -> None:
+        """Note that the broker has confirmed the tasks' messages."""
+        async with self.engine.begin() as connection:
+            await connection.execute(update(tasks).where(tasks.c.id.in_(numbers)).values(published=True))

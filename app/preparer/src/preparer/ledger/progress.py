@@ -1,0 +1,174 @@
+"""Progress: what became of each file, and of the task as a whole."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import case, func, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from preparer.ledger.queries import Queries, add_event
+from preparer.ledger.rows import Outcome, Task
+from preparer.ledger.tables import GOOD, FileState, TaskState, files, now, tasks
+
+
+async def close(connection: AsyncConnection, task: uuid.UUID, state: TaskState, info: str) -> Task:
+    """End a task, in the transaction of *connection*; a failed one also tells its commonest faults."""
+    if state == TaskState.FAILED:
+        causes = await connection.execute(
+            select(func.min(files.c.detail), func.count().label("count"))
+            .where(files.c.task == task, files.c.state == FileState.FAILED)
+            .group_by(files.c.fault)
+            .order_by(func.count().desc())
+            .limit(3)
+        )
+        info = f"{info}; " + "; ".join(f"{count} failed: {detail}" for detail, count in causes)
+    if state == TaskState.LOST:
+        lost = await connection.execute(
+            update(files)
+            .where(files.c.task == task, files.c.state == FileState.PENDING)
+            .values(state=FileState.FAILED, fault="Lost", detail=info, finished=now)
+        )
+        await connection.execute(
+            update(tasks).where(tasks.c.id == task).values(files_failed=tasks.c.files_failed + lost.rowcount)
+        )
+    row = (
+        await connection.execute(
+            update(tasks)
+            .where(tasks.c.id == task)
+            .values(
+                state=state,
+                info=info[:2000],
+                finished=now,
+                worker=None,
+                lease=None,
+                callback_next=case((tasks.c.callback.is_not(None), now)),
+                expires=func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, tasks.c.lifetime),
+                # Where every file is there, no job has anything left to do.
+                job=None if state == TaskState.SUCCEEDED else tasks.c.job,
+                # A credential is kept only as long as something is to be done with it.
+                credential=text(
+                    "CASE WHEN lifetime IS NULL AND (job IS NULL OR CAST(:final AS text) = 'SUCCEEDED')"
+                    " THEN NULL ELSE credential END"
+                ).bindparams(final=str(state)),
+            )
+            .returning(tasks)
+        )
+    ).one()
+    await add_event(connection, task, "finished", state=str(state))
+    return Task.of(row)
+
+
+async def cancel_files(connection: AsyncConnection, task: uuid.UUID) -> None:
+    """Cancel the files of a task that are not final, in the transaction of *connection*."""
+    await connection.execute(
+        update(files)
+        .where(files.c.task == task, files.c.state == FileState.PENDING)
+        .values(state=FileState.CANCELLED, finished=now)
+    )
+
+
+class Progress(Queries):
+    """Queries by which the worker that holds a task tells how it goes."""
+
+    async def record(self, task: uuid.UUID, outcomes: Sequence[Outcome]) -> None:
+        """Write what became of some files; each counts once however often it is told."""
+        if not outcomes:
+            return
+        async with self.engine.begin() as connection:
+            rows = await connection.execute(
+                text(
+                    "UPDATE files SET state = n.state, bytes = n.bytes, found_md5 = n.md5, found_adler32 = n.adler32,"
+                    " fault = n.fault, detail = n.detail, finished = clock_timestamp()"
+                    " FROM unnest(CAST(:numbers AS int[]), CAST(:states AS text[]), CAST(:bytes AS bigint[]),"
+                    " CAST(:md5s AS text[]), CAST(:adlers AS text[]), CAST(:faults AS text[]),"
+                    " CAST(:details AS text[]))"
+                    " AS n (number, state, bytes, md5, adler32, fault, detail)"
+                    " WHERE files.task = :task AND files.number = n.number AND files.state = 'PENDING'"
+                    " RETURNING files.state, files.bytes"
+                ),
+                {
+                    "task": task,
+                    "numbers": [o.number for o in outcomes],
+                    "states": [str(o.state) for o in outcomes],
+                    "bytes": [o.bytes for o in outcomes],
+                    "md5s": [o.md5 for o in outcomes],
+                    "adlers": [o.adler32 for o in outcomes],
+                    "faults": [o.fault for o in outcomes],
+                    "details": [o.detail for o in outcomes],
+                },
+            )
+            done, failed, size = 0, 0, 0
+            for state, count in rows:
+                if state in GOOD:
+                    done += 1
+                    size += count or 0
+                elif state == FileState.FAILED:
+                    failed += 1
+            values: dict[str, Any] = {
+                "files_done": tasks.c.files_done + done,
+                "files_failed": tasks.c.files_failed + failed,
+                "bytes_done": tasks.c.bytes_done + size,
+            }
+            await connection.execute(update(tasks).where(tasks.c.id == task).values(**values))
+
+    async def tried(self, task: uuid.UUID, failures: Sequence[Outcome]) -> None:
+        """Count failed tries of files that will be tried again."""
+        if not failures:
+            return
+        async with self.engine.begin() as connection:
+            await connection.execute(
+                update(files)
+                .where(files.c.task == task, files.c.number.in_([o.number for o in failures]))
+                .values(attempts=files.c.attempts + 1)
+            )
+
+    async def finish(self, task: uuid.UUID, worker: str) -> Task | None:
+        """Close a task whose files are all final, with the state that they make."""
+        async with self.engine.begin() as connection:
+            row = (
+                await connection.execute(
+                    select(tasks).where(tasks.c.id == task, tasks.c.worker == worker).with_for_update()
+                )
+            ).first()
+            if row is None or row.state != TaskState.RUNNING:
+                return None
+            if row.cancel:
+                await cancel_files(connection, task)
+            rows = await connection.execute(
+                select(files.c.state, func.count()).where(files.c.task == task).group_by(files.c.state)
+            )
+            counts: dict[str, int] = {row[0]: row[1] for row in rows}
+            if counts.get(FileState.PENDING):
+                return None
+            good = sum(counts.get(state, 0) for state in GOOD)
+            if good == row.files:
+                state, info = TaskState.SUCCEEDED, "Data provisioning successful"
+            elif counts.get(FileState.CANCELLED):
+                state, info = TaskState.CANCELLED, f"Cancelled: {good} of {row.files} files staged"
+            else:
+                state, info = TaskState.FAILED, f"{good} of {row.files} files staged"
+            return await close(connection, task, state, info)
+
+    async def fail(self, task: uuid.UUID, worker: str, fault: str, detail: str) -> None:
+        """Fail every file that is still pending, for one reason, if the task is still the worker's."""
+        async with self.engine.begin() as connection:
+            held = await connection.scalar(
+                select(tasks.c.id)
+                .where(tasks.c.id == task, tasks.c.worker == worker, tasks.c.state == TaskState.RUNNING)
+                .with_for_update()
+            )
+            if held is None:
+                return
+            failed = await connection.execute(
+                update(files)
+                .where(files.c.task == task, files.c.state == FileState.PENDING)
+                .values(state=FileState.FAILED, fault=fault, detail=detail, finished=now)
+            )
+            await connection.execute(
+                update(tasks)
+                .where(tasks.c.id == task)
+                .values(files_failed=tasks.c.files_failed + failed.rowcount)
+            )

@@ -1,0 +1,264 @@
+"""Requests: making tasks, and what their owners ask of them."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ARRAY, bindparam, column, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from preparer.ledger.progress import cancel_files, close
+from preparer.ledger.queries import Queries, add_event
+from preparer.ledger.rows import File, NewFile, NewTask, Task
+from preparer.ledger.tables import IS_ACTIVE, FileState, TaskState, events, files, now, tasks
+
+INSERT_ROWS = 5000
+
+
+class KeyReused(Exception):
+    """The idempotency key belongs to another request."""
+
+
+class SameUnderWay(Exception):
+    """The same request is under way as another task."""
+
+
+# Built once, since SQLAlchemy takes longer over naming all columns than PostgreSQL over the rest. Files come as arrays
+# instead of rows: one round trip for thousands of them, and for all of most requests.
+_TASK = {
+    name: bindparam(f"new_{name}", type_=tasks.c[name].type)
+    for name in (
+        "id",
+        "username",
+        "subject",
+        "approach",
+        "content_hash",
+        "files",
+        "bytes_total",
+        "credential",
+        "credential_expires",
+        "idempotency_key",
+        "callback",
+        "lifetime",
+    )
+}
+_FILES = {
+    name: bindparam(f"{name}s", type_=ARRAY(files.c[name].type))
+    for name in ("number", "did", "path", "target", "size", "md5", "adler32")
+}
+_ADD_FILES = (
+    insert(files)
+    .from_select(
+        ["task", *_FILES],
+        select(
+            _TASK["id"],
+            *func.unnest(*_FILES.values())
+            .table_valued(*(column(name, files.c[name].type) for name in _FILES))
+            .render_derived(name="new")
+            .c,
+        ),
+    )
+    .returning(files.c.number)
+)
+_ADD_TASK = select(insert(tasks).values(_TASK).returning(tasks).cte("written")).add_cte(
+    _ADD_FILES.cte("listed"),
+    insert(events)
+    .values(task=_TASK["id"], kind="submitted", detail=bindparam("event", type_=events.c.detail.type))
+    .returning(events.c.id)
+    .cte("submitted"),
+)
+
+_ACTIVE_COUNT = select(func.count()).where(tasks.c.username == bindparam("username"), IS_ACTIVE)
+
+
+def _arrays(new: Sequence[NewFile], start: int) -> dict[str, Any]:
+    """Parameters of the files from *start* on, as many as go at once."""
+    part = new[start : start + INSERT_ROWS]
+    return {
+        _FILES[name].key: list(range(start, start + len(part)))
+        if name == "number"
+        else [getattr(file, name) for file in part]
+        for name in _FILES
+    }
+
+
+class Requests(Queries):
+    """Queries on behalf of clients."""
+
+    async def submit(self, new: NewTask) -> tuple[Task, bool]:
+        """Write a request; returns the task and whether it is new. The same one still under way is not made twice."""
+        for _ in range(3):
+            try:
+                return await self._insert(new), True
+            except IntegrityError:
+                # Two unique indexes stand for what the same request is. It is found now, or has ended by now.
+                known = await self._same(new)
+                if known is not None:
+                    return known, False
+        raise RuntimeError("the same request keeps appearing and ending")
+
+    async def _same(self, new: NewTask) -> Task | None:
+        async with self._single.connect() as connection:
+            if new.idempotency_key is not None:
+                row = (
+                    await connection.execute(
+                        select(tasks).where(
+                            tasks.c.username == new.username, tasks.c.idempotency_key == new.idempotency_key
+                        )
+                    )
+                ).first()
+                if row is not None:
+                    if row.content_hash != new.content_hash:
+                        raise KeyReused
+                    return Task.of(row)
+            found = await connection.execute(
+                select(tasks).where(
+                    tasks.c.username == new.username,
+                    tasks.c.content_hash == new.content_hash,
+                    IS_ACTIVE,
+                    ~tasks.c.cancel,
+                )
+            )
+            row = found.first()
+            return None if row is None else Task.of(row)
+
+    async def _insert(self, new: NewTask) -> Task:
+        sizes = [file.size for file in new.files]
+        known = {
+            **vars(new),
+            "id": uuid.uuid4(),
+            "files": len(new.files),
+            "bytes_total": None if None in sizes else sum(size or 0 for size in sizes),
+        }
+        task = {parameter.key: known[name] for name, parameter in _TASK.items()}
+        first = task | {"event": {"files": len(new.files)}} | _arrays(new.files, 0)
+        if len(new.files) <= INSERT_ROWS:
+            # One statement, which is a transaction of its own: most requests cost one round trip.
+            async with self._single.connect() as connection:
+                return Task.of((await connection.execute(_ADD_TASK, first)).one())
+        async with self.engine.begin() as connection:
+            made = Task.of((await connection.execute(_ADD_TASK, first)).one())
+            for start in range(INSERT_ROWS, len(new.files), INSERT_ROWS):
+                await connection.execute(_ADD_FILES, {_TASK["id"].key: made.id} | _arrays(new.files, start))
+        return made
+
+    async def active_count(self, username: str) -> int:
+        """Number of the user's unfinished tasks."""
+        async with self._single.connect() as connection:
+            count = await connection.scalar(_ACTIVE_COUNT, {"username": username})
+            return int(count or 0)
+
+    async def task(self, task: uuid.UUID, username: str | None = None) -> Task | None:
+        """One task; with *username* only if it is that user's."""
+        query = select(tasks).where(tasks.c.id == task)
+        if username is not None:
+            query = query.where(tasks.c.username == username)
+        return next(iter(await self._tasks(query)), None)
+
+    async def list_tasks(
+        self, username: str | None, states: Sequence[str] | None, before: datetime | None, limit: int
+    ) -> Sequence[Task]:
+        """Tasks, the newest first."""
+        query = select(tasks).order_by(tasks.c.created.desc()).limit(limit)
+        if username is not None:
+            query = query.where(tasks.c.username == username)
+        if states:
+            query = query.where(tasks.c.state.in_(states))
+        if before is not None:
+            query = query.where(tasks.c.created < before)
+        return await self._tasks(query)
+
+    async def list_files(
+        self, task: uuid.UUID, states: Sequence[str] | None = None, after: int = -1, limit: int = 1000
+    ) -> Sequence[File]:
+        """Files of a task by number."""
+        query = (
+            select(files)
+            .where(files.c.task == task, files.c.number > after)
+            .order_by(files.c.number)
+            .limit(limit)
+        )
+        if states:
+            query = query.where(files.c.state.in_(states))
+        async with self._single.connect() as connection:
+            return [File.of(row) for row in await connection.execute(query)]
+
+    async def cancel(self, task: uuid.UUID) -> None:
+        """Ask for a task's end; a task that nobody works on ends at once."""
+        async with self.engine.begin() as connection:
+            await connection.execute(update(tasks).where(tasks.c.id == task, IS_ACTIVE).values(cancel=True))
+            await add_event(connection, task, "cancel")
+            waiting = (
+                await connection.execute(
+                    select(tasks.c.files, tasks.c.files_done)
+                    .where(tasks.c.id == task, tasks.c.state == TaskState.QUEUED)
+                    .with_for_update()
+                )
+            ).first()
+            if waiting is not None:
+                await cancel_files(connection, task)
+                info = f"Cancelled: {waiting.files_done} of {waiting.files} files staged"
+                await close(connection, task, TaskState.CANCELLED, info)
+
+    async def retry(self, task: uuid.UUID, credential: bytes | None, expires: datetime | None) -> int:
+        """Put the failed and cancelled files of a finished task back; returns how many.
+
+        Raises ``SameUnderWay`` where the same request was made anew meanwhile.
+        """
+        try:
+            return await self._retry(task, credential, expires)
+        except IntegrityError as exc:
+            raise SameUnderWay from exc
+
+    async def _retry(self, task: uuid.UUID, credential: bytes | None, expires: datetime | None) -> int:
+        async with self.engine.begin() as connection:
+            ended = await connection.scalar(
+                select(tasks.c.id).where(tasks.c.id == task, ~IS_ACTIVE).with_for_update()
+            )
+            if ended is None:
+                return 0
+            again = await connection.execute(
+                update(files)
+                .where(files.c.task == task, files.c.state.in_([FileState.FAILED, FileState.CANCELLED]))
+                .values(state=FileState.PENDING, attempts=0, fault=None, detail=None, finished=None)
+            )
+            if again.rowcount:
+                await connection.execute(
+                    update(tasks)
+                    .where(tasks.c.id == task)
+                    .values(
+                        state=TaskState.QUEUED,
+                        info=None,
+                        finished=None,
+                        cancel=False,
+                        published=False,
+                        attempts=0,
+                        files_failed=0,
+                        # A job that it has left behind stays known: it is taken up.
+                        credential=credential,
+                        credential_expires=expires,
+                        callback_attempts=0,
+                        callback_next=None,
+                        callback_status=None,
+                    )
+                )
+                await add_event(connection, task, "retry", files=again.rowcount)
+            return again.rowcount
+
+    async def renew_lifetime(self, task: uuid.UUID, lifetime: int) -> None:
+        """Let staged copies live *lifetime* seconds from now."""
+        async with self.engine.begin() as connection:
+            await connection.execute(
+                update(tasks)
+                .where(tasks.c.id == task)
+                .values(lifetime=lifetime, expires=now + timedelta(seconds=lifetime))
+            )
+            await add_event(connection, task, "renewed", lifetime=lifetime)
+
+    async def expire_now(self, task: uuid.UUID) -> None:
+        """Let the staged copies go at the next opportunity."""
+        async with self.engine.begin() as connection:
+            await connection.execute(update(tasks).where(tasks.c.id == task).values(expires=now))

@@ -1,0 +1,121 @@
+"""What is written to the ledger and read from it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Self
+
+from preparer.ledger.tables import FileState, TaskState
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """One file of a request. Sizes are bytes, checksums hexadecimal digits."""
+
+    did: str
+    path: str
+    target: str
+    size: int | None = None
+    md5: str | None = None
+    adler32: str | None = None
+
+
+@dataclass(frozen=True)
+class NewTask:
+    """A request that passed every check. The lifetime is in seconds."""
+
+    username: str
+    subject: str
+    approach: str
+    content_hash: str
+    files: Sequence[NewFile]
+    credential: bytes | None = None
+    credential_expires: datetime | None = None
+    idempotency_key: str | None = None
+    callback: str | None = None
+    lifetime: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one file."""
+
+    number: int
+    state: FileState
+    bytes: int | None = None
+    md5: str | None = None
+    adler32: str | None = None
+    fault: str | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A row of the table ``tasks``, with its columns in their order."""
+
+    id: uuid.UUID
+    username: str
+    subject: str
+    approach: str
+    state: TaskState
+    info: str | None
+    created: datetime
+    started: datetime | None
+    finished: datetime | None
+    credential: bytes | None
+    credential_expires: datetime | None
+    idempotency_key: str | None
+    content_hash: str
+    files: int
+    files_done: int
+    files_failed: int
+    bytes_total: int | None
+    bytes_done: int
+    cancel: bool
+    published: bool
+    worker: str | None
+    lease: datetime | None
+    attempts: int
+    job: str | None
+    job_event: int
+    callback: str | None
+    callback_attempts: int
+    callback_next: datetime | None
+    callback_status: str | None
+    lifetime: int | None
+    expires: datetime | None
+
+    @classmethod
+    def of(cls, row: Sequence[Any]) -> Self:
+        """Return a selected row of ``tasks``."""
+        return cls(*row)
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A row of the table ``files``, with its columns in their order."""
+
+    task: uuid.UUID
+    number: int
+    did: str
+    path: str
+    target: str
+    size: int | None
+    md5: str | None
+    adler32: str | None
+    state: FileState
+    attempts: int
+    bytes: int | None
+    found_md5: str | None
+    found_adler32: str | None
+    fault: str | None
+    detail: str | None
+    finished: datetime | None
+
+    @classmethod
+    def of(cls, row: Sequence[Any]) -> Self:
+        """Return a selected row of ``files``."""
+        return cls(*row)

@@ -1,0 +1,42 @@
+"""Statistics over all tasks."""
+
+from __future__ import annotations
+
+from sqlalchemy import func, select
+
+from preparer.ledger.queries import Queries
+from preparer.ledger.tables import IS_ACTIVE, FileState, TaskState, files, now, tasks
+
+
+class Statistics(Queries):
+    """Queries that count."""
+
+    async def history(self, limit: int = 100) -> list[tuple[int, int, float]]:
+        """Files, bytes and seconds of the last tasks that transferred something, going by their first file."""
+        query = (
+            select(
+                tasks.c.files_done,
+                tasks.c.bytes_done,
+                func.extract("epoch", tasks.c.finished - tasks.c.started),
+            )
+            .join(files, (files.c.task == tasks.c.id) & (files.c.number == 0))
+            .where(tasks.c.state == TaskState.SUCCEEDED, files.c.state == FileState.STAGED)
+            .order_by(tasks.c.finished.desc())
+            .limit(limit)
+        )
+        async with self._single.connect() as connection:
+            return [(row[0], row[1], float(row[2])) for row in await connection.execute(query)]
+
+    async def counts(self) -> dict[str, int]:
+        """Number of tasks by state."""
+        async with self._single.connect() as connection:
+            rows = await connection.execute(select(tasks.c.state, func.count()).group_by(tasks.c.state))
+            return dict(rows.tuples().all())
+
+    async def oldest_waiting(self) -> float:
+        """Seconds that the oldest unfinished task has waited."""
+        async with self._single.connect() as connection:
+            age = await connection.scalar(
+                select(func.extract("epoch", now - func.min(tasks.c.created))).where(IS_ACTIVE)
+            )
+            return float(age or 0.0)
