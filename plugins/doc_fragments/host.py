@@ -57,6 +57,13 @@ options:
       group:
         description: Numeric group id, as O(directories[].owner).
         type: int
+      former_owners:
+        description:
+          - Numeric user ids. If the directory belongs to one of them and goes to O(directories[].owner), what that user
+            owns below it goes with it.
+        type: list
+        elements: int
+        default: []
   programs:
     description: Executable files.
     type: list

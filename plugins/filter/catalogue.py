@@ -144,7 +144,7 @@ def resolve_catalogue(
         service["alias"] = service["container"]
         service["container"] = prefix + service["container"]
         service["address"] = str(subnet[number])
-        service.setdefault("user", user)
+        service["user"] = int(service.get("user", user))
         service.setdefault("depends_on", [])
         service.setdefault("phases", [])
         image = str(service["image"])
@@ -183,9 +183,9 @@ def select_services(
     return [key for key in here if wanted & {key, services[key]["role"], *services[key]["phases"]}]
 
 
-def _file(item: dict[str, Any], user: int) -> dict[str, Any]:
+def _file(item: dict[str, Any], user: int, mode: str) -> dict[str, Any]:
     """Give a file its owner and, since templating drops it, its last line end; a bare secret has none."""
-    completed = {"owner": user, "group": user, **item}
+    completed = {"owner": user, "group": user, "mode": mode, **item}
     content = completed.get("content")
     if content and not completed["path"].startswith("secrets/") and not content.endswith("\n"):
         completed["content"] = content + "\n"
@@ -203,6 +203,8 @@ def compose_services(
         entry = services[key]
         own = particulars[key]
         user = entry["user"]
+        # OpenCADC's images read theirs as root and as users of their own.
+        mode = "0444" if entry["flavour"] == "opencadc" else "0400"
         shared = {
             "name": key,
             "container": entry["container"],
@@ -216,7 +218,7 @@ def compose_services(
         }
         spec = _merge(_merge(defaults, shared), own)
         spec["mounts"] = [*defaults.get("mounts", []), *own.get("mounts", [])]
-        spec["files"] = [_file(item, user) for item in own.get("files", [])]
+        spec["files"] = [_file(item, user, mode) for item in own.get("files", [])]
         composed.append(spec)
     return composed
 

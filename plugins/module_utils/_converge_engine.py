@@ -22,6 +22,7 @@ from typing import Any
 
 from ansible_collections.skasrc.cavern.plugins.module_utils import _converge_network as host
 from ansible_collections.skasrc.cavern.plugins.module_utils import _converge_plan as planning
+from ansible_collections.skasrc.cavern.plugins.module_utils import _files
 from ansible_collections.skasrc.cavern.plugins.module_utils._converge_files import (
     FilePlan,
     apply_files,
@@ -40,6 +41,16 @@ class ConvergeError(Exception):
     """Something cannot be brought to the wanted state; the message says what and why."""
 
 
+@dataclass(frozen=True)
+class HandOver:
+    """A volume that goes from one user to another."""
+
+    volume: str
+    place: Path
+    former: int
+    owner: int
+
+
 @dataclass
 class Service:
     """One service on its way: what is wanted, what was found, what is to be done."""
@@ -53,6 +64,7 @@ class Service:
     differing: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     reload: bool = False
     volumes: list[str] = field(default_factory=list)
+    handed_over: list[HandOver] = field(default_factory=list)
     health: str = "unknown"
     done: threading.Event = field(default_factory=threading.Event)
     error: str | None = None
@@ -299,12 +311,28 @@ class Converger:
 
     def _look_at_volumes(self, service: Service) -> None:
         for mount in service.spec.get("mounts") or []:
-            if mount["type"] == "volume" and self._call(self._volume, mount["source"]) is None:
-                service.volumes.append(mount["source"])
+            if mount["type"] == "volume":
+                found = self._call(self._volume, mount["source"])
+                if found is None:
+                    service.volumes.append(mount["source"])
+                else:
+                    self._look_at_owner(service, mount, Path(found["Mountpoint"]))
             if mount["type"] == "bind" and not self.check_mode and not Path(mount["source"]).exists():
                 raise ConvergeError(
                     f"{service.name}: {mount['source']} does not exist; name it in host_directories, or make it"
                 )
+
+    def _look_at_owner(self, service: Service, mount: dict[str, Any], place: Path) -> None:
+        try:
+            former = place.stat().st_uid
+        except OSError:
+            # The engine keeps its volumes elsewhere, or this is not root: the service itself will tell.
+            return
+        if former == mount["owner"] or former not in mount["former_owners"]:
+            return
+        service.handed_over.append(HandOver(mount["source"], place, former, mount["owner"]))
+        if service.action not in ("create", "recreate"):
+            service.action, service.reasons = "recreate", [f"the volume {mount['source']} changes hands"]
 
     def _volume(self, name: str) -> Any:
         return self.client.inspect_volume(name)
@@ -331,6 +359,18 @@ class Converger:
             )
         for name in service.volumes:
             self._note("volume", name, "create", ["missing"])
+        for change in service.handed_over:
+            reason = f"owner: {change.former} -> {change.owner}"
+            self._note("volume", change.volume, "update", [reason])
+            header = f"volume {change.volume}"
+            self.diffs.append(
+                {
+                    "before_header": header,
+                    "after_header": header,
+                    "before": f"owner: {change.former}\n",
+                    "after": f"owner: {change.owner}\n",
+                }
+            )
         if service.action:
             self._note("container", service.container, service.action, service.reasons)
             lines = [reason.partition(" -> ") for reason in service.reasons]
@@ -452,6 +492,8 @@ class Converger:
         if action == "recreate" and service.inspect is not None:
             self._remove(service.inspect["Id"])
         if action in ("create", "recreate"):
+            for change in service.handed_over:
+                _files.hand_over(change.place, change.former, change.owner)
             body = planning.creation(service.spec, service.options, self.params["config_dir"])
             self.client.create_container_from_config(body, name)
             self.client.start(name)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.skasrc.cavern.plugins.module_utils import _converge_plan as planning
+from ansible_collections.skasrc.cavern.plugins.module_utils import _files
 from ansible_collections.skasrc.cavern.plugins.module_utils._converge_engine import (
     ConvergeError,
     Converger,
@@ -131,6 +132,8 @@ class Upgrader(Converger):
                 if made is not None and (former is None or made["Id"] != former["Id"]):
                     self._remove(made["Id"])
             bring_back_directory(kept, place)
+            for change in service.handed_over:
+                _files.hand_over(change.place, change.owner, change.former)
             if former is None:
                 return "Rolled back: it was not there before and is not now."
             if service.action == "recreate":

@@ -74,3 +74,17 @@ def make_directory(path: Path, mode: int = 0o755) -> list[Path]:
         directory.chmod(mode if directory == path else 0o755)
         take_ownership(directory, owner)
     return missing
+
+
+def hand_over(directory: Path, former: int, owner: int) -> None:
+    """Give `owner` the directory and what `former` owns below it, the directory last: it tells whether all is done."""
+    for parent, directories, files in os.walk(directory, topdown=False):
+        for name in (*directories, *files):
+            _hand_over(os.path.join(parent, name), former, owner)
+    _hand_over(str(directory), former, owner)
+
+
+def _hand_over(path: str, former: int, owner: int) -> None:
+    status = os.lstat(path)
+    if status.st_uid == former:
+        os.lchown(path, owner, owner if status.st_gid == former else -1)

@@ -43,6 +43,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
             "mode": {"type": "str"},
             "owner": {"type": "int"},
             "group": {"type": "int"},
+            "former_owners": {"type": "list", "elements": "int", "default": []},
         },
     },
     "programs": {
@@ -224,6 +225,8 @@ class Host:
         if not created:
             self._act("directory", str(path), "update", *reasons)
         if not self.module.check_mode:
+            if status.st_uid != uid and status.st_uid in wanted["former_owners"]:
+                _files.hand_over(path, status.st_uid, uid)
             os.chown(path, uid, gid)
             if mode is not None:
                 path.chmod(mode)

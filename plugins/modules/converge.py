@@ -158,6 +158,16 @@ options:
           source: {description: Path on the host or name of a volume., type: str}
           target: {description: Path in the container., type: str, required: true}
           read_only: {description: Mount it read-only., type: bool, default: false}
+          owner:
+            description: uid that the service's files on a volume belong to.
+            type: int
+          former_owners:
+            description:
+              - uids that they may have belonged to before. If the volume belongs to one of them, it goes to
+                O(services[].mounts[].owner) with all that the former one has there, before the container is made.
+            type: list
+            elements: int
+            default: []
           tmpfs_size: {description: Size of a tmpfs such as 64m., type: str}
           tmpfs_mode: {description: Permissions of a tmpfs., type: str}
       files:
@@ -316,6 +326,8 @@ SERVICE: dict[str, Any] = {
             "source": {"type": "str"},
             "target": {"type": "str", "required": True},
             "read_only": {"type": "bool", "default": False},
+            "owner": {"type": "int"},
+            "former_owners": {"type": "list", "elements": "int", "default": []},
             "tmpfs_size": {"type": "str"},
             "tmpfs_mode": {"type": "str"},
         },

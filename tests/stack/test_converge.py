@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -322,3 +323,44 @@ def test_its_configuration_comes_back_with_it_and_the_rest_is_not_reached(site: 
     for service in site.services.values():
         service["image"] = GOOD
     assert site.run()["actions"] == []
+
+
+def _volume_of(site: Site, former: int) -> Path:
+    """Give `base` a volume with a file of *former*'s, and one of somebody else's."""
+    site.services["base"]["user"] = f"{former}:{former}"
+    site.services["base"]["mounts"] = [{"type": "volume", "source": f"{PROJECT}-data", "target": "/store"}]
+    site.converge()
+    place = Path(site.client.inspect_volume(f"{PROJECT}-data")["Mountpoint"])
+    (place / "old").mkdir()
+    (place / "old/file").touch()
+    (place / "other").touch()
+    for path in (place, place / "old", place / "old/file"):
+        os.chown(path, former, former)
+    os.chown(place / "other", 26, 26)
+    return place
+
+
+def _owners(place: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_uid for path in (place, *place.rglob("*"))}
+
+
+def test_a_volume_goes_to_the_new_user_of_its_service(site: Site) -> None:
+    place = _volume_of(site, 8001)
+    site.services["base"]["user"] = "8003:8003"
+    site.services["base"]["mounts"][0] |= {"owner": 8003, "former_owners": [8001]}
+    assert site.converge() == [("volume", f"{PROJECT}-data", "update"), ("container", BASE, "recreate")]
+    assert _owners(place) == {"_data": 8003, "old": 8003, "file": 8003, "other": 26}
+    # Whom nobody named keeps it: it may be the data of another image.
+    os.chown(place, 26, 26)
+    assert site.converge() == []
+
+
+def test_a_volume_goes_back_with_a_service_that_fails_its_upgrade(site: Site) -> None:
+    place = _volume_of(site, 8001)
+    before = site.inspect("base")["Id"]
+    site.services["base"] |= {"user": "8003:8003", "image": BROKEN}
+    site.services["base"]["mounts"][0] |= {"owner": 8003, "former_owners": [8001]}
+    with pytest.raises(engine.ConvergeError, match="Rolled back"):
+        site.run(strategy="one_by_one", timeout=2)
+    assert _owners(place) == {"_data": 8001, "old": 8001, "file": 8001, "other": 26}
+    assert site.inspect("base")["Id"] == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import os
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
@@ -70,6 +71,8 @@ def test_a_volume_of_another_image_is_refused_and_left_alone(
     postgres: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgres, "HOME", tmp_path)
+    if os.getuid() == 0:
+        os.chown(tmp_path, 26, 26)
     monkeypatch.setattr("os.getuid", lambda: tmp_path.stat().st_uid + 1)
     with pytest.raises(SystemExit, match="it holds the databases of another image"):
         postgres.take_volume()

@@ -4,9 +4,12 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible.errors import AnsibleFilterError
 from ansible_collections.skasrc.cavern.plugins.filter.catalogue import (
     compose_services,
@@ -188,9 +191,31 @@ def test_composition_joins_defaults_catalogue_and_role() -> None:
     assert [mount["target"] for mount in spec["mounts"]] == ["/tmp", "/v"]
     assert spec["user"] == "8000:8000"
     assert spec["files"] == [
-        {"owner": 8000, "group": 8000, "path": "a", "content": "text\n"},
-        {"owner": 8000, "group": 8000, "path": "secrets/s", "secret_content": "s", "secret": True},
+        {"owner": 8000, "group": 8000, "mode": "0400", "path": "a", "content": "text\n"},
+        {
+            "owner": 8000,
+            "group": 8000,
+            "mode": "0400",
+            "path": "secrets/s",
+            "secret_content": "s",
+            "secret": True,
+        },
     ]
+
+
+def test_each_service_of_the_catalogue_has_a_user_of_its_own() -> None:
+    """All but Cavern, which hands files over to their users."""
+    root = Path(__file__).parents[4]
+    defaults = yaml.safe_load((root / "roles/catalogue/defaults/main.yml").read_text())
+    users = {
+        key: int(re.sub(r"\{\{ cavern_service_user \| int \+ (\d+) \}\}", r"80\1", str(entry["user"])))
+        for key, entry in defaults["cavern_catalogue"].items()
+    }
+    assert users.pop("cavern") == 0
+    assert len(set(users.values())) == len(users)
+    assert all(
+        defaults["cavern_service_user"] < user < defaults["cavern_root_owner_uid"] for user in users.values()
+    )
 
 
 def test_a_flavour_changes_the_services_that_have_it_and_no_other() -> None:

@@ -165,3 +165,36 @@ def test_home_is_that_of_the_user_behind_sudo(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("SUDO_USER", "daemon")
     assert _host.expand_home("~/bin/tool") == Path("/usr/sbin/bin/tool")
     assert _host.expand_home("/opt/~/tool") == Path("/opt/~/tool")
+
+
+@pytest.mark.usefixtures("answering")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_what_a_former_owner_had_goes_with_the_directory(
+    run_module: Any, options: dict[str, Any], tmp_path: Path
+) -> None:
+    results = tmp_path / "results"
+    (results / "old").mkdir(parents=True)
+    (results / "old/receipt").touch()
+    (results / "own").touch()
+    outside = tmp_path / "outside"
+    outside.touch()
+    (results / "link").symlink_to(outside)
+    for path in (results, results / "old", results / "old/receipt", results / "link"):
+        os.chown(path, 8000, 8000, follow_symlinks=False)
+    entry = {"path": str(results), "owner": 8014, "group": 8000, "mode": "0770", "former_owners": [8000]}
+    options["directories"] = [entry]
+    checked = run_module(host, check=True, **options)
+    assert results.stat().st_uid == 8000
+    result = run_module(host, **options)
+    assert result["actions"] == checked["actions"]
+    assert "owner was 8000:8000, wanted 8014:8000" in str(result["actions"])
+    found = {path.name: (path.lstat().st_uid, path.lstat().st_gid) for path in (results, *results.rglob("*"))}
+    assert found == {
+        "results": (8014, 8000),
+        "old": (8014, 8014),
+        "receipt": (8014, 8014),
+        "link": (8014, 8014),
+        "own": (0, 0),
+    }
+    assert outside.stat().st_uid == 0
+    assert not run_module(host, **options)["changed"]
