@@ -1,109 +1,77 @@
-"""Tar and zip archives as streams: whatever their size, one block is in memory."""
+"""Tar and zip archives of nodes as streams: whatever their size, one block is in memory."""
 
 from __future__ import annotations
 
 import os
-import tarfile
-import time
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from typing import Protocol
 
 from vospace.models.caller import Caller
 from vospace.models.errors import Fault
 from vospace.models.uri import Path
+from vospace.package.members import Member, members
+from vospace.package.tar_stream import TarStream
+from vospace.package.zip_stream import STORED_BLOCK, ZipStream
 from vospace.services.space import OpenFile, Space
 from vospace.storage.tree import Kind
 
 TAR = "application/x-tar"
 ZIP = "application/zip"
-_BLOCK = 1 << 20
-_TAR_RECORD = 512
+_BLOCK = 16 * STORED_BLOCK
 
 
-def members(space: Space, caller: Caller, targets: list[Path]) -> Iterator[tuple[str, Path, str]]:
-    """Name in the archive, path and kind of all that the caller may read; what is missing or unreadable is left out."""
-    for target in targets:
-        try:
-            found = space.walk(caller, target)
-            base = len(space.resolve(caller, target)) - 1
-            for path, kind in found:
-                if kind == Kind.CONTAINER and not space.node(caller, path).readable:
-                    continue
-                yield "/".join(path[max(base, 0) :]) or "root", path, kind
-        except Fault:
-            continue
+class Stream(Protocol):
+    """What turns members into the bytes of an archive."""
+
+    def directory(self, name: str, modified: float) -> Iterator[bytes]: ...
+
+    def link(self, name: str, text: str, modified: float) -> Iterator[bytes]: ...
+
+    def file(
+        self, name: str, modified: float, size: int, blocks: Callable[[], Iterable[bytes]]
+    ) -> Iterator[bytes]: ...
+
+    def end(self) -> Iterator[bytes]: ...
 
 
-def tar(space: Space, caller: Caller, targets: list[Path]) -> Iterator[bytes]:
-    """A POSIX (pax) tar."""
-    inside = _tops(space, caller, targets)
-    for name, path, kind in members(space, caller, targets):
-        entry = tarfile.TarInfo(name)
-        entry.mtime = int(time.time())
-        if kind == Kind.CONTAINER:
-            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
-            yield _header(entry)
-        elif kind == Kind.LINK:
-            if (text := _link_text(space, caller, path, inside)) is not None:
-                entry.type, entry.linkname = tarfile.SYMTYPE, text
-                yield _header(entry)
-        elif (opened := _open(space, caller, path)) is not None:
-            try:
-                entry.size, entry.mtime = opened.status.stat.st_size, int(opened.status.stat.st_mtime)
-                yield _header(entry)
-                yield from _content(opened)
-                yield bytes(-entry.size % _TAR_RECORD)
-            finally:
-                os.close(opened.descriptor)
-    yield bytes(2 * _TAR_RECORD)
+STREAMS: dict[str, Callable[[], Stream]] = {TAR: TarStream, ZIP: ZipStream}
+"""Kinds of archives by their media type."""
 
 
-def zipped(space: Space, caller: Caller, targets: list[Path]) -> Iterator[bytes]:
-    """A zip without compression, with sizes behind the bytes (Zip64 where needed)."""
-    inside = _tops(space, caller, targets)
-    sink = _Buffer()
-    with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-        for name, path, kind in members(space, caller, targets):
-            if kind == Kind.CONTAINER:
-                archive.writestr(zipfile.ZipInfo(name + "/"), b"")
-            elif kind == Kind.LINK:
-                if (text := _link_text(space, caller, path, inside)) is not None:
-                    link = zipfile.ZipInfo(name)
-                    link.create_system, link.external_attr = 3, 0o120777 << 16
-                    archive.writestr(link, text)
-            elif (opened := _open(space, caller, path)) is not None:
-                try:
-                    moment = time.gmtime(max(opened.status.stat.st_mtime, 315_532_800))[:6]
-                    entry = zipfile.ZipInfo(name, moment)
-                    entry.external_attr = 0o100644 << 16
-                    with archive.open(entry, "w", force_zip64=True) as member:
-                        for block in _content(opened):
-                            member.write(block)
-                            yield sink.take()
-                finally:
-                    os.close(opened.descriptor)
-            yield sink.take()
-    yield sink.take()
+def packed(space: Space, caller: Caller, targets: list[Path], kind: str) -> Iterator[bytes]:
+    """An archive of all below the targets that the caller may read. Raises OSError if a file changes in between."""
+    small = bytearray()
+    for piece in _pieces(space, caller, targets, STREAMS[kind]()):
+        small += piece
+        if len(small) >= _BLOCK:
+            yield bytes(small)
+            small.clear()
+    yield bytes(small)
 
 
-def _tops(space: Space, caller: Caller, targets: list[Path]) -> list[Path]:
-    """Where the targets are, links followed, as far as they can be reached."""
-    found = []
-    for target in targets:
-        with suppress(Fault):
-            found.append(space.resolve(caller, target))
-    return found
+def _pieces(space: Space, caller: Caller, targets: list[Path], stream: Stream) -> Iterator[bytes]:
+    for member in members(space, caller, targets):
+        if member.kind is Kind.CONTAINER:
+            yield from stream.directory(member.name, member.modified)
+        elif member.kind is Kind.LINK:
+            yield from stream.link(member.name, member.text, member.modified)
+        else:
+            yield from _file(space, caller, member, stream)
+    yield from stream.end()
 
 
-def _header(entry: tarfile.TarInfo) -> bytes:
-    return entry.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
-
-
-def _open(space: Space, caller: Caller, path: Path) -> OpenFile | None:
+def _file(space: Space, caller: Caller, member: Member, stream: Stream) -> Iterator[bytes]:
+    opened = None
     with suppress(Fault, OSError):
-        return space.open(caller, path)
-    return None
+        opened = space.open(caller, member.path)
+    if opened is None:
+        return
+    try:
+        found = opened.status.stat
+        yield from stream.file(member.name, found.st_mtime, found.st_size, lambda: _content(opened))
+    finally:
+        os.close(opened.descriptor)
 
 
 def _content(opened: OpenFile) -> Iterator[bytes]:
@@ -114,36 +82,3 @@ def _content(opened: OpenFile) -> Iterator[bytes]:
             raise OSError("a file became shorter while it was packed")
         position += len(block)
         yield block
-
-
-def _link_text(space: Space, caller: Caller, path: Path, inside: list[Path]) -> str | None:
-    """The relative text of a link whose target is in the archive too."""
-    try:
-        target = space.node(caller, path).target
-    except Fault:  # removed meanwhile
-        return None
-    if isinstance(target, tuple) and any(target[: len(top)] == top for top in inside):
-        return space.tree.link_text(path[:-1], target)
-    return None
-
-
-class _Buffer:
-    """What ZipFile writes to: a stream without seeking, emptied as it fills."""
-
-    def __init__(self) -> None:
-        self._data = bytearray()
-
-    def write(self, data: bytes) -> int:
-        self._data += data
-        return len(data)
-
-    def flush(self) -> None:
-        return
-
-    def close(self) -> None:
-        return
-
-    def take(self) -> bytes:
-        data = bytes(self._data)
-        self._data.clear()
-        return data

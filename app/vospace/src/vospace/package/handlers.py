@@ -10,7 +10,7 @@ from starlette.concurrency import iterate_in_threadpool
 
 from vospace.models.caller import Caller
 from vospace.models.errors import InvalidArgument, JobNotFound, ServiceBusy
-from vospace.package.archive import TAR, ZIP, tar, zipped
+from vospace.package.archive import STREAMS, TAR, ZIP, packed
 from vospace.services.space import Space
 from vospace.transfers.commit import uninterrupted
 from vospace.transfers.documents import PARAM_FORMAT, read_transfer
@@ -66,14 +66,13 @@ class PackageHandlers:
                 raise ServiceBusy("the service is starting or stopping")
             transfer = read_transfer(job.job_info or "")
             kind = (transfer.view.param(PARAM_FORMAT) if transfer.view else None) or TAR
-            if kind not in (TAR, ZIP):
+            if kind not in STREAMS:
                 raise InvalidArgument(f"param {PARAM_FORMAT} must be {TAR} or {ZIP}, not {kind[:80]}")
             caller = Caller.from_record(job.caller)
             paths = [self._space.naming.path(target) for target in transfer.targets]
-            make = tar if kind == TAR else zipped
             name = paths[0][-1] if len(paths) == 1 and paths[0] else job.id
             headers = {"Content-Disposition": f"inline;filename={_file_name(self._prefix, name, kind)}"}
-            blocks = make(self._space, caller, paths)
+            blocks = packed(self._space, caller, paths, kind)
             return StreamingResponse(self._stream(executor, job, blocks), media_type=kind, headers=headers)
 
         return router
