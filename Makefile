@@ -82,14 +82,14 @@ lint: $(DEV) ## Lint and type-check everything
 unit: $(DEV) ## The tests that need no deployment
 	@bin/unit $(ARGS)
 
-stack: $(DEV) ## The tests against the deployed stack
+stack: $(DEV) ## The tests against a deployment of their own, or that of CAVERN_TEST_INVENTORY
 	@$(VENV)/bin/pytest tests/stack tests/security $(ARGS)
 
 contract: $(DEV) ## The tests of a second deployment, with stand-ins for OpenCADC's services
 	@$(VENV)/bin/pytest tests/contract $(ARGS)
 
 bench: $(DEV) ## Measure against named peers
-	@$(VENV)/bin/python -m bench $(ARGS)
+	@CAVERN_TEST_INVENTORY=$${CAVERN_TEST_INVENTORY:-$(INVENTORY)} $(VENV)/bin/python -m bench $(ARGS)
 
 lock: $(DEV) ## Pin the newest versions that the ranges allow
 	@bin/lock-images

@@ -11,6 +11,10 @@ from ansible_collections.skasrc.cavern.plugins.plugin_utils._nested import neste
 class ModuleDocFragment:
     DOCUMENTATION = r"""
 options:
+  socket:
+    description: Socket of Docker Engine.
+    type: path
+    default: /var/run/docker.sock
   images:
     description: Full names of the needed images.
     type: list

@@ -9,7 +9,6 @@ reasons, and `act` carries them out, every service in a thread of its own that w
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 import time
@@ -22,7 +21,7 @@ from typing import Any
 
 from ansible_collections.skasrc.cavern.plugins.module_utils import _converge_network as host
 from ansible_collections.skasrc.cavern.plugins.module_utils import _converge_plan as planning
-from ansible_collections.skasrc.cavern.plugins.module_utils import _files
+from ansible_collections.skasrc.cavern.plugins.module_utils import _docker, _files
 from ansible_collections.skasrc.cavern.plugins.module_utils._converge_files import (
     FilePlan,
     apply_files,
@@ -80,21 +79,15 @@ class Service:
         return str(self.spec["container"])
 
 
-def installed() -> bool:
+def installed(socket: str) -> bool:
     """Whether this host has an engine, running or not."""
-    return (
-        "DOCKER_HOST" in os.environ
-        or shutil.which("dockerd") is not None
-        or Path("/var/run/docker.sock").exists()
-    )
+    return shutil.which("dockerd") is not None or Path(socket).exists()
 
 
-def connect() -> Any:
-    """Client of the local engine, or None if none answers."""
+def connect(socket: str) -> Any:
+    """Client of the engine behind a Unix socket, or None if none answers."""
     try:
-        client = docker.APIClient(
-            base_url=os.environ.get("DOCKER_HOST"), version="auto", timeout=300, num_pools=32
-        )
+        client = _docker.connect(socket, timeout=300, num_pools=32)
         client.ping()
     except docker_errors.DockerException:
         return None

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+SOCKET = "/var/run/docker.sock"
 PID_FILE = Path("/var/run/docker.pid")
 LOG_FILE = Path("/var/log/dockerd.log")
 INIT_SCRIPT = Path("/etc/init.d/docker")
@@ -45,25 +46,40 @@ class _SocketConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
+def request(
+    path: str, method: str, target: str, document: Any = None, timeout: float = 10.0
+) -> tuple[int, Any] | None:
+    """Status and document that the API behind a Unix socket answers with; None if nothing answers there.
+
+    Needs no library, unlike all else that talks to the Engine. Raises EngineError if this user may not talk to it.
+    """
+    connection = _SocketConnection(path, timeout)
+    try:
+        body = None if document is None else json.dumps(document)
+        connection.request(method, target, body, {"Content-Type": "application/json"} if body else {})
+        response = connection.getresponse()
+        content = response.read()
+        return response.status, json.loads(content) if content else None
+    except PermissionError as error:
+        raise EngineError(
+            f"this user may not talk to {path}: use become, or add the user to the group docker"
+        ) from error
+    except (OSError, http.client.HTTPException, ValueError):
+        return None
+    finally:
+        connection.close()
+
+
 def ask(path: str, timeout: float = 10.0) -> Answer | None:
     """The version of the Engine behind a Unix socket; None if nothing answers there.
 
     Raises EngineError if there is an Engine that this user may not talk to.
     """
-    connection = _SocketConnection(path, timeout)
+    answer = request(path, "GET", "/version", timeout=timeout)
     try:
-        connection.request("GET", "/version")
-        response = connection.getresponse()
-        body = json.loads(response.read())
-        return Answer(body["Version"], body["ApiVersion"])
-    except PermissionError as error:
-        raise EngineError(
-            f"this user may not talk to {path}: use become, or add the user to the group docker"
-        ) from error
-    except (OSError, http.client.HTTPException, ValueError, KeyError):
+        return answer and Answer(answer[1]["Version"], answer[1]["ApiVersion"])
+    except (KeyError, TypeError):
         return None
-    finally:
-        connection.close()
 
 
 def api_at_least(answer: Answer, minimum: str) -> bool:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urljoin
 
-from ansible_collections.skasrc.cavern.plugins.module_utils import _http, _xml
+from ansible_collections.skasrc.cavern.plugins.module_utils import _docker, _engine, _http, _xml
 
 try:
     import docker
@@ -62,6 +62,7 @@ class Context:
 
     url: str | None = None
     ca_path: str | None = None
+    engine_socket: str = _engine.SOCKET
 
 
 Check = Mapping[str, Any]
@@ -204,13 +205,13 @@ def check_vosi(check: Check, context: Context, timeout: float) -> Found:
 _local = threading.local()
 
 
-def _engine() -> Any:
+def _client(path: str) -> Any:
     if docker is None:
         raise Unhealthy("the Python package docker is needed to look at containers", final=True)
     try:
         # The SDK's sessions are not for use by several threads.
         if not hasattr(_local, "engine"):
-            _local.engine = docker.from_env(timeout=30).api
+            _local.engine = _docker.connect(path, timeout=30)
         return _local.engine
     except docker_errors.DockerException as error:
         raise Unhealthy(f"Docker Engine does not answer: {error}") from error
@@ -221,7 +222,7 @@ def check_container(check: Check, context: Context, timeout: float) -> Found:
 
     While Docker has not run the test yet, which takes one interval, it is run here.
     """
-    name, engine = check["container"], _engine()
+    name, engine = check["container"], _client(context.engine_socket)
     try:
         inspect = engine.inspect_container(name)
         state = inspect["State"]

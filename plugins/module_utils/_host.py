@@ -25,7 +25,7 @@ APPARMOR = Path("/sys/module/apparmor/parameters/enabled")
 
 
 ARGUMENT_SPEC: dict[str, Any] = {
-    "socket": {"type": "path", "default": "/var/run/docker.sock"},
+    "socket": {"type": "path", "default": _engine.SOCKET},
     "minimum_api_version": {"type": "str", "default": "1.41"},
     "engine_packages": {
         "type": "list",

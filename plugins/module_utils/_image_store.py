@@ -24,7 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.skasrc.cavern.plugins.module_utils import _apt, _bundle, _files, _images, _mmdebstrap
+from ansible_collections.skasrc.cavern.plugins.module_utils import (
+    _apt,
+    _bundle,
+    _docker,
+    _files,
+    _images,
+    _mmdebstrap,
+)
 from ansible_collections.skasrc.cavern.plugins.module_utils._phase import PhaseError, Result
 
 try:
@@ -43,9 +50,9 @@ class ImagesError(Exception):
     """An image cannot be had; the message says which, why, and what to do."""
 
 
-def connect(timeout: int) -> Any:
+def connect(socket: str, timeout: int) -> Any:
     """A client of the Engine. Each thread has its own. Errors: DockerException."""
-    return docker.from_env(version="auto", timeout=timeout).api
+    return _docker.connect(socket, timeout)
 
 
 @contextmanager
@@ -88,7 +95,7 @@ class Images:
         if self.module.check_mode and docker is None:
             return None
         try:
-            return connect(self.options["timeout"])
+            return connect(self.options["socket"], self.options["timeout"])
         except DockerException as error:
             if self.module.check_mode:
                 return None
@@ -220,7 +227,7 @@ class Images:
 
     def _build_one(self, name: str) -> None:
         build = self._build_from if self.recipes[name].get("from") else self._bootstrap
-        build(name, connect(self.options["timeout"]))
+        build(name, connect(self.options["socket"], self.options["timeout"]))
 
     def _prune(self) -> None:
         """Delete build stages, and images that a newer one has replaced and no container uses."""

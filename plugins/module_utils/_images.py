@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.skasrc.cavern.plugins.module_utils import _engine
+
 LABEL = "int.skao.src.cavern.inputs"
 PARTS_LABEL = "int.skao.src.cavern.inputs.parts"
 VERSION_LABEL = "org.opencontainers.image.version"
@@ -29,6 +31,7 @@ IGNORED = {"__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", "tests"
 
 # Shared by the module and by the action plugin that runs on the controller.
 ARGUMENT_SPEC: dict[str, Any] = {
+    "socket": {"type": "path", "default": _engine.SOCKET},
     "images": {"type": "list", "elements": "str", "required": True},
     "source": {"type": "str", "choices": ["build", "pull", "load"], "default": "build"},
     "prefix": {"type": "str", "default": "cavern"},

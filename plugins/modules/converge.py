@@ -22,7 +22,9 @@ description:
     O(services[].depends_on) are healthy.
   - Compares with what really runs, so that changes made by hand are found and undone.
   - Everything it makes is labelled with the O(project), and it never touches a container of another one.
+  - Where O(owner) is given, a project that belongs to another directory is refused before anything changes.
 extends_documentation_fragment:
+  - skasrc.cavern.deployment_owner.nested
   - skasrc.cavern.host.nested
   - skasrc.cavern.certificates.nested
   - skasrc.cavern.hosts_entries.nested
@@ -41,6 +43,10 @@ attributes:
     support: full
     description: Shows the lines of files and the options of containers that change, never a secret.
 options:
+  socket:
+    description: Socket of Docker Engine.
+    type: path
+    default: /var/run/docker.sock
   project:
     description: Name of the deployment.
     type: str
@@ -284,10 +290,12 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.skasrc.cavern.plugins.module_utils import (
     _certificates,
+    _engine,
     _host,
     _hosts_file,
     _image_store,
     _images,
+    _owner,
 )
 from ansible_collections.skasrc.cavern.plugins.module_utils import _converge_engine as engine
 from ansible_collections.skasrc.cavern.plugins.module_utils._converge_plan import PlanError, Renewed
@@ -404,7 +412,9 @@ PHASES = {
 }
 
 ARGUMENTS: dict[str, Any] = {
+    "owner": {"type": "dict", "options": _owner.ARGUMENT_SPEC},
     **{name: {"type": "dict", "options": spec} for name, (spec, _run) in PHASES.items()},
+    "socket": {"type": "path", "default": _engine.SOCKET},
     "project": {"type": "str", "required": True},
     "network": {
         "type": "dict",
@@ -457,6 +467,22 @@ class Run:
         """Leave with what went wrong and what was done before."""
         self.module.fail_json(msg=message, actions=self.result["actions"] + (actions or []), **more)
 
+    def owner(self) -> None:
+        """Refuse a project that belongs to another directory."""
+        if self.module.params["owner"] is not None:
+            try:
+                _owner.check(self.module.params["owner"])
+            except PhaseError as error:
+                self.fail(f"owner: {error}")
+
+    def _claim(self) -> None:
+        """Record the directory that the project belongs to, if this run makes anything of it."""
+        params = self.module.params
+        if params["owner"] is None or not (params["services"] or params["network"]["ensure"]):
+            return
+        actions = _owner.claim(params["owner"], self.module.check_mode)
+        self.add({"changed": bool(actions), "actions": actions, "diff": []})
+
     def phases(self) -> None:
         """Converge what comes before the services.
 
@@ -494,11 +520,11 @@ class Run:
         """Converge network, files and containers."""
         params, check_mode = self.module.params, self.module.check_mode
         # Where there is no engine there is nothing to take away.
-        if params["state"] != "present" and not engine.installed():
+        if params["state"] != "present" and not engine.installed(params["socket"]):
             return
         if engine.docker is None and not check_mode:
             self.fail(missing_required_lib("docker"))
-        client = engine.connect() if engine.docker else None
+        client = engine.connect(params["socket"]) if engine.docker else None
         if client is None and not check_mode:
             self.fail("Docker Engine does not answer; the role host installs and starts it")
         how = Upgrader if params["strategy"] == "one_by_one" else engine.Converger
@@ -506,11 +532,12 @@ class Run:
         try:
             if params["state"] == "present":
                 converger.look()
+                self._claim()
                 if not check_mode:
                     converger.act()
             else:
                 converger.stop(remove=params["state"] == "absent")
-        except (engine.ConvergeError, PlanError) as error:
+        except (engine.ConvergeError, PlanError, PhaseError) as error:
             self.fail(str(error), actions=converger.actions)
         self.add(converger.result())
 
@@ -518,6 +545,7 @@ class Run:
 def main() -> None:
     """Run the module."""
     run = Run(AnsibleModule(ARGUMENTS, supports_check_mode=True))
+    run.owner()
     run.phases()
     run.services()
     run.end()

@@ -18,6 +18,10 @@ author:
 extends_documentation_fragment:
   - skasrc.cavern.connection
 options:
+  socket:
+    description: Socket of Docker Engine, for checks of the kind V(container).
+    type: path
+    default: /var/run/docker.sock
   checks:
     description: What to check.
     type: list
@@ -192,7 +196,7 @@ failed:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.skasrc.cavern.plugins.module_utils import _health, _http
+from ansible_collections.skasrc.cavern.plugins.module_utils import _engine, _health, _http
 
 CHECK_SPEC = {
     "service": {"type": "str", "required": True},
@@ -215,6 +219,7 @@ def main() -> None:
         argument_spec={
             **_http.CONNECTION_SPEC,
             "request_timeout": {"type": "float", "default": 10},
+            "socket": {"type": "path", "default": _engine.SOCKET},
             "checks": {
                 "type": "list",
                 "elements": "dict",
@@ -243,7 +248,7 @@ def main() -> None:
             )
     results = _health.watch(
         params["checks"],
-        _health.Context(url, params["ca_path"]),
+        _health.Context(url, params["ca_path"], params["socket"]),
         params["timeout"],
         params["request_timeout"] or 10,
     )

@@ -16,6 +16,10 @@ description:
 author:
   - Cavern deployment team (@skasrc)
 options:
+  socket:
+    description: Socket of Docker Engine.
+    type: path
+    default: /var/run/docker.sock
   containers:
     description: Whose logs to read.
     type: list
@@ -96,10 +100,9 @@ import time
 import traceback
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.skasrc.cavern.plugins.module_utils import _logs
+from ansible_collections.skasrc.cavern.plugins.module_utils import _docker, _engine, _logs
 
 try:
-    import docker
     from docker.errors import DockerException, NotFound
 except ImportError:
     LIBRARY_ERROR: str | None = traceback.format_exc()
@@ -111,6 +114,7 @@ def main() -> None:
     """Run the module."""
     module = AnsibleModule(
         argument_spec={
+            "socket": {"type": "path", "default": _engine.SOCKET},
             "containers": {
                 "type": "list",
                 "elements": "dict",
@@ -139,7 +143,7 @@ def main() -> None:
 
     logs, missing = [], []
     try:
-        client = docker.APIClient(version="auto")
+        client = _docker.connect(module.params["socket"], timeout=60)
         for wanted in module.params["containers"]:
             try:
                 output = client.logs(wanted["container"], **options)

@@ -9,14 +9,14 @@ import re
 import textwrap
 
 
-def nested_fragment(name: str, documentation: str) -> str:
-    """Documentation of the option *name* that takes all that the module of that name takes, as *documentation* says."""
+def nested_fragment(name: str, documentation: str, module: str = "") -> str:
+    """Documentation of the option *name* that takes all that a *module*, of the same name unless given, takes."""
     inner = textwrap.indent(documentation.removeprefix("\noptions:\n"), "    ")
     inner = re.sub(r"\bO\(", f"O({name}.", inner)
     return f"""
 options:
   {name}:
-    description: What M(skasrc.cavern.{name}) takes.
+    description: What M(skasrc.cavern.{module or name}) takes.
     type: dict
     suboptions:
 {inner}"""

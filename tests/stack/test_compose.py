@@ -16,7 +16,7 @@ def test_the_same_deployment_by_compose(stack: Deployment, http: requests.Sessio
     try:
         compose.up()
         for name, wanted in described.items():
-            found = stack.engine.containers.get(name).attrs
+            found = stack.container(name).attrs
             assert found["Image"] == wanted["Image"], name
             assert sorted(found["Config"]["Env"]) == sorted(wanted["Config"]["Env"]), name
             for key in (

@@ -22,7 +22,12 @@ def inventory(tmp_path: Path) -> Iterator[str]:
         "ansible_connection": "local",
         "ansible_python_interpreter": "{{ ansible_playbook_python }}",
         "cavern_project": "several",
-        "cavern_project_dir": f"{tmp_path}/{{{{ inventory_hostname }}}}",
+        # The two share an engine, and so the directory that the deployment on it belongs to.
+        "cavern_project_dir": str(tmp_path),
+        **{
+            f"cavern_{name}_dir": f"{tmp_path}/{{{{ inventory_hostname }}}}/{name}"
+            for name in ("state", "data", "logs")
+        },
         "secrets_file": f"{tmp_path}/secrets.yml",
         "host_program_dir": f"{tmp_path}/bin",
         "cavern_public_name": "cavern.several.example",

@@ -33,8 +33,8 @@ def _make(
 
 def _inspected(stack: Deployment) -> dict[str, str]:
     """Static address of every container of the deployment by name, as the engine has it."""
-    found = stack.containers().items()
-    networks = {name: container.attrs["NetworkSettings"]["Networks"] for name, container in found}
+    found = stack.containers().values()
+    networks = {container.name: container.attrs["NetworkSettings"]["Networks"] for container in found}
     return {
         name: next(iter(network.values()))["IPAMConfig"]["IPv4Address"] for name, network in networks.items()
     }
@@ -49,7 +49,7 @@ def test_static_ip_of_all_containers(stack: Deployment) -> None:
     ("name", "container"), [("src-cavern", "src-cavern"), ("cavern", "src-cavern"), ("reg", "reg")]
 )
 def test_static_ip_of_one(stack: Deployment, name: str, container: str) -> None:
-    assert _run(*TOOL, name).stdout == _inspected(stack)[container] + "\n"
+    assert _run(*TOOL, name).stdout == _inspected(stack)[stack.prefix + container] + "\n"
 
 
 def test_static_ip_of_an_unknown_one_says_what_there_is(stack: Deployment) -> None:

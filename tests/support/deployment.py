@@ -21,8 +21,8 @@ CATALOGUE: dict[str, dict[str, Any]] = yaml.safe_load(
     (ROOT / "roles/catalogue/defaults/main.yml").read_text(encoding="utf-8")
 )["cavern_catalogue"]
 
-INVENTORY = os.environ.get("CAVERN_TEST_INVENTORY", "inventory/local")
-"""Inventory of the deployment under test, relative to the checkout."""
+INVENTORY = os.environ.get("CAVERN_TEST_INVENTORY", "tests/inventory")
+"""Inventory of the deployment under test, relative to the checkout: the tests' own unless told otherwise."""
 
 
 def playbook(
@@ -109,9 +109,10 @@ class Deployment:
         return int(told["usage"]) - int(cache)
 
     def containers(self) -> dict[str, Any]:
-        """All containers of the deployment by name."""
+        """All containers of the deployment by the plain name of each one's service."""
         label = {"label": f"int.skao.src.cavern.project={self.project}"}
-        return {found.name: found for found in self.engine.containers.list(all=True, filters=label)}
+        listed = self.engine.containers.list(all=True, filters=label)
+        return {found.name.removeprefix(self.prefix): found for found in listed}
 
     @contextmanager
     def paused(self, name: str) -> Iterator[None]:

@@ -60,8 +60,8 @@ class Idle:
 @pytest.fixture
 def answering(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_engine, "ask", lambda _path, timeout=10.0: _engine.Answer("26.1.5", "1.45"))
-    monkeypatch.setattr(_converge_engine, "connect", Idle)
-    monkeypatch.setattr(_image_store, "connect", lambda _timeout: Idle())
+    monkeypatch.setattr(_converge_engine, "connect", lambda _socket: Idle())
+    monkeypatch.setattr(_image_store, "connect", lambda _socket, _timeout: Idle())
 
 
 @pytest.fixture

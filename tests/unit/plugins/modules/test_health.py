@@ -273,7 +273,7 @@ def test_container(
     ok: bool,
     message: str,
 ) -> None:
-    monkeypatch.setattr(_health, "_engine", lambda: Engine(state, test))
+    monkeypatch.setattr(_health, "_client", lambda _socket: Engine(state, test))
     found = one(run_module, kind="container", container="c")
     assert (found["ok"], found["state"]) == (ok, state["Status"])
     assert found["message"].endswith(message)

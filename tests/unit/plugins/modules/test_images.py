@@ -113,7 +113,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
         yield io.BytesIO(b"root file system")
 
     engine = Engine()
-    monkeypatch.setattr(_image_store, "connect", lambda _timeout: engine)
+    monkeypatch.setattr(_image_store, "connect", lambda _socket, _timeout: engine)
     monkeypatch.setattr(_image_store.Images, "_need_mmdebstrap", lambda _self: None)
     monkeypatch.setattr(_mmdebstrap, "archive", archive)
     return engine
