@@ -1,0 +1,118 @@
+"""Nobody takes the whole entry point: connections, requests and slow bodies of one address."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import pytest
+import requests
+import wire
+from deployment import Deployment
+
+CONNECTIONS = 512
+REQUESTS = 20_000
+WINDOW = 10
+PATIENCE = 30
+"""Seconds in which a body must have brought something."""
+
+
+@pytest.fixture
+def settled(stack: Deployment, anonymous: requests.Session) -> Iterator[None]:
+    """Leave the address that all tests share as it was: within its limits."""
+    yield
+    deadline = time.monotonic() + 6 * WINDOW
+    while anonymous.get(stack.url, timeout=30).status_code == 429:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
+def _is_open(connection: object) -> bool:
+    try:
+        return bool(connection.recv(1))  # type: ignore[attr-defined]
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+@pytest.mark.usefixtures("settled")
+def test_one_address_cannot_take_all_connections(stack: Deployment, anonymous: requests.Session) -> None:
+    with ExitStack() as closing:
+        taken = []
+        for _ in range(CONNECTIONS + 40):
+            try:
+                connection = closing.enter_context(wire.connect(stack))
+            except OSError:
+                continue
+            connection.setblocking(False)
+            taken.append(connection)
+        deadline = time.monotonic() + 5
+        while (held := sum(map(_is_open, taken))) > CONNECTIONS and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert 0 < held <= CONNECTIONS
+        # The services, and so everybody's staging, have other addresses.
+        worker = stack.container("ska-src-local-data-preparer-celery-worker")
+        program = (
+            "import socket, time\n"
+            f"held = [socket.create_connection(('{stack.public_name}', 443)) for _ in range({CONNECTIONS + 40})]\n"
+            "time.sleep(1)\n"
+            "for one in held: one.setblocking(False)\n"
+            "def is_open(one):\n"
+            "    try: return bool(one.recv(1))\n"
+            "    except BlockingIOError: return True\n"
+            "    except OSError: return False\n"
+            "print(sum(map(is_open, held)))\n"
+        )
+        status, output = worker.exec_run(["python3", "-c", program])
+        assert (status, output.strip()) == (0, str(CONNECTIONS + 40).encode())
+    assert anonymous.get(stack.url, timeout=30).status_code == 200
+
+
+@pytest.mark.usefixtures("settled")
+def test_one_address_cannot_ask_without_end(stack: Deployment) -> None:
+    asked = REQUESTS + 2_000
+    with wire.connect_tls(stack, timeout=60) as connection:
+
+        def ask() -> None:
+            one = wire.request(stack, "GET", "/")
+            for _ in range(asked // 100):
+                connection.sendall(one * 100)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        seen, refused, rest = 0, 0, b""
+        begin = time.monotonic()
+        while seen < asked and not refused:
+            data = rest + connection.recv(1 << 16)
+            seen += data.count(b"HTTP/1.1 200")
+            refused += data.count(b"HTTP/1.1 429")
+            # A status line may be cut in two.
+            rest = data[-11:] if b"HTTP/1.1 " not in data[-11:] else b""
+        seconds = time.monotonic() - begin
+        connection.close()
+        asking.join()
+    assert refused, f"{seen} requests in {seconds:.1f} s were all answered"
+
+
+def _dribbled(stack: Deployment, method: str, path: str) -> tuple[bytes, float]:
+    with wire.connect_tls(stack) as connection:
+        head = ("Content-Type: text/xml", "Content-Length: 10000")
+        connection.sendall(wire.request(stack, method, path, *head) + b"<")
+        return wire.dribble(connection, 5, 2 * PATIENCE)
+
+
+def test_a_document_that_is_dribbled_ends(stack: Deployment) -> None:
+    sent = [
+        ("POST", "/src/cavern/transfers"),
+        ("POST", "/prepare-data/v1/tasks"),
+        ("PUT", "/src/cavern/nodes/x"),
+    ]
+    with ThreadPoolExecutor() as threads:
+        for answer, seconds in threads.map(lambda one: _dribbled(stack, *one), sent):
+            assert seconds < PATIENCE + 10
+            assert answer.startswith(b"HTTP/1.1 408")
+            assert b"connection: close" in answer.lower()
