@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
-from preparer.faults import seconds_asked, tells_of_outage
+from preparer.faults import tells_of_outage
+from voservice.answers import seconds_asked
 
 
 @pytest.mark.parametrize(

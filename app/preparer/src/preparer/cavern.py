@@ -14,10 +14,11 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote, urljoin, urlsplit
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, quoteattr
 
 import aiohttp
 from lxml import etree
+from voservice.answers import IDENTITY, seconds_asked
 from voservice.logging import field
 from voservice.uris import encode_node_path
 from yarl import URL
@@ -27,7 +28,6 @@ from preparer.faults import (
     PASSING_STATUS,
     TransferError,
     is_away,
-    seconds_asked,
     tells_of_outage,
 )
 from preparer.patience import Patience
@@ -39,12 +39,14 @@ QUOTA = f"{CORE}quota"
 LENGTH = f"{CORE}length"
 MD5 = f"{CORE}MD5"
 DATE = f"{CORE}date"
+ENCODING = f"{CORE}encoding"
 VOS = "http://www.ivoa.net/xml/VOSpace/v2.0"
 XSI = "http://www.w3.org/2001/XMLSchema-instance"
 
 CAPABILITIES_AGE = 600.0
 ACTIVE_PHASES = {"PENDING", "QUEUED", "EXECUTING", "SUSPENDED", "HELD", "UNKNOWN"}
 WAITING_PHASES = {"PENDING", "HELD"}
+XML = {"Content-Type": "text/xml"}
 MISSING_JOB = {"NodeNotFound", "JobNotFound"}
 TRANSIENT_FAULTS = ("NodeBusy", "NodeLocked", "ServiceBusy", "TransientException", "TransferFailed")
 
@@ -237,23 +239,30 @@ class Cavern:
 
     async def create_container(self, path: str, token: str, properties: dict[str, str] | None = None) -> bool:
         """Create a container; False if it was there already."""
-        entries = "".join(
-            f'<vos:property uri="{escape(uri)}">{escape(value)}</vos:property>'
-            for uri, value in (properties or {}).items()
-        )
-        document = (
-            f'<vos:node xmlns:vos="{VOS}" xmlns:xsi="{XSI}" xsi:type="vos:ContainerNode" '
-            f'uri="{escape(self.uri(path))}">'
-            f"<vos:properties>{entries}</vos:properties><vos:nodes/></vos:node>"
-        )
-        headers = {"Content-Type": "text/xml"}
+        document = self._document("ContainerNode", path, properties or {})
         try:
-            await self._request("PUT", self.node_url(path), token, data=document.encode(), headers=headers)
+            await self._request("PUT", self.node_url(path), token, data=document, headers=XML)
         except CavernError as exc:
             if exc.fault == "DuplicateNode":
                 return False
             raise
         return True
+
+    async def update(self, path: str, properties: dict[str, str], token: str) -> None:
+        """Set properties of a data node; it keeps the others."""
+        document = self._document("DataNode", path, properties)
+        await self._request("POST", self.node_url(path), token, data=document, headers=XML)
+
+    def _document(self, kind: str, path: str, properties: dict[str, str]) -> bytes:
+        entries = "".join(
+            f"<vos:property uri={quoteattr(uri)}>{escape(value)}</vos:property>"
+            for uri, value in properties.items()
+        )
+        inside = "<vos:nodes/>" if kind == "ContainerNode" else ""
+        return (
+            f'<vos:node xmlns:vos="{VOS}" xmlns:xsi="{XSI}" xsi:type="vos:{kind}" uri={quoteattr(self.uri(path))}>'
+            f"<vos:properties>{entries}</vos:properties>{inside}</vos:node>"
+        ).encode()
 
     async def delete(self, path: str, token: str) -> None:
         """Delete the node at *path*; that it is gone already is as good."""
@@ -461,7 +470,7 @@ class Cavern:
             token,
             ok=(303,),
             data=document.encode(),
-            headers={"Content-Type": "text/xml"},
+            headers=XML,
         )
         job = urljoin(self.url + "/", str(answer["Location"]))
         if urlsplit(job).netloc != urlsplit(self.url).netloc:
@@ -485,11 +494,14 @@ class Cavern:
             raise await self.error(job, token)
 
     async def read(self, path: str, token: str) -> AsyncIterator[bytes]:
-        """The bytes of a file as they come."""
+        """The bytes of a file as they come, those of one that is coded itself too."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=120)
         try:
             async with self.session.get(
-                self.file_url(path), headers=self._headers(token), timeout=timeout
+                self.file_url(path),
+                headers=self._headers(token) | IDENTITY,
+                timeout=timeout,
+                auto_decompress=False,
             ) as answer:
                 if answer.status not in {200, 204}:
                     raise fault(answer.status, await answer.text(), answer.headers.get("Retry-After"))
@@ -498,9 +510,16 @@ class Cavern:
         except (aiohttp.ClientError, TimeoutError) as exc:
             raise broken("reading back broke off", exc) from exc
 
-    async def put(self, path: str, chunks: AsyncIterator[bytes], size: int | None, token: str) -> str | None:
+    async def put(
+        self,
+        path: str,
+        chunks: AsyncIterator[bytes],
+        size: int | None,
+        token: str,
+        media_type: str | None = None,
+    ) -> str | None:
         """Write a file as a stream; returns the hexadecimal MD5 that Cavern says it stored, if it says so."""
-        headers = {"Content-Type": "application/octet-stream"}
+        headers = {"Content-Type": media_type or "application/octet-stream"}
         if size is not None:
             headers["Content-Length"] = str(size)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=600)

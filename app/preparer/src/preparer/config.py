@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
 from voservice.config import CommaList, ServiceSettings
+from voservice.sources import SourcePolicy
 
 Approach = Literal["cavern_api_approach", "copy_to_user_area", "symbolic_link"]
 
@@ -45,6 +46,9 @@ class PreparerSettings(ServiceSettings):
 
     preparer_vos_uri: str = Field("vos://opencadc.org~cavern", description="URI of Cavern's root node")
     preparer_home: str = Field("/home", description="Container that holds the users' areas")
+    preparer_sources: CommaList = Field(
+        default_factory=list, description="Base URLs to which the RSE may redirect, besides its root"
+    )
     preparer_path_algorithm: Literal["hash", "identity"] = Field(
         "hash", description="The RSE's deterministic layout"
     )
@@ -96,6 +100,12 @@ class PreparerSettings(ServiceSettings):
     preparer_worker_name: str = Field(
         default_factory=lambda: uuid.uuid4().hex[:12], description="Name of this worker"
     )
+
+    @field_validator("abs_url_rse_root", "preparer_sources")
+    @classmethod
+    def _source(cls, value: str | list[str]) -> str | list[str]:
+        SourcePolicy([value] if isinstance(value, str) else value)
+        return value
 
     @field_validator("cavern_api_url", "abs_url_rse_root", "api_root_path")
     @classmethod

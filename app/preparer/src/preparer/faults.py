@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Literal
 
 import aiohttp
+from voservice.texts import legible
 
 Service = Literal["Cavern", "RSE"]
 
@@ -38,6 +37,7 @@ class TransferError(Exception):
         retry_after: float | None = None,
     ) -> None:
         """Say what happened and whether trying again may help, at the earliest after so many seconds."""
+        detail = legible(detail)
         super().__init__(f"{fault}: {detail}" if detail else fault)
         self.fault = fault
         self.detail = detail or fault
@@ -54,24 +54,18 @@ def is_away(exc: Exception, *, sending: bool = False) -> bool:
     """
     if sending:
         return isinstance(exc, (aiohttp.ClientConnectorError, TimeoutError)) and is_away(exc)
-    return not isinstance(exc, (aiohttp.ClientPayloadError, aiohttp.ClientSSLError, aiohttp.InvalidURL))
+    return not isinstance(
+        exc,
+        (
+            aiohttp.ClientPayloadError,
+            aiohttp.ClientResponseError,
+            aiohttp.ClientSSLError,
+            aiohttp.InvalidURL,
+        ),
+    )
 
 
 def tells_of_outage(detail: str | None) -> bool:
     """Whether the text of another's failed fetch says that the source was away, not what was wrong with the file."""
     # Names of files are no part of what happened.
     return bool(_AWAY.search(_URL.sub("", detail or "")))
-
-
-def seconds_asked(retry_after: str | None) -> float | None:
-    """Seconds that a ``Retry-After`` asks for, given as such or as a date; None without one that can be read."""
-    if not retry_after:
-        return None
-    if retry_after.strip().isdecimal():
-        return float(retry_after)
-    try:
-        moment = parsedate_to_datetime(retry_after)
-    except ValueError:
-        return None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())

@@ -1,4 +1,4 @@
-"""What the Rucio Storage Element says of a file when asked by HTTP."""
+"""What the Rucio Storage Element says of a file when asked by HTTP, and the bytes that it sends."""
 
 from __future__ import annotations
 
@@ -6,72 +6,137 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from email.utils import parsedate_to_datetime
+from typing import Any
 from urllib.parse import quote
 
 import aiohttp
+from voservice.answers import IDENTITY, Representation, Unreadable, seconds_asked
+from voservice.digests import WANT_DIGEST, Stated
+from voservice.sources import RedirectedTooOften, SourcePolicy, SourceRefused, follow
 
-from preparer.faults import AWAY_STATUS, PASSING_STATUS, TransferError, is_away, seconds_asked
+from preparer.config import PreparerSettings
+from preparer.faults import AWAY_STATUS, PASSING_STATUS, TransferError, is_away
 
-# RFC 3230: dCache, StoRM and XRootD tell the checksums that they keep to those who ask.
-WANT_DIGEST = {"Want-Digest": "adler32, md5;q=0.9"}
+CHUNK = 1 << 20
 MISSING = {404, 410}
 
 
 class RseError(Exception):
-    """The storage element does not answer, or not as one that has or has not the file."""
+    """The storage element does not answer, or not as one that has or has not the file; *away* tells which."""
+
+    def __init__(self, detail: str, *, away: bool = False) -> None:
+        """Say what happened."""
+        super().__init__(detail)
+        self.away = away
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file on the RSE: its size in bytes, and when it was changed, where that was asked."""
+    """A file on the RSE: its size in bytes and when it was changed, as far as the RSE tells."""
 
-    size: int
+    size: int | None
     modified: datetime | None = None
 
 
-def url(root: str, path: str) -> str:
-    """URL of the file at *path* below the *root* of the RSE."""
-    return f"{root}/{quote(path)}"
+class Sending:
+    """The RSE's answer with the bytes of a file to come, and what it says of them."""
+
+    def __init__(self, answer: aiohttp.ClientResponse, told: Representation) -> None:
+        """Nothing is read yet."""
+        self._answer = answer
+        self.size = told.length
+        self.stated: Stated = told.stated
+        self.media_type = told.media_type
+        self.encoding = told.encoding
+        self._decoder = told.decoder()
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The file's bytes as they come. Raises `TransferError`."""
+        try:
+            async for chunk in self._answer.content.iter_chunked(CHUNK):
+                for piece in (chunk,) if self._decoder is None else self._decoder.feed(chunk):
+                    yield piece
+        except Unreadable as exc:
+            raise TransferError("TransferFailed", f"the RSE: {exc}") from exc
+        except (aiohttp.ClientError, TimeoutError) as exc:
+            raise unanswered(exc) from exc
+        if self._decoder is not None and not self._decoder.end():
+            raise TransferError("TransferFailed", "the RSE: what it sent coded is not whole", transient=True)
 
 
-async def head(session: aiohttp.ClientSession, source: str) -> Source | None:
-    """Ask for the size of the file behind *source*; None if there is none. Raises `RseError`."""
+class Rse:
+    """One RSE, asked by one session; it is never shown a credential."""
+
+    def __init__(self, settings: PreparerSettings, session: aiohttp.ClientSession) -> None:
+        """Ask below the root of the RSE, and where that redirects to as far as the settings let it."""
+        self._root = settings.abs_url_rse_root
+        self._policy = SourcePolicy([self._root, *settings.preparer_sources])
+        self._session = session
+
+    def url(self, path: str) -> str:
+        """URL of the file at *path* below the root of the RSE."""
+        return f"{self._root}/{quote(path)}"
+
+    async def head(self, source: str) -> Source | None:
+        """Ask for the size of the file behind *source*; None if there is none. Raises `RseError`."""
+        try:
+            async with await self._ask("HEAD", source, {}) as answer:
+                if answer.status in {200, 204} | MISSING | PASSING_STATUS:
+                    return _source(answer, source)
+            # HEAD is not offered, or not allowed: to ask for one byte is.
+            answer = await self._ask("GET", source, {"Range": "bytes=0-0"})
+            try:
+                return _source(answer, source)
+            finally:
+                # Who takes no notice of the range sends all of it.
+                answer.close()
+        except (SourceRefused, RedirectedTooOften) as exc:
+            raise RseError(f"the RSE: {exc}") from exc
+        except (aiohttp.ClientError, TimeoutError) as exc:
+            raise RseError(f"the RSE does not answer: {type(exc).__name__}", away=is_away(exc)) from exc
+
+    @asynccontextmanager
+    async def opened(self, source: str, wanted: int | None = None) -> AsyncIterator[Sending]:
+        """The bytes of the file behind *source*, which is to have *wanted* of them. Raises `TransferError`."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
+        try:
+            async with await self._ask("GET", source, WANT_DIGEST, timeout=timeout) as answer:
+                if answer.status in MISSING:
+                    raise TransferError("SourceNotFound", f"{source} does not exist on the RSE")
+                if answer.status not in (200, 204):
+                    raise TransferError(
+                        "TransferFailed",
+                        f"the RSE answered {answer.status}",
+                        transient=answer.status in PASSING_STATUS,
+                        away="RSE" if answer.status in AWAY_STATUS else None,
+                        retry_after=seconds_asked(answer.headers.get("Retry-After")),
+                    )
+                yield Sending(answer, Representation.of(answer.status, answer.headers, source, wanted=wanted))
+        except SourceRefused as exc:
+            raise TransferError("InvalidArgument", str(exc)) from exc
+        except (RedirectedTooOften, Unreadable) as exc:
+            raise TransferError("TransferFailed", f"the RSE: {exc}") from exc
+        except (aiohttp.ClientError, TimeoutError) as exc:
+            raise unanswered(exc) from exc
+
+    async def _ask(
+        self, method: str, source: str, headers: dict[str, str], **options: Any
+    ) -> aiohttp.ClientResponse:
+        url = self._policy.check(source)
+        return await follow(self._session, method, url, self._policy, IDENTITY | headers, **options)
+
+
+def _source(answer: aiohttp.ClientResponse, source: str) -> Source | None:
+    if answer.status in MISSING:
+        return None
+    # 416: it has no first byte.
+    if answer.status not in (200, 204, 206, 416):
+        raise RseError(f"the RSE answered {answer.status}", away=answer.status in AWAY_STATUS)
     try:
-        async with session.head(source) as answer:
-            if answer.status in MISSING:
-                return None
-            if answer.status != 200:
-                raise RseError(f"the RSE answered {answer.status}")
-            modified = answer.headers.get("Last-Modified")
-            return Source(
-                int(answer.headers.get("Content-Length", 0)),
-                parsedate_to_datetime(modified) if modified else None,
-            )
-    except (aiohttp.ClientError, TimeoutError, ValueError) as exc:
-        raise RseError(f"the RSE does not answer: {type(exc).__name__}") from exc
-
-
-@asynccontextmanager
-async def opened(session: aiohttp.ClientSession, source: str) -> AsyncIterator[aiohttp.ClientResponse]:
-    """The RSE's answer with the bytes of the file behind *source* to come. Raises `TransferError`."""
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
-    headers = {"Accept-Encoding": "identity", **WANT_DIGEST}
-    try:
-        async with session.get(source, timeout=timeout, allow_redirects=False, headers=headers) as answer:
-            if answer.status in MISSING:
-                raise TransferError("SourceNotFound", f"{source} does not exist on the RSE")
-            if answer.status != 200:
-                raise TransferError(
-                    "TransferFailed",
-                    f"the RSE answered {answer.status}",
-                    transient=answer.status in PASSING_STATUS,
-                    away="RSE" if answer.status in AWAY_STATUS else None,
-                    retry_after=seconds_asked(answer.headers.get("Retry-After")),
-                )
-            yield answer
-    except (aiohttp.ClientError, TimeoutError) as exc:
-        raise unanswered(exc) from exc
+        told = Representation.of(answer.status, answer.headers, source)
+    except Unreadable:
+        return Source(None)
+    return Source(told.length, told.modified)
 
 
 def unanswered(exc: Exception) -> TransferError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import re
 from collections.abc import Mapping
@@ -77,6 +76,6 @@ def stated(headers: Mapping[str, str]) -> Stated:
 def _base64_md5(text: str) -> str | None:
     try:
         raw = base64.b64decode(text, validate=True)
-    except binascii.Error:
+    except ValueError:
         return None
     return raw.hex() if len(raw) == 16 else None

@@ -13,6 +13,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 from voservice import database
 from voservice.database import LiveConnection
+from voservice.sources import SourcePolicy
 
 from vospace.bulk.handlers import KIND as BULK
 from vospace.bulk.handlers import BulkHandlers
@@ -33,7 +34,6 @@ from vospace.transfers.fetcher import Fetcher, FetchLimits, open_session
 from vospace.transfers.negotiation import Negotiator
 from vospace.transfers.runner import TransferRunner
 from vospace.transfers.sender import Sender
-from vospace.transfers.sources import SourcePolicy
 from vospace.uws.executor import Executor, Pool
 from vospace.uws.model import Job, Limits
 from vospace.uws.notices import Notices

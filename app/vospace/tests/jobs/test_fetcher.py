@@ -11,11 +11,11 @@ from dataclasses import replace
 
 import aiohttp
 import pytest
+from voservice.sources import SourcePolicy, SourceRefused
 from vospace.transfers.errors import FetchFailed
 from vospace.transfers.expected import Expected, adler32_hex, md5_hex
 from vospace.transfers.fetcher import Fetcher, FetchLimits, open_session
 from vospace.transfers.sinks import FileSink, MemorySink
-from vospace.transfers.sources import SourcePolicy, SourceRefused
 
 BODY = bytes(range(256)) * 20_000
 MD5 = hashlib.md5(BODY, usedforsecurity=False).hexdigest()

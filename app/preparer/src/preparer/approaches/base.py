@@ -151,6 +151,11 @@ async def until_final(
                 await job.retried([outcome])
                 await patience.pause(delay(settings, tries, exc.retry_after))
                 continue
+        except StagingError:
+            raise
+        except Exception as exc:  # no other file's trouble
+            logger.exception("Staging %s failed unexpectedly", file.target)
+            outcome = Outcome(file.number, FileState.FAILED, fault="InternalFault", detail=type(exc).__name__)
         if outcome.state == FileState.PRESENT:
             patience.answered("Cavern")
         else:

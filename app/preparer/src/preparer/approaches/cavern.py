@@ -12,7 +12,7 @@ from functools import partial
 
 import aiohttp
 from voservice.auth import AuthenticationError, ClientCredentials
-from voservice.digests import Digester, stated
+from voservice.digests import Digester
 
 from preparer.approaches.base import (
     Approach,
@@ -24,13 +24,21 @@ from preparer.approaches.base import (
     until_final,
 )
 from preparer.approaches.bulk import BulkPull
-from preparer.cavern import ADLER32, CORE, LENGTH, Cavern, CavernError, Node, PullNotImplemented, Row
+from preparer.cavern import (
+    ADLER32,
+    CORE,
+    ENCODING,
+    LENGTH,
+    Cavern,
+    CavernError,
+    Node,
+    PullNotImplemented,
+    Row,
+)
 from preparer.config import PreparerSettings
 from preparer.faults import TransferError
 from preparer.ledger import File, FileState, Outcome, Task
-from preparer.rse import RseError, head, opened, unanswered, url
-
-CHUNK = 1 << 20
+from preparer.rse import Rse, RseError, Sending
 
 
 class CavernApproach(Approach):
@@ -46,7 +54,7 @@ class CavernApproach(Approach):
         """Use *cavern*; *credentials* are the administrator's, for users' areas that do not exist yet."""
         self.settings = settings
         self.cavern = cavern
-        self.session = session
+        self.rse = Rse(settings, session)
         self.credentials = credentials
         self.bulk = BulkPull(settings, cavern, self.row)
 
@@ -119,8 +127,8 @@ class CavernApproach(Approach):
                 if job.cancelled.is_set():
                     return 0
                 with suppress(RseError):
-                    found = await head(self.session, self.row(file).source)
-                    return found.size if found else 0
+                    found = await self.rse.head(self.row(file).source)
+                    return (found and found.size) or 0
             return 0
 
         return await asyncio.gather(*map(size, files))
@@ -139,8 +147,7 @@ class CavernApproach(Approach):
 
     def row(self, file: File) -> Row:
         """What is asked of Cavern for one file."""
-        source = url(self.settings.abs_url_rse_root, file.path)
-        return Row(source, self.cavern.uri(file.target), file.size, file.md5, file.adler32)
+        return Row(self.rse.url(file.path), self.cavern.uri(file.target), file.size, file.md5, file.adler32)
 
     # -- staging ---------------------------------------------------------------------------------------------
 
@@ -235,13 +242,15 @@ class CavernApproach(Approach):
         # The same name at each try: one that a killed worker left is overwritten by the next.
         start = name.encode()[:200].decode(errors="ignore")
         temporary = f"{directory}/.{start}.{job.task.id.hex[:8]}-{file.number}.part"
-        async with opened(self.session, self.row(file).source) as answer:
+        async with self.rse.opened(self.row(file).source, file.size) as sending:
             # Whatever Cavern does now: it is there.
             job.patience(self.settings).answered("RSE")
             try:
-                measured = await self._stream(job, answer, temporary)
-                _compare_stated(answer, measured)
+                measured = await self._stream(job, sending, temporary)
+                _compare_stated(sending, measured)
                 _compare(file, measured.size, measured.md5, measured.adler32)
+                if sending.encoding is not None:
+                    await self.cavern.update(temporary, {ENCODING: sending.encoding}, job.token)
                 await self._make_room(file, job.token)
                 await self.cavern.move(temporary, file.target, job.token)
             except BaseException:
@@ -249,26 +258,26 @@ class CavernApproach(Approach):
                 raise
         return Outcome(file.number, FileState.STAGED, measured.size, measured.md5, measured.adler32)
 
-    async def _stream(self, job: Job, answer: aiohttp.ClientResponse, target: str) -> Digester:
-        """Write the RSE's *answer* to *target* as it comes; raises ``TransferError`` where not all of it arrives."""
+    async def _stream(self, job: Job, sending: Sending, target: str) -> Digester:
+        """Write what the RSE is *sending* to *target*; raises ``TransferError`` where not all of it arrives."""
         measured = Digester()
         broken: TransferError | None = None
 
         async def chunks() -> AsyncIterator[bytes]:
             nonlocal broken
             try:
-                async for chunk in answer.content.iter_chunked(CHUNK):
+                async for chunk in sending.chunks():
                     if job.cancelled.is_set():
                         raise CavernError("Cancelled", "Cancelled while it was relayed")
                     await asyncio.to_thread(measured.update, chunk)
                     yield chunk
-            except (aiohttp.ClientError, TimeoutError) as exc:
-                broken = unanswered(exc)
+            except TransferError as exc:
+                broken = exc
                 raise
 
-        size = answer.content_length
+        size = sending.size
         try:
-            stored = await self.cavern.put(target, chunks(), size, job.token)
+            stored = await self.cavern.put(target, chunks(), size, job.token, sending.media_type)
         except CavernError as exc:
             if broken is not None:
                 # A request whose body breaks off fails as if it were Cavern's fault.
@@ -329,10 +338,10 @@ class CavernApproach(Approach):
         return not file.found_md5 or md5 == file.found_md5
 
 
-def _compare_stated(answer: aiohttp.ClientResponse, measured: Digester) -> None:
+def _compare_stated(sending: Sending, measured: Digester) -> None:
     """Raise ``CavernError`` where bytes have another checksum than the RSE states of them."""
     for name, of_rse, found in zip(
-        ("md5", "adler32"), stated(answer.headers), (measured.md5, measured.adler32), strict=True
+        ("md5", "adler32"), sending.stated, (measured.md5, measured.adler32), strict=True
     ):
         if of_rse is not None and of_rse != found:
             raise CavernError("ChecksumMismatch", f"{name} is {found}, the RSE says {of_rse}", transient=True)

@@ -224,6 +224,8 @@ class Commands:
             )
             for did in estimate.missing:
                 self.say(f"missing    {did}")
+            for did in estimate.unknown:
+                self.say(f"no size    {did}")
         return Exit.FAILED if estimate.missing or estimate.fits is False else Exit.DONE
 
     def token(self) -> Exit:

@@ -179,13 +179,15 @@ class Estimate:
     """What a request would cost.
 
     *bytes* and *seconds* are those still to go, *present* counts the files in place already, *missing* has the DIDs
-    that the RSE does not hold, and *quota_left* is the room in the user's area; None where unlimited.
+    that the RSE does not hold, *unknown* those whose size it does not tell, which *bytes* is without, and *quota_left*
+    is the room in the user's area; None where unlimited.
     """
 
     files: int
     bytes: int | None
     present: int
     missing: tuple[str, ...]
+    unknown: tuple[str, ...]
     quota_left: int | None
     seconds: float | None
     raw: Mapping[str, Any] = field(repr=False, compare=False)
@@ -199,6 +201,7 @@ class Estimate:
             bytes=get("bytes"),
             present=int(get("present") or 0),
             missing=tuple(get("missing") or ()),
+            unknown=tuple(get("unknown") or ()),
             quota_left=get("quota_left"),
             seconds=get("seconds"),
             raw=document,
@@ -209,4 +212,6 @@ class Estimate:
         """Whether there is room for it; None if that is not known."""
         if self.quota_left is None or self.bytes is None:
             return None
-        return self.bytes <= self.quota_left
+        if self.bytes > self.quota_left:
+            return False
+        return None if self.unknown else True

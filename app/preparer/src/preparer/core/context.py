@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-import aiohttp
 from fastapi import Request
 from voservice.auth import (
     AuthenticationError,
@@ -26,6 +25,7 @@ from preparer.config import PreparerSettings
 from preparer.core.outbox import Outbox
 from preparer.credentials import Vault
 from preparer.ledger import Ledger
+from preparer.rse import Rse
 
 HOW = "Send a token of {issuer}: Authorization: Bearer <token>"
 
@@ -40,8 +40,8 @@ class Context:
     verifier: TokenVerifier
     credentials: ClientCredentials | None
     outbox: Outbox
-    session: aiohttp.ClientSession
     cavern: Cavern
+    rse: Rse
     recent: dict[str, deque[float]] = field(default_factory=lambda: defaultdict(deque))
     # By the digest of a caller's token: when it was exchanged, for what, and when that ends.
     exchanged: dict[bytes, tuple[float, str, datetime | None]] = field(default_factory=dict)

@@ -12,7 +12,7 @@ from voservice.problems import Unavailable
 from preparer.cavern import ADLER32, DATE, LENGTH, MD5, CavernError, Node
 from preparer.core.context import Caller, Context
 from preparer.ledger import NewFile
-from preparer.rse import RseError, Source, head, url
+from preparer.rse import RseError, Source
 
 CONCURRENCY = 32
 # Of coordinate descent, which needs few for three costs.
@@ -20,7 +20,10 @@ ROUNDS = 50
 
 
 async def estimate(shared: Context, who: Caller, files: Sequence[NewFile]) -> dict[str, Any]:
-    """Count files, bytes still to stage, files in place already, files missing on the RSE, room left, and seconds."""
+    """Count files, bytes still to stage, files in place already, files missing on the RSE, room left, and seconds.
+
+    Files whose size the RSE does not tell are named; the bytes are those of the others, and no time is foretold.
+    """
     try:
         staged = await _staged(shared, who, files)
         quota_left = await _quota_left(shared, who)
@@ -34,23 +37,28 @@ async def estimate(shared: Context, who: Caller, files: Sequence[NewFile]) -> di
             return Source(file.size)
         async with limit:
             try:
-                return await head(shared.session, url(shared.settings.abs_url_rse_root, file.path))
+                return await shared.rse.head(shared.rse.url(file.path))
             except RseError as exc:
-                raise Unavailable(f"{file.did}: {exc}") from exc
+                if exc.away:
+                    raise Unavailable(f"{file.did}: {exc}") from exc
+                return Source(file.size)
 
     sources = await asyncio.gather(*(source(file) for file in files))
     missing = [file.did for file, found in zip(files, sources, strict=True) if found is None]
     wanted = [
-        found.size
+        (file, found.size)
         for file, found in zip(files, sources, strict=True)
         if found is not None and not in_place(file, found, staged.get(file.target))
     ]
-    seconds = predict(await shared.ledger.history(), len(wanted), sum(wanted))
+    unknown = [file.did for file, size in wanted if size is None]
+    total = sum(size or 0 for _, size in wanted)
+    seconds = None if unknown else predict(await shared.ledger.history(), len(wanted), total)
     return {
         "files": len(files),
-        "bytes": sum(wanted),
+        "bytes": total,
         "present": len(files) - len(missing) - len(wanted),
         "missing": missing,
+        "unknown": unknown,
         "quota_left": quota_left,
         "seconds": None if seconds is None else round(seconds, 1),
     }
@@ -82,7 +90,9 @@ def in_place(file: NewFile, source: Source, node: Node | None) -> bool:
 
     That is told by the checksums, or where none is known by the size and by the source not being newer.
     """
-    if node is None or node.kind != "DataNode" or node.number(LENGTH) != source.size:
+    if node is None or node.kind != "DataNode":
+        return False
+    if source.size is not None and node.number(LENGTH) != source.size:
         return False
     if file.md5 or file.adler32:
         pairs = ((file.md5, MD5), (file.adler32, ADLER32))
@@ -92,7 +102,7 @@ def in_place(file: NewFile, source: Source, node: Node | None) -> bool:
     except ValueError:
         return False
     written = written if written.tzinfo else written.replace(tzinfo=UTC)
-    return source.modified is not None and source.modified <= written
+    return source.size is not None and source.modified is not None and source.modified <= written
 
 
 async def _staged(shared: Context, who: Caller, files: Sequence[NewFile]) -> dict[str, Node]:

@@ -25,6 +25,7 @@ from preparer.core.context import Context, context
 from preparer.core.outbox import Outbox
 from preparer.credentials import Vault
 from preparer.ledger import Ledger, TaskState
+from preparer.rse import Rse
 
 TASKS = Gauge("prepare_data_tasks", "Tasks by state", ["state"])
 OLDEST = Gauge("prepare_data_oldest_seconds", "Age of the oldest unfinished task")
@@ -37,7 +38,9 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     engine = database.engine(settings, pool_size=20)
     ledger = Ledger(engine)
     async with (
-        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session,
+        aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=30), cookie_jar=aiohttp.DummyCookieJar()
+        ) as session,
         httpx.AsyncClient(timeout=15) as client,
     ):
         secret = settings.service_client_secret.get_secret_value()
@@ -53,8 +56,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
                 else None
             ),
             outbox=outbox,
-            session=session,
             cavern=Cavern(settings.cavern_api_url, settings.preparer_vos_uri, session),
+            rse=Rse(settings, session),
         )
         publishing = asyncio.create_task(outbox.run())
         yield

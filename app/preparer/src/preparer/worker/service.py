@@ -120,7 +120,9 @@ class Worker:
         )
         async with (
             aiohttp.ClientSession(
-                connector=connector, timeout=aiohttp.ClientTimeout(total=120, sock_connect=10)
+                connector=connector,
+                timeout=aiohttp.ClientTimeout(total=120, sock_connect=10),
+                cookie_jar=aiohttp.DummyCookieJar(),
             ) as session,
             httpx.AsyncClient(timeout=20) as client,
         ):

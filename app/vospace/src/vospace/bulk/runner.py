@@ -33,7 +33,6 @@ from vospace.config import Settings
 from vospace.models.caller import Caller
 from vospace.models.errors import Fault
 from vospace.services.space import Space, Upload
-from vospace.storage import attributes
 from vospace.storage.system_calls import sync_file_system
 from vospace.transfers.commit import uninterrupted
 from vospace.transfers.errors import FetchFailed
@@ -230,7 +229,7 @@ class _Pull:
                     else None
                 )
                 fetched = await self._fetcher.fetch(target.row.source, sink, target.row.expected, room)
-            except (FetchFailed, Fault) as error:
+            except Exception as error:
                 await sink.close()
                 target.close()
                 await self._arrivals.put(_unfetched(target, error))
@@ -306,10 +305,10 @@ class _Pull:
                 upload = self._stage_one(item)
                 batch.staged.append((item, upload))
                 batch.stamps[item.target.row.index] = upload.stamp
-            except (Fault, FetchFailed) as error:
-                batch.done.append(_unfetched(item.target, error))
             except OSError as error:
                 batch.done.append(_unfetched(item.target, storage_failure(error)))
+            except Exception as error:
+                batch.done.append(_unfetched(item.target, error))
         if len(batch.staged) == 1:  # what others are writing meanwhile is not waited for
             os.fsync(batch.staged[0][1].descriptor)
         elif batch.staged:
@@ -330,11 +329,7 @@ class _Pull:
             view = memoryview(item.sink.data)
             while view:
                 view = view[os.write(upload.descriptor, view) :]
-        fetched = item.fetched
-        properties = {attributes.MD5: fetched.md5, attributes.ADLER32: fetched.adler32}
-        if fetched.content_type and fetched.content_type != "application/octet-stream":
-            properties[attributes.TYPE] = fetched.content_type
-        upload.prepare(properties, sync=False)
+        upload.prepare(item.fetched.properties(), sync=False)
         return upload
 
     def _place(self, batch: Batch) -> None:
@@ -360,9 +355,13 @@ def _finished(item: Arrived, state: RowState) -> Finished:
     return Finished(target.row.index, state, target.started, fetched.length, fetched.md5, fetched.adler32)
 
 
-def _unfetched(target: Target, error: FetchFailed | Fault) -> Finished:
+def _unfetched(target: Target, error: Exception) -> Finished:
+    """How a row ends over an error, whatever it is: it is no other row's."""
     if isinstance(error, Fault):
         return failed(target.row, target.started, error)
+    if not isinstance(error, FetchFailed):
+        logger.error("row %d of a bulk pull failed unexpectedly", target.row.index, exc_info=error)
+        error = FetchFailed("InternalFault", f"{target.row.target}: {type(error).__name__}")
     return Finished(
         target.row.index,
         RowState.ERROR,

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from voservice import database
+from voservice.texts import legible
 
 from vospace.bulk.model import Finished, Line, Row, RowState, moment
 from vospace.bulk.request import RowValues
@@ -126,7 +127,7 @@ class RowStore:
             "md5": [f.md5 for f in done],
             "adler32": [f.adler32 for f in done],
             "faults": [f.fault for f in done],
-            "details": [None if f.detail is None else f.detail.replace("\x00", "")[:2000] for f in done],
+            "details": [None if f.detail is None else legible(f.detail)[:2000] for f in done],
             "transient": [f.transient for f in done],
             "started": [moment(f.started) for f in done],
             "ended": [moment(f.ended) for f in done],

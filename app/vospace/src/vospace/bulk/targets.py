@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -18,6 +19,7 @@ from vospace.storage import attributes
 from vospace.storage.tree import Kind, Status
 from vospace.transfers.fetcher import Fetched
 
+logger = logging.getLogger(__name__)
 MAX_OPEN = 256
 MAX_AGE = 5.0
 """Seconds after which a container's permissions are looked at again."""
@@ -101,6 +103,10 @@ class Targets:
             return Finished(
                 row.index, RowState.ERROR, started, fault="InternalFault", detail=detail, transient=True
             )
+        except Exception as error:  # no other row's trouble
+            logger.exception("row %d of a bulk pull cannot be judged", row.index)
+            detail = f"{row.target}: {type(error).__name__}"
+            return Finished(row.index, RowState.ERROR, started, fault="InternalFault", detail=detail)
 
     def _find(self, row: Row, started: float) -> Target | Finished:
         path = self._space.naming.path(row.target)

@@ -1,9 +1,10 @@
 """Fetching one file from an HTTP source, whole or not at all.
 
-The fetcher asks for the bytes as they are stored (no content coding), follows redirects only where the source policy
-lets it, and repeats what failed for a passing reason. A repetition resumes behind the bytes already had, by `Range`, if
-the source gave a validator that `If-Range` may carry (RFC 9110 section 13.1.5); otherwise it starts over. Length and
-checksums that the source or the caller stated are compared before the sink is told that all is there.
+The fetcher asks for the bytes as they are stored (no content coding; what comes coded all the same is decoded, unless
+the file is such a one itself), follows redirects only where the source policy lets it, and repeats what failed for a
+passing reason. A repetition resumes behind the bytes already had, by `Range`, if the source gave a validator that
+`If-Range` may carry (RFC 9110 section 13.1.5); otherwise it starts over. Length and checksums that the source or the
+caller stated are compared before the sink is told that all is there.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import aiohttp
-from voservice.digests import WANT_DIGEST, stated
+from voservice.answers import IDENTITY, Decoder, Representation, Unreadable, seconds_asked, total_of_range
+from voservice.digests import WANT_DIGEST
+from voservice.sources import RedirectedTooOften, SourcePolicy, SourceRefused, follow
 from yarl import URL
 
+from vospace.storage import attributes
 from vospace.transfers.errors import FetchFailed
 from vospace.transfers.expected import Expected
-from vospace.transfers.sources import SourcePolicy, SourceRefused
 
 logger = logging.getLogger(__name__)
 
-MAX_REDIRECTS = 5
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_START_OF_RANGE = re.compile(r"bytes ([0-9]{1,18})-")
 
 
 class Sink(Protocol):
@@ -68,12 +69,23 @@ class FetchLimits:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What arrived: length in bytes, lower-case hex checksums, the source's content type if it named one."""
+    """What arrived: length in bytes, lower-case hex checksums, and the source's content type if it named one; the
+    encoding of a file that is coded itself."""
 
     length: int
     md5: str
     adler32: str
-    content_type: str | None
+    content_type: str | None = None
+    encoding: str | None = None
+
+    def properties(self) -> dict[str, str]:
+        """What a node is to say of these bytes."""
+        found = {attributes.MD5: self.md5, attributes.ADLER32: self.adler32}
+        if self.content_type and self.content_type != "application/octet-stream":
+            found[attributes.TYPE] = self.content_type
+        if self.encoding:
+            found[attributes.ENCODING] = self.encoding
+        return found
 
 
 class _Retry(Exception):
@@ -94,7 +106,7 @@ def open_session(limits: FetchLimits, connections: int) -> aiohttp.ClientSession
         ),
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"Accept-Encoding": "identity", "User-Agent": "vospace", **WANT_DIGEST},
+        headers={"User-Agent": "vospace", **IDENTITY, **WANT_DIGEST},
         read_bufsize=1 << 20,
     )
 
@@ -122,6 +134,8 @@ class Fetcher:
                 return await attempt.run()
             except SourceRefused as error:
                 raise FetchFailed("InvalidArgument", str(error)) from error
+            except (RedirectedTooOften, Unreadable) as error:
+                raise FetchFailed("TransferFailed", f"{_show(source)}: {error}") from error
             except _Retry as retry:
                 problem, after = str(retry), retry.after
                 if retry.start_over:
@@ -165,26 +179,28 @@ class _Attempt:
         self._sink = sink
         self._expected = expected
         self._room = room
+        self._forget()
+
+    def _forget(self) -> None:
         self._stated = Expected()
-        self._validator: str | None = None
+        self._told = Representation()
+        self._decoder: Decoder | None = None
         self._resumed = False
-        self._content_type: str | None = None
 
     async def start_over(self) -> None:
         await self._sink.restart()
-        self._stated = Expected()
-        self._validator = None
-        self._resumed = False
+        self._forget()
 
     async def run(self) -> Fetched:
         if self._stated.length is not None and self._sink.length == self._stated.length:
             return await self._verify()  # broke behind the last byte
-        if self._sink.length and self._validator is None:
+        validator = self._told.validator
+        if self._sink.length and validator is None:
             await self.start_over()
         headers = {}
-        if self._sink.length and self._validator is not None:
-            headers = {"Range": f"bytes={self._sink.length}-", "If-Range": self._validator}
-        response = await self._request(headers)
+        if self._sink.length and validator is not None:
+            headers = {"Range": f"bytes={self._sink.length}-", "If-Range": validator}
+        response = await follow(self._session, "GET", self._source, self._policy, headers)
         try:
             await self._accept(response)
             await self._read(response)
@@ -194,24 +210,13 @@ class _Attempt:
         response.release()
         return await self._verify()
 
-    async def _request(self, headers: dict[str, str]) -> aiohttp.ClientResponse:
-        url = self._source
-        for _ in range(MAX_REDIRECTS + 1):
-            response = await self._session.get(url, headers=headers, allow_redirects=False)
-            location = response.headers.get("Location")
-            if response.status not in _REDIRECTS or location is None:
-                return response
-            response.close()
-            url = self._policy.redirect(url, location)
-        raise FetchFailed("TransferFailed", f"{_show(self._source)}: more than {MAX_REDIRECTS} redirects")
-
     async def _accept(self, response: aiohttp.ClientResponse) -> None:
         """Judge status and headers; afterwards what is read belongs behind the bytes the sink has."""
         status = response.status
-        if status == 200:
+        if status in (200, 204):
             if self._sink.length:
                 await self.start_over()
-            self._take_statements(response, response.content_length)
+            self._take_statements(response)
         elif status == 206 and self._sink.length:
             self._resume(response)
         elif status == 416 and self._sink.length:
@@ -219,24 +224,26 @@ class _Attempt:
         elif status in (404, 410):
             raise FetchFailed("SourceNotFound", f"{_show(self._source)}: {status} {response.reason}")
         elif status in PASSING_STATUS:
-            raise _Retry(f"source answered {status} {response.reason}", _retry_after(response))
+            after = seconds_asked(response.headers.get("Retry-After")) or 0.0
+            raise _Retry(f"source answered {status} {response.reason}", after)
         else:
             raise FetchFailed(
                 "TransferFailed", f"{_show(self._source)}: source answered {status} {response.reason}"
             )
         self._check_announced()
 
-    def _take_statements(self, response: aiohttp.ClientResponse, length: int | None) -> None:
-        digests = stated(response.headers)
-        self._stated = Expected(length, digests.md5, digests.adler32)
-        self._validator = _validator(response)
-        self._content_type = response.headers.get("Content-Type")
+    def _take_statements(self, response: aiohttp.ClientResponse) -> None:
+        told = Representation.of(
+            response.status, response.headers, self._source.path, wanted=self._expected.length
+        )
+        self._told, self._decoder = told, told.decoder()
+        self._stated = Expected(told.length, told.stated.md5, told.stated.adler32)
 
     def _resume(self, response: aiohttp.ClientResponse) -> None:
-        match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        match = _START_OF_RANGE.match(response.headers.get("Content-Range", ""))
         if match is None or int(match[1]) != self._sink.length:
             raise _Retry("the source sent another range than asked", start_over=True)
-        total = None if match[3] == "*" else int(match[3])
+        total = total_of_range(response.headers)
         if self._stated.length is not None and total is not None and total != self._stated.length:
             raise _Retry("the file changed at the source", start_over=True)
         self._resumed = True
@@ -263,15 +270,21 @@ class _Attempt:
     async def _read(self, response: aiohttp.ClientResponse) -> None:
         try:
             async for data, _ in response.content.iter_chunks():
-                await self._sink.write(data)
-                if self._expected.length is not None and self._sink.length > self._expected.length:
-                    raise FetchFailed(
-                        "SizeMismatch",
-                        f"{_show(self._source)} has more than the expected {self._expected.length} bytes",
-                    )
-                self._check_size(self._sink.length)
+                for piece in (data,) if self._decoder is None else self._decoder.feed(data):
+                    await self._write(piece)
         finally:
             await self._sink.flush()
+        if self._decoder is not None and not self._decoder.end():
+            raise _Retry("what the source sent coded is not whole")
+
+    async def _write(self, data: bytes) -> None:
+        await self._sink.write(data)
+        if self._expected.length is not None and self._sink.length > self._expected.length:
+            raise FetchFailed(
+                "SizeMismatch",
+                f"{_show(self._source)} has more than the expected {self._expected.length} bytes",
+            )
+        self._check_size(self._sink.length)
 
     async def _verify(self) -> Fetched:
         sink = self._sink
@@ -285,20 +298,7 @@ class _Attempt:
                 raise _Retry(f"{problem} ({whose})", start_over=True)
             fault = "SizeMismatch" if problem.startswith("length") else "ChecksumMismatch"
             raise FetchFailed(fault, f"{_show(self._source)}: {problem} ({whose})")
-        return Fetched(sink.length, sink.md5, sink.adler32, self._content_type)
-
-
-def _validator(response: aiohttp.ClientResponse) -> str | None:
-    """What `If-Range` may carry: a strong entity tag, else the time of the last change."""
-    tag = response.headers.get("ETag")
-    if tag is not None and not tag.startswith("W/"):
-        return tag
-    return response.headers.get("Last-Modified") if tag is None else None
-
-
-def _retry_after(response: aiohttp.ClientResponse) -> float:
-    value = response.headers.get("Retry-After", "")
-    return float(value) if value.isdigit() else 0.0
+        return Fetched(sink.length, sink.md5, sink.adler32, self._told.media_type, self._told.encoding)
 
 
 def _show(url: URL) -> str:

@@ -14,7 +14,6 @@ from vospace.models.errors import Fault, InvalidArgument, ProtocolNotSupported
 from vospace.models.sizes import byte_count
 from vospace.models.uri import Path
 from vospace.services.space import Space
-from vospace.storage import attributes
 from vospace.transfers.commit import move, place
 from vospace.transfers.copying import Copier
 from vospace.transfers.documents import (
@@ -44,7 +43,6 @@ from vospace.uws.model import ExecutionPhase, Outcome, Result
 _GET = frozenset({f"{CORE}httpget", f"{CORE}httpsget", f"{CORE}httpput", f"{CORE}httpsput"})
 """The standard's own example of a pull names `httpput`; there the service does a GET all the same."""
 _PUT = frozenset({f"{CORE}httpput", f"{CORE}httpsput"})
-_MEANINGLESS_TYPES = (None, "", "application/octet-stream")
 
 
 class TransferRunner:
@@ -112,10 +110,7 @@ class TransferRunner:
             if expected.length is not None:
                 await asyncio.to_thread(upload.check_room, expected.length)
             fetched = await self._fetch_any(protocols, sink, expected, upload.room)
-            properties = {attributes.MD5: fetched.md5, attributes.ADLER32: fetched.adler32}
-            if fetched.content_type not in _MEANINGLESS_TYPES:
-                properties[attributes.TYPE] = fetched.content_type or ""
-            await asyncio.to_thread(upload.prepare, properties)
+            await asyncio.to_thread(upload.prepare, fetched.properties())
             results = (*self._details(run), self.data_node(upload.path))
             await place(run, upload, Outcome(results=results))
         finally:

@@ -9,12 +9,13 @@ import os
 from collections.abc import AsyncIterator
 
 import aiohttp
+from voservice.answers import field_value
+from voservice.sources import SourcePolicy, SourceRefused
 
 from vospace.services.space import OpenFile
 from vospace.storage import attributes
 from vospace.transfers.errors import FetchFailed
 from vospace.transfers.fetcher import PASSING_STATUS, FetchLimits
-from vospace.transfers.sources import SourcePolicy, SourceRefused
 
 logger = logging.getLogger(__name__)
 BLOCK = 1 << 20
@@ -38,8 +39,10 @@ class Sender:
         headers = {"Content-Length": str(size)}
         if (md5 := opened.properties.get(attributes.MD5)) is not None:
             headers["Digest"] = "md5=" + base64.b64encode(bytes.fromhex(md5)).decode()
-        if (kind := opened.properties.get(attributes.TYPE)) is not None:
+        if (kind := field_value(opened.properties.get(attributes.TYPE))) is not None:
             headers["Content-Type"] = kind
+        if (encoding := field_value(opened.properties.get(attributes.ENCODING))) is not None:
+            headers["Content-Encoding"] = encoding
         for attempt in range(1, self._limits.attempts + 1):
             try:
                 async with self._session.put(

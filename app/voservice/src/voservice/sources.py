@@ -1,4 +1,4 @@
-"""Which URLs the service may fetch from or send to: nothing but what is configured.
+"""Which URLs a service may fetch from or send to, and where it follows redirects: nothing but what is configured.
 
 A request to a URL that a user chose is a request made with the service's place in the network. So a URL must lie below
 one of the configured base URLs, compared by scheme, host, port and whole path segments, after decoding.
@@ -6,15 +6,26 @@ one of the configured base URLs, compared by scheme, host, port and whole path s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from urllib.parse import unquote
+from typing import Any
+from urllib.parse import quote, unquote
 
+import aiohttp
 from yarl import URL
+
+MAX_REDIRECTS = 5
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+# What stands in a URL as it is; all else that a server writes into Location is percent-encoded, as browsers do.
+_PLAIN = "!\"#$%&'()*+,/:;<=>?@[\\]^`{|}~"
 
 
 class SourceRefused(ValueError):
     """The URL is malformed or outside the configured bases; the text says which and is safe to show."""
+
+
+class RedirectedTooOften(Exception):
+    """A source redirects in a circle, or on and on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +40,16 @@ class SourcePolicy:
     """The configured bases, such as `http://rse-web:80/rse/deterministic`."""
 
     def __init__(self, bases: Iterable[str]) -> None:
-        """Raises SourceRefused for a base that is no plain http or https URL."""
+        """Read the bases. Raises SourceRefused for a base that is no plain http or https URL."""
         self._bases = tuple(_Base(*_parts(base)) for base in bases)
 
     @property
     def empty(self) -> bool:
+        """Whether nothing may be fetched."""
         return not self._bases
 
     def check(self, url: str) -> URL:
-        """The URL, ready for a request. Raises SourceRefused."""
+        """Return the URL, ready for a request. Raises SourceRefused."""
         scheme, host, port, segments = _parts(url)
         for base in self._bases:
             if (scheme, host, port) == (base.scheme, base.host, base.port) and (
@@ -47,14 +59,42 @@ class SourcePolicy:
         raise SourceRefused(f"{_show(url)} is not below a source URL that this service is configured to use")
 
     def redirect(self, current: URL, location: str) -> URL:
-        """Where a redirect leads. Raises SourceRefused if that is elsewhere, or from https to http."""
+        """Return where a redirect leads. Raises SourceRefused if that is elsewhere, or from https to http."""
         try:
-            target = current.join(URL(location, encoded=True))
+            plain = quote(location.encode("utf-8", "surrogateescape"), safe=_PLAIN)
+            target = current.join(URL(plain, encoded=True))
         except ValueError as error:
             raise SourceRefused(f"malformed redirect of {_show(str(current))}") from error
         if current.scheme == "https" and target.scheme != "https":
             raise SourceRefused(f"redirect of {_show(str(current))} from https to http")
         return self.check(str(target))
+
+
+async def follow(
+    session: aiohttp.ClientSession,
+    method: str,
+    source: URL,
+    policy: SourcePolicy,
+    headers: Mapping[str, str],
+    **options: Any,
+) -> aiohttp.ClientResponse:
+    """Ask a source, and where it redirects to, as far as the policy lets it; nothing in the answer is decoded.
+
+    Raises SourceRefused, RedirectedTooOften, and what the session raises.
+    """
+    url, seen = source, {source}
+    while True:
+        response = await session.request(
+            method, url, headers=headers, allow_redirects=False, auto_decompress=False, **options
+        )
+        location = response.headers.get("Location")
+        if response.status not in REDIRECTS or location is None:
+            return response
+        response.close()
+        url = policy.redirect(url, location)
+        if url in seen or len(seen) > MAX_REDIRECTS:
+            raise RedirectedTooOften(f"more than {MAX_REDIRECTS} redirects, or redirects in a circle")
+        seen.add(url)
 
 
 def _parts(url: str) -> tuple[str, str, int, tuple[str, ...]]:
