@@ -26,6 +26,14 @@ def test_pieces_make_the_whole(piece: int) -> None:
     assert digester.adler32 == f"{zlib.adler32(body):08x}"
 
 
+def test_more_algorithms() -> None:
+    digester = Digester(["sha256"])
+    digester.update(BODY)
+    assert digester.value("sha256") == hashlib.sha256(BODY).digest()
+    assert digester.value("md5") == MD5.digest()
+    assert digester.value("adler32").hex() == digester.adler32
+
+
 def test_nothing_has_checksums_too() -> None:
     assert (Digester().size, Digester().md5, Digester().adler32) == (
         0,

@@ -5,10 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from zlib_ng import zlib_ng
+
+MD5 = "md5"
+ADLER32 = "adler32"
+"""Algorithms that a Digester always computes."""
 
 MD5_HEX = re.compile(r"[0-9a-f]{32}")
 ADLER32_HEX = re.compile(r"[0-9a-f]{8}")
@@ -18,24 +22,28 @@ WANT_DIGEST = {"Want-Digest": "adler32, md5;q=0.9"}
 
 
 class Digester:
-    """Size, MD5 and Adler-32 of bytes as they pass. One thread at a time may update each of them."""
+    """Size, MD5 and Adler-32 of bytes as they pass, and more if asked for. One thread may update the Adler-32 while
+    another updates the rest."""
 
-    __slots__ = ("_adler32", "_md5", "size")
+    __slots__ = ("_adler32", "_md5", "_more", "size")
 
-    def __init__(self) -> None:
-        """Begin with nothing."""
+    def __init__(self, more: Iterable[str] = ()) -> None:
+        """Begin with nothing. `more`: names of algorithms as hashlib has them."""
         self._md5 = hashlib.md5(usedforsecurity=False)
+        self._more = {name: hashlib.new(name, usedforsecurity=False) for name in more}
         self._adler32 = 1
         self.size = 0
 
     def update(self, data: bytes | bytearray | memoryview) -> None:
         """Take the next bytes."""
-        self.update_md5(data)
+        self.update_hashes(data)
         self.update_adler32(data)
 
-    def update_md5(self, data: bytes | bytearray | memoryview) -> None:
-        """Take the next bytes into the MD5 alone."""
+    def update_hashes(self, data: bytes | bytearray | memoryview) -> None:
+        """Take the next bytes into all but the Adler-32."""
         self._md5.update(data)
+        for more in self._more.values():
+            more.update(data)
 
     def update_adler32(self, data: bytes | bytearray | memoryview) -> None:
         """Take the next bytes into the Adler-32 and the size alone."""
@@ -52,6 +60,14 @@ class Digester:
     def adler32(self) -> str:
         """8 hexadecimal digits."""
         return f"{self._adler32:08x}"
+
+    def value(self, algorithm: str) -> bytes:
+        """Raw digest by one of the algorithms that are computed."""
+        if algorithm == MD5:
+            return self._md5.digest()
+        if algorithm == ADLER32:
+            return self._adler32.to_bytes(4)
+        return self._more[algorithm].digest()
 
 
 class Stated(NamedTuple):

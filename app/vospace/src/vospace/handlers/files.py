@@ -1,9 +1,6 @@
 """`/files`: the bytes of data nodes."""
 
 import asyncio
-import base64
-import binascii
-import hashlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack
@@ -16,8 +13,9 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response, StreamingResponse
 
 from vospace.handlers import conditions
+from vospace.handlers.digests import Known, Stated
 from vospace.models.caller import Caller
-from vospace.models.errors import ChecksumMismatch, InvalidArgument, QuotaExceeded
+from vospace.models.errors import InvalidArgument, QuotaExceeded
 from vospace.models.sizes import byte_count
 from vospace.models.uri import Path, decode_path
 from vospace.services.preauth import PREFIX, Mode, Preauth
@@ -95,6 +93,7 @@ class FileHandlers:
                     return Response(status_code=416, headers={"Content-Range": f"bytes */{size}"})
                 code = 206
                 headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+            headers |= Known(opened.properties).all(request.headers, whole=code == 200)
             if size == 0 and body:
                 return Response(status_code=204, headers=headers)
             headers["Content-Length"] = str(end - start)
@@ -118,7 +117,7 @@ class FileHandlers:
     async def _write(self, request: Request, caller: Caller) -> Response:
         self._require_writable()
         path, caller = self._target(request, caller, "write")
-        expected_md5 = _digest(request)
+        stated = Stated(request.headers)
         declared = request.headers.get("content-length")
         if request.headers.get("content-range") is not None:
             raise InvalidArgument("Content-Range is not supported: send the whole file")
@@ -127,7 +126,7 @@ class FileHandlers:
             return Response(status_code=201, headers={"Content-Length": "0"})
         require = conditions.writing(request.headers)
         upload = await asyncio.to_thread(self._space.upload, caller, path, follow=False, require=require)
-        sink = FileSink(upload.descriptor)
+        sink = FileSink(upload.descriptor, stated.algorithms)
         try:
             announced = None if declared is None else byte_count(declared)
             if announced is not None:
@@ -139,8 +138,7 @@ class FileHandlers:
             await sink.flush()
             if announced is not None and sink.length != announced:
                 raise InvalidArgument(f"the body has {sink.length} bytes, announced were {announced}")
-            if expected_md5 is not None and expected_md5 != sink.md5:
-                raise ChecksumMismatch(f"checksum mismatch: md5 {expected_md5} != {sink.md5}")
+            stated.verify(sink)
             properties = {attributes.MD5: sink.md5, attributes.ADLER32: sink.adler32}
             kind = request.headers.get("content-type")
             if kind:
@@ -158,8 +156,8 @@ class FileHandlers:
             upload.close()
         headers = {
             "ETag": conditions.tag(written),
-            "Digest": "md5=" + base64.b64encode(bytes.fromhex(sink.md5)).decode(),
             "Content-Length": "0",
+            **Known(properties).instance(request.headers),
         }
         if kind:
             headers["Content-Type"] = kind
@@ -190,10 +188,6 @@ def _headers(opened: OpenFile, name: str) -> dict[str, str]:
         "Accept-Ranges": "bytes",
     }
     properties = opened.properties
-    if (md5 := properties.get(attributes.MD5)) is not None:
-        with_md5 = _base64_of_hex(md5)
-        if with_md5 is not None:
-            headers["Digest"] = f"md5={with_md5}"
     headers["Content-Type"] = _header_value(properties.get(attributes.TYPE)) or "application/octet-stream"
     if encoding := _header_value(properties.get(attributes.ENCODING)):
         headers["Content-Encoding"] = encoding
@@ -202,13 +196,6 @@ def _headers(opened: OpenFile, name: str) -> dict[str, str]:
 
 def _header_value(value: str | None) -> str | None:
     return value if value and value.isprintable() and value.isascii() else None
-
-
-def _base64_of_hex(text: str) -> str | None:
-    try:
-        return base64.b64encode(bytes.fromhex(text)).decode()
-    except ValueError:
-        return None
 
 
 def _unchanged(headers: dict[str, str]) -> dict[str, str]:
@@ -233,21 +220,3 @@ def _range(request: Request, headers: dict[str, str], size: int) -> tuple[int, i
     if last and int(last) < int(first):
         return None
     return int(first), min(size, int(last) + 1) if last else size
-
-
-def _digest(request: Request) -> str | None:
-    """The MD5 that the client states (RFC 3230), hex. Raises InvalidArgument for what cannot be read."""
-    value = request.headers.get("digest")
-    if value is None:
-        return None
-    for part in value.split(","):
-        algorithm, _, text = part.strip().partition("=")
-        if algorithm.lower() == "md5":
-            try:
-                raw = base64.b64decode(text, validate=True)
-            except binascii.Error:
-                raw = b""
-            if len(raw) != hashlib.md5(usedforsecurity=False).digest_size:
-                raise InvalidArgument("Digest: md5 must be the base64 of 16 bytes")
-            return raw.hex()
-    raise ChecksumMismatch("checksum mismatch: only md5 is supported in Digest")

@@ -6,11 +6,12 @@ import asyncio
 import errno
 import os
 from collections import deque
+from collections.abc import Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from mmap import mmap
 from typing import ClassVar
 
-from voservice.digests import Digester
+from voservice.digests import ADLER32, MD5, Digester
 
 from vospace.storage.system_calls import begin_write_out, bypass_cache
 from vospace.transfers.errors import FetchFailed
@@ -45,9 +46,11 @@ class FileSink:
 
     _large_files: ClassVar[int] = 0
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, algorithms: Iterable[str] = ()) -> None:
+        """`algorithms`: by which it digests besides MD5 and Adler-32."""
         self._fd = descriptor
-        self._digester = Digester()
+        self._algorithms = frozenset(algorithms) - {MD5, ADLER32}
+        self._digester = Digester(self._algorithms)
         self._size = BLOCK
         self._block = mmap(-1, BLOCK)
         self._filled = 0
@@ -65,6 +68,9 @@ class FileSink:
     @property
     def adler32(self) -> str:
         return self._digester.adler32
+
+    def digest(self, algorithm: str) -> bytes:
+        return self._digester.value(algorithm)
 
     async def write(self, data: bytes) -> None:
         view = memoryview(data)
@@ -88,7 +94,7 @@ class FileSink:
                 self._size = LARGE_BLOCK
         loop = asyncio.get_running_loop()
         view = memoryview(self._block)
-        work = zip(self._threads, (self._digester.update_md5, self._write), strict=True)
+        work = zip(self._threads, (self._digester.update_hashes, self._write), strict=True)
         self._given.append((self._block, [loop.run_in_executor(thread, act, view) for thread, act in work]))
         self._filled = 0
         block = await self._take_back() if len(self._given) == BLOCKS else None
@@ -114,7 +120,7 @@ class FileSink:
     async def restart(self) -> None:
         await self._abandon()
         self._filled = 0
-        self._digester = Digester()
+        self._digester = Digester(self._algorithms)
         self.length = 0
         await asyncio.to_thread(self._truncate)
 
@@ -137,7 +143,7 @@ class FileSink:
         self._given.clear()
 
     def _write(self, block: memoryview) -> None:
-        """Write a block, and digest it by Adler-32: the other thread has enough to do with the MD5."""
+        """Write a block, and digest it by Adler-32: the other thread has enough to do with the rest."""
         self._digester.update_adler32(block)
         size = len(block)
         while block:
@@ -155,7 +161,7 @@ class FileSink:
     def _write_rest(self, rest: memoryview) -> None:
         """Write less than a block; what may follow is no longer at a block's start."""
         self._leave_direct()
-        self._digester.update_md5(rest)
+        self._digester.update_hashes(rest)
         self._write(rest)
 
     def _leave_direct(self) -> None:
