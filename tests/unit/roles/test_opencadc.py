@@ -338,9 +338,37 @@ def test_a_cavern_waits_for_what_it_asks_and_starts_again_when_its_initialisatio
     assert f"src-posix-mapper 8080 '{expected.posix_mapper}/capabilities' 200" in start
     assert f"{expected.name} 80 '/reg/resource-caps' 308" in start
     # Availability says true even then: only the nodes tell.
-    ready = f"{expected.cavern}/nodes?limit=0"
-    assert f"http-status 127.0.0.1 8080 '{ready}' 200" in start
-    assert rendered(site)["cavern"]["health"]["test"][-2:] == [ready, "200"]
+    ready = f"http-status 127.0.0.1 8080 '{expected.cavern}/nodes?limit=0' 200"
+    assert ready in start
+    assert ready in files(site, "cavern")["healthy"]
+    assert rendered(site)["cavern"]["health"]["test"][-1] == "/config/healthy"
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_a_cavern_is_warmed_up_as_the_administrator_before_it_is_ready(site: str) -> None:
+    expected, found = SITES[site], files(site, "cavern")
+    assert "bash /config/warm-up\n  : >/tmp/ready" in found["start"]
+    assert f"for path in '' {' '.join(expected.parents)}; do" in found["warm-up"]
+    secrets = {path for path in found if path.startswith("secrets/")}
+    if expected.issuer == f"https://{expected.name}/iam":
+        assert secrets == {"secrets/client_secret"}
+        clients = json.loads(files(site, "iam")["iam.json"])["clients"]
+        (cavern,) = [client for client in clients if client["client_id"] == "cavern"]
+        assert cavern["username"] == expected.owner[0]
+    else:
+        # Another issuer's clients are not this deployment's: the token comes with the settings.
+        assert secrets == {"secrets/administrator_token"}
+        assert "/token" not in found["warm-up"]
+
+
+def test_nobody_warms_up_without_a_token_of_the_administrator(tmp_path: Path) -> None:
+    output = tmp_path / "rendered.json"
+    opened = json.dumps({"cavern_opencadc_public_parents": []})
+    done = render(SITES["second"].inventory, output, "core_cavern_api_token=", opened)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = {spec["name"]: contents(spec) for spec in json.loads(output.read_text())}["cavern"]
+    assert not [path for path in found if path == "warm-up" or path.startswith("secrets/")]
+    assert "warm-up" not in found["start"]
 
 
 @pytest.mark.parametrize("site", SITES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import os
@@ -9,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from email.utils import formatdate
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 from lxml import etree
@@ -85,6 +87,15 @@ STANDARD = {
 PLUGINS = ("NoQuotaPlugin", "CephFSQuotaPlugin")
 MOST_LINKS = 20
 LARGEST_DOCUMENT = 32 << 10
+# How a failed initialisation looks in the log, and what every further request adds to that: megabytes, after seconds.
+FAILED = "init failed"
+FRAME = "\tat org.opencadc.cavern.CavernInitAction.doInit(CavernInitAction.java)"
+WRAPPED = "Caused by: ca.nrc.cadc.util.InvalidConfigException: failed to load configured IdentityManager"
+WRAPPINGS, WRAPPING = 20_000, 3.0
+
+
+class UnknownOwner(RuntimeError):
+    """Nobody with a token has met the owner of a node yet, and the caller has none to ask with."""
 
 
 class Cavern:
@@ -100,7 +111,7 @@ class Cavern:
         self.groups = GroupClient(self.lookups)
         self.jobs = Jobs(self)
         self.names: dict[int, str] = {}
-        self.failure: str | None = None
+        self.failed = False
 
     # -- start -----------------------------------------------------------------------------------------------
 
@@ -109,8 +120,17 @@ class Cavern:
         try:
             await self._initialise()
         except Exception as error:
-            self.failure = f"{type(error).__name__}: {error}"
-            print(f"SEVERE: initialisation failed: {self.failure}", flush=True)
+            self.failed = True
+            trace = [FAILED, "java.lang.RuntimeException: INIT FAIL", FRAME, f"Caused by: {error}", FRAME]
+            print(*trace, "SEVERE [main] Servlet [NodesServlet] threw load() exception", sep="\n", flush=True)
+        print("INFO [main] Server startup in [1234] milliseconds", flush=True)
+
+    @staticmethod
+    async def _initialise_again() -> NoReturn:
+        """The identity manager has wrapped itself by now, and does so until the memory is full."""
+        print(FAILED, "java.lang.OutOfMemoryError: Java heap space", *[WRAPPED, FRAME] * WRAPPINGS, sep="\n")
+        await asyncio.sleep(WRAPPING)
+        raise RuntimeError("init failed")
 
     async def _initialise(self) -> None:
         settings = Properties("cavern.properties")
@@ -166,8 +186,8 @@ class Cavern:
 
     async def caller(self, request: Request) -> Caller | None:
         """Who asks, with a number from the POSIX mapper, which makes one at the first contact."""
-        if self.failure:
-            raise RuntimeError(self.failure)
+        if self.failed:
+            await self._initialise_again()
         caller = await self.manager.caller(request)
         if caller is None or caller.name is None or USER_MAPPING not in local_authority():
             return caller
@@ -175,16 +195,20 @@ class Cavern:
         self.names.setdefault(uid, name)
         return Caller(caller.token, name, uid)
 
-    async def name(self, uid: int, caller: Caller | None) -> str:
+    async def name(self, uid: int, caller: Caller | None, *, keep: bool = True) -> str:
         """Name of a node's owner; whoever is not known yet cannot be asked for without a token."""
-        if uid not in self.names:
-            if caller is None:
-                raise RuntimeError("BUG: did not call PosixMapperClient.augment")
-            found = await self.mapper.users(f"uid={uid}", caller.token)
-            if not found:
-                raise RuntimeError(f"the POSIX mapper knows no uid {uid}")
+        if uid in self.names:
+            return self.names[uid]
+        if caller is None:
+            raise UnknownOwner(
+                "BUG: did not call PosixMapperClient.augment(Subject): no credentials in caller subject"
+            )
+        found = await self.mapper.users(f"uid={uid}", caller.token)
+        if not found:
+            raise RuntimeError(f"the POSIX mapper knows no uid {uid}")
+        if keep:
             self.names[uid] = found[0][0]
-        return self.names[uid]
+        return found[0][0]
 
     def is_admin(self, caller: Caller | None) -> bool:
         """The root owner, by name or by number."""
@@ -237,6 +261,9 @@ class Cavern:
             if not await self.may_read(node, caller):
                 raise Fault(403, f"PermissionDenied: {self.uri(node.path)}")
             node = self.disk.read(f"{node.path.rstrip('/')}/{part}")
+            if node is not None:
+                # Of everything on the way, whoever it belongs to.
+                await self.name(node.uid, caller)
             last = count == len(parts)
             if node is not None and node.kind == "LinkNode" and (follow or not last):
                 if links >= MOST_LINKS:
@@ -278,25 +305,35 @@ class Cavern:
 
     # -- documents ---------------------------------------------------------------------------------------------
 
-    async def document(self, node: Node, caller: Caller | None, *, children: bool, detail: str) -> Response:
-        """A node as XML."""
+    async def document(
+        self, node: Node, caller: Caller | None, *, children: bool, detail: str, keep: bool = True
+    ) -> Response:
+        """A node as XML; with *keep* its owner is known from now on."""
         root = etree.Element(f"{{{VOS}}}node", nsmap={"vos": VOS, "xsi": XSI})
-        await self._fill(root, node, caller, detail)
+        await self._fill(root, node, caller, detail, keep)
         if node.kind == "ContainerNode":
             nodes = etree.SubElement(root, f"{{{VOS}}}nodes")
             if children and await self.may_read(node, caller):
                 for name in self.disk.children(node.path):
                     child = self.disk.read(f"{node.path.rstrip('/')}/{name}")
-                    if child is not None:
-                        await self._fill(etree.SubElement(nodes, f"{{{VOS}}}node"), child, caller, detail)
+                    if child is None:
+                        continue
+                    element = etree.Element(f"{{{VOS}}}node")
+                    try:
+                        await self._fill(element, child, caller, detail)
+                    except UnknownOwner:
+                        continue
+                    nodes.append(element)
         body = etree.tostring(root, xml_declaration=True, encoding="UTF-8", pretty_print=True)
         return Response(body, headers={"content-type": XML} | shown(caller))
 
-    async def _fill(self, element: etree._Element, node: Node, caller: Caller | None, detail: str) -> None:
+    async def _fill(
+        self, element: etree._Element, node: Node, caller: Caller | None, detail: str, keep: bool = True
+    ) -> None:
         element.set("uri", self.uri(node.path))
         element.set(f"{{{XSI}}}type", f"vos:{node.kind}")
         values = dict(node.properties) if node.kind != "LinkNode" else {}
-        values[f"{CORE}creator"] = await self.name(node.uid, caller)
+        values[f"{CORE}creator"] = await self.name(node.uid, caller, keep=keep)
         if node.path != "/":
             values[f"{CORE}date"] = node.date
         values[f"{CORE}ispublic"] = str(node.public).lower()
@@ -442,7 +479,7 @@ class Cavern:
                 node.read_gids, node.write_gids = list(above.read_gids), list(above.write_gids)
                 self.disk.write(node, permissions=True)
             await self.apply(node, properties, caller)
-        answer = await self.document(node, caller, children=False, detail="")
+        answer = await self.document(node, caller, children=False, detail="", keep=False)
         answer.status_code = 201
         return answer
 
@@ -456,11 +493,11 @@ class Cavern:
         if self.is_admin(caller) and (above.uid in (0, self.owner_uid) or above.path in self.parents):
             creator = properties.get(f"{CORE}creator")
             if not creator:
-                return self.owner_uid
+                # Not the number in cavern.properties, but what the POSIX mapper says.
+                return caller.uid
             if creator.isdecimal():
                 return int(creator)
-            ((name, uid, _),) = await self.mapper.users(f"user={creator}", caller.token)
-            self.names[uid] = name
+            ((_, uid, _),) = await self.mapper.users(f"user={creator}", caller.token)
             return uid
         if above.path in self.parents and kind == "ContainerNode":
             # An own allocation: for the members of certain groups, at exactly one place.

@@ -44,7 +44,8 @@ async def answer_fault(_request: Request, fault: Exception) -> Response:
     """Errors are never XML."""
     if isinstance(fault, Fault):
         return PlainTextResponse(f"{fault.text}\n", fault.status, fault.headers)
-    return PlainTextResponse(f"unexpected exception: {type(fault).__name__}: {fault}\n", 500)
+    name = "java.lang.RuntimeException" if isinstance(fault, RuntimeError) else type(fault).__name__
+    return PlainTextResponse(f"unexpected exception: {name}: {fault}\n", 500)
 
 
 def availability(good: bool, note: str) -> Response:
