@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import logging
+import re
 import sys
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
@@ -236,6 +237,22 @@ async def test_nobody_writes_lines_into_the_log(http: httpx.AsyncClient, log: io
 
 
 # -- VOSI ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("client", "comment"),
+    [
+        ("172.26.0.1", "<!--<clientip>172.26.0.1</clientip>-->"),
+        ("2001:db8::1", "<!--<clientip>2001:db8::1</clientip>-->"),
+        ("", ""),
+        ("--><evil/>", ""),
+    ],
+)
+def test_availability_says_where_the_client_is(client: str, comment: str) -> None:
+    """In a comment, as OpenCADC's services do; what is no address is left out."""
+    document = availability(True, "fine", client).decode()
+    assert re.findall("<!--.*-->", document) == ([comment] if comment else [])
+    assert "evil" not in document
 
 
 def test_availability() -> None:

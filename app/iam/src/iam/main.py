@@ -15,6 +15,7 @@ from voservice import docs, vosi
 from voservice.auth import ACCESS_TOKEN, EXCHANGE, USERNAME, AuthenticationError, bearer
 from voservice.config import load
 from voservice.logging import AccessLog, bind, configure
+from voservice.proxy import client_address
 from voservice.responses import text, xml
 
 from iam.config import CLIENT_CREDENTIALS, RESOURCE_OWNER, Client, Directory, IamSettings
@@ -232,8 +233,9 @@ def create_app() -> FastAPI:
         return xml(vosi.capabilities(entries))
 
     @app.get(f"{base}/gms/availability")
-    async def availability() -> Response:
-        return xml(vosi.availability(True, "accepting requests"))
+    async def availability(request: Request) -> Response:
+        address = client_address(request, settings.trusted_proxies)
+        return xml(vosi.availability(True, "accepting requests", address))
 
     return app
 

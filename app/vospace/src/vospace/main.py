@@ -23,6 +23,7 @@ from voservice.auth import AuthenticationError, ClientCredentials, TokenVerifier
 from voservice.config import load
 from voservice.logging import AccessLog, bind, configure
 from voservice.middleware import CallerHeaders
+from voservice.proxy import client_address
 from voservice.responses import text as plain
 
 from vospace.config import Settings
@@ -152,6 +153,7 @@ def build(settings: Settings, known: Identities) -> FastAPI:
             jobs.store.ready,
             lambda: os.statvfs(settings.root),
             lambda: jobs.control.state,
+            lambda request: client_address(request, settings.trusted_proxies),
         )
     )
     app.state.jobs, app.state.space, app.state.engine = jobs, space, engine

@@ -6,6 +6,7 @@ Run as `python server.py PORT`; configuration comes from the environment as in a
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 
 import uvicorn
 from starlette.requests import Request
@@ -40,8 +41,11 @@ class KnownUsers:
     async def name(self, uid: int) -> str | None:
         return next((name for name, number in USERS.items() if number == uid), None)
 
-    async def gid(self, group: str) -> int:
-        return GROUPS[group]
+    def is_local(self, group: str) -> bool:
+        return group.startswith("ivo://opencadc.org/gms?")
+
+    async def gids(self, groups: Collection[str]) -> frozenset[int]:
+        return frozenset(GROUPS[group] for group in groups)
 
     async def group(self, gid: int) -> str | None:
         return next((name for name, number in GROUPS.items() if number == gid), None)

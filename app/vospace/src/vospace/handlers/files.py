@@ -105,8 +105,9 @@ class FileHandlers:
             return StreamingResponse(_blocks(file, start, end), status_code=code, headers=headers)
 
     def _open(self, caller: Caller, path: Path, body: bool) -> tuple[OpenFile, FileIO, bytes | None]:
-        """The file, and its bytes if they are wanted and few: one turn in a thread then."""
-        opened = self._space.open(caller, path)
+        """The file, and its bytes if they are wanted and few: one turn in a thread then. What the headers say, the
+        node's document says to the same callers."""
+        opened = self._space.open(caller, path, read=body)
         file = FileIO(opened.descriptor)
         size = opened.status.stat.st_size
         if not body or size > SMALL:

@@ -45,8 +45,10 @@ def router(
     database_ready: Callable[[], Awaitable[object]],
     files_ready: Callable[[], object],
     state: Callable[[], State],
+    address: Callable[[Request], str],
 ) -> APIRouter:
-    """Routes of a service at *url*, whose database and file system the two functions test by raising.
+    """Routes of a service at *url*, whose database and file system the two functions test by raising. *address* tells
+    where a request comes from.
 
     With `detail=min` availability is a sign of life and says nothing of maintenance: whatever restarts the service when
     it is dead must leave it alone then."""
@@ -74,7 +76,7 @@ def router(
         detail = {key.lower(): value for key, value in request.query_params.items()}.get("detail")
         if detail == "min":
             return Response(status_code=200 if available else 503)
-        return xml(vosi.availability(available and state() is not State.OFFLINE, note))
+        return xml(vosi.availability(available and state() is not State.OFFLINE, note, address(request)))
 
     @routes.get("/", include_in_schema=False)
     async def landing() -> Response:
