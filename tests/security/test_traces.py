@@ -1,0 +1,60 @@
+"""What one user does leaves nothing for ever, and nothing that all can read."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import requests
+from deployment import Deployment
+from vospace_client import ADMINISTRATOR, CORE, Space
+
+
+def test_questions_bring_no_names_into_the_mapping(stack: Deployment, user: str) -> None:
+    asker = Space(stack, user)
+    stranger, group = f"x{uuid.uuid4().hex[:12]}", f"{asker.groups}{uuid.uuid4().hex[:12]}"
+    mapper = f"{stack.url}/src/posix-mapper"
+    for path, parameters in (("uid", {"user": stranger}), ("gid", {"group": group})):
+        answer = asker.http.get(f"{mapper}/{path}", params=parameters, timeout=30)
+        assert (answer.status_code, answer.text) == (200, "")
+        assert stranger not in asker.http.get(f"{mapper}/{path}", timeout=30).text
+        assert group.partition("?")[2] not in asker.http.get(f"{mapper}/{path}", timeout=30).text
+    own = asker.http.get(f"{mapper}/uid", params={"user": user}, timeout=30).text
+    assert own.startswith(f"{user}:x:")
+
+
+def test_who_may_not_share_a_node_brings_no_group_into_the_mapping(stack: Deployment, user: str) -> None:
+    asker, admin = Space(stack, user), Space(stack, ADMINISTRATOR)
+    group = f"{asker.groups}{uuid.uuid4().hex[:12]}"
+    shared = {f"{CORE}groupread": group}
+    assert asker.change("/home", shared).status_code == 403
+    assert asker.make(f"/home/{user}x", shared).status_code == 403
+    asker.http.post(
+        f"{asker.url}/async-setprops",
+        asker.document("ContainerNode", "/home", shared),
+        headers={"Content-Type": "text/xml"},
+        timeout=60,
+        allow_redirects=False,
+    )
+    listed = admin.http.get(f"{stack.url}/src/posix-mapper/gid", timeout=30).text
+    assert group.partition("?")[2] not in listed
+
+
+def test_receipts_are_not_for_every_user_of_the_machine(
+    stack: Deployment, user: str, http: requests.Session, rse: Callable[[str, bytes], Path]
+) -> None:
+    name = uuid.uuid4().hex
+    rse(f"traces/{name}", b"x")
+    body = [[f"traces:{name}", f"traces/{name}", "./traces"]]
+    task = http.post(f"{stack.url}/prepare-data/", json=body, timeout=60).json()["task_id"]
+    receipt = stack.logs / f"celery_results/{task}.json"
+    deadline = time.monotonic() + 120
+    while not receipt.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert json.loads(receipt.read_text())["username"] == user  # who deployed reads it
+    for path in (receipt, receipt.parent):
+        assert path.stat().st_mode & 0o007 == 0
