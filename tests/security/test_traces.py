@@ -46,9 +46,8 @@ def test_who_may_not_share_a_node_brings_no_group_into_the_mapping(stack: Deploy
 def test_receipts_are_not_for_every_user_of_the_machine(
     stack: Deployment, user: str, http: requests.Session, rse: Callable[[str, bytes], Path]
 ) -> None:
-    name = uuid.uuid4().hex
-    rse(f"traces/{name}", b"x")
-    body = [[f"traces:{name}", f"traces/{name}", "./traces"]]
+    rse("testing/84/1c/prepare_data_test.txt", b"x")
+    body = [["testing:prepare_data_test.txt", "testing/84/1c/prepare_data_test.txt", "./traces"]]
     task = http.post(f"{stack.url}/prepare-data/", json=body, timeout=60).json()["task_id"]
     receipt = stack.logs / f"celery_results/{task}.json"
     deadline = time.monotonic() + 120
