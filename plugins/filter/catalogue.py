@@ -9,16 +9,47 @@ what a run's tags ask for, and ``compose_services`` joins what all services shar
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import re
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
+from ansible.module_utils.common.validation import (
+    check_type_bool,
+    check_type_int,
+    check_type_list,
+    check_type_str,
+)
+from ansible_collections.skasrc.cavern.plugins.plugin_utils import _settings
 
 # What comes before the services, and is a tag of its own.
 PHASES = ("host", "certificates", "hosts_entries", "images", "network")
 
 FLAVOURS = ("embedded", "opencadc")
+
+TYPES = {"bool": check_type_bool, "int": check_type_int, "list": check_type_list, "str": check_type_str}
+
+# What the catalogue may say of a service.
+PROBE: dict[str, Any] = {"path": {"type": "str"}, "status": {"type": "int"}, "vosi": {"type": "bool"}}
+FIELDS: dict[str, Any] = {
+    "role": {"type": "str"},
+    "enabled": {"type": "bool"},
+    "container": {"type": "str"},
+    "number": {"type": "int"},
+    "port": {"type": "int"},
+    "image": {"type": "str"},
+    "user": {"type": "int"},
+    "route": {"type": "str"},
+    "strip_route": {"type": "bool"},
+    "depends_on": {"type": "list", "elements": "str"},
+    "memory": {"type": "str"},
+    "phases": {"type": "list", "elements": "str"},
+    "summary": {"type": "str"},
+    "flavour": {"type": "str"},
+    "probe": {"type": "dict", "options": PROBE},
+}
+ENTRY: dict[str, Any] = FIELDS | {"opencadc": {"type": "dict", "options": FIELDS}}
 
 # OpenCADC's services, each a Tomcat with its heap in five eighths of the container's memory, and the MiB that it needs.
 JAVA_ROLES = ("cavern", "posix_mapper", "reg")
@@ -35,6 +66,30 @@ def _merge(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
         old = merged.get(key)
         merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
+
+
+def _typed(place: str, entry: Any, fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a service by their types. Refuses those that no service has, and values of other types."""
+    if not isinstance(entry, dict):
+        raise AnsibleFilterError(f"{place}: give the fields of the service, such as {{memory: 1g}}")
+    for name in sorted(set(entry) - set(fields)):
+        near = difflib.get_close_matches(str(name), fields, n=1)
+        raise AnsibleFilterError(
+            f"{place}.{name}: a service has no such field"
+            f"{f'; is it {near[0]}?' if near else ''} It has {', '.join(sorted(fields))}"
+        )
+    typed: dict[str, Any] = {}
+    for name, value in entry.items():
+        for wrong in _settings.misshapen(f"{place}.{name}", fields[name], value, lambda value: value):
+            raise AnsibleFilterError(wrong)
+        if "options" in fields[name]:
+            typed[name] = _typed(f"{place}.{name}", value, fields[name]["options"])
+            continue
+        try:
+            typed[name] = value if value is None else TYPES[fields[name]["type"]](value)
+        except TypeError as error:
+            raise AnsibleFilterError(f"{place}.{name}: {error}") from error
+    return typed
 
 
 def _check_names(network: dict[str, Any]) -> None:
@@ -127,6 +182,10 @@ def resolve_catalogue(
             f"cavern_catalogue_overrides: no such service: {', '.join(unknown)}; "
             f"the catalogue has {', '.join(sorted(catalogue))}"
         )
+    overrides = {
+        key: _typed(f"cavern_catalogue_overrides.{key}", entry, ENTRY) for key, entry in overrides.items()
+    }
+    catalogue = {key: _typed(f"cavern_catalogue.{key}", entry, ENTRY) for key, entry in catalogue.items()}
     _check_names(network)
     subnet = _subnet(network)
     services: dict[str, Any] = {}

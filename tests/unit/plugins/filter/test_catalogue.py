@@ -101,7 +101,25 @@ def test_a_disabled_service_is_gone_and_nobody_waits_for_it() -> None:
         ({"nobody": {}}, "172.26.0.0/16", "cavern_catalogue_overrides: no such service: nobody"),
         ({"store": {"number": 2}}, "172.26.0.0/16", "'172.26.0.2' is also that of proxy"),
         ({"store": {"container": "proxy"}}, "172.26.0.0/16", "container: 'proxy' is also that of proxy"),
-        ({"store": {"number": "six"}}, "172.26.0.0/16", "cavern_catalogue.store.number: 'six'"),
+        ({"store": {"number": "six"}}, "172.26.0.0/16", "cavern_catalogue_overrides.store.number: .*six"),
+        (
+            {"store": {"environment": {"A": "b"}}},
+            "172.26.0.0/16",
+            "cavern_catalogue_overrides.store.environment: a service has no such field",
+        ),
+        (
+            {"store": {"memroy": "2g"}},
+            "172.26.0.0/16",
+            "store.memroy: a service has no such field; is it memory?",
+        ),
+        ({"store": {"probe": {"uri": "/"}}}, "172.26.0.0/16", "store.probe.uri: a service has no such field"),
+        ({"store": {"depends_on": "db"}}, "172.26.0.0/16", "store.depends_on: text where a list is wanted"),
+        ({"store": {"port": True}}, "172.26.0.0/16", "store.port: a truth value where a number is wanted"),
+        (
+            {"store": "2g"},
+            "172.26.0.0/16",
+            "cavern_catalogue_overrides.store: give the fields of the service",
+        ),
         ({"store": {"number": 300}}, "10.0.0.0/24", "give a whole number from 2 to 254"),
         ({"store": {"number": 1}}, "10.0.0.0/24", "cavern_catalogue.store.number: 1"),
         ({"store": {"route": "src/store"}}, "172.26.0.0/16", "must start with a slash"),
@@ -113,6 +131,13 @@ def test_a_disabled_service_is_gone_and_nobody_waits_for_it() -> None:
 def test_what_cannot_work_is_refused_by_name(overrides: dict[str, Any], subnet: str, message: str) -> None:
     with pytest.raises(AnsibleFilterError, match=message.replace("(", r"\(")):
         resolve(overrides, subnet)
+
+
+def test_text_becomes_what_a_field_is() -> None:
+    services = resolve({"store": {"number": "9", "memory": 512}, "db": {"enabled": "false"}})
+    assert services["store"]["address"] == "172.26.0.9"
+    assert services["store"]["memory"] == "512"
+    assert "db" not in services
 
 
 @pytest.mark.parametrize(
