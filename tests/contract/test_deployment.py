@@ -80,6 +80,20 @@ def test_users_reach_what_is_theirs(site: Site) -> None:
     assert 'creator" readOnly="true">smoke<' in answer.text
 
 
+def test_the_administrator_has_one_number(site: Site) -> None:
+    """That of the settings, which Cavern goes by, is the POSIX mapper's too, and nobody else's."""
+    with site.session("cavernadmin") as http:
+        answer = http.get(f"{site.url}/src/posix-mapper/uid", params={"user": "cavernadmin"}, timeout=30)
+        assert answer.text == "cavernadmin:x:9999:9999:::\n"
+        made = http.put(
+            f"{site.url}/src/cavern/nodes/projects/own", data=document("/projects/own"), timeout=30
+        )
+        assert made.status_code == 201, made.text
+    assert (site.data / "cavern_data/cavern/projects/own").stat().st_uid == 9999
+    own = "SELECT groupuri FROM mapping.groups WHERE gid = 9999"
+    assert site.sql("postgres_posixmapper", "mapping", own).endswith("default-group?cavernadmin")
+
+
 def test_a_changed_registry_asks_for_new_containers(site: Site) -> None:
     """They keep what they looked up for ten minutes."""
     aliases = json.dumps({"cavern_aliases": ["ivo://other.example/cavern"]})

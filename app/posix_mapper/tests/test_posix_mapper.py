@@ -341,6 +341,18 @@ async def test_a_reservation_that_comes_too_late_is_refused(
     assert "ops\t6" not in await tsv(http, "uid")
 
 
+async def test_opencadc_s_service_can_give_numbers_in_these_tables(
+    http: httpx.AsyncClient, database_url: str
+) -> None:
+    """It draws the number itself and inserts it, and a user's own group with the same."""
+    await run(
+        database_url,
+        "INSERT INTO mapping.users (uid, username) VALUES (nextval('mapping.users_uid_seq1'), 'eve')",
+        "INSERT INTO mapping.groups (gid, groupuri) VALUES (10000, 'ivo://x.org/g?eve')",
+    )
+    assert await tsv(http, "uid?user=eve") == "eve\t10000\t10000\n"
+
+
 async def test_a_number_once_given_stays(
     http: httpx.AsyncClient, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -7,6 +7,7 @@ import pytest
 from starlette.requests import Request
 from voservice import vosi
 from voservice.auth import Identity
+from vospace.models.caller import ANONYMOUS, Caller
 from vospace.services.identities import (
     GROUP_MAPPING,
     GROUP_SEARCH,
@@ -24,6 +25,7 @@ class Services(httpx.AsyncBaseTransport):
 
     def __init__(self) -> None:
         self.members = ""
+        self.administrator: str | None = None
         self.asked: list[str] = []
         self.requests: list[httpx.URL] = []
 
@@ -40,6 +42,8 @@ class Services(httpx.AsyncBaseTransport):
                 )
             case "/reg/resource-caps":
                 return httpx.Response(200, text=f"{GMS} = http://vo/gms/capabilities\n")
+            case "/uid" if self.administrator is not None and query["user"] == "cavernadmin":
+                return httpx.Response(200, text=self.administrator)
             case "/uid":
                 return httpx.Response(200, text=f"{query['user']}\t10001\t10001\n")
             case "/gid":
@@ -55,13 +59,16 @@ class Services(httpx.AsyncBaseTransport):
 
 
 class OneToken:
-    """Stands in for the issuer: whoever comes is ada, with these claims."""
+    """Stands in for the issuer: whoever comes is ada, or whom `name` says, with these claims."""
 
     def __init__(self) -> None:
+        self.name = "ada"
         self.claims: dict[str, list[str]] = {}
 
     async def verify(self, _: str) -> Identity:
-        return Identity("ada", "ada", "", frozenset(self.claims.get("groups", [])), claims=self.claims)
+        return Identity(
+            self.name, self.name, "", frozenset(self.claims.get("groups", [])), claims=self.claims
+        )
 
     async def token(self) -> str:
         return "ours"
@@ -171,3 +178,44 @@ async def test_a_group_without_a_number_is_named(identities: Identities, service
     known, services.handle_async_request = services.handle_async_request, nothing  # type: ignore[method-assign]
     with pytest.raises(MappingUnavailable, match=r"gms\?team"):
         await identities.gids([f"{GMS}?team"])
+
+
+async def test_the_administrator_owns_by_name_what_the_mapper_s_number_owns(
+    identities: Identities, issuer: OneToken, services: Services
+) -> None:
+    """OpenCADC's POSIX mapper has numbered him, and what he made with it has that number."""
+    issuer.name, issuer.claims = "cavernadmin", {"groups": []}
+    services.administrator = "cavernadmin\t10000\t10000\n"
+    caller = await identities.caller(REQUEST)
+    assert (caller.ids, caller.further) == ((9999, 9999), {10000})
+    assert caller.owns(9999, None)
+    assert caller.owns(10000, None)
+    assert caller.owns(10001, 10000)
+    assert not caller.owns(10001, None)
+    assert Caller.from_record(caller.record()) == caller
+    assert await identities.account("cavernadmin") == (9999, 9999)
+
+
+async def test_who_has_one_number_owns_nothing_else(
+    identities: Identities, issuer: OneToken, services: Services
+) -> None:
+    services.administrator = "cavernadmin\t9999\t9999\n"
+    issuer.name, issuer.claims = "cavernadmin", {"groups": []}
+    assert (await identities.caller(REQUEST)).further == frozenset()
+    issuer.name = "ada"
+    ada = await identities.caller(REQUEST)
+    assert (ada.further, ada.owns(10001), ada.owns(9999)) == (frozenset(), True, False)
+    assert not ANONYMOUS.owns(None)
+
+
+async def test_the_administrator_needs_no_mapper(identities: Identities, issuer: OneToken) -> None:
+    issuer.name, issuer.claims = "cavernadmin", {"groups": []}
+    identities.posix_mapper = "http://vo/nowhere"
+    caller = await identities.caller(REQUEST)
+    assert (caller.ids, caller.further) == ((9999, 9999), frozenset())
+
+
+def test_a_record_of_an_older_version() -> None:
+    record = Caller("ada", 10001, 10001).record()
+    del record["further"]
+    assert Caller.from_record(record) == Caller("ada", 10001, 10001)

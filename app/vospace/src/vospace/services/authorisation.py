@@ -125,8 +125,7 @@ class Gate:
         )
 
     def _is_owner(self, status: Status) -> bool:
-        uid = self.caller.uid
-        return uid is not None and uid in (status.stat.st_uid, self.allocation_uid)
+        return self.caller.owns(status.stat.st_uid, self.allocation_uid)
 
     def _group_bits(self, status: Status) -> int:
         gids = self.caller.gids

@@ -124,10 +124,11 @@ class Identities:
         self.groups_delegated = groups_delegated
         self.trusted_proxies = trusted_proxies
         self.client = client
-        name, uid, gid = root_owner
+        self._root_name, self._root_uid, self._root_gid = root_owner
+        self._root_further: frozenset[int] | None = None
         # A number, once given, stays; so what is known is known for good.
-        self._accounts: dict[str, tuple[int, int]] = {name: (uid, gid)}
-        self._names: dict[int, str | None] = {uid: name}
+        self._accounts: dict[str, tuple[int, int]] = {}
+        self._names: dict[int, str | None] = {}
         self._gids: dict[str, int] = {}
         self._groups: dict[int, str | None] = {}
         self._members: dict[str, tuple[float, frozenset[str]]] = {}
@@ -155,7 +156,24 @@ class Identities:
         groups = await self._membership(identity, token)
         # An issuer may have groups of any name; only with these can a node be shared.
         numbers = await self.gids([group for group in groups if GROUP.match(group)])
-        return Caller(identity.username, uid, gid, numbers | {gid}, groups, identity.method)
+        further = await self._further() if identity.username == self._root_name else frozenset()
+        return Caller(identity.username, uid, gid, numbers | {gid}, groups, identity.method, further)
+
+    async def _further(self) -> frozenset[int]:
+        """Numbers of the root owner besides that in the settings.
+
+        OpenCADC's POSIX mapper numbers him like anybody else at his first request, unless he has a number already.
+        """
+        if self._root_further is None:
+            try:
+                found = {uid for name, uid, _ in await self._users("user", self._root_name)}
+            except MappingUnavailable as exc:
+                logger.warning("%s may have another number: %s", self._root_name, exc)
+                return frozenset()
+            self._root_further = frozenset(found - {self._root_uid})
+            for uid in self._root_further:
+                logger.warning("%s is %s, and %s to the POSIX mapper", self._root_name, self._root_uid, uid)
+        return self._root_further
 
     async def _membership(self, identity: Identity, token: str | None) -> frozenset[str]:
         """Identifiers of the groups of a caller: as the token says, or else the group service."""
@@ -202,6 +220,8 @@ class Identities:
 
     async def account(self, username: str) -> tuple[int, int]:
         """uid and gid of a user, who gets them now if new."""
+        if username == self._root_name:
+            return self._root_uid, self._root_gid
         if username not in self._accounts:
             async with self._locks.setdefault(f"user {username}", asyncio.Lock()):
                 if username not in self._accounts:
@@ -215,6 +235,8 @@ class Identities:
 
     async def name(self, uid: int) -> str | None:
         """Name of the user with that number, or None if nobody has it."""
+        if uid == self._root_uid:
+            return self._root_name
         if uid not in self._names:
             found = await self._users("uid", str(uid))
             if not found:
