@@ -11,7 +11,7 @@ from urllib.parse import unquote_plus, urlsplit
 import jwt
 from fastapi import FastAPI, Form, Request
 from fastapi.responses import JSONResponse, Response
-from voservice import docs, vosi
+from voservice import docs, openapi, vosi
 from voservice.auth import ACCESS_TOKEN, EXCHANGE, USERNAME, AuthenticationError, bearer
 from voservice.config import load
 from voservice.logging import AccessLog, bind, configure
@@ -22,6 +22,31 @@ from iam.config import CLIENT_CREDENTIALS, RESOURCE_OWNER, Client, Directory, Ia
 from iam.tokens import ALGORITHM, Signer
 
 SCOPES = ("openid", "profile", "groups")
+ERROR = {
+    "description": "What is wrong (RFC 6749 section 5.2), or a line of text",
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["error"],
+                "properties": {"error": openapi.STRING, "error_description": openapi.STRING},
+            }
+        },
+        **openapi.LINE["content"],
+    },
+}
+OPERATIONS = {
+    "GET /gms/search": openapi.Operation(
+        {200: openapi.answer("A group a line", "text/plain")},
+        [
+            openapi.parameter("group", "Only these groups", openapi.many(openapi.STRING)),
+            openapi.parameter("user", "Whose groups, for services that may ask"),
+        ],
+    ),
+    "GET /gms/availability": openapi.Operation(openapi.AVAILABILITY),
+    "GET /gms/capabilities": openapi.Operation(openapi.CAPABILITIES),
+}
+"""What is read from the request itself, where FastAPI does not see it."""
 TOKEN_TYPES = (ACCESS_TOKEN, "urn:ietf:params:oauth:token-type:jwt")
 
 
@@ -237,6 +262,18 @@ def create_app() -> FastAPI:
         address = client_address(request, settings.trusted_proxies)
         return xml(vosi.availability(True, "accepting requests", address))
 
+    openapi.complete(
+        app,
+        prefix=base,
+        schemes={"token": openapi.TOKEN, "client": openapi.CLIENT},
+        callers=(None,),
+        others={
+            **dict.fromkeys(("/token", "/introspect"), ("client", None)),
+            **dict.fromkeys(("/userinfo", "/gms/search"), ("token",)),
+        },
+        error=ERROR,
+        operations=OPERATIONS,
+    )
     return app
 
 

@@ -14,7 +14,7 @@ from fastapi.responses import Response, StreamingResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
-from voservice import database, docs, vosi
+from voservice import database, docs, openapi, vosi
 from voservice.auth import USERNAME, AuthenticationError, Identity, TokenVerifier, bearer
 from voservice.config import load
 from voservice.levels import Levels
@@ -36,6 +36,34 @@ LEVELS_SECONDS = 10.0
 """Until a level that was set in one process is known in all."""
 TRACKED = ("posix_mapper", "voservice")
 """Loggers whose levels are listed in any case."""
+
+_LINES = {200: openapi.answer("An entry a line", "text/plain", TSV)}
+_NUMBER = {"type": "integer", "minimum": 0, "maximum": LARGEST}
+OPERATIONS = {
+    "GET /uid": openapi.Operation(
+        _LINES,
+        [
+            openapi.parameter("user", "User names, any number of them", openapi.many(openapi.STRING)),
+            openapi.parameter("uid", "Numbers of users", openapi.many(_NUMBER)),
+        ],
+    ),
+    "GET /gid": openapi.Operation(
+        _LINES,
+        [
+            openapi.parameter("group", "URIs of groups, any number of them", openapi.many(openapi.STRING)),
+            openapi.parameter("gid", "Numbers of groups", openapi.many(_NUMBER)),
+        ],
+    ),
+    "GET /logControl": openapi.Operation(
+        {200: openapi.answer("A logger and its level a line", "text/plain")}
+    ),
+    "POST /logControl": openapi.Operation(
+        {303: openapi.answer("To the levels")}, body=openapi.form(level="DEBUG, INFO, …", package="A logger")
+    ),
+    "GET /availability": openapi.Operation(openapi.AVAILABILITY, [openapi.DETAIL]),
+    "GET /capabilities": openapi.Operation(openapi.CAPABILITIES),
+}
+"""What is read from the request itself, where FastAPI does not see it."""
 
 logger = logging.getLogger(__name__)
 
@@ -249,6 +277,16 @@ def create_app() -> FastAPI:
             ),
         ]
         return xml(vosi.capabilities(entries))
+
+    openapi.complete(
+        app,
+        prefix=base,
+        schemes={"token": openapi.TOKEN},
+        callers=("token",),
+        others={"/availability": (None,), "/capabilities": (None,)},
+        error=openapi.LINE,
+        operations=OPERATIONS,
+    )
 
     @app.exception_handler(AuthenticationError)
     async def unauthorized(_: Request, exc: AuthenticationError) -> Response:

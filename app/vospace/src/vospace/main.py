@@ -26,6 +26,7 @@ from voservice.middleware import CallerHeaders
 from voservice.proxy import client_address
 from voservice.responses import text as plain
 
+from vospace import openapi
 from vospace.config import Settings
 from vospace.control import handlers as operation
 from vospace.control.handlers import Operators
@@ -157,6 +158,7 @@ def build(settings: Settings, known: Identities) -> FastAPI:
         )
     )
     app.state.jobs, app.state.space, app.state.engine = jobs, space, engine
+    openapi.install(app, context)
     _install_errors(app, methods)
     app.add_middleware(AccessLog, quiet=(f"{context}/availability",))
 

@@ -11,7 +11,7 @@ from collections.abc import Collection
 import uvicorn
 from starlette.requests import Request
 from voservice import database
-from voservice.auth import bearer
+from voservice.auth import AuthenticationError, bearer
 from voservice.config import load
 from voservice.logging import configure
 from vospace.config import Settings
@@ -30,6 +30,8 @@ class KnownUsers:
         name = bearer(request.headers.getlist("authorization"))
         if name is None:
             return ANONYMOUS
+        if name not in USERS:
+            raise AuthenticationError("not a user's name")
         uid = USERS[name]
         group = MEMBERS.get(name)
         gids = {uid} | ({GROUPS[group]} if group else set())

@@ -129,6 +129,12 @@ def process(settings: Settings) -> FastAPI:
     return build(settings, server.KnownUsers())
 
 
+@pytest.fixture(scope="session")
+def app(settings: Settings) -> FastAPI:
+    """A server process that nobody has started yet."""
+    return process(settings)
+
+
 @asynccontextmanager
 async def application(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     """Requests to one server process of the application."""

@@ -88,7 +88,10 @@ async def test_conditions(client, ada, file):
         ({"If-Unmodified-Since": "Thu, 01 Jan 1970 00:00:00 GMT"}, 412),
         ({"If-Unmodified-Since": headers["last-modified"]}, 200),
     ):
-        assert (await client.get(file, headers=ada | condition)).status_code == status, condition
+        answer = await client.get(file, headers=ada | condition)
+        assert answer.status_code == status, condition
+        if status == 412:
+            assert answer.text.startswith(f"PreconditionFailed: {next(iter(condition))}: the file is there")
 
 
 async def test_conditional_writes(client, ada, box, root, file):

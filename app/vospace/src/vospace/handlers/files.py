@@ -83,8 +83,8 @@ class FileHandlers:
         with ExitStack() as closing:
             closing.enter_context(file)
             headers = _headers(opened, path[-1])
-            if (status := conditions.reading(request.headers, headers)) is not None:
-                return Response(status_code=status, headers=_unchanged(headers))
+            if conditions.unchanged(request.headers, headers):
+                return Response(status_code=304, headers=_unchanged(headers))
             size = opened.status.stat.st_size
             start, end, code = 0, size, 200
             if (span := _range(request, headers, size)) is not None:
