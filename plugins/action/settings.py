@@ -49,10 +49,11 @@ class ActionModule(ActionBase):
         """Names of the variables that come from an inventory or the command line, not from a play or its tasks."""
         manager = self._task.get_variable_manager()
         host = variables["inventory_hostname"]
-        # Without the play, and so without the roles' own variables; what earlier tasks set is among them all the same.
-        given = set(variables["hostvars"].raw_get(host)) - set(
-            manager._nonpersistent_fact_cache.get(host, ())
-        )
+        # Without the play, and so without the roles' own variables; what earlier tasks set, and what they included, is
+        # among them all the same, in later plays too.
+        given = set(variables["hostvars"].raw_get(host))
+        for kept in (manager._nonpersistent_fact_cache, manager._vars_cache):
+            given -= set(kept.get(host, ()))
         return given | set(manager.extra_vars)
 
     def _resolve(self, value: Any) -> Any:
