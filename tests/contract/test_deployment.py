@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -198,6 +199,14 @@ def edited(text: str, drop: str, instead: str = "") -> str:
     return "\n".join([*lines, instead]) + "\n"
 
 
+@pytest.fixture(scope="module")
+def beside(site: Site) -> Iterator[None]:
+    """A container beside the deployment's own may open what connections it likes."""
+    site.run("--tags", "network", cavern_restrict_connections="false")
+    yield
+    site.run("--tags", "network")
+
+
 @pytest.mark.parametrize(
     ("file", "drop", "instead", "serves"),
     [
@@ -216,7 +225,7 @@ def edited(text: str, drop: str, instead: str = "") -> str:
     ],
 )
 def test_the_stand_in_refuses_what_cavern_would(
-    site: Site, tmp_path: Path, file: str, drop: str, instead: str, serves: bool
+    site: Site, beside: None, tmp_path: Path, file: str, drop: str, instead: str, serves: bool
 ) -> None:
     """Otherwise a deployment that passes would prove nothing."""
     config = tmp_path / "config"

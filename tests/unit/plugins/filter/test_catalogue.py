@@ -13,6 +13,7 @@ import yaml
 from ansible.errors import AnsibleFilterError
 from ansible_collections.skasrc.cavern.plugins.filter.catalogue import (
     compose_services,
+    connections,
     resolve_catalogue,
     select_phases,
     select_services,
@@ -276,3 +277,61 @@ def test_a_flavour_that_a_service_lacks_is_refused() -> None:
         resolve({"proxy": {"flavour": "opencadc"}})
     with pytest.raises(AnsibleFilterError, match="'openstack' is none of embedded, opencadc"):
         resolve({"proxy": {"flavour": "openstack"}})
+
+
+def test_haproxy_depends_on_all_that_have_a_route_and_nobody_waits_for_it() -> None:
+    proxy = CATALOGUE["proxy"] | {"role": "haproxy", "port": 443, "further_ports": [80, 443]}
+    services = resolve_catalogue(
+        CATALOGUE | {"proxy": proxy},
+        overrides={"store": {"depends_on": ["db", "proxy"]}},
+        network={"name": "net", "subnet": "172.26.0.0/16"},
+        prefix="",
+        flavour="embedded",
+        image_prefix="cavern",
+        image_tag="local",
+        user=8000,
+    )
+    found = {key: (service["depends_on"], service["starts_after"]) for key, service in services.items()}
+    assert found == {"proxy": (["store"], []), "store": (["db", "proxy"], ["db"]), "db": ([], [])}
+    assert services["proxy"]["ports"] == [80, 443]
+
+
+def test_what_it_waits_for_can_be_said_apart_from_whom_it_asks() -> None:
+    store = resolve({"store": {"depends_on": ["db"], "starts_after": ["proxy", "gone"]}})["store"]
+    assert (store["depends_on"], store["starts_after"]) == (["db"], ["proxy"])
+    (spec,) = compose_services(["store"], {"store": store}, {"store": {}}, {})
+    assert spec["depends_on"] == ["proxy"]
+
+
+def opened(urls: list[str], monitors: list[str] | None = None) -> list[tuple[str, str | None, list[int]]]:
+    """Whom the service `store` may open connections to, by the name of the rule."""
+    services = resolve({"store": {"depends_on": ["db"], "port": 8080, "metrics": 9000}, "db": {"port": 5432}})
+    found = connections(services, {"store": urls}, "vo.example", monitors or [])
+    assert found["members"] == ["172.26.0.2", "172.26.0.6", "172.26.0.7"]
+    return [
+        (rule["comment"], rule["destination"], rule["ports"])
+        for rule in found["rules"]
+        if rule["source"] in ("172.26.0.6", "172.26.0.50")
+    ]
+
+
+def test_a_service_reaches_those_it_depends_on_and_what_its_settings_name_elsewhere() -> None:
+    inside = [("store to db", "172.26.0.7", [5432])]
+    assert opened(["https://vo.example/iam", "http://src-store:8080/x", "http://172.26.0.7/"]) == inside
+    assert opened(["https://iam.example/", "http://rse.example:8443/a", "https://rse.example/"]) == [
+        *inside,
+        ("store to other machines", None, [443, 8443]),
+    ]
+    # A bare host may be called on any port, an address is the only one.
+    assert opened(["hook.example"]) == [*inside, ("store to other machines", None, [])]
+    assert opened(["172.26.0.1", "http://192.0.2.7:81/"]) == [
+        *inside,
+        ("store to 172.26.0.1", "172.26.0.1", []),
+        ("store to 192.0.2.7", "192.0.2.7", [81]),
+    ]
+    with pytest.raises(AnsibleFilterError, match="'http://a:b/' is not a URL or a host"):
+        opened(["http://a:b/"])
+
+
+def test_a_monitor_reaches_metrics_alone() -> None:
+    assert opened([], ["172.26.0.50"])[1:] == [("metrics of store", "172.26.0.6", [9000])]
