@@ -22,17 +22,18 @@ def date(value: str) -> float | None:
         return None
 
 
-def unchanged(asked: Headers, headers: dict[str, str]) -> bool:
-    """Whether a file with those headers is the one that the reader has (RFC 9110 section 13.2.2). Raises
-    PreconditionFailed if it is not the one that is asked for."""
+def reading(asked: Headers, headers: dict[str, str]) -> int | None:
+    """304 or 412 where a condition says so of a file with those headers (RFC 9110 section 13.2.2)."""
     current, changed = headers["ETag"], date(headers["Last-Modified"])
-    if (unmet := _unmet(asked, current, changed)) is not None:
-        raise _failed(unmet, current)
+    if _unmet(asked, current, changed):
+        return 412
     none = asked.get("if-none-match")
     if none is not None:
-        return _matches(none, current, weak=True)
+        return 304 if _matches(none, current, weak=True) else None
     since = date(asked.get("if-modified-since", ""))
-    return since is not None and changed is not None and since >= changed
+    if since is not None and changed is not None and since >= changed:
+        return 304
+    return None
 
 
 def writing(asked: Headers) -> Callable[[os.stat_result | None], None]:
@@ -46,14 +47,10 @@ def writing(asked: Headers) -> Callable[[os.stat_result | None], None]:
         if unmet is None and none is not None and _matches(none, current, weak=True):
             unmet = "If-None-Match"
         if unmet is not None:
-            raise _failed(unmet, current)
+            state = "does not exist" if current is None else f"is there, its ETag is {current}"
+            raise PreconditionFailed(f"{unmet}: the file {state}")
 
     return require
-
-
-def _failed(unmet: str, current: str | None) -> PreconditionFailed:
-    state = "does not exist" if current is None else f"is there, its ETag is {current}"
-    return PreconditionFailed(f"{unmet}: the file {state}")
 
 
 def _unmet(asked: Headers, current: str | None, changed: float | None) -> str | None:

@@ -173,8 +173,7 @@ class TransferRunner:
         earlier = run.job.checkpoint.get("path")
         if earlier is not None and await self._already_there(run, caller):
             return Outcome(results=(self._destination(tuple(earlier)),))
-        act = "copy" if transfer.keeps_bytes else "move"
-        final = await asyncio.to_thread(self._space.destination, caller, source, wanted, act)
+        final = await asyncio.to_thread(self._space.destination, caller, source, wanted)
         outcome = Outcome(results=(self._destination(final),))
         if transfer.keeps_bytes:
             await self._copier.copy(run, caller, source, final, outcome)
