@@ -16,7 +16,7 @@ import yaml
 from ansible.errors import AnsibleActionFail
 from ansible.parsing.vault import is_encrypted
 from ansible.plugins.action import ActionBase
-from ansible_collections.skasrc.cavern.plugins.module_utils import _files, _secrets
+from ansible_collections.skasrc.cavern.plugins.module_utils import _files, _owner, _secrets
 
 HEADER = """\
 # The secrets of this deployment, generated. Keep this file out of version control; back it up with the data.
@@ -47,6 +47,7 @@ class ActionModule(ActionBase):
                 "path": {"type": "path", "required": True},
                 "overrides": {"type": "dict", "default": {}, "no_log": True},
                 "rotate": {"type": "list", "elements": "str", "default": []},
+                "owner": {"type": "dict", "options": _owner.ARGUMENT_SPEC},
                 "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             }
         )
@@ -63,6 +64,15 @@ class ActionModule(ActionBase):
             _secrets.check_names(overrides, "overrides")
             _secrets.check(overrides, "overrides")
             _secrets.check_names(set(options["rotate"]) - {"all"}, "rotate")
+            # Nothing is written for another's deployment, not even a lock.
+            if options["owner"] is not None and (options["rotate"] or self._missing(path, overrides)):
+                found = self._execute_module(
+                    module_name="skasrc.cavern.deployment_owner",
+                    module_args=options["owner"],
+                    task_vars=task_vars,
+                )
+                if found.get("failed"):
+                    return found
             return self._converge(path, overrides, options["rotate"])
         except _secrets.SecretError as error:
             raise AnsibleActionFail(str(error)) from error
@@ -95,6 +105,10 @@ class ActionModule(ActionBase):
             # Callbacks show nothing of a result that succeeded; errors, which hold no value, are shown.
             "_ansible_no_log": True,
         }
+
+    def _missing(self, path: Path, overrides: dict[str, str]) -> list[str]:
+        present = self._read(path)
+        return [name for name in _secrets.SECRETS if name not in present and name not in overrides]
 
     def _remove(self, path: Path) -> dict[str, Any]:
         present = [file for file in (path, _lock(path)) if file.exists()]

@@ -64,6 +64,12 @@ options:
         type: list
         elements: int
         default: []
+      operator_reads:
+        description:
+          - Whether the owner of the parent directory, who deploys, reads what is in it too, by an access control list.
+          - Nothing comes of it on a file system without such lists.
+        type: bool
+        default: false
   programs:
     description: Executable files.
     type: list

@@ -9,16 +9,52 @@ what a run's tags ask for, and ``compose_services`` joins what all services shar
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import re
+from collections.abc import Iterable
 from typing import Any
+from urllib.parse import urlsplit
 
 from ansible.errors import AnsibleFilterError
+from ansible.module_utils.common.validation import (
+    check_type_bool,
+    check_type_int,
+    check_type_list,
+    check_type_str,
+)
+from ansible_collections.skasrc.cavern.plugins.plugin_utils import _settings
 
 # What comes before the services, and is a tag of its own.
 PHASES = ("host", "certificates", "hosts_entries", "images", "network")
 
 FLAVOURS = ("embedded", "opencadc")
+
+TYPES = {"bool": check_type_bool, "int": check_type_int, "list": check_type_list, "str": check_type_str}
+
+# What the catalogue may say of a service.
+PROBE: dict[str, Any] = {"path": {"type": "str"}, "status": {"type": "int"}, "vosi": {"type": "bool"}}
+FIELDS: dict[str, Any] = {
+    "role": {"type": "str"},
+    "enabled": {"type": "bool"},
+    "container": {"type": "str"},
+    "number": {"type": "int"},
+    "port": {"type": "int"},
+    "further_ports": {"type": "list", "elements": "int"},
+    "metrics": {"type": "int"},
+    "image": {"type": "str"},
+    "user": {"type": "int"},
+    "route": {"type": "str"},
+    "strip_route": {"type": "bool"},
+    "depends_on": {"type": "list", "elements": "str"},
+    "starts_after": {"type": "list", "elements": "str"},
+    "memory": {"type": "str"},
+    "phases": {"type": "list", "elements": "str"},
+    "summary": {"type": "str"},
+    "flavour": {"type": "str"},
+    "probe": {"type": "dict", "options": PROBE},
+}
+ENTRY: dict[str, Any] = FIELDS | {"opencadc": {"type": "dict", "options": FIELDS}}
 
 # OpenCADC's services, each a Tomcat with its heap in five eighths of the container's memory, and the MiB that it needs.
 JAVA_ROLES = ("cavern", "posix_mapper", "reg")
@@ -35,6 +71,30 @@ def _merge(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
         old = merged.get(key)
         merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
+
+
+def _typed(place: str, entry: Any, fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a service by their types. Refuses those that no service has, and values of other types."""
+    if not isinstance(entry, dict):
+        raise AnsibleFilterError(f"{place}: give the fields of the service, such as {{memory: 1g}}")
+    for name in sorted(set(entry) - set(fields)):
+        near = difflib.get_close_matches(str(name), fields, n=1)
+        raise AnsibleFilterError(
+            f"{place}.{name}: a service has no such field"
+            f"{f'; is it {near[0]}?' if near else ''} It has {', '.join(sorted(fields))}"
+        )
+    typed: dict[str, Any] = {}
+    for name, value in entry.items():
+        for wrong in _settings.misshapen(f"{place}.{name}", fields[name], value, lambda value: value):
+            raise AnsibleFilterError(wrong)
+        if "options" in fields[name]:
+            typed[name] = _typed(f"{place}.{name}", value, fields[name]["options"])
+            continue
+        try:
+            typed[name] = value if value is None else TYPES[fields[name]["type"]](value)
+        except TypeError as error:
+            raise AnsibleFilterError(f"{place}.{name}: {error}") from error
+    return typed
 
 
 def _check_names(network: dict[str, Any]) -> None:
@@ -110,6 +170,19 @@ def _unique(services: dict[str, Any], field: str) -> None:
         seen[value] = key
 
 
+def _settle_dependences(service: dict[str, Any], services: dict[str, Any]) -> None:
+    """Complete whom a service opens connections to, and whose health it waits for before it starts."""
+    depends = service["depends_on"]
+    if service["role"] == "haproxy":
+        depends = [*depends, *(key for key, other in services.items() if "route" in other)]
+        service.setdefault("starts_after", [])
+    service["depends_on"] = [key for key in dict.fromkeys(depends) if key in services]
+    after = service.get(
+        "starts_after", [key for key in service["depends_on"] if services[key]["role"] != "haproxy"]
+    )
+    service["starts_after"] = [key for key in after if key in services]
+
+
 def resolve_catalogue(
     catalogue: dict[str, Any],
     overrides: dict[str, Any],
@@ -127,6 +200,10 @@ def resolve_catalogue(
             f"cavern_catalogue_overrides: no such service: {', '.join(unknown)}; "
             f"the catalogue has {', '.join(sorted(catalogue))}"
         )
+    overrides = {
+        key: _typed(f"cavern_catalogue_overrides.{key}", entry, ENTRY) for key, entry in overrides.items()
+    }
+    catalogue = {key: _typed(f"cavern_catalogue.{key}", entry, ENTRY) for key, entry in catalogue.items()}
     _check_names(network)
     subnet = _subnet(network)
     services: dict[str, Any] = {}
@@ -146,6 +223,9 @@ def resolve_catalogue(
         service["address"] = str(subnet[number])
         service["user"] = int(service.get("user", user))
         service.setdefault("depends_on", [])
+        service["ports"] = sorted(
+            {int(port) for port in (service.get("port"), *service.get("further_ports", [])) if port}
+        )
         service.setdefault("phases", [])
         image = str(service["image"])
         service["image"] = image if "/" in image or ":" in image else f"{image_prefix}/{image}:{image_tag}"
@@ -153,7 +233,7 @@ def resolve_catalogue(
             _check_foreign(key, service)
         services[key] = service
     for key, service in services.items():
-        service["depends_on"] = [name for name in service["depends_on"] if name in services]
+        _settle_dependences(service, services)
         route = service.get("route")
         if route is not None and (not route.startswith("/") or route.endswith("/")):
             raise AnsibleFilterError(
@@ -214,13 +294,73 @@ def compose_services(
             "address": entry["address"],
             "user": f"{user}:{user}",
             "memory": entry["memory"],
-            "depends_on": entry["depends_on"],
+            "depends_on": entry["starts_after"],
         }
         spec = _merge(_merge(defaults, shared), own)
         spec["mounts"] = [*defaults.get("mounts", []), *own.get("mounts", [])]
         spec["files"] = [_file(item, user, mode) for item in own.get("files", [])]
         composed.append(spec)
     return composed
+
+
+def connections(
+    services: dict[str, Any], urls: dict[str, list[str]], public_name: str, monitors: list[str]
+) -> dict[str, Any]:
+    """Who may open a connection to whom: to those it depends on, and to what its settings name elsewhere."""
+    rules: list[dict[str, Any]] = []
+    inside = {public_name} | {
+        name for s in services.values() for name in (s["alias"], s["container"], s["address"])
+    }
+    for key, service in services.items():
+        source = service["address"]
+        for other in service["depends_on"]:
+            target = services[other]
+            rules.append(_rule(f"{key} to {other}", source, target["address"], target["ports"]))
+        outside: dict[str | None, set[int]] = {}
+        for url in urls.get(key, []):
+            host, port = _endpoint(url)
+            if host and host not in inside:
+                outside.setdefault(_address(host), set()).add(port)
+        for destination, ports in outside.items():
+            # One that may be asked on any port has no list of them.
+            rules.append(
+                _rule(
+                    f"{key} to {destination or 'other machines'}",
+                    source,
+                    destination,
+                    () if 0 in ports else ports,
+                )
+            )
+    for key, service in services.items():
+        if service["role"] == "haproxy":
+            rules.append(_rule(f"others to {key}", None, service["address"], service["ports"]))
+        if "metrics" in service:
+            rules += [
+                _rule(f"metrics of {key}", monitor, service["address"], [service["metrics"]])
+                for monitor in monitors
+            ]
+    return {"members": [service["address"] for service in services.values()], "rules": rules}
+
+
+def _rule(comment: str, source: str | None, destination: str | None, ports: Iterable[int]) -> dict[str, Any]:
+    return {"comment": comment, "source": source, "destination": destination, "ports": sorted(ports)}
+
+
+def _endpoint(url: str) -> tuple[str, int]:
+    """Host and port of a URL; of a bare host, as callbacks are allowed by, any port, which is 0."""
+    try:
+        parts = urlsplit(url if "://" in url else f"//{url}")
+        return parts.hostname or "", parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
+    except ValueError as exc:
+        raise AnsibleFilterError(f"{url!r} is not a URL or a host: {exc}") from exc
+
+
+def _address(host: str) -> str | None:
+    """The host if it is an IPv4 address; what a name stands for may change."""
+    try:
+        return str(ipaddress.IPv4Address(host))
+    except ValueError:
+        return None
 
 
 def health_checks(services: dict[str, Any], url: str, ca_path: str) -> list[dict[str, Any]]:
@@ -269,6 +409,7 @@ class FilterModule:
         """Name the filters for Ansible."""
         return {
             "compose_services": compose_services,
+            "connections": connections,
             "health_checks": health_checks,
             "resolve_catalogue": resolve_catalogue,
             "select_phases": select_phases,

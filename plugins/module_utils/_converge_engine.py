@@ -22,6 +22,7 @@ from typing import Any
 from ansible_collections.skasrc.cavern.plugins.module_utils import _converge_network as host
 from ansible_collections.skasrc.cavern.plugins.module_utils import _converge_plan as planning
 from ansible_collections.skasrc.cavern.plugins.module_utils import _docker, _files
+from ansible_collections.skasrc.cavern.plugins.module_utils._connections import Connections
 from ansible_collections.skasrc.cavern.plugins.module_utils._converge_files import (
     FilePlan,
     apply_files,
@@ -126,6 +127,7 @@ class Converger:
         self._deadline = time.monotonic() + params["timeout"]
         self._network_action: str | None = None
         self._network_old: dict[str, Any] | None = None
+        self._connections: Connections | None = None
 
     # -- what is there -------------------------------------------------------------------------------------
 
@@ -162,6 +164,7 @@ class Converger:
         specs = self.params["services"]
         planning.waves({spec["name"]: spec.get("depends_on") or [] for spec in specs})
         self._look_at_network()
+        self._look_at_connections()
         with ThreadPoolExecutor(max_workers=self.params["threads"]) as pool:
             for service in pool.map(self._look_at_service, specs):
                 self.services[service.name] = service
@@ -234,6 +237,20 @@ class Converger:
                 "from elsewhere use it; disconnect them first"
             )
         self._note("network", network["name"], "recreate", differing)
+
+    def _look_at_connections(self) -> None:
+        network = self.network
+        if network.get("connections") is None or not (self.params["services"] or network.get("ensure")):
+            return
+        self._connections = Connections(self.project, network, network["connections"])
+        if self.client is not None and self._network_action is None:
+            self._connections.check_place()
+        self._take_over(self._connections)
+
+    def _take_over(self, connections: Connections) -> None:
+        connections.look()
+        self.actions += connections.actions
+        self.diffs += connections.diffs
 
     def _foreign_members(self, inspect: dict[str, Any] | None) -> list[str]:
         ours = {container["Id"] for container in self.owned()}
@@ -428,6 +445,8 @@ class Converger:
             self._remove(container["Id"])
         if self._network_action:
             self._make_network()
+        if self._connections:
+            self._connections.act()
         with ThreadPoolExecutor(max_workers=max(1, len(self.services))) as pool:
             for service in self.services.values():
                 pool.submit(self._converge, service)
@@ -602,6 +621,7 @@ class Converger:
                 list(pool.map(act, [container["Id"] for container in todo]))
         if remove and self.params["remove_network"]:
             self._remove_network()
+            self._remove_connections()
         if remove and self.params["remove_volumes"]:
             self._remove_volumes()
 
@@ -625,6 +645,12 @@ class Converger:
                 f"network {self.network['name']} cannot be removed: {exc.explanation or exc}; "
                 "if nothing uses it, restart Docker Engine and run this again"
             ) from exc
+
+    def _remove_connections(self) -> None:
+        connections = Connections(self.project, self.network, None)
+        self._take_over(connections)
+        if not self.check_mode:
+            connections.act()
 
     def _remove_volumes(self) -> None:
         if self.client is None:

@@ -67,6 +67,8 @@ class Upgrader(Converger):
             self._remove(container["Id"])
         if self._network_action:
             self._make_network()
+        if self._connections:
+            self._connections.act()
         order = planning.waves(
             {name: service.spec.get("depends_on") or [] for name, service in self.services.items()}
         )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.skasrc.cavern.plugins.module_utils import _apt, _engine, _files
+from ansible_collections.skasrc.cavern.plugins.module_utils import _acl, _apt, _engine, _files
 from ansible_collections.skasrc.cavern.plugins.module_utils._phase import PhaseError, Result
 
 # Where the distribution's packages install Python libraries; a virtual environment has another prefix.
@@ -44,6 +44,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
             "owner": {"type": "int"},
             "group": {"type": "int"},
             "former_owners": {"type": "list", "elements": "int", "default": []},
+            "operator_reads": {"type": "bool", "default": False},
         },
     },
     "programs": {
@@ -220,6 +221,10 @@ class Host:
             reasons.append(f"mode was {status.st_mode & 0o7777:04o}, wanted {mode:04o}")
         if (uid, gid) != (status.st_uid, status.st_gid):
             reasons.append(f"owner was {status.st_uid}:{status.st_gid}, wanted {uid}:{gid}")
+        operator, _ = _files.owner_of(path.parent)
+        reads = wanted["operator_reads"] and operator not in (0, uid)
+        if reads and not _acl.may_read(path, operator):
+            reasons.append(f"the operator, uid {operator}, may not read it")
         if not reasons:
             return
         if not created:
@@ -230,6 +235,8 @@ class Host:
             os.chown(path, uid, gid)
             if mode is not None:
                 path.chmod(mode)
+            if reads and not _acl.may_read(path, operator):
+                _acl.let_read(path, operator)
 
     def _program(self, wanted: dict[str, Any]) -> None:
         path = expand_home(wanted["path"])
@@ -293,6 +300,11 @@ def run(module: AnsibleModule, options: dict[str, Any]) -> Result:
         if directory["mode"] is not None and not re.fullmatch("0?[0-7]{3,4}", directory["mode"]):
             raise PhaseError(
                 f"directories: mode {directory['mode']!r} of {directory['path']} is not octal; quote it"
+            )
+        if directory["operator_reads"] and int(directory["mode"] or "755", 8) & 0o050 != 0o050:
+            raise PhaseError(
+                f"directories: mode {directory['mode']!r} of {directory['path']} must let a group read and enter,"
+                " which is the most that operator_reads can grant"
             )
     facts: dict[str, Any] = {}
     actions: list[dict[str, Any]] = []

@@ -77,6 +77,32 @@ options:
         description: Make the network even where no service is selected.
         type: bool
         default: false
+      connections:
+        description:
+          - Which connections the containers of the network may open, for the host's packet filter. Names may always be
+            asked for. Without this, the filter is left as it is.
+        type: dict
+        suboptions:
+          restrict:
+            description: Whether there are such rules. Those of an earlier run are taken away with V(false).
+            type: bool
+            default: true
+          members:
+            description:
+              - Addresses of all services. Other containers of the network may open connections to all but these.
+            type: list
+            elements: str
+            default: []
+          rules:
+            description: What may be opened. All other connections of the network's containers are dropped.
+            type: list
+            elements: dict
+            default: []
+            suboptions:
+              source: {description: Address of a service; without one, all other containers., type: str}
+              destination: {description: Address; without one, all of other machines., type: str}
+              ports: {description: TCP ports; without any, all., type: list, elements: int, default: []}
+              comment: {description: Who asks whom, for those who list the rules., type: str, default: ''}
   config_dir:
     description: Directory below which each service has its configuration files.
     type: path
@@ -426,6 +452,24 @@ ARGUMENTS: dict[str, Any] = {
             "bridge": {"type": "str"},
             "mtu": {"type": "int"},
             "ensure": {"type": "bool", "default": False},
+            "connections": {
+                "type": "dict",
+                "options": {
+                    "restrict": {"type": "bool", "default": True},
+                    "members": {"type": "list", "elements": "str", "default": []},
+                    "rules": {
+                        "type": "list",
+                        "elements": "dict",
+                        "default": [],
+                        "options": {
+                            "source": {"type": "str"},
+                            "destination": {"type": "str"},
+                            "ports": {"type": "list", "elements": "int", "default": []},
+                            "comment": {"type": "str", "default": ""},
+                        },
+                    },
+                },
+            },
         },
     },
     "config_dir": {"type": "path", "required": True},

@@ -34,6 +34,12 @@ options:
     type: list
     elements: str
     default: []
+  owner:
+    description:
+      - What M(skasrc.cavern.deployment_owner) takes. No secret is made for a deployment that belongs to another
+        directory.
+      - Its module runs on the host, as the task's C(become) says.
+    type: dict
   state:
     description:
       - V(absent) deletes the file. Data that was encrypted with its keys is lost then.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -78,6 +79,20 @@ def test_users_reach_what_is_theirs(site: Site) -> None:
     with site.session("smoke") as http:
         answer = http.get(f"{site.url}/src/cavern/nodes/home/smoke", timeout=30)
     assert 'creator" readOnly="true">smoke<' in answer.text
+
+
+def test_the_administrator_has_one_number(site: Site) -> None:
+    """That of the settings, which Cavern goes by, is the POSIX mapper's too, and nobody else's."""
+    with site.session("cavernadmin") as http:
+        answer = http.get(f"{site.url}/src/posix-mapper/uid", params={"user": "cavernadmin"}, timeout=30)
+        assert answer.text == "cavernadmin:x:9999:9999:::\n"
+        made = http.put(
+            f"{site.url}/src/cavern/nodes/projects/own", data=document("/projects/own"), timeout=30
+        )
+        assert made.status_code == 201, made.text
+    assert (site.data / "cavern_data/cavern/projects/own").stat().st_uid == 9999
+    own = "SELECT groupuri FROM mapping.groups WHERE gid = 9999"
+    assert site.sql("postgres_posixmapper", "mapping", own).endswith("default-group?cavernadmin")
 
 
 def test_a_changed_registry_asks_for_new_containers(site: Site) -> None:
@@ -184,6 +199,14 @@ def edited(text: str, drop: str, instead: str = "") -> str:
     return "\n".join([*lines, instead]) + "\n"
 
 
+@pytest.fixture(scope="module")
+def beside(site: Site) -> Iterator[None]:
+    """A container beside the deployment's own may open what connections it likes."""
+    site.run("--tags", "network", cavern_restrict_connections="false")
+    yield
+    site.run("--tags", "network")
+
+
 @pytest.mark.parametrize(
     ("file", "drop", "instead", "serves"),
     [
@@ -202,7 +225,7 @@ def edited(text: str, drop: str, instead: str = "") -> str:
     ],
 )
 def test_the_stand_in_refuses_what_cavern_would(
-    site: Site, tmp_path: Path, file: str, drop: str, instead: str, serves: bool
+    site: Site, beside: None, tmp_path: Path, file: str, drop: str, instead: str, serves: bool
 ) -> None:
     """Otherwise a deployment that passes would prove nothing."""
     config = tmp_path / "config"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -96,9 +97,32 @@ def made(site: Site) -> dict[str, bytes]:
     return {}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def administrator_with_two_numbers(site: Site) -> Iterator[int]:
+    """As OpenCADC's POSIX mapper gave him one before the settings' was reserved; returns it."""
+    database = ("postgres_posixmapper", "mapping")
+    given = site.sql(
+        *database,
+        "UPDATE mapping.users SET uid = nextval('mapping.users_uid_seq1')"
+        " WHERE username = 'cavernadmin' RETURNING uid",
+    )
+    own_group = (
+        "UPDATE mapping.groups SET gid = (SELECT uid FROM mapping.users WHERE username = 'cavernadmin')"
+        " WHERE groupuri LIKE '%?cavernadmin'"
+    )
+    site.sql(*database, own_group)
+    yield int(given)
+    site.sql(*database, "UPDATE mapping.users SET uid = 9999 WHERE username = 'cavernadmin'")
+    site.sql(*database, own_group)
+
+
 @pytest.mark.parametrize("mixture", MIXTURES)
 def test_files_and_users_carry_over(
-    site: Site, mixture: str, made: dict[str, bytes], numbers: dict[str, str]
+    site: Site,
+    mixture: str,
+    made: dict[str, bytes],
+    numbers: dict[str, str],
+    administrator_with_two_numbers: int,
 ) -> None:
     before = on_disk(site) if made else None
     ours = mixture == "all but cavern"
@@ -115,6 +139,12 @@ def test_files_and_users_carry_over(
         ada = Area(site, http)
         if mixture == "all":
             Area(site, administrator).send("PUT", "/home/ada", **{f"{CORE}creator": "ada"})
+            Area(site, administrator).send("PUT", "/projects/his")
+            his = site.data / "cavern_data/cavern/projects/his"
+            assert his.stat().st_uid == administrator_with_two_numbers
+        # What he made with either number stays his.
+        Area(site, administrator).send("POST", "/projects/his", **{CUSTOM: mixture})
+        Area(site, administrator).send("POST", "/projects", **{CUSTOM: mixture})
         mapper = f"{site.url}/src/posix-mapper"
         for url, parameters in ((f"{mapper}/uid", {"user": "ada"}), (f"{mapper}/gid", {"group": GROUP})):
             answer = http.get(url, params=parameters, timeout=60)

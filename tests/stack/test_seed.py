@@ -24,11 +24,18 @@ CONTAINER = (
 
 
 @pytest.fixture
-def container_node(stack: Deployment, http: requests.Session) -> Iterator[str]:
+def administrator(stack: Deployment) -> Iterator[requests.Session]:
+    """Who alone makes containers at the top."""
+    with stack.session("cavernadmin") as session:
+        yield session
+
+
+@pytest.fixture
+def container_node(stack: Deployment, administrator: requests.Session) -> Iterator[str]:
     """A top-level node of the test's own; the test may create it."""
     url = f"{stack.url}/src/cavern/nodes/test_container_{uuid.uuid4().hex[:8]}"
     yield url
-    http.delete(url, timeout=30)
+    administrator.delete(url, timeout=30)
 
 
 def curl_inside(stack: Deployment, token: str, *arguments: str) -> str:
@@ -77,11 +84,15 @@ def test_container_needs_a_token(stack: Deployment, anonymous: requests.Session,
     assert anonymous.get(container_node, timeout=30).status_code == 404
 
 
-def test_container_is_created_with_one(http: requests.Session, container_node: str) -> None:
+def test_container_is_created_by_the_administrator(
+    http: requests.Session, administrator: requests.Session, container_node: str
+) -> None:
     headers = {"Content-Type": "application/xml"}
-    assert http.put(container_node, data=CONTAINER, headers=headers, timeout=30).status_code == 201
-    assert "ContainerNode" in http.get(container_node, timeout=30).text
-    assert http.put(container_node, data=CONTAINER, headers=headers, timeout=30).status_code == 409
+    assert http.put(container_node, data=CONTAINER, headers=headers, timeout=30).status_code == 403
+    for status in (201, 409):
+        answer = administrator.put(container_node, data=CONTAINER, headers=headers, timeout=30)
+        assert answer.status_code == status
+    assert "ContainerNode" in administrator.get(container_node, timeout=30).text
 
 
 def test_posix_mapper(

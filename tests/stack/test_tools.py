@@ -141,7 +141,7 @@ def test_client_certificate_is_its_user(stack: Deployment, user: str) -> None:
     playbook("playbooks/client_certificate.yml", "--extra-vars", f"user={user}")
     certificate = stack.state / f"certs/clients/{user}.pem"
     assert certificate.stat().st_mode & 0o777 == 0o600
-    node = f"{stack.url}/src/cavern/nodes/certificate_{user}"
+    node = f"{stack.url}/src/cavern/nodes/home/{user}"
     document = (
         '<node xmlns="http://www.ivoa.net/xml/VOSpace/v2.0" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" '
         'xmlns:vos="http://www.ivoa.net/xml/VOSpace/v2.0" xsi:type="vos:ContainerNode"/>'
@@ -154,5 +154,4 @@ def test_client_certificate_is_its_user(stack: Deployment, user: str) -> None:
             assert http.put(node, document, timeout=30).status_code == 201
             assert user in http.get(node, timeout=30).text
         finally:
-            http.delete(node, timeout=30)
             certificate.unlink()

@@ -74,6 +74,8 @@ class Deployment:
     """What the names of containers and volumes begin with."""
     network: dict[str, str]
     """Name, subnet and bridge of the Docker network."""
+    services: dict[str, dict[str, Any]]
+    """The resolved catalogue."""
     _tokens: dict[tuple[str, tuple[tuple[str, Any], ...]], str] = field(default_factory=dict)
 
     @classmethod

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from iam.main import create_app
 from voservice.auth import AuthenticationError, ClientCredentials, TokenVerifier
+from voservice.testing_api import answers_as_described
 from voservice.testing_docs import shown_api
 
 ISSUER = "https://vo.example/iam"
@@ -333,3 +334,8 @@ def test_an_empty_password_lets_nobody_in(
 async def test_the_api_is_shown_without_other_sites(http: httpx.AsyncClient) -> None:
     shown = await shown_api(http, httpx.URL(f"{ISSUER}/docs"))
     assert "/iam/token" in shown["paths"]
+
+
+async def test_the_api_is_as_its_document_describes_it(http: httpx.AsyncClient) -> None:
+    headers = {"Authorization": f"Bearer {await password(http)}"}
+    await answers_as_described(create_app(), "/iam/openapi.json", headers)

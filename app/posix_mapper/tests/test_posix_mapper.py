@@ -29,6 +29,7 @@ pytest_plugins = ["voservice.testing"]
 ISSUER = "https://vo.example/iam"
 BASE = "https://vo.example/src/posix-mapper"
 TEAM = "ivo://opencadc.org/gms?team"
+OWN_GROUP = "ivo://default-group-should-be-ignored.opencadc.org/default-group?"
 MIGRATIONS = Path(posix_mapper.__file__).parent / "migrations"
 
 
@@ -73,12 +74,13 @@ async def http(
     monkeypatch.setenv("PUBLIC_URL", "https://vo.example")
     monkeypatch.setenv("POSIX_MAPPER_RESERVED_USERS", "cavernadmin:9999")
     monkeypatch.setenv("POSIX_MAPPER_OPERATORS", "op,operators")
+    monkeypatch.setenv("POSIX_MAPPER_REGISTRARS", "vospace")
     await asyncio.to_thread(database.migrate, PosixMapperSettings(), MIGRATIONS)
     make = httpx.AsyncClient
     monkeypatch.setattr(httpx, "AsyncClient", lambda **options: make(**{"transport": issuer, **options}))
     app = create_app()
     async with app.router.lifespan_context(app), make(transport=httpx.ASGITransport(app=app)) as client:
-        client.headers["Authorization"] = f"Bearer {issuer.token('ada')}"
+        client.headers["Authorization"] = f"Bearer {issuer.token('ada', client_id='vospace')}"
         yield client
 
 
@@ -105,6 +107,65 @@ async def test_groups(http: httpx.AsyncClient) -> None:
     refused = await http.get(f"{BASE}/gid", params={"group": "team"})
     assert refused.status_code == 400
     assert refused.text.startswith("group: 'team'")
+
+
+async def test_a_user_brings_no_name_but_the_own_into_the_mapping(
+    http: httpx.AsyncClient, issuer: Issuer, database_url: str
+) -> None:
+    """What is unknown is left out, as unknown numbers are: nobody fills the tables by asking."""
+    await tsv(http, f"gid?group={TEAM}")
+    before = await run(database_url, "SELECT groupuri FROM mapping.groups ORDER BY gid")
+    for claims in ({}, {"client_id": "cli"}, {"azp": "cli"}, {"client_id": "cli", "azp": "vospace"}):
+        as_user = {"Authorization": f"Bearer {issuer.token('ada', groups=['cavernadmin'], **claims)}"}
+        for path, known in (
+            (f"gid?group={TEAM}&group=ivo://opencadc.org/gms?other", "team:x:900000:\n"),
+            ("gid?group=ivo://opencadc.org/gms?other", ""),
+            (f"gid?group={OWN_GROUP}eve", ""),
+            ("uid?user=eve&user=any&user=vospace", ""),
+        ):
+            answer = await http.get(f"{BASE}/{path}", headers=as_user)
+            assert (answer.status_code, answer.text) == (200, known)
+    assert await run(database_url, "SELECT groupuri FROM mapping.groups ORDER BY gid") == before
+    assert await run(database_url, "SELECT username FROM mapping.users") == [("cavernadmin",)]
+    answer = await http.get(f"{BASE}/uid?user=ada&user=eve", headers=as_user)
+    assert answer.text == "ada:x:10000:10000:::\n"
+
+
+async def test_the_administrator_and_the_services_register_names(
+    http: httpx.AsyncClient, issuer: Issuer
+) -> None:
+    for number, claims in enumerate(({"user": "cavernadmin"}, {"user": "x", "azp": "vospace"})):
+        headers = {"Authorization": f"Bearer {issuer.token(**claims)}"}
+        answer = await http.get(f"{BASE}/gid?group={TEAM}{number}", headers=headers)
+        assert answer.text == f"team{number}:x:{900_000 + number}:\n"
+        answer = await http.get(f"{BASE}/uid?user=u{number}", headers=headers)
+        assert answer.text == f"u{number}:x:{10_000 + number}:{10_000 + number}:::\n"
+
+
+async def test_everybody_registers_names_where_opencadc_s_cavern_asks(
+    http: httpx.AsyncClient, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It asks with the tokens of its callers."""
+    monkeypatch.setenv("POSIX_MAPPER_REGISTRARS", "any")
+    app = create_app()
+    headers = {"Authorization": f"Bearer {issuer.token('ada')}"}
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app=app), headers=headers) as client,
+    ):
+        assert (await client.get(f"{BASE}/gid?group={TEAM}")).text == "team:x:900000:\n"
+
+
+async def test_many_groups_at_once(http: httpx.AsyncClient) -> None:
+    """From two askers, in opposite orders, some of them known: each gets one number."""
+    groups = [f"group={TEAM}{number}" for number in range(1200)]
+    await tsv(http, "gid?" + "&".join(groups[::7]))
+    answers = await asyncio.gather(
+        *(tsv(http, "gid?" + "&".join(order)) for order in [groups, groups[::-1]] * 2)
+    )
+    assert len(set(answers)) == 1
+    numbers = [int(line.split("\t")[1]) for line in answers[0].splitlines()]
+    assert len(numbers) == len(set(numbers)) == 1200
 
 
 async def test_numbers_are_stable_under_concurrency(http: httpx.AsyncClient) -> None:
@@ -254,7 +315,7 @@ async def test_numbers_that_are_taken_are_passed_over(http: httpx.AsyncClient, d
 
 
 async def test_a_user_s_own_group_comes_with_the_user_alone(http: httpx.AsyncClient) -> None:
-    own = "ivo://default-group-should-be-ignored.opencadc.org/default-group?eve"
+    own = f"{OWN_GROUP}eve"
     refused = await http.get(f"{BASE}/gid", params={"group": own})
     assert refused.status_code == 400
     assert "made with the user" in refused.text
@@ -278,6 +339,18 @@ async def test_a_reservation_that_comes_too_late_is_refused(
         await MappingStore(engine).reserve("ops", 6)
     await engine.dispose()
     assert "ops\t6" not in await tsv(http, "uid")
+
+
+async def test_opencadc_s_service_can_give_numbers_in_these_tables(
+    http: httpx.AsyncClient, database_url: str
+) -> None:
+    """It draws the number itself and inserts it, and a user's own group with the same."""
+    await run(
+        database_url,
+        "INSERT INTO mapping.users (uid, username) VALUES (nextval('mapping.users_uid_seq1'), 'eve')",
+        "INSERT INTO mapping.groups (gid, groupuri) VALUES (10000, 'ivo://x.org/g?eve')",
+    )
+    assert await tsv(http, "uid?user=eve") == "eve\t10000\t10000\n"
 
 
 async def test_a_number_once_given_stays(

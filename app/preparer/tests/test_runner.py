@@ -128,6 +128,7 @@ async def test_batches_then_a_receipt_of_every_file(site: Site, tmp_path: Path) 
     async with site.worker(Stub(act)):
         assert (await site.final(task)).state == TaskState.SUCCEEDED
     assert batches == [100, 100, 50]
+    assert (tmp_path / f"{task}.json").stat().st_mode & 0o777 == 0o640
     receipt = json.loads((tmp_path / f"{task}.json").read_text())
     assert [result["number"] for result in receipt["results"]] == list(range(250))
     assert "token of ada" not in json.dumps(receipt)

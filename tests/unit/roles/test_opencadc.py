@@ -99,12 +99,12 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def render(inventory: str, output: Path, *settings: str) -> subprocess.CompletedProcess[str]:
+def render(inventory: str, output: Path, *settings: str, times: int = 1) -> subprocess.CompletedProcess[str]:
     """Write the specifications of all services, in OpenCADC's flavour, without touching anything."""
     arguments = [f"output={output}", "cavern_flavour=opencadc", *settings]
     extra = [word for setting in arguments for word in ("-e", setting)]
     return subprocess.run(
-        [str(ANSIBLE), "-i", inventory, *extra, "tests/unit/roles/render.yml"],
+        [str(ANSIBLE), "-i", inventory, *extra, *["tests/unit/roles/render.yml"] * times],
         cwd=ROOT,
         env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
         capture_output=True,
@@ -478,6 +478,12 @@ def test_a_password_that_tomcat_would_take_for_itself_is_refused(tmp_path: Path)
     text = " ".join((done.stdout + done.stderr).split())
     assert re.search(r"secrets_overrides\.\w+_db_password: Tomcat puts something else", text)
     assert "user.home" not in text
+
+
+def test_a_run_may_have_several_playbooks(tmp_path: Path) -> None:
+    """As `make up` has: what one has included is not taken for a setting in the next."""
+    done = render(SITES["local"].inventory, tmp_path / "rendered.json", times=2)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def with_password(password: str) -> str:

@@ -11,19 +11,42 @@ from urllib.parse import unquote_plus, urlsplit
 import jwt
 from fastapi import FastAPI, Form, Request
 from fastapi.responses import JSONResponse, Response
-from voservice import docs, vosi
+from voservice import docs, openapi, vosi
 from voservice.auth import ACCESS_TOKEN, EXCHANGE, USERNAME, AuthenticationError, bearer
 from voservice.config import load
 from voservice.logging import AccessLog, bind, configure
-from voservice.middleware import protect
+from voservice.proxy import client_address
 from voservice.responses import text, xml
 
 from iam.config import CLIENT_CREDENTIALS, RESOURCE_OWNER, Client, Directory, IamSettings
 from iam.tokens import ALGORITHM, Signer
 
-LARGEST_BODY = 64 << 10
-MOST_DIGITS = 18
 SCOPES = ("openid", "profile", "groups")
+ERROR = {
+    "description": "What is wrong (RFC 6749 section 5.2), or a line of text",
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["error"],
+                "properties": {"error": openapi.STRING, "error_description": openapi.STRING},
+            }
+        },
+        **openapi.LINE["content"],
+    },
+}
+OPERATIONS = {
+    "GET /gms/search": openapi.Operation(
+        {200: openapi.answer("A group a line", "text/plain")},
+        [
+            openapi.parameter("group", "Only these groups", openapi.many(openapi.STRING)),
+            openapi.parameter("user", "Whose groups, for services that may ask"),
+        ],
+    ),
+    "GET /gms/availability": openapi.Operation(openapi.AVAILABILITY),
+    "GET /gms/capabilities": openapi.Operation(openapi.CAPABILITIES),
+}
+"""What is read from the request itself, where FastAPI does not see it."""
 TOKEN_TYPES = (ACCESS_TOKEN, "urn:ietf:params:oauth:token-type:jwt")
 
 
@@ -71,7 +94,6 @@ def create_app() -> FastAPI:
         openapi_url=f"{base}/openapi.json",
         redoc_url=None,
     )
-    protect(app, settings, lambda status, reason: text(f"{reason}\n", status), LARGEST_BODY)
     app.add_middleware(AccessLog, quiet=(f"{base}/health",))
     docs.install(app, base)
 
@@ -136,7 +158,7 @@ def create_app() -> FastAPI:
         scope: Annotated[str, Form()] = " ".join(SCOPES),
     ) -> JSONResponse:
         client = authenticate(request, known, client_id, client_secret)
-        bind(client=client.client_id, grant=grant_type[:80])
+        bind(client=client.client_id, grant=grant_type)
         if grant_type not in {RESOURCE_OWNER, CLIENT_CREDENTIALS, EXCHANGE}:
             raise OAuthError(
                 "unsupported_grant_type", f"grant_type: {grant_type!r} is not one of this issuer's"
@@ -236,16 +258,29 @@ def create_app() -> FastAPI:
         return xml(vosi.capabilities(entries))
 
     @app.get(f"{base}/gms/availability")
-    async def availability() -> Response:
-        return xml(vosi.availability(True, "accepting requests"))
+    async def availability(request: Request) -> Response:
+        address = client_address(request, settings.trusted_proxies)
+        return xml(vosi.availability(True, "accepting requests", address))
 
+    openapi.complete(
+        app,
+        prefix=base,
+        schemes={"token": openapi.TOKEN, "client": openapi.CLIENT},
+        callers=(None,),
+        others={
+            **dict.fromkeys(("/token", "/introspect"), ("client", None)),
+            **dict.fromkeys(("/userinfo", "/gms/search"), ("token",)),
+        },
+        error=ERROR,
+        operations=OPERATIONS,
+    )
     return app
 
 
 def _lifetime(text: str, settings: IamSettings) -> int:
     if not text:
         return settings.iam_default_lifetime
-    if not text.isdecimal() or len(text) > MOST_DIGITS or not 1 <= int(text) <= settings.iam_max_lifetime:
+    if not text.isdecimal() or not 1 <= int(text) <= settings.iam_max_lifetime:
         raise OAuthError("invalid_request", f"expires_in: seconds from 1 to {settings.iam_max_lifetime}")
     return int(text)
 

@@ -27,6 +27,11 @@ class PosixMapperSettings(ServiceSettings):
     posix_mapper_reserved_users: Annotated[dict[str, int], NoDecode] = Field(
         default_factory=dict, description="name:uid of users whose number is fixed, separated by commas"
     )
+    posix_mapper_registrars: CommaList = Field(
+        default_factory=list,
+        description="OAuth clients whose tokens bring names into the mapping, as reserved users do; any: every token."
+        " A user's own name gets its number in any case.",
+    )
     posix_mapper_operators: CommaList = Field(
         default_factory=list,
         description="Users, and groups as tokens name them, who besides the reserved users may set log levels",

@@ -14,12 +14,13 @@ from fastapi.responses import Response, StreamingResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
-from voservice import database, docs, vosi
+from voservice import database, docs, openapi, vosi
 from voservice.auth import USERNAME, AuthenticationError, Identity, TokenVerifier, bearer
 from voservice.config import load
 from voservice.levels import Levels
 from voservice.logging import AccessLog, bind, configure
-from voservice.middleware import CallerHeaders, protect
+from voservice.middleware import CallerHeaders
+from voservice.proxy import client_address
 from voservice.responses import text as plain
 from voservice.responses import xml
 
@@ -31,11 +32,38 @@ TSV = "text/tab-separated-values"
 STANDARD = "http://www.opencadc.org/std/posix"
 MOST_DIGITS = 20
 CHECK_SECONDS = 5
-LARGEST_BODY = 64 << 10
 LEVELS_SECONDS = 10.0
 """Until a level that was set in one process is known in all."""
 TRACKED = ("posix_mapper", "voservice")
 """Loggers whose levels are listed in any case."""
+
+_LINES = {200: openapi.answer("An entry a line", "text/plain", TSV)}
+_NUMBER = {"type": "integer", "minimum": 0, "maximum": LARGEST}
+OPERATIONS = {
+    "GET /uid": openapi.Operation(
+        _LINES,
+        [
+            openapi.parameter("user", "User names, any number of them", openapi.many(openapi.STRING)),
+            openapi.parameter("uid", "Numbers of users", openapi.many(_NUMBER)),
+        ],
+    ),
+    "GET /gid": openapi.Operation(
+        _LINES,
+        [
+            openapi.parameter("group", "URIs of groups, any number of them", openapi.many(openapi.STRING)),
+            openapi.parameter("gid", "Numbers of groups", openapi.many(_NUMBER)),
+        ],
+    ),
+    "GET /logControl": openapi.Operation(
+        {200: openapi.answer("A logger and its level a line", "text/plain")}
+    ),
+    "POST /logControl": openapi.Operation(
+        {303: openapi.answer("To the levels")}, body=openapi.form(level="DEBUG, INFO, …", package="A logger")
+    ),
+    "GET /availability": openapi.Operation(openapi.AVAILABILITY, [openapi.DETAIL]),
+    "GET /capabilities": openapi.Operation(openapi.CAPABILITIES),
+}
+"""What is read from the request itself, where FastAPI does not see it."""
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +109,9 @@ def create_app() -> FastAPI:
     public = settings.public_url + base
 
     levels = Levels(TRACKED)
-    operators = {*settings.posix_mapper_reserved_users, *settings.posix_mapper_operators}
+    administrators = settings.posix_mapper_reserved_users.keys()
+    operators = set(settings.posix_mapper_operators)
+    registrars = set(settings.posix_mapper_registrars)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -103,7 +133,6 @@ def create_app() -> FastAPI:
         redoc_url=None,
     )
     app.router.redirect_slashes = False
-    protect(app, settings, lambda status, reason: plain(f"{reason}\n", status), LARGEST_BODY)
     app.add_middleware(AccessLog, quiet=(f"{base}/availability",))
     app.add_middleware(CallerHeaders)
     docs.install(app, base)
@@ -125,9 +154,16 @@ def create_app() -> FastAPI:
         """Name of the caller, who must be an operator."""
         if bearer(request.headers.getlist("authorization")) is not None:
             identity = await caller(request)
-            if identity.username in operators or not operators.isdisjoint(identity.groups):
+            named = operators & {identity.username, *identity.groups}
+            # A group of an administrator's name makes nobody one.
+            if named or identity.username in administrators:
                 return identity.username
         raise HTTPException(403, "permission denied")
+
+    def may_register(identity: Identity) -> bool:
+        """Whether names that the caller asks for get numbers: such a row stays for ever, and all can read it."""
+        client = identity.claims.get("client_id", identity.claims.get("azp"))
+        return identity.username in administrators or "any" in registrars or client in registrars
 
     async def answer(
         request: Request,
@@ -149,30 +185,36 @@ def create_app() -> FastAPI:
 
     @app.get(f"{base}/uid", summary="Users and their numbers")
     async def uid(request: Request) -> Response:
-        """Users by ``user`` (made where unknown) and ``uid``, or all of them."""
-        await caller(request)
+        """Users by ``user`` and ``uid``, or all of them; unknown ones are left out.
+
+        A user who is asked for by name gets a number if that is the caller, or the caller may register others."""
+        identity = await caller(request)
         names, uids = parameters(request, "user", "uid")
         for name in names:
             if not USERNAME.match(name):
                 raise BadParameter(f"user: {name!r} is not a user name: letters, digits and _.@-")
         numbers = [number("uid", text) for text in uids]
+        new = names if may_register(identity) else [name for name in names if name == identity.username]
         return await answer(
             request,
             store.all_users,
-            (lambda: store.users(names, numbers)) if names or uids else None,
+            (lambda: store.users(names, numbers, new)) if names or uids else None,
         )
 
     @app.get(f"{base}/gid", summary="Groups and their numbers")
     async def gid(request: Request) -> Response:
-        """Groups by ``group`` (made where unknown) and ``gid``, or all of them."""
-        await caller(request)
+        """Groups by ``group`` and ``gid``, or all of them; unknown ones are left out.
+
+        A group that is asked for by name gets a number if the caller may register names."""
+        identity = await caller(request)
         uris, gids = parameters(request, "group", "gid")
         wanted = [group_uri(uri) for uri in uris]
         numbers = [number("gid", text) for text in gids]
+        new = wanted if may_register(identity) else []
         return await answer(
             request,
             store.all_groups,
-            (lambda: store.groups(wanted, numbers)) if uris or gids else None,
+            (lambda: store.groups(wanted, numbers, new)) if uris or gids else None,
         )
 
     @app.get(f"{base}/logControl", summary="Levels of logs: a logger and its level a line")
@@ -211,7 +253,7 @@ def create_app() -> FastAPI:
             available, note = False, f"the database does not answer: {type(exc).__name__}"
         if parameters(request, "detail") == [["min"]]:
             return Response(status_code=200 if available else 503)
-        return xml(vosi.availability(available, note))
+        return xml(vosi.availability(available, note, client_address(request, settings.trusted_proxies)))
 
     @app.head(f"{base}/capabilities", include_in_schema=False)
     @app.get(f"{base}/capabilities", summary="What the service offers and where")
@@ -235,6 +277,16 @@ def create_app() -> FastAPI:
             ),
         ]
         return xml(vosi.capabilities(entries))
+
+    openapi.complete(
+        app,
+        prefix=base,
+        schemes={"token": openapi.TOKEN},
+        callers=("token",),
+        others={"/availability": (None,), "/capabilities": (None,)},
+        error=openapi.LINE,
+        operations=OPERATIONS,
+    )
 
     @app.exception_handler(AuthenticationError)
     async def unauthorized(_: Request, exc: AuthenticationError) -> Response:

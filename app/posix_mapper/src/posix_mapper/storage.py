@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -18,11 +18,11 @@ _ADD_USER = text(
     " WHERE NOT EXISTS (SELECT FROM mapping.users WHERE username = :name)"
     " ON CONFLICT DO NOTHING RETURNING uid"
 )
-_ADD_GROUP = text(
+_ADD_GROUPS = text(
     "INSERT INTO mapping.groups (gid, groupuri) OVERRIDING SYSTEM VALUE"
-    " SELECT nextval('mapping.groups_gid_seq1'), CAST(:uri AS varchar)"
-    " WHERE NOT EXISTS (SELECT FROM mapping.groups WHERE groupuri = :uri)"
-    " ON CONFLICT DO NOTHING RETURNING gid"
+    " SELECT nextval('mapping.groups_gid_seq1'), uri FROM unnest(CAST(:uris AS varchar[])) AS uri"
+    " WHERE NOT EXISTS (SELECT FROM mapping.groups WHERE groupuri = uri)"
+    " ON CONFLICT DO NOTHING"
 )
 _ADD_OWN_GROUP = text(
     "INSERT INTO mapping.groups (gid, groupuri) OVERRIDING SYSTEM VALUE VALUES (:gid, :uri)"
@@ -30,6 +30,7 @@ _ADD_OWN_GROUP = text(
 )
 _FIND_USER = text("SELECT uid FROM mapping.users WHERE username = :name")
 _FIND_GROUP = text("SELECT gid FROM mapping.groups WHERE groupuri = :uri")
+_KNOWN_GROUPS = text("SELECT groupuri FROM mapping.groups WHERE groupuri = ANY(:uris)")
 ATTEMPTS = 1000
 
 logger = logging.getLogger(__name__)
@@ -46,11 +47,11 @@ class MappingStore:
         """Use the database of *engine*."""
         self.engine = engine
 
-    async def users(self, names: Sequence[str], uids: Sequence[int]) -> list[PosixUser]:
-        """Users by name, made where unknown, and by uid, left out where unknown."""
+    async def users(self, names: Sequence[str], uids: Sequence[int], new: Collection[str]) -> list[PosixUser]:
+        """Users by name and by uid, left out where unknown; those of *new* are made."""
         async with self.engine.begin() as connection:
             # In one order everywhere, so that two requests for the same new names cannot wait for each other.
-            for name in sorted(set(names)):
+            for name in sorted(set(new)):
                 await self._user(connection, name)
             rows = await connection.execute(
                 text(
@@ -61,11 +62,12 @@ class MappingStore:
             )
             return [PosixUser(*row) for row in rows]
 
-    async def groups(self, uris: Sequence[str], gids: Sequence[int]) -> list[PosixGroup]:
-        """Groups by identifier, made where unknown, and by gid, left out where unknown."""
+    async def groups(
+        self, uris: Sequence[str], gids: Sequence[int], new: Collection[str]
+    ) -> list[PosixGroup]:
+        """Groups by identifier and by gid, left out where unknown; those of *new* are made."""
         async with self.engine.begin() as connection:
-            for uri in sorted(set(uris)):
-                await self._group(connection, uri)
+            await self._add_groups(connection, set(new))
             rows = await connection.execute(
                 text(
                     "SELECT groupuri, gid FROM mapping.groups"
@@ -175,13 +177,17 @@ class MappingStore:
         return bool(await connection.scalar(_FIND_GROUP, {"uri": uri}) == uid)
 
     @staticmethod
-    async def _group(connection: AsyncConnection, uri: str) -> None:
-        """Add a group, unless it is known. Users' own groups come with the user and in no other way."""
+    async def _add_groups(connection: AsyncConnection, uris: set[str]) -> None:
+        """Add groups that are not known. Users' own groups come with the user and in no other way."""
         for _ in range(ATTEMPTS):
-            if await connection.scalar(_FIND_GROUP, {"uri": uri}) is not None:
+            # In one order everywhere, as for users.
+            uris = uris - set(await connection.scalars(_KNOWN_GROUPS, {"uris": list(uris)}))
+            if not uris:
                 return
-            if uri.startswith(DEFAULT_GROUP):
-                raise InvalidGroup(f"group: {uri!r} is a user's own group; it is made with the user, by /uid")
-            if await connection.scalar(_ADD_GROUP, {"uri": uri}) is not None:
-                return
-        raise NumbersExhausted(f"no free gid for {uri} among the next {ATTEMPTS}")
+            for uri in sorted(uris):
+                if uri.startswith(DEFAULT_GROUP):
+                    raise InvalidGroup(
+                        f"group: {uri!r} is a user's own group; it is made with the user, by /uid"
+                    )
+            await connection.execute(_ADD_GROUPS, {"uris": sorted(uris)})
+        raise NumbersExhausted(f"no free gid for {min(uris)} among the next {ATTEMPTS}")

@@ -11,6 +11,9 @@ from typing import Any
 
 from preparer.ledger import File, Task
 
+MODE = 0o640
+"""Of receipts: they are no business of other users of the machine."""
+
 
 def task_document(task: Task) -> dict[str, Any]:
     """A task as the API and the receipts show it; never its credential."""
@@ -65,6 +68,7 @@ async def write(directory: Path, task: Task, pages: AsyncIterator[Sequence[File]
     path = directory / f"{task.id}.json"
     staged = directory / f".{task.id}.part"
     with staged.open("w", encoding="utf-8") as stream:
+        os.fchmod(stream.fileno(), MODE)
         head = json.dumps(task_document(task), indent=2)
         stream.write(head.removesuffix("\n}") + ',\n  "results": [')
         separator = "\n    "

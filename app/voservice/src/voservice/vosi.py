@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Literal
 
 from lxml import etree
@@ -27,11 +29,13 @@ class Capability:
     methods: tuple[str, ...] = (ANONYMOUS, TOKEN)
 
 
-def availability(available: bool, note: str) -> bytes:
-    """Render an availability document."""
+def availability(available: bool, note: str, client: str = "") -> bytes:
+    """Render an availability document; the address of the *client* is in a comment, as OpenCADC's services have it."""
     root = etree.Element(f"{{{AVAILABILITY}}}availability", nsmap={"vosi": AVAILABILITY})
     etree.SubElement(root, f"{{{AVAILABILITY}}}available").text = "true" if available else "false"
     etree.SubElement(root, f"{{{AVAILABILITY}}}note").text = note
+    with suppress(ValueError):
+        root.append(etree.Comment(f"<clientip>{ip_address(client)}</clientip>"))
     return bytes(etree.tostring(root, xml_declaration=True, encoding="UTF-8", pretty_print=True))
 
 

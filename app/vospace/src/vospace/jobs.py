@@ -146,7 +146,7 @@ class Jobs:
             self._space, self.service, lambda: self.executor, owner_of, context.strip("/").replace("/", "-")
         )
         bulk = BulkHandlers(self.service, self.rows, self._settings, owner_of)
-        recursive = RecursiveHandlers(self.service, changes, self._space.rules)
+        recursive = RecursiveHandlers(self.service, changes, self._space)
         for router in (transfers.router(), packages.router(), bulk.router()):
             methods.include(router)
         guard = self.control.require_writable

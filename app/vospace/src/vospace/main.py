@@ -22,9 +22,11 @@ from voservice import database, docs
 from voservice.auth import AuthenticationError, ClientCredentials, TokenVerifier
 from voservice.config import load
 from voservice.logging import AccessLog, bind, configure
-from voservice.middleware import CallerHeaders, protect
+from voservice.middleware import CallerHeaders
+from voservice.proxy import client_address
 from voservice.responses import text as plain
 
+from vospace import openapi
 from vospace.config import Settings
 from vospace.control import handlers as operation
 from vospace.control.handlers import Operators
@@ -152,11 +154,12 @@ def build(settings: Settings, known: Identities) -> FastAPI:
             jobs.store.ready,
             lambda: os.statvfs(settings.root),
             lambda: jobs.control.state,
+            lambda request: client_address(request, settings.trusted_proxies),
         )
     )
     app.state.jobs, app.state.space, app.state.engine = jobs, space, engine
+    openapi.install(app, context)
     _install_errors(app, methods)
-    protect(app, settings, lambda status, reason: plain(f"PermissionDenied: {reason}\n", status))
     app.add_middleware(AccessLog, quiet=(f"{context}/availability",))
 
     app.add_middleware(CallerHeaders)

@@ -6,11 +6,12 @@ Run as `python server.py PORT`; configuration comes from the environment as in a
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 
 import uvicorn
 from starlette.requests import Request
 from voservice import database
-from voservice.auth import bearer
+from voservice.auth import AuthenticationError, bearer
 from voservice.config import load
 from voservice.logging import configure
 from vospace.config import Settings
@@ -29,6 +30,8 @@ class KnownUsers:
         name = bearer(request.headers.getlist("authorization"))
         if name is None:
             return ANONYMOUS
+        if name not in USERS:
+            raise AuthenticationError("not a user's name")
         uid = USERS[name]
         group = MEMBERS.get(name)
         gids = {uid} | ({GROUPS[group]} if group else set())
@@ -40,8 +43,11 @@ class KnownUsers:
     async def name(self, uid: int) -> str | None:
         return next((name for name, number in USERS.items() if number == uid), None)
 
-    async def gid(self, group: str) -> int:
-        return GROUPS[group]
+    def is_local(self, group: str) -> bool:
+        return group.startswith("ivo://opencadc.org/gms?")
+
+    async def gids(self, groups: Collection[str]) -> frozenset[int]:
+        return frozenset(GROUPS[group] for group in groups)
 
     async def group(self, gid: int) -> str | None:
         return next((name for name, number in GROUPS.items() if number == gid), None)

@@ -6,7 +6,7 @@ import errno
 import importlib.util
 import os
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from voservice import database
 from voservice.testing import database_url, postgres
 from vospace.config import Settings
 from vospace.main import MIGRATIONS, build
+from vospace.services.space import Space
 from vospace.storage.keepers import keeper
 
 __all__ = ["database_url", "postgres"]
@@ -100,6 +101,24 @@ def stored(settings: Settings) -> Callable[[Path], dict[str, str]]:
     return stored
 
 
+@pytest.fixture
+def new_space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Space]]:
+    """Spaces of the test's own."""
+    if os.geteuid() != 0:
+        pytest.skip("the service gives files to their owners, which only root can")
+    made: list[Space] = []
+
+    def make(**settings: object) -> Space:
+        base = tmp_path_factory.mktemp("space")
+        given = {"vospace_base_dir": base, "vospace_preauth_key": "k" * 32, "database_url": "postgresql://"}
+        made.append(Space(Settings(**{**given, **settings})))
+        return made[-1]
+
+    yield make
+    for space in made:
+        space.close()
+
+
 def process(settings: Settings) -> FastAPI:
     """One server process, with callers named by their token."""
     spec = importlib.util.spec_from_file_location("server", Path(__file__).parents[1] / "jobs/server.py")
@@ -108,6 +127,12 @@ def process(settings: Settings) -> FastAPI:
     server = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(server)
     return build(settings, server.KnownUsers())
+
+
+@pytest.fixture(scope="session")
+def app(settings: Settings) -> FastAPI:
+    """A server process that nobody has started yet."""
+    return process(settings)
 
 
 @asynccontextmanager

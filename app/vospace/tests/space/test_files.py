@@ -38,6 +38,22 @@ async def test_get_and_head(client, ada, file):
         assert "content-encoding" not in headers
 
 
+async def test_the_headers_of_a_private_file(client, ada, bob, box, file, document):
+    """Who may read its container may see them, as Cavern has it: the node's document says the same. Not the bytes."""
+    public = document("ContainerNode", properties={"ivo://ivoa.net/vospace/core#ispublic": "true"})
+    for who in (bob, {}):
+        assert (await client.head(file, headers=who)).status_code == 403
+    await client.post(f"/nodes{box}", content=public, headers=ada)
+    own = await client.head(file, headers=ada)
+    for who in (bob, {}):
+        answer = await client.head(file, headers=who)
+        assert (answer.status_code, answer.content) == (200, b"")
+        for name in ("content-length", "content-type", "digest", "etag", "last-modified"):
+            assert answer.headers[name] == own.headers[name]
+        refused = await client.get(file, headers=who | {"Range": "bytes=0-0"})
+        assert (refused.status_code, refused.text.partition(":")[0]) == (403, "PermissionDenied")
+
+
 @pytest.mark.parametrize(
     ("value", "start", "end"),
     [("bytes=0-9", 0, 10), ("bytes=100-", 100, None), ("bytes=-7", -7, None), ("bytes=5-99999999", 5, None)],
@@ -72,7 +88,10 @@ async def test_conditions(client, ada, file):
         ({"If-Unmodified-Since": "Thu, 01 Jan 1970 00:00:00 GMT"}, 412),
         ({"If-Unmodified-Since": headers["last-modified"]}, 200),
     ):
-        assert (await client.get(file, headers=ada | condition)).status_code == status, condition
+        answer = await client.get(file, headers=ada | condition)
+        assert answer.status_code == status, condition
+        if status == 412:
+            assert answer.text.startswith(f"PreconditionFailed: {next(iter(condition))}: the file is there")
 
 
 async def test_conditional_writes(client, ada, box, root, file):

@@ -33,7 +33,7 @@ def children(content: bytes) -> list[str]:
     return [child.get("uri").rsplit("/", 1)[1] for child in nodes]
 
 
-@pytest.mark.parametrize("kind", ["application/xml", "text/xml; charset=utf-8", None])
+@pytest.mark.parametrize("kind", ["application/xml", "text/xml", "application/x-www-form-urlencoded", None])
 async def test_the_shortest_document_makes_a_container(client, ada, names, root, kind):
     name = names()
     headers = ada | ({"Content-Type": kind} if kind else {})
@@ -153,6 +153,40 @@ async def test_groups_and_inheritance(client, ada, bob, box, document, root):
     await client.post(f"/nodes{box}", content=document("ContainerNode", properties=grant), headers=ada)
     assert (await client.put(f"/files{box}/h", content=b"x", headers=bob)).status_code == 201
     assert (root / box[1:] / "h").stat().st_uid == 10002
+
+
+@pytest.mark.parametrize(
+    "group",
+    [
+        "ivo://elsewhere.org/gms?team",
+        "ivo://default-group-should-be-ignored.opencadc.org/default-group?bob",
+        "ivo://opencadc.org/gms2?team",
+    ],
+)
+async def test_a_node_is_shared_with_groups_of_the_own_service_alone(client, ada, box, document, group):
+    """In the words of Cavern: nobody is known to be in any other."""
+    for key in (f"{CORE}groupread", f"{CORE}groupwrite"):
+        content = document("ContainerNode", properties={key: f"{TEAM} {group}"})
+        for answer in (
+            await client.post(f"/nodes{box}", content=content, headers=ada),
+            await client.put(f"/nodes{box}/sub", content=content, headers=ada),
+        ):
+            assert (answer.status_code, answer.text) == (400, f"InvalidArgument: non-local groups: {group}\n")
+    assert TEAM not in (await client.get(f"/nodes{box}", headers=ada)).text
+
+
+async def test_who_may_not_share_a_node_gives_no_group_a_number(client, ada, bob, box, document):
+    """The double of the POSIX mapper knows one group and would fail."""
+    shared = {f"{CORE}groupread": f"{TEAM}-unknown"}
+    content = document("ContainerNode", f"{ROOT}{box}", properties=shared)
+    new = document("ContainerNode", properties=shared)
+    headers = bob | {"Content-Type": "text/xml"}
+    for answer in (
+        await client.post(f"/nodes{box}", content=content, headers=bob),
+        await client.put("/nodes/home/other", content=new, headers=bob),
+        await client.post("/async-setprops", content=content, headers=headers),
+    ):
+        assert (answer.status_code, answer.text.partition(":")[0]) == (403, "PermissionDenied"), answer.text
 
 
 async def test_public_nodes(client, ada, box, document):

@@ -52,6 +52,28 @@ def test_first_run_generates_every_secret_and_the_second_none(path: Path) -> Non
     assert path.read_bytes() == content
 
 
+def test_none_are_made_for_a_deployment_of_another_directory(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def execute(_action: ActionModule, **options: Any) -> dict[str, Any]:
+        asked.append(options["module_args"])
+        return {"failed": True, "msg": "it belongs to /theirs"}
+
+    monkeypatch.setattr(ActionModule, "_execute_module", execute)
+    owner = {"project": "example", "directory": "/mine", "config_dir": "/mine/state/config"}
+    assert run(path, owner=owner)["msg"] == "it belongs to /theirs"
+    assert asked[0]["directory"] == "/mine"
+    assert not path.parent.exists()
+    before = run(path)["secrets"]
+    # Where none is made there is nothing to ask.
+    assert run(path, owner=owner)["secrets"] == before
+    assert len(asked) == 1
+    assert run(path, owner=owner, rotate=["all"])["failed"]
+    assert run(path)["secrets"] == before
+
+
 def test_every_generated_secret_passes_its_own_check(path: Path) -> None:
     secrets = run(path)["secrets"]
     assert {name: kind.check(secrets[name]) for name, kind in _secrets.SECRETS.items()} == dict.fromkeys(

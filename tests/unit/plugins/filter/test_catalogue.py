@@ -13,6 +13,7 @@ import yaml
 from ansible.errors import AnsibleFilterError
 from ansible_collections.skasrc.cavern.plugins.filter.catalogue import (
     compose_services,
+    connections,
     resolve_catalogue,
     select_phases,
     select_services,
@@ -101,7 +102,25 @@ def test_a_disabled_service_is_gone_and_nobody_waits_for_it() -> None:
         ({"nobody": {}}, "172.26.0.0/16", "cavern_catalogue_overrides: no such service: nobody"),
         ({"store": {"number": 2}}, "172.26.0.0/16", "'172.26.0.2' is also that of proxy"),
         ({"store": {"container": "proxy"}}, "172.26.0.0/16", "container: 'proxy' is also that of proxy"),
-        ({"store": {"number": "six"}}, "172.26.0.0/16", "cavern_catalogue.store.number: 'six'"),
+        ({"store": {"number": "six"}}, "172.26.0.0/16", "cavern_catalogue_overrides.store.number: .*six"),
+        (
+            {"store": {"environment": {"A": "b"}}},
+            "172.26.0.0/16",
+            "cavern_catalogue_overrides.store.environment: a service has no such field",
+        ),
+        (
+            {"store": {"memroy": "2g"}},
+            "172.26.0.0/16",
+            "store.memroy: a service has no such field; is it memory?",
+        ),
+        ({"store": {"probe": {"uri": "/"}}}, "172.26.0.0/16", "store.probe.uri: a service has no such field"),
+        ({"store": {"depends_on": "db"}}, "172.26.0.0/16", "store.depends_on: text where a list is wanted"),
+        ({"store": {"port": True}}, "172.26.0.0/16", "store.port: a truth value where a number is wanted"),
+        (
+            {"store": "2g"},
+            "172.26.0.0/16",
+            "cavern_catalogue_overrides.store: give the fields of the service",
+        ),
         ({"store": {"number": 300}}, "10.0.0.0/24", "give a whole number from 2 to 254"),
         ({"store": {"number": 1}}, "10.0.0.0/24", "cavern_catalogue.store.number: 1"),
         ({"store": {"route": "src/store"}}, "172.26.0.0/16", "must start with a slash"),
@@ -113,6 +132,13 @@ def test_a_disabled_service_is_gone_and_nobody_waits_for_it() -> None:
 def test_what_cannot_work_is_refused_by_name(overrides: dict[str, Any], subnet: str, message: str) -> None:
     with pytest.raises(AnsibleFilterError, match=message.replace("(", r"\(")):
         resolve(overrides, subnet)
+
+
+def test_text_becomes_what_a_field_is() -> None:
+    services = resolve({"store": {"number": "9", "memory": 512}, "db": {"enabled": "false"}})
+    assert services["store"]["address"] == "172.26.0.9"
+    assert services["store"]["memory"] == "512"
+    assert "db" not in services
 
 
 @pytest.mark.parametrize(
@@ -251,3 +277,61 @@ def test_a_flavour_that_a_service_lacks_is_refused() -> None:
         resolve({"proxy": {"flavour": "opencadc"}})
     with pytest.raises(AnsibleFilterError, match="'openstack' is none of embedded, opencadc"):
         resolve({"proxy": {"flavour": "openstack"}})
+
+
+def test_haproxy_depends_on_all_that_have_a_route_and_nobody_waits_for_it() -> None:
+    proxy = CATALOGUE["proxy"] | {"role": "haproxy", "port": 443, "further_ports": [80, 443]}
+    services = resolve_catalogue(
+        CATALOGUE | {"proxy": proxy},
+        overrides={"store": {"depends_on": ["db", "proxy"]}},
+        network={"name": "net", "subnet": "172.26.0.0/16"},
+        prefix="",
+        flavour="embedded",
+        image_prefix="cavern",
+        image_tag="local",
+        user=8000,
+    )
+    found = {key: (service["depends_on"], service["starts_after"]) for key, service in services.items()}
+    assert found == {"proxy": (["store"], []), "store": (["db", "proxy"], ["db"]), "db": ([], [])}
+    assert services["proxy"]["ports"] == [80, 443]
+
+
+def test_what_it_waits_for_can_be_said_apart_from_whom_it_asks() -> None:
+    store = resolve({"store": {"depends_on": ["db"], "starts_after": ["proxy", "gone"]}})["store"]
+    assert (store["depends_on"], store["starts_after"]) == (["db"], ["proxy"])
+    (spec,) = compose_services(["store"], {"store": store}, {"store": {}}, {})
+    assert spec["depends_on"] == ["proxy"]
+
+
+def opened(urls: list[str], monitors: list[str] | None = None) -> list[tuple[str, str | None, list[int]]]:
+    """Whom the service `store` may open connections to, by the name of the rule."""
+    services = resolve({"store": {"depends_on": ["db"], "port": 8080, "metrics": 9000}, "db": {"port": 5432}})
+    found = connections(services, {"store": urls}, "vo.example", monitors or [])
+    assert found["members"] == ["172.26.0.2", "172.26.0.6", "172.26.0.7"]
+    return [
+        (rule["comment"], rule["destination"], rule["ports"])
+        for rule in found["rules"]
+        if rule["source"] in ("172.26.0.6", "172.26.0.50")
+    ]
+
+
+def test_a_service_reaches_those_it_depends_on_and_what_its_settings_name_elsewhere() -> None:
+    inside = [("store to db", "172.26.0.7", [5432])]
+    assert opened(["https://vo.example/iam", "http://src-store:8080/x", "http://172.26.0.7/"]) == inside
+    assert opened(["https://iam.example/", "http://rse.example:8443/a", "https://rse.example/"]) == [
+        *inside,
+        ("store to other machines", None, [443, 8443]),
+    ]
+    # A bare host may be called on any port, an address is the only one.
+    assert opened(["hook.example"]) == [*inside, ("store to other machines", None, [])]
+    assert opened(["172.26.0.1", "http://192.0.2.7:81/"]) == [
+        *inside,
+        ("store to 172.26.0.1", "172.26.0.1", []),
+        ("store to 192.0.2.7", "192.0.2.7", [81]),
+    ]
+    with pytest.raises(AnsibleFilterError, match="'http://a:b/' is not a URL or a host"):
+        opened(["http://a:b/"])
+
+
+def test_a_monitor_reaches_metrics_alone() -> None:
+    assert opened([], ["172.26.0.50"])[1:] == [("metrics of store", "172.26.0.6", [9000])]

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -198,3 +200,46 @@ def test_what_a_former_owner_had_goes_with_the_directory(
     }
     assert outside.stat().st_uid == 0
     assert not run_module(host, **options)["changed"]
+
+
+@pytest.mark.usefixtures("answering")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root acts as others")
+def test_the_operator_reads_what_the_worker_keeps_from_others(
+    run_module: Any, options: dict[str, Any], tmp_path: Path
+) -> None:
+    """Whoever deploys through sudo; what is there already, and what is written later."""
+    checkout = Path("/var/tmp") / f"operator-{tmp_path.name}-{os.getpid()}"
+    results = checkout / "logs/results"
+    results.mkdir(parents=True)
+    try:
+        os.chown(checkout / "logs", 1234, 1234)
+        entry = {"path": str(results), "owner": 8014, "group": 8000, "mode": "0770", "operator_reads": True}
+        options["directories"] = [entry]
+        checked = run_module(host, check=True, **options)
+        assert "uid 1234, may not read it" in str(checked["actions"])
+        assert run_module(host, **options)["actions"] == checked["actions"]
+        assert not run_module(host, **options)["changed"]
+        assert results.stat().st_mode & 0o7777 == 0o770
+        _as(8014, f"umask 077; echo receipt > {results}/a; chmod 0640 {results}/a")
+        _as(1234, f"ls {results} && cat {results}/a")
+        for uid, command in (
+            (1234, f"touch {results}/b"),
+            (1234, f"echo >> {results}/a"),
+            (1235, f"ls {results}"),
+        ):
+            with pytest.raises(subprocess.CalledProcessError):
+                _as(uid, command)
+    finally:
+        shutil.rmtree(checkout)
+
+
+def _as(uid: int, command: str) -> None:
+    subprocess.run(
+        ["sh", "-c", command], check=True, user=uid, group=uid, extra_groups=[], capture_output=True
+    )
+
+
+@pytest.mark.usefixtures("answering")
+def test_an_operator_reads_no_more_than_the_mode_lets(run_module: Any, options: dict[str, Any]) -> None:
+    options["directories"] = [{"path": "/nowhere", "mode": "0700", "operator_reads": True}]
+    assert "mode '0700' of /nowhere must let a group read" in run_module(host, **options)["msg"]

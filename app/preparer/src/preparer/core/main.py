@@ -12,12 +12,10 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
 from sqlalchemy.exc import DBAPIError
-from voservice import database, docs, problems
+from voservice import database, docs, openapi, problems
 from voservice.auth import ClientCredentials, TokenVerifier
 from voservice.config import load
 from voservice.logging import AccessLog, configure
-from voservice.middleware import protect
-from voservice.problems import Forbidden
 
 from preparer import tasks
 from preparer.cavern import Cavern
@@ -31,6 +29,27 @@ from preparer.rse import Rse
 
 TASKS = Gauge("prepare_data_tasks", "Tasks by state", ["state"])
 OLDEST = Gauge("prepare_data_oldest_seconds", "Age of the oldest unfinished task")
+
+_KEY = openapi.parameter(
+    "Idempotency-Key", "A request that is repeated with the same key makes no second task", where="header"
+)
+_TASK = openapi.answer("The task", "application/json", schema={"type": "object"})
+_READY = {"type": "object", "properties": {name: {"type": "boolean"} for name in ("ledger", "broker")}}
+OPERATIONS = {
+    "POST /": openapi.Operation(parameters=[_KEY]),
+    "POST /v1/tasks": openapi.Operation({200: _TASK, 201: _TASK}, [_KEY]),
+    "GET /v1/tasks/{task_id}/events": openapi.Operation(
+        {200: openapi.answer("Server-sent events", "text/event-stream")}
+    ),
+    "GET /ready": openapi.Operation(
+        {
+            200: openapi.answer("Both answer, or the ledger alone", "application/json", schema=_READY),
+            503: openapi.answer("The ledger does not answer", "application/json", schema=_READY),
+        }
+    ),
+    "GET /metrics": openapi.Operation({200: openapi.answer("Metrics", "text/plain")}),
+}
+"""What is read from the request itself, where FastAPI does not see it."""
 
 
 @asynccontextmanager
@@ -90,7 +109,6 @@ def create_app() -> FastAPI:
         return problems.document(503, "Temporarily unavailable", detail, {"Retry-After": "5"})
 
     database.answer_while_away(app, away)
-    protect(app, settings, lambda status, reason: problems.document(status, Forbidden.title, reason))
     app.add_middleware(AccessLog, quiet=("/health", "/ready", "/metrics"))
 
     # Fixed paths first: what comes last takes any word for a task's id.
@@ -127,4 +145,12 @@ def create_app() -> FastAPI:
 
     app.include_router(v1.router)
     app.include_router(legacy.router)
+    openapi.complete(
+        app,
+        schemes={"token": openapi.TOKEN},
+        callers=("token",),
+        others=dict.fromkeys(("/health", "/ping", "/ready", "/metrics"), (None,)),
+        error=openapi.PROBLEM,
+        operations=OPERATIONS,
+    )
     return app

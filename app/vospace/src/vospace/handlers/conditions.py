@@ -22,18 +22,17 @@ def date(value: str) -> float | None:
         return None
 
 
-def reading(asked: Headers, headers: dict[str, str]) -> int | None:
-    """304 or 412 where a condition says so of a file with those headers (RFC 9110 section 13.2.2)."""
+def unchanged(asked: Headers, headers: dict[str, str]) -> bool:
+    """Whether a file with those headers is the one that the reader has (RFC 9110 section 13.2.2). Raises
+    PreconditionFailed if it is not the one that is asked for."""
     current, changed = headers["ETag"], date(headers["Last-Modified"])
-    if _unmet(asked, current, changed):
-        return 412
+    if (unmet := _unmet(asked, current, changed)) is not None:
+        raise _failed(unmet, current)
     none = asked.get("if-none-match")
     if none is not None:
-        return 304 if _matches(none, current, weak=True) else None
+        return _matches(none, current, weak=True)
     since = date(asked.get("if-modified-since", ""))
-    if since is not None and changed is not None and since >= changed:
-        return 304
-    return None
+    return since is not None and changed is not None and since >= changed
 
 
 def writing(asked: Headers) -> Callable[[os.stat_result | None], None]:
@@ -47,10 +46,14 @@ def writing(asked: Headers) -> Callable[[os.stat_result | None], None]:
         if unmet is None and none is not None and _matches(none, current, weak=True):
             unmet = "If-None-Match"
         if unmet is not None:
-            state = "does not exist" if current is None else f"is there, its ETag is {current}"
-            raise PreconditionFailed(f"{unmet}: the file {state}")
+            raise _failed(unmet, current)
 
     return require
+
+
+def _failed(unmet: str, current: str | None) -> PreconditionFailed:
+    state = "does not exist" if current is None else f"is there, its ETag is {current}"
+    return PreconditionFailed(f"{unmet}: the file {state}")
 
 
 def _unmet(asked: Headers, current: str | None, changed: float | None) -> str | None:

@@ -11,7 +11,6 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response, StreamingResponse
-from voservice.browsers import SANDBOX
 
 from vospace.handlers import conditions
 from vospace.handlers.digests import Known, Stated
@@ -84,8 +83,8 @@ class FileHandlers:
         with ExitStack() as closing:
             closing.enter_context(file)
             headers = _headers(opened, path[-1])
-            if (status := conditions.reading(request.headers, headers)) is not None:
-                return Response(status_code=status, headers=_unchanged(headers))
+            if conditions.unchanged(request.headers, headers):
+                return Response(status_code=304, headers=_unchanged(headers))
             size = opened.status.stat.st_size
             start, end, code = 0, size, 200
             if (span := _range(request, headers, size)) is not None:
@@ -106,8 +105,9 @@ class FileHandlers:
             return StreamingResponse(_blocks(file, start, end), status_code=code, headers=headers)
 
     def _open(self, caller: Caller, path: Path, body: bool) -> tuple[OpenFile, FileIO, bytes | None]:
-        """The file, and its bytes if they are wanted and few: one turn in a thread then."""
-        opened = self._space.open(caller, path)
+        """The file, and its bytes if they are wanted and few: one turn in a thread then. What the headers say, the
+        node's document says to the same callers."""
+        opened = self._space.open(caller, path, read=body)
         file = FileIO(opened.descriptor)
         size = opened.status.stat.st_size
         if not body or size > SMALL:
@@ -183,7 +183,6 @@ def _headers(opened: OpenFile, name: str) -> dict[str, str]:
     if plain != name:
         disposition += f"; filename*=UTF-8''{quote(name, safe='')}"
     headers = {
-        **SANDBOX,
         "Content-Disposition": disposition,
         "Last-Modified": formatdate(found.st_mtime, usegmt=True),
         "ETag": conditions.tag(found),

@@ -32,10 +32,6 @@ CAPABILITIES: list[tuple[str, str, str, tuple[str, ...]]] = [
     ("vos://cadc.nrc.ca~vospace/CADC/std/LOGGING#logControl-1.0", "logControl", "full", KNOWN),
 ]
 
-# The page has its style in itself.
-PAGE_POLICY = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'"
-}
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>VOSpace</title>
 <style>body{{font:16px/1.5 sans-serif;max-width:44em;margin:3em auto;padding:0 1em}}
 td{{padding:.1em 1em .1em 0}}</style>
@@ -49,8 +45,10 @@ def router(
     database_ready: Callable[[], Awaitable[object]],
     files_ready: Callable[[], object],
     state: Callable[[], State],
+    address: Callable[[Request], str],
 ) -> APIRouter:
-    """Routes of a service at *url*, whose database and file system the two functions test by raising.
+    """Routes of a service at *url*, whose database and file system the two functions test by raising. *address* tells
+    where a request comes from.
 
     With `detail=min` availability is a sign of life and says nothing of maintenance: whatever restarts the service when
     it is dead must leave it alone then."""
@@ -78,7 +76,7 @@ def router(
         detail = {key.lower(): value for key, value in request.query_params.items()}.get("detail")
         if detail == "min":
             return Response(status_code=200 if available else 503)
-        return xml(vosi.availability(available and state() is not State.OFFLINE, note))
+        return xml(vosi.availability(available and state() is not State.OFFLINE, note, address(request)))
 
     @routes.get("/", include_in_schema=False)
     async def landing() -> Response:
@@ -86,6 +84,6 @@ def router(
             f'<tr><td><a href="{escape(url)}/{path}">{path}</a></td><td><code>{escape(standard)}</code></td></tr>'
             for standard, path, _, _ in CAPABILITIES
         )
-        return HTMLResponse(PAGE.format(resource=escape(resource), rows=rows), headers=PAGE_POLICY)
+        return HTMLResponse(PAGE.format(resource=escape(resource), rows=rows))
 
     return routes

@@ -14,7 +14,8 @@ Method = Literal["anonymous", "token", "certificate"]
 class Caller:
     """A caller with the numbers that the file system knows him by.
 
-    `gids` are the numbers of all his groups, his own included; the names of the groups are in `groups`."""
+    `gids` are the numbers of all his groups, his own included; the names of the groups are in `groups`. What belongs to
+    `further` numbers is his as well."""
 
     username: str | None = None
     uid: int | None = None
@@ -22,6 +23,7 @@ class Caller:
     gids: frozenset[int] = frozenset()
     groups: frozenset[str] = frozenset()
     method: Method = "anonymous"
+    further: frozenset[int] = frozenset()
 
     @property
     def anonymous(self) -> bool:
@@ -34,6 +36,10 @@ class Caller:
             raise PermissionDenied("anonymous callers own nothing")
         return self.uid, self.gid
 
+    def owns(self, *uids: int | None) -> bool:
+        """Whether one of the numbers is his."""
+        return self.uid is not None and (self.uid in uids or not self.further.isdisjoint(uids))
+
     def record(self) -> dict[str, Any]:
         """What a job keeps of its owner: no credential."""
         return {
@@ -43,6 +49,7 @@ class Caller:
             "gids": sorted(self.gids),
             "groups": sorted(self.groups),
             "method": self.method,
+            "further": sorted(self.further),
         }
 
     @classmethod
@@ -56,6 +63,7 @@ class Caller:
             gids=frozenset(record["gids"]),
             groups=frozenset(record["groups"]),
             method=record["method"],
+            further=frozenset(record.get("further", ())),
         )
 
 

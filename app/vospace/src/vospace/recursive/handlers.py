@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 from fastapi import Request
@@ -10,8 +11,8 @@ from vospace.documents import CREATOR, MAX_DOCUMENT, QUOTA, read_node
 from vospace.models.caller import Caller
 from vospace.models.errors import InvalidArgument, PermissionDenied
 from vospace.recursive.runner import change_record
-from vospace.services.authorisation import Rules
-from vospace.services.changes import Changes
+from vospace.services.changes import Changes, names_groups
+from vospace.services.space import Space
 from vospace.uws.model import Job, Parameter
 from vospace.uws.parameters import document_or_parameters, read_parameters, wants_run
 from vospace.uws.service import JobService, Owner
@@ -25,10 +26,10 @@ _ADMIN = frozenset({CREATOR, QUOTA})
 class RecursiveHandlers:
     """POSTs to the two job lists."""
 
-    def __init__(self, jobs: JobService, changes: Changes, rules: Rules) -> None:
+    def __init__(self, jobs: JobService, changes: Changes, space: Space) -> None:
         self._jobs = jobs
         self._changes = changes
-        self._rules = rules
+        self._space = space
 
     async def create_delete(self, request: Request, owner: Owner) -> Job:
         """A form with `target`."""
@@ -50,11 +51,13 @@ class RecursiveHandlers:
         document = read_node(content.encode())
         if document.uri is None:
             raise InvalidArgument("the node document lacks attribute uri")
+        caller = Caller.from_record(owner.record)
+        if names_groups(document):
+            top = self._space.naming.path(document.uri)
+            await asyncio.to_thread(self._space.require_update, caller, top, follow=True)
         change = await self._changes.of(document)
         checkpoint: dict[str, object] = {"change": change_record(change)}
-        if self._rules.is_admin(Caller.from_record(owner.record)) and not _ADMIN.isdisjoint(
-            document.properties
-        ):
+        if self._space.rules.is_admin(caller) and not _ADMIN.isdisjoint(document.properties):
             checkpoint = {"refused": "creator and quota are not set recursively"}
         job = self._jobs.new(
             SETPROPS,

@@ -11,7 +11,7 @@ from vospace.models.sizes import byte_count
 from vospace.models.uri import Naming, Path
 from vospace.storage import attributes
 from vospace.storage.posix_acl import READ, WRITE
-from vospace.storage.tree import Directory, Status
+from vospace.storage.tree import Directory, Kind, Status
 
 QUOTA = f"{attributes.CORE}quota"
 
@@ -24,11 +24,18 @@ class Rules:
     root_uid: int
     root_writers: frozenset[str]
     allocation_parents: frozenset[Path]
+    home: Path | None
+    """Where users may make an allocation of their own."""
     self_allocate: str
     self_allocate_groups: frozenset[str]
+    default_quota: int
 
     def is_admin(self, caller: Caller) -> bool:
         return caller.uid == self.root_uid
+
+    def is_shared(self, path: Path) -> bool:
+        """Whether the nodes of a container are everybody's own: so at the root and in the parents of allocations."""
+        return not path or path in self.allocation_parents
 
 
 class Gate:
@@ -39,9 +46,17 @@ class Gate:
         self.caller = caller
         self.allocation_uid: int | None = None
         self.quota: tuple[Path, int] | None = None
+        self.edition = 0
+        """Edition of the quotas (`Usage.edition`) among which `quota` was found."""
 
     def __call__(self, directory: Directory) -> None:
         """Raises PermissionDenied for a container that the caller may not read."""
+        self.note(directory)
+        if directory.path and not self.may_read(directory.status):
+            raise PermissionDenied(self.rules.naming.uri(directory.path))
+
+    def note(self, directory: Directory) -> None:
+        """Remember what applies below a container."""
         path = directory.path
         if not path:
             self.allocation_uid = self.quota = None
@@ -51,8 +66,6 @@ class Gate:
         limit = directory.properties.one(directory.descriptor, QUOTA)
         if limit is not None and (size := byte_count(limit)) is not None:
             self.quota = (path, size)
-        if not self.may_read(directory.status):
-            raise PermissionDenied(self.rules.naming.uri(path))
 
     def may_read(self, status: Status) -> bool:
         return status.public or self._is_owner(status) or bool(self._group_bits(status) & (READ | WRITE))
@@ -60,21 +73,42 @@ class Gate:
     def may_write(self, status: Status) -> bool:
         return self._is_owner(status) or bool(self._group_bits(status) & WRITE)
 
-    def may_create_in(self, directory: Directory, name: str, *, container: bool) -> bool:
-        """Whether the caller may add (or, for an existing name, remove) a node."""
+    def may_create_in(self, directory: Directory, name: str, *, container: bool = False) -> bool:
+        """Whether the caller may add a node; `container`: a new container."""
         caller, rules = self.caller, self.rules
         if caller.anonymous:
             return False
+        if rules.is_shared(directory.path) and rules.is_admin(caller):
+            return True
         if not directory.path:
-            return rules.is_admin(caller) or not rules.root_writers.isdisjoint({"any", caller.username})
+            # Nothing binds what is no container there: a quota is a container's.
+            bound = container or not rules.default_quota
+            return bound and not rules.root_writers.isdisjoint({"any", caller.username})
         if directory.path in rules.allocation_parents:
-            return rules.is_admin(caller) or (container and self._may_allocate(name))
+            return container and directory.path == rules.home and self._may_allocate(name)
         return self.may_write(directory.status)
 
     def require_create(self, directory: Directory, name: str, *, container: bool = False) -> None:
         """Raises PermissionDenied or NodeLocked."""
         if not self.may_create_in(directory, name, container=container):
             raise PermissionDenied(self.rules.naming.uri(directory.path))
+        require_unlocked(directory, directory.descriptor)
+
+    def require_remove(self, directory: Directory, path: Path, status: Status, *, has_quota: bool) -> None:
+        """Raises PermissionDenied unless the caller may take a node out of a container, away or to another place, and
+        NodeLocked. It takes the right to write to both; at the root and in the parents of allocations, as with the
+        sticky bit of a directory, the node must be the caller's own. What a quota is on is the administrator's to take,
+        and so is an allocation."""
+        rules, admin = self.rules, self.rules.is_admin(self.caller)
+        container = status.kind is Kind.CONTAINER
+        if rules.is_shared(directory.path):
+            allowed = admin or status.stat.st_uid == self.caller.uid
+        else:
+            allowed = self.may_write(directory.status) and self.may_write(status)
+        if has_quota or (container and directory.path in rules.allocation_parents):
+            allowed = allowed and admin
+        if not allowed or path in rules.allocation_parents:
+            raise PermissionDenied(rules.naming.uri(path))
         require_unlocked(directory, directory.descriptor)
 
     def require_write(self, status: Status, directory: Directory, descriptor: int, path: Path) -> None:
@@ -91,8 +125,7 @@ class Gate:
         )
 
     def _is_owner(self, status: Status) -> bool:
-        uid = self.caller.uid
-        return uid is not None and uid in (status.stat.st_uid, self.allocation_uid)
+        return self.caller.owns(status.stat.st_uid, self.allocation_uid)
 
     def _group_bits(self, status: Status) -> int:
         gids = self.caller.gids

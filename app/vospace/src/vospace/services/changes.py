@@ -53,12 +53,18 @@ class Changes:
     async def _groups(self, given: Mapping[str, str | None], key: str) -> frozenset[int] | None:
         if key not in given:
             return None
-        gids = set()
-        for uri in (given[key] or "").split():
+        groups = (given[key] or "").split()
+        for uri in groups:
             if not GROUP.match(uri):
                 raise InvalidArgument(f"{key}: not a group: {uri[:120]}")
-            gids.add(await self._identities.gid(uri))
-        return frozenset(gids)
+        if foreign := [uri for uri in groups if not self._identities.is_local(uri)]:
+            raise InvalidArgument(f"non-local groups: {' '.join(foreign)[:300]}")
+        return await self._identities.gids(groups)
+
+
+def names_groups(document: NodeDocument) -> bool:
+    """Whether groups get numbers for what a document asks, if they have none."""
+    return any(document.properties.get(key) for key in (documents.GROUP_READ, documents.GROUP_WRITE))
 
 
 def _flag(given: Mapping[str, str | None], key: str) -> bool | None:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 from lxml import etree
@@ -28,26 +30,29 @@ from voservice.auth import (
 from voservice.proxy import client_certificate, common_name
 
 from vospace.models.caller import ANONYMOUS, Caller
-from vospace.models.errors import InvalidArgument
 
 USER_MAPPING = "http://www.opencadc.org/std/posix#user-mapping-0.1"
 GROUP_MAPPING = "http://www.opencadc.org/std/posix#group-mapping-0.1"
 GROUP_SEARCH = "ivo://ivoa.net/std/GMS#search-1.0"
 TSV = "text/tab-separated-values"
 
+LONGEST_QUERY = 5000
+"""Characters: Tomcat takes 8 KiB of request line and headers together, the token among them."""
+QUESTIONS = 4
+"""Requests to the POSIX mapper at a time, where one cannot ask for all."""
 MEMBERSHIP_AGE = 300.0
 ENDPOINT_AGE = 600.0
 CACHED = 100_000
 
 logger = logging.getLogger(__name__)
 
+Parameters = list[tuple[str, str]]
+_PLAIN = ":/?@"
+"""What a query may have as it is (RFC 3986 section 3.4), and identifiers of groups are made of."""
+
 
 class MappingUnavailable(Exception):
     """The POSIX mapper or the registry cannot be asked, so that nobody's numbers can be known."""
-
-
-class NoGroup(InvalidArgument):
-    """The text is no identifier of a group to which the POSIX mapper could give a number."""
 
 
 class Registry:
@@ -119,10 +124,11 @@ class Identities:
         self.groups_delegated = groups_delegated
         self.trusted_proxies = trusted_proxies
         self.client = client
-        name, uid, gid = root_owner
+        self._root_name, self._root_uid, self._root_gid = root_owner
+        self._root_further: frozenset[int] | None = None
         # A number, once given, stays; so what is known is known for good.
-        self._accounts: dict[str, tuple[int, int]] = {name: (uid, gid)}
-        self._names: dict[int, str | None] = {uid: name}
+        self._accounts: dict[str, tuple[int, int]] = {}
+        self._names: dict[int, str | None] = {}
         self._gids: dict[str, int] = {}
         self._groups: dict[int, str | None] = {}
         self._members: dict[str, tuple[float, frozenset[str]]] = {}
@@ -148,22 +154,33 @@ class Identities:
     async def _caller(self, identity: Identity, token: str | None) -> Caller:
         uid, gid = await self.account(identity.username)
         groups = await self._membership(identity, token)
-        gids = {gid}
-        for group in groups:
+        # An issuer may have groups of any name; only with these can a node be shared.
+        numbers = await self.gids([group for group in groups if GROUP.match(group)])
+        further = await self._further() if identity.username == self._root_name else frozenset()
+        return Caller(identity.username, uid, gid, numbers | {gid}, groups, identity.method, further)
+
+    async def _further(self) -> frozenset[int]:
+        """Numbers of the root owner besides that in the settings.
+
+        OpenCADC's POSIX mapper numbers him like anybody else at his first request, unless he has a number already.
+        """
+        if self._root_further is None:
             try:
-                gids.add(await self.gid(group))
-            except (
-                NoGroup
-            ) as exc:  # an issuer may have groups of any name; no node can be shared with such a one
-                logger.debug("%s: %s", identity.username, exc)
-        return Caller(identity.username, uid, gid, frozenset(gids), groups, identity.method)
+                found = {uid for name, uid, _ in await self._users("user", self._root_name)}
+            except MappingUnavailable as exc:
+                logger.warning("%s may have another number: %s", self._root_name, exc)
+                return frozenset()
+            self._root_further = frozenset(found - {self._root_uid})
+            for uid in self._root_further:
+                logger.warning("%s is %s, and %s to the POSIX mapper", self._root_name, self._root_uid, uid)
+        return self._root_further
 
     async def _membership(self, identity: Identity, token: str | None) -> frozenset[str]:
         """Identifiers of the groups of a caller: as the token says, or else the group service."""
         if not self.group_service:
             return frozenset()
         if token is not None and any(claim in identity.claims for claim in GROUP_CLAIMS):
-            return frozenset(self.group_uri(name) for name in identity.groups)
+            return self._of_service(identity.groups)
         if token is None and not self.groups_delegated:
             return frozenset()
         known = self._members.get(identity.username)
@@ -187,20 +204,28 @@ class Identities:
         parameters = {"user": username} if token is None else {}
         answer = await self.client.get(url, params=parameters, headers=headers)
         lines = (line.strip() for line in answer.raise_for_status().text.splitlines())
-        return frozenset(self.group_uri(name) for name in lines if name)
+        return self._of_service(line for line in lines if line)
 
-    def group_uri(self, name: str) -> str:
-        """Full identifier of a group of our group service."""
-        return name if name.startswith("ivo://") else f"{self.group_service}?{name}"
+    def _of_service(self, names: Iterable[str]) -> frozenset[str]:
+        """Full identifiers of groups of our group service. One of another service, whoever names it, counts for
+        nothing: nobody could say who is in it, and a user's own group is such a one."""
+        groups = (name if "://" in name else f"{self.group_service}?{name}" for name in names)
+        return frozenset(group for group in groups if self.is_local(group))
+
+    def is_local(self, group: str) -> bool:
+        """Whether the full identifier is of a group of our group service."""
+        return bool(self.group_service) and group.partition("?")[0] == self.group_service
 
     # -- users and groups ------------------------------------------------------------------------------------
 
     async def account(self, username: str) -> tuple[int, int]:
         """uid and gid of a user, who gets them now if new."""
+        if username == self._root_name:
+            return self._root_uid, self._root_gid
         if username not in self._accounts:
             async with self._locks.setdefault(f"user {username}", asyncio.Lock()):
                 if username not in self._accounts:
-                    for name, uid, gid in await self._users({"user": username}):
+                    for name, uid, gid in await self._users("user", username):
                         self._remember(self._accounts, name, (uid, gid))
                         self._remember(self._names, uid, name)
         try:
@@ -210,47 +235,61 @@ class Identities:
 
     async def name(self, uid: int) -> str | None:
         """Name of the user with that number, or None if nobody has it."""
+        if uid == self._root_uid:
+            return self._root_name
         if uid not in self._names:
-            found = await self._users({"uid": str(uid)})
+            found = await self._users("uid", str(uid))
             if not found:
                 return None
             self._remember(self._names, uid, found[0][0])
         return self._names[uid]
 
-    async def gid(self, group: str) -> int:
-        """Number of a group, which gets it now if new. Raises NoGroup."""
-        if not GROUP.match(group):
-            raise NoGroup(f"not a group: {group[:120]}")
-        if group not in self._gids:
-            for uri, gid in await self._group_lines({"group": group}):
-                self._remember(self._gids, uri, gid)
-                self._remember(self._groups, gid, uri)
-        try:
-            return self._gids[group]
-        except KeyError:
-            raise MappingUnavailable(f"The POSIX mapper gives the group {group} no number") from None
+    async def gids(self, groups: Collection[str]) -> frozenset[int]:
+        """Numbers of groups by their full identifiers, given to those that are new."""
+        known = {group: self._gids[group] for group in groups if group in self._gids}
+        if unknown := sorted(set(groups) - known.keys()):
+            known |= await self._ask_gids(unknown)
+        if missing := set(groups) - known.keys():
+            raise MappingUnavailable(f"The POSIX mapper gives the group {min(missing)} no number")
+        return frozenset(known.values())
+
+    async def _ask_gids(self, groups: list[str]) -> dict[str, int]:
+        """Many in one request, as far as a request goes."""
+        turn = asyncio.Semaphore(QUESTIONS)
+
+        async def ask(some: list[str]) -> list[tuple[str, int]]:
+            async with turn:
+                return await self._group_lines([("group", group) for group in some])
+
+        answers = await asyncio.gather(*(ask(some) for some in _portions(groups)))
+        found = dict(line for lines in answers for line in lines)
+        for uri, gid in found.items():
+            self._remember(self._gids, uri, gid)
+            self._remember(self._groups, gid, uri)
+        return found
 
     async def group(self, gid: int) -> str | None:
         """Identifier of the group with that number, or None if there is none."""
         if gid not in self._groups:
-            found = await self._group_lines({"gid": str(gid)})
+            found = await self._group_lines([("gid", str(gid))])
             if not found:
                 return None
             self._remember(self._groups, gid, found[0][0])
         return self._groups[gid]
 
-    async def _users(self, parameters: dict[str, str]) -> list[tuple[str, int, int]]:
-        lines = await self._ask(USER_MAPPING, parameters)
+    async def _users(self, parameter: str, value: str) -> list[tuple[str, int, int]]:
+        lines = await self._ask(USER_MAPPING, [(parameter, value)])
         return [(name, int(uid), int(gid)) for name, uid, gid in lines]
 
-    async def _group_lines(self, parameters: dict[str, str]) -> list[tuple[str, int]]:
+    async def _group_lines(self, parameters: Parameters) -> list[tuple[str, int]]:
         return [(uri, int(gid)) for uri, gid in await self._ask(GROUP_MAPPING, parameters)]
 
-    async def _ask(self, standard: str, parameters: dict[str, str]) -> list[list[str]]:
+    async def _ask(self, standard: str, parameters: Parameters) -> list[list[str]]:
         try:
             url = await self.registry.endpoint(self.posix_mapper, standard)
             headers = {"Accept": TSV, "Authorization": f"Bearer {await self.credentials.token()}"}
-            answer = await self.client.get(url, params=parameters, headers=headers)
+            query = "&".join(f"{name}={quote(value, safe=_PLAIN)}" for name, value in parameters)
+            answer = await self.client.get(f"{url}?{query}", headers=headers)
             return [line.split("\t") for line in answer.raise_for_status().text.splitlines()]
         except (httpx.HTTPError, AuthenticationError) as exc:
             raise MappingUnavailable(f"The POSIX mapper cannot be asked: {exc}") from exc
@@ -260,3 +299,16 @@ class Identities:
         if len(cache) >= CACHED:
             cache.pop(next(iter(cache)))
         cache[key] = value
+
+
+def _portions(groups: list[str]) -> Iterator[list[str]]:
+    """As many groups at a time as a request can name."""
+    portion: list[str] = []
+    length = 0
+    for group in groups:
+        length += len(group) + len("&group=")
+        if length > LONGEST_QUERY:
+            yield portion
+            portion, length = [], len(group) + len("&group=")
+        portion.append(group)
+    yield portion

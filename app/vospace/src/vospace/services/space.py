@@ -36,11 +36,12 @@ from vospace.storage.attributes import Properties
 from vospace.storage.keepers import keeper
 from vospace.storage.locks import Locks
 from vospace.storage.posix_acl import Acl
-from vospace.storage.staging import StagedFile, keep, sweep, temporary_name
+from vospace.storage.staging import StagedFile, keep, make_link, sweep, temporary_name
 from vospace.storage.system_calls import rename_new
-from vospace.storage.tree import Directory, Kind, Status, Tree, Walk, make_directory
+from vospace.storage.tree import Directory, Kind, Status, Tree, Walk, make_directory, not_of
 
 COPY_BLOCK = 8 << 20
+HOME: Path = ("home",)
 logger = logging.getLogger(__name__)
 
 
@@ -124,7 +125,7 @@ class Upload:
     ) -> None:
         """Give it its owner, the caller if no other is given, and properties (an existing node keeps its own) and make
         the bytes durable."""
-        if (quota := self._place.gate.quota) is not None:
+        if (quota := self._space.quota(self._place)) is not None:
             size = os.fstat(self.descriptor).st_size
             self._space.usage.reserve(*quota, size)
             self._reserved = (quota[0], size)
@@ -147,7 +148,8 @@ class Upload:
             if not (self._replace if replace is None else replace):
                 self._staged.place(name)
             else:
-                if (kind is Kind.DATA) != self._exists:
+                if kind is not None or self._exists:
+                    # What is there now may be another's: the name has been free, or has been given anew, since.
                     self._exists = self._space.check_upload(self._place, replace=True)
                 if kind is None:
                     self._staged.place(name)
@@ -192,16 +194,18 @@ class Space:
 
     def __init__(self, settings: Settings) -> None:
         self.naming = Naming(settings.vospace_resource_id, settings.vospace_aliases)
+        parents = [parse_path(path) for path in settings.vospace_allocation_parents]
         self.rules = Rules(
             naming=self.naming,
             root_uid=settings.vospace_root_owner_uid,
             root_writers=frozenset(settings.vospace_root_writers),
-            allocation_parents=frozenset(parse_path(p) for p in settings.vospace_allocation_parents),
+            allocation_parents=frozenset(parents),
+            home=HOME if HOME in parents else next(iter(parents), None),
             self_allocate=settings.vospace_self_allocate,
             self_allocate_groups=frozenset(settings.vospace_self_allocate_groups),
+            default_quota=settings.vospace_default_quota_bytes,
         )
         self._root_ids = (settings.vospace_root_owner_uid, settings.vospace_root_owner_gid)
-        self._default_quota = settings.vospace_default_quota_bytes
         self._base = settings.vospace_base_dir
         self.tree = open_tree(settings)
         self.locks = Locks(self._base)
@@ -265,6 +269,7 @@ class Space:
     def place(self, caller: Caller, path: Path, *, follow: bool = False) -> Located:
         """As `locate`; who calls closes the directory."""
         gate = Gate(self.rules, caller)
+        gate.edition = self.usage.edition
         directory, name = Walk(self.tree, gate).parent(path, follow_leaf=follow)
         return Located(directory, name, gate)
 
@@ -384,10 +389,29 @@ class Space:
             public=True,
             target=target,
             readable=True,
-            writable=place.gate.may_write(place.directory.status),
+            writable=place.gate.may_write(Status.of_link(found)),
         )
 
     # Making and changing.
+
+    def require_create(self, caller: Caller, path: Path, *, container: bool) -> None:
+        """Raises as making a node at that path would."""
+        if not path:
+            raise DuplicateNode(self.naming.root)
+        with self.locate(caller, path) as place:
+            if place.kind is not None:
+                raise DuplicateNode(self.naming.uri(path))
+            place.gate.require_create(place.directory, place.name, container=container)
+
+    def require_update(self, caller: Caller, path: Path, *, follow: bool = False) -> None:
+        """Raises as changing that node would."""
+        node = self.node(caller, path, follow=follow)
+        if not node.writable and not self._administers(caller, node.path[:-1]):
+            raise PermissionDenied(self.naming.uri(path))
+
+    def _administers(self, caller: Caller, container: Path) -> bool:
+        """Whether the administrator asks, and for a node of the containers that he looks after."""
+        return self.rules.is_admin(caller) and self.rules.is_shared(container)
 
     def create_container(
         self, caller: Caller, path: Path, change: Change | None = None, owner: Ids | None = None
@@ -401,12 +425,15 @@ class Space:
             if place.kind is not None:
                 raise DuplicateNode(self.naming.uri(path))
             place.gate.require_create(place.directory, place.name, container=True)
-            allocation = place.directory.path in self.rules.allocation_parents
             self._require_admin(caller, owner)
-            if allocation and self._default_quota and QUOTA not in change.properties:
-                change = replace(change, properties={**change.properties, QUOTA: str(self._default_quota)})
+            above, quota = place.directory.path, self.rules.default_quota
+            bound = above in self.rules.allocation_parents or (not above and not self.rules.is_admin(caller))
+            if bound and quota and QUOTA not in change.properties:
+                change = replace(change, properties={**change.properties, QUOTA: str(quota)})
             self._build(place, owner or caller.ids, change)
             place.directory.sync()
+            if change.properties.get(QUOTA) is not None:
+                self.usage.changed(place.path)
             return self._describe(place)
 
     def _require_admin(self, caller: Caller, owner: Ids | None) -> None:
@@ -476,9 +503,10 @@ class Space:
                 raise DuplicateNode(self.naming.uri(path))
             place.gate.require_create(place.directory, place.name)
             text = target if isinstance(target, str) else self.tree.link_text(place.directory.path, target)
-            descriptor = place.directory.descriptor
-            os.symlink(text, place.name, dir_fd=descriptor)
-            os.chown(place.name, *(owner or caller.ids), dir_fd=descriptor, follow_symlinks=False)
+            try:
+                make_link(place.directory, place.name, text, owner or caller.ids)
+            except FileExistsError:
+                raise DuplicateNode(self.naming.uri(path)) from None
             place.directory.sync()
             return self._describe(place)
 
@@ -497,15 +525,17 @@ class Space:
                 return self._describe(place)
             with self.locks.held(place.directory, place.name), self._opened(place) as descriptor:
                 status = Status.of(descriptor)
-                allocation = place.directory.path in self.rules.allocation_parents
-                if allocation:
+                above = place.directory.path
+                if above in self.rules.allocation_parents:
                     place.gate.allocation_uid = status.stat.st_uid
-                if not (place.gate.may_write(status) or (allocation and self.rules.is_admin(caller))):
+                if not (place.gate.may_write(status) or self._administers(caller, above)):
                     raise PermissionDenied(self.naming.uri(path))
                 if QUOTA in change.properties and not self.rules.is_admin(caller):
                     raise PermissionDenied("only the root owner sets a quota")
                 self._apply(descriptor, change)
                 os.fsync(descriptor)
+                if QUOTA in change.properties:
+                    self.usage.changed(place.path)
             return self._describe(place)
 
     @contextmanager
@@ -615,25 +645,35 @@ class Space:
 
     def room(self, place: Located, size: int = 1) -> int | None:
         """Bytes that may be written there, None without a quota. Raises QuotaExceeded if they are fewer than `size`."""
-        if place.gate.quota is None:
-            return None
-        path, limit = place.gate.quota
-        return self.usage.room(path, limit, size)
+        quota = self.quota(place)
+        return None if quota is None else self.usage.room(*quota, size)
+
+    def quota(self, place: Located) -> tuple[Path, int] | None:
+        """The container whose quota binds what is written there, and that quota as it is now."""
+        edition = self.usage.edition
+        if edition != place.gate.edition:
+            gate = Gate(self.rules, place.gate.caller)
+            with suppress(Fault):  # moved meanwhile: what it was found under goes on
+                Walk(self.tree, gate.note).container(place.directory.path).close()
+                place.gate.quota, place.gate.edition = gate.quota, edition
+        return place.gate.quota
 
     def _count(self, path: Path) -> int:
         """Bytes below a container."""
         with Walk(self.tree, lambda _: None).container(path) as directory:
             return measure(directory.descriptor)
 
-    def open(self, caller: Caller, path: Path) -> OpenFile:
-        """Open a data node to read it, links followed. Raises NodeNotFound, PermissionDenied, InvalidArgument."""
+    def open(self, caller: Caller, path: Path, *, read: bool = True) -> OpenFile:
+        """Open a data node to read it, links followed, or only to see what can be said of it, which takes no right to
+        the node itself (as its document, and as Cavern has it). Raises NodeNotFound, PermissionDenied,
+        InvalidArgument."""
         if not path:
             raise InvalidArgument("not a data node")
         with self._existing(caller, path, follow=True) as place:
             descriptor, properties = self._open_data(place)
             try:
                 status = Status.of(descriptor)
-                if not place.gate.may_read(status):
+                if read and not place.gate.may_read(status):
                     raise PermissionDenied(self.naming.uri(place.path))
                 return OpenFile(place.path, descriptor, status, properties)
             except BaseException:
@@ -679,29 +719,25 @@ class Space:
         """Remove a node; a link, not its target. Raises InvalidArgument for a container that is not empty."""
         if not path:
             raise PermissionDenied("the root cannot be deleted")
-        with self._existing(caller, path) as place:
+        with self._existing(caller, path) as place, self.locks.held(place.directory, place.name):
             self._remove(place)
             if sync:
                 place.directory.sync()
             self._forget(place)
 
     def _remove(self, place: Located) -> None:
-        kind = place.kind
-        place.gate.require_create(place.directory, place.name, container=kind is Kind.CONTAINER)
-        if kind in (Kind.CONTAINER, Kind.DATA):
-            with self._opened(place) as descriptor:
-                require_unlocked(place.directory, descriptor)
         descriptor = place.directory.descriptor
+        with self._movable(place) as opened:
+            kind = None if opened is None else Status.of(opened).kind
+            if opened is not None and kind is Kind.CONTAINER:
+                with Directory(os.dup(opened), place.path, self.tree.properties) as container:
+                    sweep(container)
         try:
             with place.directory.taking_away(place.name):
-                if kind is not Kind.CONTAINER:
+                if kind is Kind.CONTAINER:
+                    os.rmdir(place.name, dir_fd=descriptor)
+                else:
                     os.unlink(place.name, dir_fd=descriptor)
-                    return
-                if place.path in self.rules.allocation_parents:
-                    raise PermissionDenied(self.naming.uri(place.path))
-                with place.directory.open_directory(place.name) as opened:
-                    sweep(opened)
-                os.rmdir(place.name, dir_fd=descriptor)
         except FileNotFoundError:
             raise NodeNotFound(self.naming.uri(place.path)) from None
         except OSError as error:
@@ -709,45 +745,99 @@ class Space:
                 raise InvalidArgument(f"container node '{place.name}' is not empty") from None
             raise
 
+    @contextmanager
+    def _movable(self, place: Located) -> Iterator[int | None]:
+        """A descriptor of a node that may be taken out of its container, None for what has no properties, such as a
+        link. Raises PermissionDenied, NodeLocked, NodeNotFound."""
+        gate, directory = place.gate, place.directory
+        if place.kind not in (Kind.CONTAINER, Kind.DATA):
+            found = directory.stat(place.name)
+            if found is None:
+                raise NodeNotFound(self.naming.uri(place.path))
+            gate.require_remove(directory, place.path, Status.of_link(found), has_quota=False)
+            yield None
+            return
+        with self._opened(place) as descriptor:
+            limit = directory.properties.one(descriptor, QUOTA)
+            gate.require_remove(directory, place.path, Status.of(descriptor), has_quota=limit is not None)
+            require_unlocked(directory, descriptor)
+            yield descriptor
+
     def move(self, caller: Caller, source: Path, final: Path) -> None:
-        """Move a node, atomically, to exactly that path (see `destination`), where nothing may be. The moved node
-        becomes the caller's. Raises DuplicateNode, NodeNotFound, PermissionDenied, NodeLocked, InvalidArgument."""
+        """Move a node, atomically, to exactly that path (see `destination`), where nothing may be. It stays whose it
+        is; who moves a container may write to all that is in it. Raises DuplicateNode, NodeNotFound, PermissionDenied,
+        NodeLocked, InvalidArgument."""
         if not source:
             raise PermissionDenied("the root cannot be moved")
-        with self._existing(caller, source) as old, self.locate(caller, final) as new:
-            kind = old.kind
-            if new.path[: len(old.path)] == old.path:
-                raise InvalidArgument("a node cannot be moved into itself")
+        with (
+            self._existing(caller, source) as old,
+            self.locate(caller, final) as new,
+            self.locks.held(old.directory, old.name),
+        ):
+            self._require_outside(old.path, new.path)
             if new.kind is not None:
                 raise DuplicateNode(self.naming.uri(new.path))
-            old.gate.require_create(old.directory, old.name, container=kind is Kind.CONTAINER)
-            new.gate.require_create(new.directory, new.name, container=kind is Kind.CONTAINER)
-            if kind in (Kind.CONTAINER, Kind.DATA):
-                with self._opened(old) as descriptor:
-                    require_unlocked(old.directory, descriptor)
-                    self._require_room(old, new, descriptor)
-            self._rename(old, new, kind)
-            os.chown(new.name, *caller.ids, dir_fd=new.directory.descriptor, follow_symlinks=False)
+            new.gate.require_create(new.directory, new.name)
+            with self._movable(old) as descriptor:
+                if descriptor is None:
+                    self._rename(old, new)
+                else:
+                    self._require_all_writable(old, descriptor)
+                    with self._moved_bytes(old, new, descriptor):
+                        self._rename(old, new)
             new.directory.sync()
             if old.directory.path != new.directory.path:
                 old.directory.sync()
             self._forget(old)
             self._forget(new)
+            self.usage.forget(old.path)
+            self.usage.forget(new.path)
 
-    def _require_room(self, old: Located, new: Located, descriptor: int) -> None:
-        """Raises QuotaExceeded if what is moved counts anew at its destination and does not fit."""
-        if new.gate.quota is None or new.gate.quota == old.gate.quota:
+    @staticmethod
+    def _require_outside(source: Path, target: Path, act: str = "move") -> None:
+        """In the words of Cavern, which its clients look for."""
+        if len(target) > len(source) and target[: len(source)] == source:
+            raise InvalidArgument(
+                f"Cannot {act} container node into its descendants:"
+                f" source path /{'/'.join(source)} in resolved path /{'/'.join(target[:-1])}"
+            )
+
+    def _require_all_writable(self, place: Located, descriptor: int) -> None:
+        """Raises PermissionDenied if a container holds what the caller may not write. The administrator looks after
+        what is at the root and in the parents of allocations, an allocation's owner may write to all in it."""
+        gate, uid = place.gate, place.gate.caller.uid
+        if self._administers(gate.caller, place.directory.path):
+            return
+        if uid is None or gate.allocation_uid == uid or place.kind is not Kind.CONTAINER:
+            return
+        for path, status in not_of(uid, descriptor, place.path):
+            if not gate.may_write(status):
+                raise PermissionDenied(self.naming.uri(path))
+
+    @contextmanager
+    def _moved_bytes(self, old: Located, new: Located, descriptor: int) -> Iterator[None]:
+        """Around a move: what counts anew at its destination is reserved there. Raises QuotaExceeded."""
+        quota = self.quota(new)
+        if quota is None or quota == self.quota(old):
+            yield
             return
         container = old.kind is Kind.CONTAINER
-        self.room(new, measure(descriptor) if container else os.fstat(descriptor).st_size)
+        size = measure(descriptor) if container else os.fstat(descriptor).st_size
+        self.usage.reserve(*quota, size)
+        added = False
+        try:
+            yield
+            added = True
+        finally:
+            self.usage.settle(quota[0], size, added=added)
 
     def _forget(self, place: Located) -> None:
         if place.gate.quota is not None:
             self.usage.forget(place.gate.quota[0])
 
-    def _rename(self, old: Located, new: Located, kind: Kind | None) -> None:
+    def _rename(self, old: Located, new: Located) -> None:
         try:
-            if kind is Kind.LINK and old.directory.path != new.directory.path:
+            if old.kind is Kind.LINK and old.directory.path != new.directory.path:
                 self._relink(old, new)
             else:
                 rename_new(
@@ -761,23 +851,23 @@ class Space:
         except FileNotFoundError:
             raise NodeNotFound(self.naming.uri(old.path)) from None
         except OSError as error:
-            if (
-                error.errno == errno.EINVAL
-            ):  # since it was looked, the destination has been moved below the source
-                raise InvalidArgument("a node cannot be moved into itself") from None
+            if error.errno == errno.EINVAL:
+                # since it was looked, the destination has been moved below the source
+                self._require_outside(old.path, (*old.path, new.name))
             raise
 
     def _relink(self, old: Located, new: Located) -> None:
-        """A link that moves keeps its target, so its relative text changes."""
+        """A link that moves keeps its target, so its relative text changes, and its owner."""
         text = old.directory.link_text(old.name)
+        found = os.stat(old.name, dir_fd=old.directory.descriptor, follow_symlinks=False)
         if not text.startswith("/"):
             text = self.tree.link_text(new.directory.path, self.tree.link_target(old.directory.path, text))
-        os.symlink(text, new.name, dir_fd=new.directory.descriptor)
+        make_link(new.directory, new.name, text, (found.st_uid, found.st_gid))
         os.unlink(old.name, dir_fd=old.directory.descriptor)
 
-    def destination(self, caller: Caller, source: Path, wanted: Path) -> Path:
-        """The final path of a move or copy: below an existing container, or a new name. Raises DuplicateNode if that is
-        taken, PermissionDenied, ContainerNotFound, InvalidArgument below the source itself."""
+    def destination(self, caller: Caller, source: Path, wanted: Path, act: str = "move") -> Path:
+        """The final path of a move or copy (`act`): below an existing container, or a new name. Raises DuplicateNode if
+        that is taken, PermissionDenied, ContainerNotFound, InvalidArgument below the source itself."""
         if not source:
             raise PermissionDenied("the root cannot be moved")
         final: Path = (source[-1],)
@@ -786,11 +876,10 @@ class Space:
                 # A link that leads to nothing is there all the same.
                 final = (*place.path, source[-1]) if place.kind is Kind.CONTAINER else wanted
         with self.locate(caller, final) as place:
-            if place.path[: len(source)] == source:
-                raise InvalidArgument("a node cannot be moved or copied into itself")
+            self._require_outside(source, place.path, act)
             if place.kind is not None:
                 raise DuplicateNode(self.naming.uri(place.path))
-            place.gate.require_create(place.directory, place.name, container=True)
+            place.gate.require_create(place.directory, place.name)
             return place.path
 
     def copy_container(self, caller: Caller, source: Path, target: Path) -> None:

@@ -13,7 +13,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path as FilePath
 
@@ -40,6 +40,8 @@ class Usage:
     def __init__(self, directory: FilePath, count: Callable[[Path], int]) -> None:
         self._directory = directory / NAME
         self._directory.mkdir(mode=0o700, exist_ok=True)
+        self._edition = self._directory / "edition"
+        self._edition.touch(mode=0o600)
         self._count = count
 
     def room(self, path: Path, limit: int, size: int = 1) -> int:
@@ -63,8 +65,26 @@ class Usage:
 
     def forget(self, path: Path) -> None:
         """After deletions: count anew when asked."""
-        with self._record(path) as record:
+        with suppress(FileNotFoundError), self._record(path, os.O_RDWR) as record:
             record.counted = 0.0
+
+    @property
+    def edition(self) -> int:
+        """Tells the quotas as they are now from those before one was set."""
+        return os.stat(self._edition).st_mtime_ns
+
+    def changed(self, path: Path) -> None:
+        """A container's quota was set, lowered or lifted: what is there counts from now on, for what is being written
+        too."""
+        self.forget(path)
+        descriptor = os.open(self._edition, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # By a second, the most that file systems take together.
+            after = max(time.time_ns(), os.fstat(descriptor).st_mtime_ns + 10**9)
+            os.utime(descriptor, ns=(after, after))
+        finally:
+            os.close(descriptor)
 
     def _make_room(self, record: _Record, path: Path, limit: int, size: int) -> None:
         age = time.time() - record.counted
@@ -79,10 +99,9 @@ class Usage:
             raise QuotaExceeded(limit)
 
     @contextmanager
-    def _record(self, path: Path) -> Iterator[_Record]:
+    def _record(self, path: Path, flags: int = os.O_RDWR | os.O_CREAT) -> Iterator[_Record]:
         name = hashlib.sha256("/".join(path).encode()).hexdigest()
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(self._directory / name, flags, 0o600)
+        descriptor = os.open(self._directory / name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             record = _read(os.pread(descriptor, 4096, 0))

@@ -137,6 +137,18 @@ class StagedFile:
         self.descriptor = -1
 
 
+def make_link(directory: Directory, name: str, text: str, owner: tuple[int, int]) -> None:
+    """A symbolic link that is its owner's from the moment it can be seen. Raises FileExistsError."""
+    descriptor, temporary = directory.descriptor, temporary_name()
+    os.symlink(text, temporary, dir_fd=descriptor)
+    try:
+        os.chown(temporary, *owner, dir_fd=descriptor, follow_symlinks=False)
+        rename_new(temporary, name, source_dir=descriptor, target_dir=descriptor)
+    except BaseException:
+        os.unlink(temporary, dir_fd=descriptor)
+        raise
+
+
 def keep(directory: Directory) -> None:
     """Keep a directory that is built under a reserved name from `sweep`, as long as it is open."""
     fcntl.flock(directory.descriptor, fcntl.LOCK_EX)

@@ -62,6 +62,11 @@ class Status:
             acl = Acl.decode(os.getxattr(descriptor, posix_acl.ACCESS))
         return cls(_kind(found.st_mode), found, acl or Acl.of_mode(found.st_mode))
 
+    @classmethod
+    def of_link(cls, found: os.stat_result) -> Status:
+        """Of what cannot be opened: all may see a link, and nobody but its owner has a right to it."""
+        return cls(_kind(found.st_mode), found, Acl(6, 0, 4))
+
 
 class Directory:
     """An open directory; closes itself at the end of a `with` block."""
@@ -200,6 +205,45 @@ class Tree:
         while common < min(len(parent), len(target)) and parent[common] == target[common]:
             common += 1
         return "/".join([".."] * (len(parent) - common) + list(target[common:])) or "."
+
+
+def not_of(uid: int, descriptor: int, path: Path) -> Iterator[tuple[Path, Status]]:
+    """Paths and status of all that is in an open container and below, whoever may see it, and belongs to others than
+    that user; without nodes being staged. What is removed meanwhile is left out."""
+    # Containers on the way down, each with what is still to be visited in it.
+    pending = [(os.dup(descriptor), path, iter(os.listdir(descriptor)))]
+    try:
+        while pending:
+            container, above, names = pending[-1]
+            name = next(names, None)
+            if name is None:
+                pending.pop()
+                os.close(container)
+                continue
+            if name.startswith(STAGING_PREFIX):
+                continue
+            try:
+                found = os.stat(name, dir_fd=container, follow_symlinks=False)
+                kind = _kind(found.st_mode)
+                if kind is Kind.DATA and found.st_uid == uid:
+                    continue
+                if kind not in (Kind.CONTAINER, Kind.DATA):
+                    if found.st_uid != uid:
+                        yield (*above, name), Status.of_link(found)
+                    continue
+                opened = os.open(name, _OPEN_FILE, dir_fd=container)
+            except FileNotFoundError:
+                continue
+            status = Status.of(opened)
+            if status.kind is Kind.CONTAINER:
+                pending.append((opened, (*above, name), iter(os.listdir(opened))))
+            else:
+                os.close(opened)
+            if status.stat.st_uid != uid:
+                yield (*above, name), status
+    finally:
+        for container, _, _ in pending:
+            os.close(container)
 
 
 Check = Callable[[Directory], None]

@@ -173,7 +173,8 @@ class TransferRunner:
         earlier = run.job.checkpoint.get("path")
         if earlier is not None and await self._already_there(run, caller):
             return Outcome(results=(self._destination(tuple(earlier)),))
-        final = await asyncio.to_thread(self._space.destination, caller, source, wanted)
+        act = "copy" if transfer.keeps_bytes else "move"
+        final = await asyncio.to_thread(self._space.destination, caller, source, wanted, act)
         outcome = Outcome(results=(self._destination(final),))
         if transfer.keeps_bytes:
             await self._copier.copy(run, caller, source, final, outcome)

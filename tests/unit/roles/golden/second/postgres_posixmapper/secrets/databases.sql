@@ -17,3 +17,41 @@ SELECT format('ALTER ROLE %I NOLOGIN', rolname) FROM pg_roles
 \connect "numbers"
 CREATE SCHEMA IF NOT EXISTS "mapping" AUTHORIZATION "mapper";
 ALTER SCHEMA "mapping" OWNER TO "mapper";
+-- The administrator has the number that the settings say, whichever service makes the tables. OpenCADC's POSIX mapper
+-- would number him like anybody else at his first request, and Cavern go by the settings.
+CREATE SCHEMA IF NOT EXISTS deployment;
+CREATE OR REPLACE FUNCTION deployment.reserve_administrator() RETURNS event_trigger LANGUAGE plpgsql AS $$
+BEGIN
+  -- Tables that are restored by the superuser come with their rows.
+  IF session_user = 'mapper'
+    AND to_regclass('mapping.users') IS NOT NULL AND to_regclass('mapping.groups') IS NOT NULL
+  THEN
+    INSERT INTO mapping.users (uid, username) OVERRIDING SYSTEM VALUE VALUES (5000, 'operator') ON CONFLICT DO NOTHING;
+    INSERT INTO mapping.groups (gid, groupuri) OVERRIDING SYSTEM VALUE
+      SELECT uid, 'ivo://default-group-should-be-ignored.opencadc.org/default-group?' || username
+      FROM mapping.users WHERE uid = 5000 AND username = 'operator' ON CONFLICT DO NOTHING;
+
+  END IF;
+EXCEPTION WHEN others THEN
+  RAISE WARNING 'cavern_root_owner_uid: the number is not reserved: %', SQLERRM;
+END $$;
+DROP EVENT TRIGGER IF EXISTS reserve_administrator;
+CREATE EVENT TRIGGER reserve_administrator ON ddl_command_end WHEN TAG IN ('CREATE TABLE')
+  EXECUTE FUNCTION deployment.reserve_administrator();
+DO $$
+DECLARE
+  holder text;
+BEGIN
+  IF to_regclass('mapping.users') IS NOT NULL AND to_regclass('mapping.groups') IS NOT NULL THEN
+    INSERT INTO mapping.users (uid, username) OVERRIDING SYSTEM VALUE VALUES (5000, 'operator') ON CONFLICT DO NOTHING;
+    INSERT INTO mapping.groups (gid, groupuri) OVERRIDING SYSTEM VALUE
+      SELECT uid, 'ivo://default-group-should-be-ignored.opencadc.org/default-group?' || username
+      FROM mapping.users WHERE uid = 5000 AND username = 'operator' ON CONFLICT DO NOTHING;
+
+    SELECT username INTO holder FROM mapping.users WHERE uid = 5000 AND username <> 'operator';
+    IF holder IS NOT NULL THEN
+      RAISE EXCEPTION 'cavern_root_owner_uid: 5000 is the number of %, who would be the administrator: choose another', holder;
+    END IF;
+  END IF;
+END $$;
+

@@ -1,0 +1,202 @@
+"""OpenAPI documents (3.1) of the services: what FastAPI cannot find out from their code.
+
+FastAPI knows the parameters and bodies that it reads itself. Services that read documents in XML, names without regard
+to case and paths as they are encoded do so from the request, and describe it here: `complete` adds that, who may call
+and how errors look, and sees to it that all references can be followed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import FastAPI
+
+Object = dict[str, Any]
+
+STRING: Object = {"type": "string"}
+
+TOKEN: Object = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+"""A token of the deployment's issuer."""
+CERTIFICATE: Object = {"type": "mutualTLS", "description": "A client certificate, shown to HAProxy"}
+CLIENT: Object = {
+    "type": "http",
+    "scheme": "basic",
+    "description": "An OAuth client's id and secret; they may come in the form instead",
+}
+
+PROBLEM: Object = {
+    "description": "What is wrong, as a problem document (RFC 9457)",
+    "content": {
+        "application/problem+json": {
+            "schema": {
+                "type": "object",
+                "required": ["type", "title", "status", "detail"],
+                "properties": {
+                    "type": STRING,
+                    "title": STRING,
+                    "status": {"type": "integer"},
+                    "detail": STRING,
+                    "errors": {
+                        "type": "array",
+                        "items": {
+                            "type": "object",
+                            "required": ["pointer", "detail"],
+                            "properties": {"pointer": STRING, "detail": STRING},
+                        },
+                    },
+                },
+            }
+        }
+    },
+}
+LINE: Object = {"description": "What is wrong, in a line", "content": {"text/plain": {"schema": STRING}}}
+
+_METHODS = frozenset({"get", "put", "post", "delete", "head", "patch", "options"})
+_IN_PATH = re.compile(r"\{(\w+)\}")
+
+
+def parameter(name: str, description: str, schema: Object | None = None, where: str = "query") -> Object:
+    """Return an optional parameter; *where* is query or header."""
+    return {"name": name, "in": where, "description": description, "schema": schema or STRING}
+
+
+def many(schema: Object) -> Object:
+    """Return the schema of a parameter that may come any number of times."""
+    return {"type": "array", "items": schema}
+
+
+def content(*kinds: str, schema: Object | None = None, example: Any = None) -> Object:
+    """Return the content of a body in any of the media types *kinds*."""
+    entry: Object = {"schema": schema or STRING}
+    if example is not None:
+        entry["example"] = example
+    return {kind: dict(entry) for kind in kinds}
+
+
+def form(**fields: str) -> Object:
+    """Return the content of a form, whose *fields* are described and optional."""
+    properties = {name: {"type": "string", "description": text} for name, text in fields.items()}
+    return {"application/x-www-form-urlencoded": {"schema": {"type": "object", "properties": properties}}}
+
+
+def answer(description: str, *kinds: str, schema: Object | None = None) -> Object:
+    """Return an answer, which without media types *kinds* has no body."""
+    return {"description": description} | ({"content": content(*kinds, schema=schema)} if kinds else {})
+
+
+AVAILABILITY: Mapping[int, Object] = {
+    200: answer("VOSI availability; nothing with detail=min", "text/xml"),
+    503: answer("With detail=min: it is not available"),
+}
+CAPABILITIES: Mapping[int, Object] = {200: answer("VOSI capabilities", "text/xml")}
+DETAIL = parameter("detail", "min for a status alone")
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What is to be said of a method of a path."""
+
+    answers: Mapping[int, Object] = field(default_factory=dict)
+    """Answers by their status, in place of those that FastAPI supposes."""
+    parameters: Collection[Object] = ()
+    body: Object | None = None
+    """Content of the request's body."""
+    required: bool = False
+    """Whether there must be a body."""
+
+
+def complete(
+    app: FastAPI,
+    *,
+    prefix: str = "",
+    schemes: Mapping[str, Object],
+    callers: Collection[str | None],
+    others: Mapping[str, Collection[str | None]],
+    error: Object,
+    operations: Mapping[str, Operation] | None = None,
+) -> None:
+    """Complete the document of *app*, whose paths begin with *prefix*.
+
+    *callers* names those *schemes* of which a caller shows one, None for nobody in particular; *others* does so where
+    it is different, by path, or method and path (``GET /nodes``); *error* is how every error looks.
+    """
+    generate = app.openapi
+
+    def completed() -> Object:
+        if app.openapi_schema is None:
+            document = generate()
+            _complete(document, prefix, schemes, callers, others, error, operations or {})
+        return app.openapi_schema or {}
+
+    app.openapi = completed  # type: ignore[method-assign]
+
+
+def _complete(
+    document: Object,
+    prefix: str,
+    schemes: Mapping[str, Object],
+    callers: Collection[str | None],
+    others: Mapping[str, Collection[str | None]],
+    error: Object,
+    operations: Mapping[str, Operation],
+) -> None:
+    known: set[str] = set()
+    for whole, item in document["paths"].items():
+        path = whole.removeprefix(prefix)
+        for method in _METHODS & item.keys():
+            name = f"{method.upper()} {path}"
+            known |= {name, path}
+            described = item[method]
+            _say(described, operations.get(name, Operation()))
+            _declare_path(described, whole)
+            described["responses"].setdefault("default", error)
+            described["responses"].pop("422", None)
+            allowed = others.get(name, others.get(path, callers))
+            described["security"] = [{scheme: []} if scheme else {} for scheme in allowed]
+    if unknown := (operations.keys() | others.keys()) - known:
+        raise ValueError(f"described, but not there: {', '.join(sorted(unknown))}")
+    components = document.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    _hoist(document["paths"], schemas)
+    components["securitySchemes"] = dict(schemes)
+
+
+def _say(described: Object, said: Operation) -> None:
+    if said.answers:
+        described["responses"] = {str(status): value for status, value in said.answers.items()}
+    if said.parameters:
+        described.setdefault("parameters", []).extend(said.parameters)
+    if said.body is not None:
+        described["requestBody"] = {"content": said.body, "required": said.required}
+
+
+def _declare_path(described: Object, path: str) -> None:
+    """Declare the parameters that the path has and no handler takes."""
+    parameters = described.get("parameters", [])
+    declared = {one["name"] for one in parameters if one["in"] == "path"}
+    missing = [name for name in _IN_PATH.findall(path) if name not in declared]
+    if missing:
+        described["parameters"] = parameters + [
+            {"name": name, "in": "path", "required": True, "schema": STRING} for name in missing
+        ]
+
+
+def _hoist(node: Any, schemas: Object) -> None:
+    """Move definitions that schemas bring along to where their references can be followed from."""
+    if isinstance(node, list):
+        for one in node:
+            _hoist(one, schemas)
+    elif isinstance(node, dict):
+        for name, schema in node.pop("$defs", {}).items():
+            schemas[name] = schema
+            _hoist(schema, schemas)
+        reference = node.get("$ref")
+        if isinstance(reference, str):
+            node["$ref"] = reference.replace("#/$defs/", "#/components/schemas/")
+        for one in node.values():
+            _hoist(one, schemas)

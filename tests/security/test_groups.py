@@ -1,0 +1,62 @@
+"""What a token says of groups opens what is shared with them, and nothing else."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from deployment import Deployment
+from vospace_client import ADMINISTRATOR, CORE, Space
+
+DEFAULT = "ivo://default-group-should-be-ignored.opencadc.org/default-group?"
+MANY = 1200
+DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+@pytest.fixture
+def ada(stack: Deployment) -> Iterator[Space]:
+    """A user with a public area and a private file."""
+    ada = Space(stack, f"ada{uuid.uuid4().hex[:12]}")
+    home = f"/home/{ada.user}"
+    assert ada.make(home, {f"{CORE}ispublic": "true"}).status_code == 201
+    assert ada.put(f"{home}/private", b"ada's").status_code == 201
+    yield ada
+    ada.delete_tree(home)
+    Space(stack, ADMINISTRATOR).delete(home)
+
+
+def test_another_s_own_group_opens_nothing(stack: Deployment, ada: Space) -> None:
+    path = f"/home/{ada.user}/private"
+    eve = Space(
+        stack, f"eve{uuid.uuid4().hex[:12]}", [DEFAULT + ada.user, f"{ada.groups}x?{DEFAULT}{ada.user}"]
+    )
+    assert eve.get(f"/files{path}").status_code == 403
+    assert eve.put(path, b"eve's").status_code == 403
+    assert eve.change(path, {f"{CORE}ispublic": "true"}, kind="DataNode").status_code == 403
+    assert ada.get(f"/files{path}").content == b"ada's"
+
+
+def test_a_group_of_another_service_opens_nothing(stack: Deployment, ada: Space) -> None:
+    """Neither is a node shared with it, nor does a claim of it count that a node was shared with before."""
+    path = f"/home/{ada.user}/private"
+    foreign = f"ivo://elsewhere.example/gms?{uuid.uuid4().hex[:8]}"
+    for group in (foreign, DEFAULT + ada.user):
+        shared = ada.change(path, {f"{CORE}groupread": group}, kind="DataNode")
+        assert (shared.status_code, "non-local groups" in shared.text) == (400, True)
+    eve = Space(stack, f"eve{uuid.uuid4().hex[:12]}", [foreign])
+    assert eve.get(f"/files{path}").status_code == 403
+
+
+def test_a_member_of_many_groups_comes_in(stack: Deployment) -> None:
+    """The first request of somebody whose groups nobody has seen yet; the POSIX mapper is asked a few times for all."""
+    start = uuid.uuid4().int % (36**4 - MANY)
+    names = [
+        "".join(DIGITS[number // 36**place % 36] for place in range(4))
+        for number in range(start, start + MANY)
+    ]
+    mapper = stack.container("src-posix-mapper")
+    before = mapper.logs().count(b"/gid")
+    ada = Space(stack, f"ada{uuid.uuid4().hex[:12]}", names)
+    assert ada.get("/nodes?limit=0").headers["X-VO-Authenticated"] == ada.user
+    assert mapper.logs().count(b"/gid") - before < 40

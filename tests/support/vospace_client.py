@@ -1,0 +1,135 @@
+"""The deployed VOSpace as one user sees it, with requests written out by hand."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import jwt
+import requests
+from deployment import Deployment
+from lxml import etree
+
+CORE = "ivo://ivoa.net/vospace/core#"
+LOCKED = "ivo://cadc.nrc.ca/vospace/core#islocked"
+VOS = "http://www.ivoa.net/xml/VOSpace/v2.0"
+ENDED = {"COMPLETED", "ERROR", "ABORTED"}
+ADMINISTRATOR = "cavernadmin"
+
+
+def token(stack: Deployment, user: str, groups: list[str]) -> str:
+    """A token of the deployment's issuer that says these groups, whatever groups the issuer knows."""
+    known = requests.get(f"{stack.url}/iam/jwks", verify=stack.ca, timeout=30).json()["keys"][0]
+    now = int(time.time())
+    claims = {
+        "iss": f"{stack.url}/iam",
+        "sub": str(uuid.uuid5(uuid.NAMESPACE_URL, user)),
+        "aud": stack.url,
+        "iat": now,
+        "exp": now + 3600,
+        "jti": str(uuid.uuid4()),
+        "client_id": "cavern-cli",
+        "preferred_username": user,
+        "groups": groups,
+    }
+    return jwt.encode(
+        claims, stack.secrets["iam_signing_key"], "RS256", headers={"kid": known["kid"], "typ": "at+jwt"}
+    )
+
+
+class Space:
+    """Nodes, files and jobs, by paths such as ``/home/ada``; what is refused is an answer like any other."""
+
+    def __init__(self, stack: Deployment, user: str, groups: list[str] | None = None) -> None:
+        """As *user*, who is in *groups*."""
+        self.user = user
+        self.url = f"{stack.url}/src/cavern"
+        self.http = stack.session()
+        self.http.headers["Authorization"] = f"Bearer {token(stack, user, groups or [])}"
+        root = etree.fromstring(self.get("/nodes?limit=0").content)
+        self.root = str(root.get("uri"))
+        self.groups = f"ivo://{urlsplit(self.root).netloc.partition('~')[0]}/gms?"
+
+    def get(self, path: str, method: str = "GET") -> requests.Response:
+        return self.http.request(method, self.url + path, timeout=60, allow_redirects=False)
+
+    def document(self, kind: str, path: str, properties: Mapping[str, str], target: str = "") -> str:
+        """A node document as clients send it."""
+        given = "".join(
+            f'<vos:property uri="{key}">{value}</vos:property>' for key, value in properties.items()
+        )
+        tail = "<vos:nodes/>" if kind == "ContainerNode" else ""
+        tail += f"<vos:target>{self.root}{target}</vos:target>" if target else ""
+        return (
+            f'<vos:node xmlns:vos="{VOS}" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"'
+            f' uri="{self.root}{path}" xsi:type="vos:{kind}">'
+            f"<vos:properties>{given}</vos:properties>{tail}</vos:node>"
+        )
+
+    def make(
+        self,
+        path: str,
+        properties: Mapping[str, str] | None = None,
+        *,
+        kind: str = "ContainerNode",
+        target: str = "",
+    ) -> requests.Response:
+        content = self.document(kind, path, properties or {}, target)
+        return self.http.put(f"{self.url}/nodes{path}", content, timeout=60)
+
+    def change(
+        self, path: str, properties: Mapping[str, str], *, kind: str = "ContainerNode"
+    ) -> requests.Response:
+        return self.http.post(f"{self.url}/nodes{path}", self.document(kind, path, properties), timeout=60)
+
+    def put(self, path: str, content: Any) -> requests.Response:
+        return self.http.put(f"{self.url}/files{path}", content, timeout=60)
+
+    def delete(self, path: str) -> requests.Response:
+        return self.http.delete(f"{self.url}/nodes{path}", timeout=60)
+
+    def properties(self, path: str) -> dict[str, str]:
+        found = etree.fromstring(self.get(f"/nodes{path}?limit=0").content)
+        return {str(prop.get("uri")): prop.text or "" for prop in found.iter(f"{{{VOS}}}property")}
+
+    # Jobs: how they end, and what they say of an error.
+
+    def move(self, path: str, to: str) -> tuple[str, str]:
+        return self.transfer(path, self.root + to)
+
+    def transfer(
+        self, path: str, direction: str, protocol: str = "", *, keep: bool = False
+    ) -> tuple[str, str]:
+        content = (
+            f'<vos:transfer xmlns:vos="{VOS}" version="2.1"><vos:target>{self.root}{path}</vos:target>'
+            f"<vos:direction>{direction}</vos:direction>{protocol}"
+            f"<vos:keepBytes>{str(keep).lower()}</vos:keepBytes></vos:transfer>"
+        )
+        return self.run("transfers", data=content, headers={"Content-Type": "text/xml"})
+
+    def delete_tree(self, path: str) -> tuple[str, str]:
+        return self.run("async-delete", data={"target": self.root + path})
+
+    def change_tree(self, path: str, properties: Mapping[str, str]) -> tuple[str, str]:
+        content = self.document("ContainerNode", path, properties)
+        return self.run("async-setprops", data=content, headers={"Content-Type": "text/xml"})
+
+    def run(self, kind: str, **request: Any) -> tuple[str, str]:
+        return self.end(self.start(kind, **request))
+
+    def start(self, kind: str, **request: Any) -> str:
+        """URL of a new job that runs."""
+        made = self.http.post(f"{self.url}/{kind}?PHASE=RUN", timeout=60, allow_redirects=False, **request)
+        assert made.status_code == 303, made.text
+        return str(made.headers["Location"])
+
+    def end(self, job: str) -> tuple[str, str]:
+        """Last phase of a job, and what it says of an error."""
+        while True:
+            phase = self.http.get(f"{job}/phase?WAIT=20", timeout=60).text
+            if phase in ENDED:
+                error = self.http.get(f"{job}/error", timeout=60)
+                return phase, error.text if error.status_code == 200 else ""
