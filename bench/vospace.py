@@ -38,6 +38,7 @@ CONTAINER = (
     ' xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:type="vos:ContainerNode"><vos:nodes/></vos:node>'
 )
 Result = dict[str, Any]
+USER = "bench"
 
 
 class Bench:
@@ -49,7 +50,10 @@ class Bench:
         self.service, self.peer, self.directory, self.proxied = service, peer, directory, proxied
         self.stack = stack
         self.headers = {"Authorization": f"Bearer {token}"}
-        self.box = f"/bench-{uuid.uuid4().hex[:8]}"
+        area = f"nodes/home/{USER}"
+        if requests.get(f"{service}/{area}?limit=0", headers=self.headers, timeout=120).status_code == 404:
+            self.request("PUT", area, CONTAINER.encode())
+        self.box = f"/home/{USER}/bench-{uuid.uuid4().hex[:8]}"
         self.request("PUT", f"nodes{self.box}", CONTAINER.encode())
 
     def request(self, method: str, path: str, body: bytes | None = None) -> requests.Response:
@@ -367,7 +371,7 @@ def measure() -> Iterator[Result]:
         with nginx_behind_haproxy(stack) as proxied:
             yield from Bench(
                 f"http://{address(stack.container('src-cavern'))}:8080/src/cavern",
-                stack.token("bench"),
+                stack.token(USER),
                 f"http://{address(stack.container('rse-web'))}/rse/deterministic/bench-vospace",
                 directory,
                 proxied,
