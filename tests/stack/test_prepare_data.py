@@ -104,7 +104,7 @@ def test_every_file_arrives_whole(
     for did, content in files.content.items():
         assert by_did[did]["md5"] == hashlib.md5(content, usedforsecurity=False).hexdigest()
         assert by_did[did]["adler32"] == f"{zlib.adler32(content):08x}"
-    receipt = json.loads((stack.logs / "celery_results" / f"{task['id']}.json").read_text())
+    receipt = json.loads(stack.receipt(task["id"]).read_text())
     assert receipt["state"] == "SUCCEEDED"
     assert len(receipt["results"]) == count
 

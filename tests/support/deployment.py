@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -115,6 +116,15 @@ class Deployment:
         label = {"label": f"int.skao.src.cavern.project={self.project}"}
         listed = self.engine.containers.list(all=True, filters=label)
         return {found.name.removeprefix(self.prefix): found for found in listed}
+
+    def receipt(self, task: str) -> Path:
+        """Receipt of a task that has ended, which comes a moment later."""
+        path = self.logs / f"celery_results/{task}.json"
+        deadline = time.monotonic() + 60
+        while not path.exists():
+            assert time.monotonic() < deadline, path
+            time.sleep(0.1)
+        return path
 
     @contextmanager
     def paused(self, name: str) -> Iterator[None]:
