@@ -11,6 +11,9 @@ import docker
 import pytest
 from contract_site import PREFIX, Site
 from deployment import ROOT
+from vo_clients import clients
+
+__all__ = ["clients"]
 
 HERE = Path(__file__).parent
 

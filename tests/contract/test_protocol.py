@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import subprocess
 import tarfile
 import time
 import zipfile
@@ -20,6 +21,7 @@ from deployment import playbook
 from lxml import etree
 from preparer.did import DID
 from preparer.ledger.tables import ACTIVE
+from vo_clients import Shell
 
 VOS = "{http://www.ivoa.net/xml/VOSpace/v2.0}"
 CORE = "ivo://ivoa.net/vospace/core#"
@@ -211,6 +213,28 @@ def test_groups_are_asked_of_the_issuers_service(site: Site, ada: Space) -> None
         assert grace.node("PUT", "/home/grace").status_code in (201, 409)
         assert grace.node("PUT", "/home/grace2").status_code == 403
         assert heidi.node("PUT", "/home/heidi").status_code == 403
+
+
+def test_the_vos_client_uploads_nothing_and_curl_does(
+    site: Site, ada: Space, clients: Path, tmp_path: Path
+) -> None:
+    """As docs/opencadc.md says."""
+    shell = Shell(site, clients, tmp_path, "ada")
+    area = f"{ROOT_URI}/home/ada/protocol"
+    sent = tmp_path / "sent"
+    sent.write_bytes(b"by hand")
+    refused = shell.run("vcp", str(sent), f"{area}/by-vcp", status=255)
+    assert "No protocol/endpoint returned" in refused
+    assert ada.get("/home/ada/protocol/by-vcp").status_code == 204
+    command = ["curl", "--silent", "--show-error", "--fail-with-body", "--cacert", site.ca]
+    command += ["-H", f"Authorization: Bearer {site.token('ada')}", "--upload-file", str(sent)]
+    subprocess.run([*command, f"{ada.url}/files/home/ada/protocol/by-curl"], check=True)
+    shell.run("vcp", f"{area}/by-curl", str(tmp_path / "received"))
+    assert (tmp_path / "received").read_bytes() == b"by hand"
+    shell.run("vmkdir", f"{area}/by-vos")
+    shell.run("vmv", f"{area}/by-curl", f"{area}/by-vos")
+    assert "by-curl" in shell.run("vls", f"{area}/by-vos")
+    shell.run("vrm", f"{area}/by-vos/by-curl")
 
 
 def play(site: Site, directory: Path, nodes: list[dict[str, Any]]) -> int:
