@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _DURATION = re.compile(r"(\d+)([smhd]?)")
+_SEVERAL = re.compile(r'[ "=]')
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -36,7 +37,10 @@ def seconds(duration: str) -> int:
 def parse(service: str, output: bytes) -> list[Line]:
     """Lines as the engine gives them with time stamps (RFC 3339, its fraction as short as it can be)."""
     lines = []
-    for raw in output.decode(errors="replace").splitlines():
+    # By line feeds alone, which the engine ends lines with: what else may break a line was written by somebody.
+    for raw in output.decode(errors="replace").split("\n"):
+        if not raw:
+            continue
         stamp, _space, text = raw.partition(" ")
         moment, _dot, fraction = stamp.rstrip("Z").partition(".")
         lines.append(Line(f"{moment}.{fraction:0<9}Z", service, text))
@@ -49,17 +53,33 @@ def interleave(logs: Iterable[list[Line]], contains: str = "") -> list[Line]:
     return [line for line in heapq.merge(*ordered) if contains in line.text]
 
 
+def printable(text: str) -> str:
+    """A text that moves no terminal and begins no line: whatever is not printed is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _value(value: Any) -> str:
+    """A field's value, quoted where it could be taken for several fields."""
+    if not isinstance(value, str):
+        return printable(json.dumps(value, ensure_ascii=False))
+    text = printable(value)
+    return json.dumps(text, ensure_ascii=False) if _SEVERAL.search(text) else text
+
+
 def readable(text: str) -> str:
-    """A JSON line as a person reads it: level, message, then the other fields; any other line as it is."""
+    """A JSON line as a person reads it: level, message, then the other fields; any other line as it is.
+
+    What clients wrote is in it: nothing of it acts on the terminal, or passes for a line or a field of its own.
+    """
     try:
         fields: dict[str, Any] = json.loads(text)
-    except ValueError:
-        return text
+    except (ValueError, RecursionError):
+        return printable(text)
     if not isinstance(fields, dict):
-        return text
+        return printable(text)
     for known in ("time", "service", "logger"):
         fields.pop(known, None)
     level = str(fields.pop("level", "")).upper()
     message = fields.pop("message", None) or fields.pop("msg", None) or ""
-    others = [f"{key}={value}" for key, value in fields.items() if value not in ("", None)]
-    return " ".join(part for part in (level, str(message), *others) if part)
+    others = [f"{_value(key)}={_value(value)}" for key, value in fields.items() if value not in ("", None)]
+    return " ".join(part for part in (printable(level), printable(str(message)), *others) if part)

@@ -116,3 +116,18 @@ def test_a_document_that_is_dribbled_ends(stack: Deployment) -> None:
             assert seconds < PATIENCE + 10
             assert answer.startswith(b"HTTP/1.1 408")
             assert b"connection: close" in answer.lower()
+
+
+def test_a_file_that_is_dribbled_ends(stack: Deployment, http: requests.Session, user: str) -> None:
+    node = "<vos:node xmlns:vos='http://www.ivoa.net/xml/VOSpace/v2.0' xsi:type='vos:ContainerNode'"
+    node += " xmlns:xsi='http://www.w3.org/2001/XMLSchema-instance'/>"
+    home = f"{stack.url}/src/cavern/nodes/home/{user}"
+    http.put(home, data=node, headers={"Content-Type": "text/xml"}, timeout=30).raise_for_status()
+    path = f"/src/cavern/files/home/{user}/slow"
+    with wire.connect_tls(stack) as connection:
+        head = (f"Authorization: {http.headers['Authorization']!s}", "Content-Length: 10000")
+        connection.sendall(wire.request(stack, "PUT", path, *head) + b"0")
+        answer, seconds = wire.dribble(connection, 5, 2 * PATIENCE)
+    assert seconds < PATIENCE + 10
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert http.get(f"{stack.url}{path}", timeout=30).status_code == 404

@@ -81,7 +81,9 @@ def test_rotation_fails_no_client(stack: Deployment, tmp_path: Path, rotate: str
 
 
 def test_rotation_leaves_a_client_in_the_middle_of_its_request(stack: Deployment, user: str) -> None:
-    content = b"0123456789abcdef" * 4096
+    block = b"0123456789abcdef" * 256
+    sent = bytearray()
+    rotated = threading.Event()
     path = f"/src/cavern/files/home/{user}/rotated.dat"
     with stack.session(user) as http:
         home = f"{stack.url}/src/cavern/nodes/home/{user}"
@@ -90,10 +92,22 @@ def test_rotation_leaves_a_client_in_the_middle_of_its_request(stack: Deployment
         connection = HTTPSConnection(stack.public_name, timeout=60, context=context)
         connection.putrequest("PUT", path)
         connection.putheader("Authorization", http.headers["Authorization"])
-        connection.putheader("Content-Length", str(len(content)))
-        connection.endheaders(content[:4096])
-        playbook("site.yml", "--extra-vars", json.dumps({"certificates_rotate": ["server"]}))
-        connection.send(content[4096:])
+        connection.putheader("Transfer-Encoding", "chunked")
+        connection.endheaders()
+
+        def send() -> None:
+            while not rotated.wait(1):
+                connection.send(b"%x\r\n%s\r\n" % (len(block), block))
+                sent.extend(block)
+
+        sending = threading.Thread(target=send)
+        sending.start()
+        try:
+            playbook("site.yml", "--extra-vars", json.dumps({"certificates_rotate": ["server"]}))
+        finally:
+            rotated.set()
+            sending.join()
+        connection.send(b"0\r\n\r\n")
         assert connection.getresponse().status == 201
         connection.close()
-        assert http.get(f"{stack.url}{path}", timeout=30).content == content
+        assert http.get(f"{stack.url}{path}", timeout=30).content == sent

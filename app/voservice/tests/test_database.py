@@ -175,6 +175,15 @@ async def test_away_is_a_server_that_does_not_answer_and_nothing_else(
     assert not database.away(ValueError("x"))
 
 
+async def test_errors_tell_nothing_of_what_was_sent(database_url: str) -> None:
+    pool = database.engine(ServiceSettings(database_url=database_url))
+    with pytest.raises(DBAPIError) as caught:
+        async with pool.connect() as connection:
+            await connection.execute(text("SELECT 1 / (length(:word) - 6)"), {"word": "s3cr3t"})
+    assert "s3cr3t" not in f"{caught.value} {caught.value!r}"
+    await pool.dispose()
+
+
 async def test_requests_are_answered_while_the_database_is_away_and_its_errors_stay_errors(
     database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:

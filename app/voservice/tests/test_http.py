@@ -180,14 +180,14 @@ def lines(log: io.StringIO) -> list[dict[str, object]]:
 
 
 async def test_a_bug_is_told_to_the_log_alone(http: httpx.AsyncClient, log: io.StringIO) -> None:
-    answer = await http.get("/raise/bug", headers={"X-Request-ID": "r-1"})
+    answer = await http.get("/raise/bug", headers={"X-Request-ID": "request-1"})
     assert answer.status_code == 500
-    assert answer.headers["X-Request-ID"] == "r-1"
-    assert "r-1" in answer.json()["detail"]
+    assert answer.headers["X-Request-ID"] == "request-1"
+    assert "request-1" in answer.json()["detail"]
     assert "secret detail" not in answer.text
     logged = [line for line in lines(log) if "exception" in line]
     assert "secret detail" in str(logged[0]["exception"])
-    assert logged[0]["request_id"] == "r-1"
+    assert logged[0]["request_id"] == "request-1"
 
 
 async def test_a_bug_is_logged_once(http: httpx.AsyncClient, log: io.StringIO) -> None:
@@ -208,10 +208,13 @@ async def test_a_bug_is_logged_once(http: httpx.AsyncClient, log: io.StringIO) -
 
 
 async def test_a_request_is_one_line_with_what_was_bound(http: httpx.AsyncClient, log: io.StringIO) -> None:
-    answer = await http.get("/number/7", headers={"X-Request-ID": "r-2", "Authorization": "Bearer abc"})
-    assert answer.headers["X-Request-ID"] == "r-2"
+    answer = await http.get("/number/7", headers={"X-Request-ID": "request-2", "Authorization": "Bearer abc"})
+    assert answer.headers["X-Request-ID"] == "request-2"
     (line,) = lines(log)
-    assert line.items() >= {"method": "GET", "path": "/number/7", "status": 200, "request_id": "r-2"}.items()
+    assert (
+        line.items()
+        >= {"method": "GET", "path": "/number/7", "status": 200, "request_id": "request-2"}.items()
+    )
     assert str(line["time"]).endswith("Z")
     assert "abc" not in json.dumps(line)
 
@@ -223,17 +226,41 @@ async def test_health_checks_that_pass_are_not_logged(http: httpx.AsyncClient, l
     assert line["user"] == "ada"
 
 
-async def test_what_authorises_is_not_logged(http: httpx.AsyncClient, log: io.StringIO) -> None:
-    assert (await http.get("/files/preauth:s3cr3t.x_y-z/home/ada?token=abc")).status_code == 200
+@pytest.mark.parametrize(
+    "prefix",
+    ["preauth:", "preauth%3A", "preauth%3a", "preauth%253A", "PreAuth:", "%70reauth%3A", "pre%2561uth:"],
+)
+async def test_what_authorises_is_not_logged(http: httpx.AsyncClient, log: io.StringIO, prefix: str) -> None:
+    assert (await http.get(f"/files/{prefix}s3cr3t.x_y-z/home/ada?token=abc")).status_code == 200
     (line,) = lines(log)
     assert line["path"] == "/files/preauth:.../home/ada"
+
+
+async def test_what_authorises_is_masked_in_whatever_is_logged(log: io.StringIO) -> None:
+    url = "https://vo.example/files/preauth%3As3cr3t%2Ex_y-z%2Fhome"
+    try:
+        raise ValueError(url)
+    except ValueError:
+        logging.getLogger("probe").exception("cannot fetch %s", url, extra={"fields": {"source": [url]}})
+    assert "s3cr3t" not in log.getvalue()
+    (line,) = lines(log)
+    assert line["source"] == ["https://vo.example/files/preauth:..."]
 
 
 async def test_nobody_writes_lines_into_the_log(http: httpx.AsyncClient, log: io.StringIO) -> None:
     await http.get("/files/a%0A%7B%22level%22:%22x%22%7D", headers={"X-Request-ID": "x" * 500})
     (line,) = lines(log)
     assert line["path"] == '/files/a\n{"level":"x"}'
-    assert len(str(line["request_id"])) == 128
+    assert re.fullmatch("[0-9a-f]{32}", str(line["request_id"]))
+
+
+async def test_nothing_that_is_logged_moves_a_terminal(http: httpx.AsyncClient, log: io.StringIO) -> None:
+    await http.get("/files/a%1B%5B2J%7F%C2%9B2J%E2%80%A8%E2%80%AEx%C3%A9")
+    written = log.getvalue()
+    assert written.endswith("\n")
+    assert written[:-1].isprintable()
+    (line,) = lines(log)
+    assert line["path"] == "/files/a\x1b[2J\x7f\x9b2J\u2028\u202ex\u00e9"
 
 
 # -- VOSI ----------------------------------------------------------------------------------------------------

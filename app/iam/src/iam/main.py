@@ -15,12 +15,15 @@ from voservice import docs, openapi, vosi
 from voservice.auth import ACCESS_TOKEN, EXCHANGE, USERNAME, AuthenticationError, bearer
 from voservice.config import load
 from voservice.logging import AccessLog, bind, configure
+from voservice.middleware import protect
 from voservice.proxy import client_address
 from voservice.responses import text, xml
 
 from iam.config import CLIENT_CREDENTIALS, RESOURCE_OWNER, Client, Directory, IamSettings
 from iam.tokens import ALGORITHM, Signer
 
+LARGEST_BODY = 64 << 10
+MOST_DIGITS = 18
 SCOPES = ("openid", "profile", "groups")
 ERROR = {
     "description": "What is wrong (RFC 6749 section 5.2), or a line of text",
@@ -94,6 +97,7 @@ def create_app() -> FastAPI:
         openapi_url=f"{base}/openapi.json",
         redoc_url=None,
     )
+    protect(app, settings, lambda status, reason: text(f"{reason}\n", status), LARGEST_BODY)
     app.add_middleware(AccessLog, quiet=(f"{base}/health",))
     docs.install(app, base)
 
@@ -158,7 +162,7 @@ def create_app() -> FastAPI:
         scope: Annotated[str, Form()] = " ".join(SCOPES),
     ) -> JSONResponse:
         client = authenticate(request, known, client_id, client_secret)
-        bind(client=client.client_id, grant=grant_type)
+        bind(client=client.client_id, grant=grant_type[:80])
         if grant_type not in {RESOURCE_OWNER, CLIENT_CREDENTIALS, EXCHANGE}:
             raise OAuthError(
                 "unsupported_grant_type", f"grant_type: {grant_type!r} is not one of this issuer's"
@@ -280,7 +284,7 @@ def create_app() -> FastAPI:
 def _lifetime(text: str, settings: IamSettings) -> int:
     if not text:
         return settings.iam_default_lifetime
-    if not text.isdecimal() or not 1 <= int(text) <= settings.iam_max_lifetime:
+    if not text.isdecimal() or len(text) > MOST_DIGITS or not 1 <= int(text) <= settings.iam_max_lifetime:
         raise OAuthError("invalid_request", f"expires_in: seconds from 1 to {settings.iam_max_lifetime}")
     return int(text)
 

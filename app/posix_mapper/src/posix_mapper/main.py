@@ -19,7 +19,7 @@ from voservice.auth import USERNAME, AuthenticationError, Identity, TokenVerifie
 from voservice.config import load
 from voservice.levels import Levels
 from voservice.logging import AccessLog, bind, configure
-from voservice.middleware import CallerHeaders
+from voservice.middleware import CallerHeaders, protect
 from voservice.proxy import client_address
 from voservice.responses import text as plain
 from voservice.responses import xml
@@ -32,6 +32,7 @@ TSV = "text/tab-separated-values"
 STANDARD = "http://www.opencadc.org/std/posix"
 MOST_DIGITS = 20
 CHECK_SECONDS = 5
+LARGEST_BODY = 64 << 10
 LEVELS_SECONDS = 10.0
 """Until a level that was set in one process is known in all."""
 TRACKED = ("posix_mapper", "voservice")
@@ -133,6 +134,7 @@ def create_app() -> FastAPI:
         redoc_url=None,
     )
     app.router.redirect_slashes = False
+    protect(app, settings, lambda status, reason: plain(f"{reason}\n", status), LARGEST_BODY)
     app.add_middleware(AccessLog, quiet=(f"{base}/availability",))
     app.add_middleware(CallerHeaders)
     docs.install(app, base)

@@ -91,6 +91,10 @@ class ServiceSettings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
         "INFO", description="Least severity that is logged"
     )
+    body_patience: float = Field(30.0, gt=0, description="Time over which the pace of a body is measured")
+    body_pace: int = Field(
+        500, ge=0, description="Bytes a second that a request's body must bring at the least"
+    )
     workers: int = Field(1, ge=1, le=64, description="Server processes")
     database_url: str = Field("", description="postgresql://role@host:port/database, without the password")
     database_password: SecretStr = Field(SecretStr(""), description="Password of the database role")

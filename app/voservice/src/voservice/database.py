@@ -121,6 +121,8 @@ def engine(settings: ServiceSettings, pool_size: int = 12) -> AsyncEngine:
         url(settings),
         pool_size=pool_size,
         max_overflow=0,
+        # Errors that are logged tell of statements, and nothing of what users sent.
+        hide_parameters=True,
         connect_args={
             "timeout": CONNECT_TIMEOUT,
             "connection_class": LiveConnection,
@@ -163,7 +165,7 @@ async def wait(database: AsyncEngine, seconds: float = 120) -> None:
 
 async def _upgrade(database_url: str, migrations: Path, seconds: float) -> None:
     database = create_async_engine(
-        database_url, poolclass=NullPool, connect_args={"timeout": CONNECT_TIMEOUT}
+        database_url, poolclass=NullPool, hide_parameters=True, connect_args={"timeout": CONNECT_TIMEOUT}
     )
     try:
         await wait(database, seconds)

@@ -21,10 +21,28 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+
+def _in_any_form(word: str) -> str:
+    """Pattern of a word whose characters may be percent-encoded, any number of times."""
+    forms = ({character.lower(), character.upper()} for character in word)
+    codes = ("|".join(f"{ord(form):02x}" for form in sorted(both)) for both in forms)
+    return "".join(
+        f"(?:{re.escape(character)}|%(?:25)*(?:{code}))" for character, code in zip(word, codes, strict=True)
+    )
+
+
 # A pre-authorised URL carries its credential in the path.
-_SECRET_SEGMENT = re.compile(r"(?<=/preauth:)[^/]+")
+_SECRET = re.compile(_in_any_form("preauth:") + r"[\w.~%-]+", re.IGNORECASE | re.ASCII)
+# What JSON leaves as it is, and a terminal may obey or a reader take for the end of a line.
+_UNSAFE = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{8,128}")
 
 _fields: ContextVar[Mapping[str, Any]] = ContextVar("log_fields", default=MappingProxyType({}))
+
+
+def masked(text: str) -> str:
+    """A text without the credentials of pre-authorised URLs."""
+    return _SECRET.sub("preauth:...", text)
 
 
 def bind(**fields: Any) -> None:
@@ -79,7 +97,8 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        text = json.dumps(line, default=str, ensure_ascii=False)
+        return masked(_UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def configure(service: str, level: str = "INFO") -> None:
@@ -109,8 +128,9 @@ class AccessLog:
             await self.app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        request_id = headers.get(b"x-request-id", b"").decode("latin-1")[:128] or uuid.uuid4().hex
-        path = _SECRET_SEGMENT.sub("...", scope["path"].removeprefix(scope.get("root_path", "")))
+        given = headers.get(b"x-request-id", b"")
+        request_id = given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
         begin = time.perf_counter()
         status = 500
         scope.setdefault("state", {})["request_id"] = request_id

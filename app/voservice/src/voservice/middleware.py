@@ -1,9 +1,24 @@
-"""What OpenCADC's services tell every caller."""
+"""What all services do with every request, and what OpenCADC's tell every caller."""
 
 from __future__ import annotations
 
+from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from voservice.bodies import BodyLimits
+from voservice.browsers import BrowserGuard, Refuse
+from voservice.config import ServiceSettings
+
+
+def protect(
+    app: Starlette, settings: ServiceSettings, refuse: Refuse, largest_body: int | None = None
+) -> None:
+    """Defend *app*; to be called before its other middleware is added, so that the log knows of what is refused."""
+    app.add_middleware(
+        BodyLimits, patience=settings.body_patience, pace=settings.body_pace, largest=largest_body
+    )
+    app.add_middleware(BrowserGuard, public_url=settings.public_url, refuse=refuse)
 
 
 class CallerHeaders:

@@ -56,6 +56,12 @@ class TooLarge(Problem):
     status, title = 413, "Too large"
 
 
+class UnsupportedMediaType(Problem):
+    """The body says to be something else than what is taken."""
+
+    status, title = 415, "Unsupported media type"
+
+
 class Invalid(Problem):
     """The request is understood and wrong; ``pointer`` says where."""
 

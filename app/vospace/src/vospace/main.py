@@ -22,7 +22,7 @@ from voservice import database, docs
 from voservice.auth import AuthenticationError, ClientCredentials, TokenVerifier
 from voservice.config import load
 from voservice.logging import AccessLog, bind, configure
-from voservice.middleware import CallerHeaders
+from voservice.middleware import CallerHeaders, protect
 from voservice.proxy import client_address
 from voservice.responses import text as plain
 
@@ -160,6 +160,7 @@ def build(settings: Settings, known: Identities) -> FastAPI:
     app.state.jobs, app.state.space, app.state.engine = jobs, space, engine
     openapi.install(app, context)
     _install_errors(app, methods)
+    protect(app, settings, lambda status, reason: plain(f"PermissionDenied: {reason}\n", status))
     app.add_middleware(AccessLog, quiet=(f"{context}/availability",))
 
     app.add_middleware(CallerHeaders)

@@ -310,7 +310,9 @@ async def test_negotiated_push_and_pull(box):
     assert box.file("box/new").stat().st_uid == 10001
     answer = await box.client.put(endpoints[1], content=BODY)
     assert answer.status_code == 201
-    assert (await box.client.get(endpoints[1].replace("/box/new", "/box/other"))).status_code == 403
+    assert (await box.client.put(endpoints[1].replace("/box/new", "/box/other"))).status_code == 403
+    for method in ("GET", "HEAD"):
+        assert (await box.client.request(method, endpoints[1])).status_code == 403
     content = document(f"{ROOT}/box/new", "pullFromVoSpace", ("httpsget", None, None))
     endpoints, phase, _ = await negotiate(box, content)
     assert (await box.client.get(endpoints[0])).content == BODY

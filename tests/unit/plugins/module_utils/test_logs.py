@@ -26,11 +26,32 @@ def test_lines_are_put_in_the_order_of_their_times() -> None:
         ('{"level": "warning", "msg": "broker says", "pid": "<0.1>"}', "WARNING broker says pid=<0.1>"),
         ('{"method":"GET","path":"/x","status":200}', "method=GET path=/x status=200"),
         ("[NOTICE] plain", "[NOTICE] plain"),
+        ("\x1b[2Jplain\x9b2J\r\u2028", "\\x1b[2Jplain\\x9b2J\\r\\u2028"),
+        (
+            r'{"level":"info","message":"a\nb","path":"/\u001b[2J\u202e\u0085"}',
+            r"INFO a\nb path=/\x1b[2J\u202e\x85",
+        ),
+        (
+            '{"path":"/x status=200 user=\\"root","status":404}',
+            r'path="/x status=200 user=\"root" status=404',
+        ),
+        (r'{"fields":{"a b":["\n"]},"é":"ü"}', r'fields={"a b": ["\n"]} é=ü'),
+        ("[" * 100_000, "[" * 100_000),
         ("17", "17"),
     ],
 )
 def test_a_line_is_readable(text: str, found: str) -> None:
     assert logs.readable(text) == found
+
+
+def test_nobody_forges_a_line() -> None:
+    """Characters that Python takes for ends of lines came from somebody's request."""
+    forged = "x{0}2026-11-24T03:00:00.5Z y"
+    for end in "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029":
+        raw = f"2026-11-24T03:00:00.1Z {forged.format(end)}\n".encode()
+        (line,) = logs.parse("core", raw)
+        assert line.text == forged.format(end)
+        assert logs.readable(line.text).isprintable()
 
 
 @pytest.mark.parametrize(

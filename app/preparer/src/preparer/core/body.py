@@ -7,13 +7,19 @@ import re
 from typing import Any
 
 from fastapi import Request
-from voservice.problems import Invalid, TooLarge
+from voservice.browsers import is_of
+from voservice.problems import Invalid, TooLarge, UnsupportedMediaType
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 async def read_json(request: Request, limit: int) -> Any:
     """Read a JSON body of at most *limit* bytes; nothing beyond the limit is ever held."""
+    kind = request.headers.get("content-type", "")
+    if not is_of(kind, "application/json"):
+        raise UnsupportedMediaType(
+            f"Content-Type: the body must be sent as application/json, not as {kind[:80]}"
+        )
     too_large = TooLarge(f"The body is larger than {limit} bytes; divide the request")
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > limit:

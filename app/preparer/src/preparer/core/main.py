@@ -16,6 +16,8 @@ from voservice import database, docs, openapi, problems
 from voservice.auth import ClientCredentials, TokenVerifier
 from voservice.config import load
 from voservice.logging import AccessLog, configure
+from voservice.middleware import protect
+from voservice.problems import Forbidden
 
 from preparer import tasks
 from preparer.cavern import Cavern
@@ -109,6 +111,7 @@ def create_app() -> FastAPI:
         return problems.document(503, "Temporarily unavailable", detail, {"Retry-After": "5"})
 
     database.answer_while_away(app, away)
+    protect(app, settings, lambda status, reason: problems.document(status, Forbidden.title, reason))
     app.add_middleware(AccessLog, quiet=("/health", "/ready", "/metrics"))
 
     # Fixed paths first: what comes last takes any word for a task's id.

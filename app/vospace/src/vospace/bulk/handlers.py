@@ -8,11 +8,19 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response, StreamingResponse
+from voservice.browsers import is_of
 
 from vospace.bulk.request import RequestReader
 from vospace.bulk.store import RowStore
 from vospace.config import Settings
-from vospace.models.errors import InvalidArgument, JobNotFound, PermissionDenied, RequestTooLarge, ServiceBusy
+from vospace.models.errors import (
+    InvalidArgument,
+    JobNotFound,
+    PermissionDenied,
+    RequestTooLarge,
+    ServiceBusy,
+    UnsupportedMediaType,
+)
 from vospace.uws.model import Job, Parameter, is_job_id
 from vospace.uws.parameters import Parameters, wants_run
 from vospace.uws.routes import OwnerOf
@@ -72,6 +80,11 @@ class BulkHandlers:
         """A job of a POST: nothing of it exists until the whole request was read and found good."""
         if owner.name is None:
             raise PermissionDenied("a bulk pull needs a token or a certificate")
+        kind = request.headers.get("content-type", "")
+        if not is_of(kind, "application/json"):
+            raise UnsupportedMediaType(
+                f"Content-Type: the request must be sent as application/json, not as {kind[:80]}"
+            )
         query = Parameters(request.query_params.multi_items())
         if self._submissions.locked():
             raise ServiceBusy("too many bulk pulls are being submitted")

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response, StreamingResponse
+from voservice.browsers import SANDBOX
 
 from vospace.handlers import conditions
 from vospace.handlers.digests import Known, Stated
@@ -183,6 +184,7 @@ def _headers(opened: OpenFile, name: str) -> dict[str, str]:
     if plain != name:
         disposition += f"; filename*=UTF-8''{quote(name, safe='')}"
     headers = {
+        **SANDBOX,
         "Content-Disposition": disposition,
         "Last-Modified": formatdate(found.st_mtime, usegmt=True),
         "ETag": conditions.tag(found),

@@ -39,7 +39,7 @@ from vospace.models.uri import MAX_PATH, Path, check_name, decode_path, encode_p
 from vospace.services.changes import Changes, names_groups
 from vospace.services.identities import Identities
 from vospace.services.space import Space
-from vospace.uws.parameters import Parameters
+from vospace.uws.parameters import Parameters, require_xml
 
 PAGE = 1000
 
@@ -214,6 +214,7 @@ class NodeHandlers:
     # PUT and POST
 
     async def _read(self, request: Request) -> NodeDocument:
+        require_xml(request)
         body = bytearray()
         async for chunk in request.stream():
             body += chunk

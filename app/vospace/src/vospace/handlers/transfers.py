@@ -9,7 +9,7 @@ from voservice.responses import xml
 from voservice.vosi import CERTIFICATE, TOKEN
 
 from vospace.models.caller import Caller
-from vospace.models.errors import Fault, InvalidArgument, JobNotFound
+from vospace.models.errors import Fault, InvalidArgument, JobNotFound, PermissionDenied
 from vospace.services.space import Space
 from vospace.transfers.documents import (
     BIDIRECTIONAL,
@@ -63,7 +63,11 @@ class TransferHandlers:
         async def get_synctrans(request: Request, owner: Annotated[Owner, Depends(owner_of)]) -> Response:
             if not request.query_params:
                 return see_other(f"{self._service_url}/transfers")
-            return await self._by_parameters(Parameters(request.query_params.multi_items()), owner)
+            parameters = Parameters(request.query_params.multi_items())
+            if request.state.foreign and parameters.first("DIRECTION") != PULL_FROM:
+                # It makes the node that is to be written.
+                raise PermissionDenied("the request comes from a page of another site")
+            return await self._by_parameters(parameters, owner)
 
         @router.post("/synctrans", summary="Negotiate a transfer by a document, or by parameters of a form")
         async def post_synctrans(request: Request, owner: Annotated[Owner, Depends(owner_of)]) -> Response:

@@ -32,6 +32,10 @@ CAPABILITIES: list[tuple[str, str, str, tuple[str, ...]]] = [
     ("vos://cadc.nrc.ca~vospace/CADC/std/LOGGING#logControl-1.0", "logControl", "full", KNOWN),
 ]
 
+# The page has its style in itself.
+PAGE_POLICY = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'"
+}
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>VOSpace</title>
 <style>body{{font:16px/1.5 sans-serif;max-width:44em;margin:3em auto;padding:0 1em}}
 td{{padding:.1em 1em .1em 0}}</style>
@@ -84,6 +88,6 @@ def router(
             f'<tr><td><a href="{escape(url)}/{path}">{path}</a></td><td><code>{escape(standard)}</code></td></tr>'
             for standard, path, _, _ in CAPABILITIES
         )
-        return HTMLResponse(PAGE.format(resource=escape(resource), rows=rows))
+        return HTMLResponse(PAGE.format(resource=escape(resource), rows=rows), headers=PAGE_POLICY)
 
     return routes

@@ -101,6 +101,10 @@ class RequestTooLarge(Fault):
     name, status = "RequestEntityToolarge", 413
 
 
+class UnsupportedMediaType(Fault):
+    name, status = "UnsupportedMediaType", 415
+
+
 class ChecksumMismatch(Fault):
     name, status = "ChecksumMismatch", 412
 

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 from fastapi.responses import Response, StreamingResponse
 from starlette.concurrency import iterate_in_threadpool
+from voservice.browsers import SANDBOX
 
 from vospace.models.caller import Caller
 from vospace.models.errors import InvalidArgument, JobNotFound, ServiceBusy
@@ -71,7 +72,9 @@ class PackageHandlers:
             caller = Caller.from_record(job.caller)
             paths = [self._space.naming.path(target) for target in transfer.targets]
             name = paths[0][-1] if len(paths) == 1 and paths[0] else job.id
-            headers = {"Content-Disposition": f"inline;filename={_file_name(self._prefix, name, kind)}"}
+            headers = SANDBOX | {
+                "Content-Disposition": f"inline;filename={_file_name(self._prefix, name, kind)}"
+            }
             blocks = packed(self._space, caller, paths, kind)
             return StreamingResponse(self._stream(executor, job, blocks), media_type=kind, headers=headers)
 

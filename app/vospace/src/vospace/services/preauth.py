@@ -1,4 +1,4 @@
-"""Pre-authorised URLs: a signed, short-lived right to read or write one data node as a certain caller.
+"""Pre-authorised URLs: a signed, short-lived right to read one data node, or to write it, as a certain caller.
 
 A token is `BODY.MAC`, both base64url: BODY is JSON with the path, the mode, the time it ends and the caller's numbers,
 MAC its HMAC-SHA256. It stands in the URL as OpenCADC's services have it: `/files/preauth:TOKEN/path`.
@@ -55,7 +55,7 @@ class Preauth:
             raise PermissionDenied("the pre-authorised URL is not genuine")
         if content["until"] < time.time():
             raise PermissionDenied("the pre-authorised URL has expired")
-        if tuple(content["path"]) != path or (mode == "write" and content["mode"] != "write"):
+        if tuple(content["path"]) != path or content["mode"] != mode:
             raise PermissionDenied("the pre-authorised URL is for something else")
         return Caller.from_record(content["as"])
 

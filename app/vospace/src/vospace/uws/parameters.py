@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from urllib.parse import parse_qsl
 
 from starlette.requests import Request
+from voservice.browsers import is_of
 
-from vospace.models.errors import InvalidArgument
+from vospace.models.errors import InvalidArgument, UnsupportedMediaType
 from vospace.uws.model import Parameter
 
 FORM = "application/x-www-form-urlencoded"
@@ -64,6 +65,13 @@ def media_type(request: Request) -> str:
     return request.headers.get("content-type", "").split(";", 1)[0].strip().lower()
 
 
+def require_xml(request: Request) -> None:
+    """Raises UnsupportedMediaType for a body that is said to be no XML, which any page can make a browser send."""
+    kind = request.headers.get("content-type", "")
+    if not is_of(kind, "text/xml", "application/xml"):
+        raise UnsupportedMediaType(f"Content-Type: the document must be sent as text/xml, not as {kind[:80]}")
+
+
 async def limited_body(request: Request, limit: int) -> bytes:
     """The body. Raises InvalidArgument if it is longer than `limit` bytes."""
     body = bytearray()
@@ -87,15 +95,17 @@ async def read_parameters(request: Request, limit: int = 1 << 20) -> Parameters:
 
 
 async def document_or_parameters(request: Request, limit: int) -> tuple[str, Parameters]:
-    """A posted XML document, empty if there is none, and the parameters of query and form. A document that comes with
-    a form's content type, which is what curl sends unless told otherwise, is a document all the same."""
+    """A posted XML document, empty if there is none, and the parameters of query and form. Raises UnsupportedMediaType
+    for a document that says to be something else, such as a form, which is what curl says unless told otherwise."""
     if media_type(request) == MULTIPART:
         return "", await read_parameters(request)
     items = list(request.query_params.multi_items())
     body = await limited_body(request, limit)
     if media_type(request) == FORM and not body.lstrip().startswith(b"<"):
         return "", Parameters(items + form_items(body))
-    return body.decode("utf-8", "replace").strip(), Parameters(items)
+    if document := body.decode("utf-8", "replace").strip():
+        require_xml(request)
+    return document, Parameters(items)
 
 
 def form_items(body: bytes) -> list[tuple[str, str]]:
