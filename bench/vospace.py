@@ -27,6 +27,7 @@ from lxml import etree
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/support"))
 from deployment import Deployment
+from proxies import second_haproxy
 
 GIB = 1 << 30
 SMALL = 10 << 10
@@ -109,6 +110,14 @@ class Bench:
         names = [f"s{number}" for number in range(FILES)]
         put = self._burst("PUT", f"files{self.box}", names, body)
         yield {"measurement": "PUT of 10 KiB", "ours": round(put), "unit": "files/s", "clients": CLIENTS}
+        for method, sent in (("PUT", body), ("GET", None)):
+            done = self._burst(method, f"files{self.box}", names, sent, f"{self.proxied.url}/src/cavern")
+            yield {
+                "measurement": f"{method} of 10 KiB through HAProxy",
+                "ours": round(done),
+                "unit": "files/s",
+                "clients": CLIENTS,
+            }
         for name in names:
             (self.directory / name).write_bytes(body)
         get = self._burst("GET", f"files{self.box}", names)
@@ -197,12 +206,21 @@ class Bench:
         jobs = etree.fromstring(self.request("GET", f"transfers?{query}").content)
         return sum(1 for _ in jobs.iter("{*}jobref"))
 
-    def _burst(self, method: str, path: str, names: list[str], body: bytes | None = None) -> float:
+    def _burst(
+        self, method: str, path: str, names: list[str], body: bytes | None = None, service: str = ""
+    ) -> float:
         bearer = f"Authorization: {self.headers['Authorization']}"
-        return burst(method, [f"{self.service}/{path}/{name}" for name in names], body, bearer)
+        urls = [f"{service or self.service}/{path}/{name}" for name in names]
+        return burst(method, urls, body, bearer, ("--cacert", self.proxied.ca))
 
 
-def burst(method: str, urls: list[str], body: bytes | None = None, header: str = "Accept: */*") -> float:
+def burst(
+    method: str,
+    urls: list[str],
+    body: bytes | None = None,
+    header: str = "Accept: */*",
+    options: tuple[str, ...] = (),
+) -> float:
     """Requests per second with CLIENTS of them under way at a time. By curl, which leaves the cores to the servers."""
     command = [
         "curl",
@@ -215,7 +233,15 @@ def burst(method: str, urls: list[str], body: bytes | None = None, header: str =
         "-X",
         method,
     ]
-    command += ["-H", header, "-H", "Expect:", *(("--data-binary", "@-") if body is not None else ()), *urls]
+    command += [
+        *options,
+        "-H",
+        header,
+        "-H",
+        "Expect:",
+        *(("--data-binary", "@-") if body is not None else ()),
+        *urls,
+    ]
 
     def run() -> None:
         subprocess.run(command, input=body or b"", stdout=subprocess.DEVNULL, check=True)
@@ -281,68 +307,35 @@ http {
 """
 
 
-def address(container: Any) -> str:
-    container.reload()
-    networks = container.attrs["NetworkSettings"]["Networks"]
-    return str(next(iter(networks.values()))["IPAddress"])
-
-
 @contextmanager
 def nginx_behind_haproxy(stack: Deployment) -> Iterator[Proxied]:
     """An nginx that serves and takes files on the file system of the space, and a second HAProxy before it."""
-    haproxy, cavern = stack.container("haproxy"), stack.container("src-cavern")
-    network = next(iter(haproxy.attrs["NetworkSettings"]["Networks"]))
-    made = []
     with ExitStack() as cleanup:
         files = Path(cleanup.enter_context(tempfile.TemporaryDirectory(dir=stack.data / "cavern_data")))
         settings = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
-
-        def run(image: str, name: str, mounts: dict[str, dict[str, str]], command: list[str]) -> Any:
-            container = stack.engine.containers.run(
-                image,
-                command,
-                name=f"{stack.prefix}bench-{name}",
-                network=network,
-                user="8000:8000",
-                volumes=mounts,
-                detach=True,
-            )
-            made.append(container)
-            return container
-
-        def remove() -> None:
-            for container in made:
-                container.remove(force=True)
-
-        cleanup.callback(remove)
-        for path in (files / "files", files / "body", settings / "nginx", settings / "haproxy"):
+        for path in (files / "files", files / "body"):
             path.mkdir()
             os.chown(path, 8000, 8000)
         for path in (files, settings):
             path.chmod(0o755)
-        (settings / "nginx/nginx.conf").write_text(NGINX)
-        image = stack.container("rse-web").attrs["Config"]["Image"]
-        nginx = run(
-            image,
-            "nginx",
-            {
-                str(settings / "nginx"): {"bind": "/config", "mode": "ro"},
+        (settings / "nginx.conf").write_text(NGINX)
+        nginx = stack.engine.containers.run(
+            stack.container("rse-web").attrs["Config"]["Image"],
+            ["nginx", "-c", "/config/nginx.conf", "-g", "daemon off;"],
+            name=f"{stack.prefix}bench-nginx",
+            network=stack.network["name"],
+            user="8000:8000",
+            volumes={
+                str(settings): {"bind": "/config", "mode": "ro"},
                 str(files): {"bind": "/srv", "mode": "rw"},
             },
-            ["nginx", "-c", "/config/nginx.conf", "-g", "daemon off;"],
+            detach=True,
         )
-        configured = stack.state / "config/haproxy"
-        for file in configured.iterdir():
-            text = file.read_text().replace(f"{address(cavern)}:8080", f"{address(nginx)}:8080")
-            (settings / "haproxy" / file.name).write_text(text)
-        second = run(
-            haproxy.attrs["Config"]["Image"],
-            "haproxy",
-            {str(settings / "haproxy"): {"bind": "/config", "mode": "ro"}},
-            haproxy.attrs["Config"]["Cmd"],
+        cleanup.callback(lambda: nginx.remove(force=True))
+        second = cleanup.enter_context(
+            second_haproxy(stack, "bench-haproxy", {"src-cavern": f"{stack.address('bench-nginx')}:8080"})
         )
-        to_peer = ("--connect-to", f"{stack.public_name}:443:{address(second)}:443")
-        proxied = Proxied(stack.url, stack.ca, to_peer)
+        proxied = Proxied(stack.url, stack.ca, ("--connect-to", f"{stack.public_name}:443:{second}:443"))
         ready(proxied)
         yield proxied
 
@@ -370,9 +363,9 @@ def measure() -> Iterator[Result]:
     try:
         with nginx_behind_haproxy(stack) as proxied:
             yield from Bench(
-                f"http://{address(stack.container('src-cavern'))}:8080/src/cavern",
+                f"http://{stack.address('src-cavern')}:8080/src/cavern",
                 stack.token(USER),
-                f"http://{address(stack.container('rse-web'))}/rse/deterministic/bench-vospace",
+                f"http://{stack.address('rse-web')}/rse/deterministic/bench-vospace",
                 directory,
                 proxied,
                 stack,

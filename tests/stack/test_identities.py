@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import datetime
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +10,9 @@ from pathlib import Path
 import pytest
 import requests
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 from deployment import Deployment, playbook
+from strangers import self_signed
 
 GROUP = "ivo://opencadc.org/gms?team"
 MEMBER = "groupmember"
@@ -69,10 +67,8 @@ def test_a_forged_header_makes_nobody(stack: Deployment, anonymous: requests.Ses
         assert answer.status_code == 403
         assert "x-vo-authenticated" not in answer.headers
     # Nor does it for whoever reaches the service without HAProxy.
-    networks = stack.container("src-cavern").attrs["NetworkSettings"]["Networks"]
-    address = next(iter(networks.values()))["IPAddress"]
     direct = anonymous.put(
-        f"http://{address}:8080/src/cavern/nodes/home/{user}",
+        f"http://{stack.address('src-cavern')}:8080/src/cavern/nodes/home/{user}",
         data=NODE.format(properties=""),
         headers={"X-Client-Certificate": base64.b64encode(der).decode()},
         timeout=30,
@@ -82,28 +78,9 @@ def test_a_forged_header_makes_nobody(stack: Deployment, anonymous: requests.Ses
 
 def test_a_certificate_of_another_authority_is_refused(stack: Deployment, tmp_path: Path, user: str) -> None:
     made = tmp_path / "stranger.pem"
-    stranger(made, user)
+    made.write_bytes(self_signed(user).pem)
     with holder(stack, made) as session, pytest.raises(requests.exceptions.ConnectionError):
         session.get(f"{stack.url}/src/cavern/nodes/", timeout=30)
-
-
-def stranger(path: Path, user: str) -> None:
-    """A self-signed certificate that names the user."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, user)])
-    now = datetime.datetime.now(datetime.UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now)
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    path.write_bytes(private + signed.public_bytes(Encoding.PEM))
 
 
 @pytest.fixture

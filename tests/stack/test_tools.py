@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 import subprocess
+import time
 import uuid
 from collections.abc import Callable
+from datetime import datetime
+from http.client import HTTPSConnection
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import jwt
 import pytest
@@ -97,12 +102,40 @@ def test_logs_tell_a_task_in_order(
     assert done.returncode == 0, done.stderr
     lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
     assert {"haproxy", "cavern", "core", "celery_worker"} <= {service for _, service, _ in lines}
-    times = [time for time, _, _ in lines]
+    times = [when for when, _, _ in lines]
     assert times == sorted(times)
     texts = [text for _, _, text in lines]
     begun = next(at for at, text in enumerate(texts) if "Staging file from" in text)
     ended = next(at for at, text in enumerate(texts) if "Successfully staged file" in text)
     assert begun < ended
+
+
+def test_haproxy_logs_the_time_at_which_an_answer_ended(stack: Deployment) -> None:
+    """Its seconds and its milliseconds are of one moment, whatever second the client came in."""
+    host, name = urlsplit(stack.url), uuid.uuid4().hex
+    context = ssl.create_default_context(cafile=stack.ca)
+    connection = HTTPSConnection(str(host.hostname), host.port or 443, timeout=30, context=context)
+    # Come in the second half of one second, answered in the first of the next.
+    while not 0.6 < time.time() % 1 < 0.8:
+        time.sleep(0.01)
+    connection.connect()
+    while time.time() % 1 > 0.3:
+        time.sleep(0.01)
+    before = time.time()
+    connection.request("GET", f"/reg/{name}")
+    connection.getresponse().read()
+    after = time.time()
+    connection.close()
+    deadline = after + 10
+    while not (lines := [line for line in _logged(stack, "haproxy") if name in line]):
+        assert time.time() < deadline
+    logged = datetime.fromisoformat(json.loads(lines[0])["time"]).timestamp()
+    assert before - 0.01 <= logged <= after + 0.01
+
+
+def _logged(stack: Deployment, name: str) -> list[str]:
+    text: bytes = stack.container(name).logs(tail=200)
+    return text.decode().splitlines()
 
 
 def test_make_token_prints_a_token_and_nothing_else(stack: Deployment) -> None:

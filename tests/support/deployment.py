@@ -105,6 +105,11 @@ class Deployment:
         """Container by the plain name of its service."""
         return self.engine.containers.get(self.prefix + name)
 
+    def address(self, name: str) -> str:
+        """Address of a service's container on the Docker network, by its plain name."""
+        networks = self.container(name).attrs["NetworkSettings"]["Networks"]
+        return str(next(iter(networks.values()))["IPAddress"])
+
     def memory(self, name: str) -> int:
         """Bytes of memory that a container holds, the file system's cache left out."""
         told = self.container(name).stats(stream=False)["memory_stats"]

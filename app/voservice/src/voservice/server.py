@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from voservice import logging as logs
+from voservice.boundaries import RequestBoundaries
 from voservice.config import ServiceSettings
+
+
+class Protocol(HttpToolsProtocol):
+    """HTTP/1.1 as every service speaks it: whatever the application does, no body becomes another's request."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Serve one connection."""
+        super().__init__(*arguments, **options)
+        self.app = RequestBoundaries(self.app)
 
 
 def serve(app: str, service: str, settings: ServiceSettings, port: int = 8080, root_path: str = "") -> None:
@@ -20,6 +33,8 @@ def serve(app: str, service: str, settings: ServiceSettings, port: int = 8080, r
         host="0.0.0.0",
         port=port,
         root_path=root_path,
+        http=Protocol,
+        ws="none",
         workers=settings.workers,
         log_config=None,
         access_log=False,
