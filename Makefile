@@ -3,6 +3,10 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+# A locale that every Debian has: Ansible refuses one that is missing, or knows ASCII alone.
+export LC_ALL := C.UTF-8
+# The shell's own Ansible and Python are others.
+unexport ANSIBLE_COLLECTIONS_PATH ANSIBLE_COLLECTIONS_PATHS PYTHONHOME PYTHONPATH
 
 VENV := .venv
 PLAYBOOK := $(VENV)/bin/ansible-playbook
@@ -13,9 +17,12 @@ USER :=
 unexport ARGS BACKUP INVENTORY JSON SINCE TASK USER
 # Asks for the password that sudo wants on this machine, if it wants one.
 BECOME = $(if $(filter inventory/local,$(INVENTORY)),$(shell [ "$$(id -u)" = 0 ] || sudo -n true 2>&- || echo --ask-become-pass))
-PLAY = $(PLAYBOOK) -i $(INVENTORY) $(BECOME) $(ARGS)
-# Prints what a playbook says and nothing of how it came about.
-QUIET := ANSIBLE_STDOUT_CALLBACK=skasrc.cavern.messages
+RUN = $(PLAYBOOK) -i "$(INVENTORY)"
+PLAY = $(RUN) $(BECOME) $(ARGS)
+# Whoever may talk to this machine's engine looks without being root.
+LOOK = $(RUN) $(if $(shell [ -w /var/run/docker.sock ] || echo root),$(BECOME)) $(ARGS)
+# Prints what a playbook says, and nothing of how it came about: all else that Ansible and its plugins print is no output.
+QUIET := 3>&1 1>&2 CAVERN_MESSAGES_DESCRIPTOR=3 ANSIBLE_STDOUT_CALLBACK=skasrc.cavern.messages
 # Written last, so that a broken installation is made again.
 DEPLOY := $(VENV)/.deploy
 DEV := $(VENV)/.dev
@@ -24,6 +31,12 @@ DEV := $(VENV)/.dev
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+# An environment that came here with a copied or moved checkout goes on using the one that it was made for.
+ifneq ($(shell sed -n 's/^command = .* -m venv //p' $(VENV)/pyvenv.cfg 2>&-),$(CURDIR)/$(VENV))
+$(DEPLOY) $(DEV): elsewhere
+.PHONY: elsewhere
+endif
 
 $(DEPLOY): requirements/deploy.txt requirements/uv.txt bin/environment app/preparer/pyproject.toml
 	@bin/environment deploy
@@ -40,10 +53,10 @@ smoke: $(DEPLOY) ## Run the smoke test against the deployed stack
 	@$(PLAY) playbooks/smoke.yml
 
 status: $(DEPLOY) ## Show each service's state and health, and the endpoints; with JSON=true for programs
-	@$(QUIET) $(PLAY) playbooks/status.yml $(if $(JSON),-e status_json=$(JSON))
+	@$(QUIET) $(LOOK) playbooks/status.yml $(if $(JSON),-e status_json=$(JSON))
 
 logs: $(DEPLOY) ## Show the logs of all services, interleaved: make logs TASK=<id> SINCE=15m
-	@$(QUIET) $(PLAY) playbooks/logs.yml $(if $(TASK),-e logs_task=$(TASK)) $(if $(SINCE),-e logs_since=$(SINCE))
+	@$(QUIET) $(LOOK) playbooks/logs.yml $(if $(TASK),-e logs_task=$(TASK)) $(if $(SINCE),-e logs_since=$(SINCE))
 
 down: $(DEPLOY) ## Remove the containers, keep the data
 	@$(PLAY) playbooks/down.yml
@@ -56,7 +69,7 @@ check: $(DEPLOY) ## Show what a run would change
 
 # A bearer token and nothing else on standard output.
 token: $(DEPLOY) ## Print a bearer token: make token USER=ada
-	@$(QUIET) $(PLAY) playbooks/token.yml $(if $(USER),-e user=$(USER))
+	@$(QUIET) $(RUN) $(ARGS) playbooks/token.yml $(if $(USER),-e user=$(USER))
 
 compose: $(DEPLOY) ## Write the deployment as state/docker-compose.yml
 	@$(PLAY) playbooks/compose.yml
@@ -71,7 +84,7 @@ backup: $(DEPLOY) ## Save the running deployment below backups/
 	@$(PLAY) playbooks/backup.yml
 
 restore: $(DEPLOY) ## Bring a backup back into a purged machine: make restore BACKUP=backups/…
-	@$(PLAY) playbooks/restore.yml -e backup_source=$(abspath $(BACKUP))
+	@$(PLAY) playbooks/restore.yml -e "backup_source='$$(realpath --canonicalize-missing -- "$(BACKUP)")'"
 
 test: ## Everything that CI runs: lint, unit tests, a deployment and the tests against it
 	@bin/test

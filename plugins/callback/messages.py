@@ -12,9 +12,18 @@ version_added: 0.1.0
 description:
   - Prints the messages of C(ansible.builtin.debug) tasks to standard output and nothing else, so that a
     playbook can be used in a pipe.
+  - Whatever else writes to standard output, such as C(-v), a debugging run or another callback, is kept apart by
+    O(descriptor).
   - Failures go to standard error. The exit code of C(ansible-playbook) tells of them as usual.
 author:
   - Cavern deployment team (@skasrc)
+options:
+  descriptor:
+    description: Open file descriptor to print the messages to.
+    type: int
+    default: 1
+    env:
+      - name: CAVERN_MESSAGES_DESCRIPTOR
 """
 
 import sys
@@ -34,8 +43,8 @@ class CallbackModule(CallbackBase):
         if result._task.action in ("debug", "ansible.builtin.debug"):
             message = result._result.get("msg", "")
             lines = message if isinstance(message, list) else [message]
-            sys.stdout.write("".join(f"{line}\n" for line in lines))
-            sys.stdout.flush()
+            with open(self.get_option("descriptor"), "w", encoding="utf-8", closefd=False) as output:
+                output.write("".join(f"{line}\n" for line in lines))
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         # The items of a loop have complained already.

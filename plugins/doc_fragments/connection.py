@@ -23,6 +23,12 @@ options:
     description: Longest wait for one answer, in seconds.
     type: float
     default: 30
+  use_proxy:
+    description:
+      - Whether the services are asked by way of the proxy that the environment names, such as C(HTTPS_PROXY).
+      - A deployment is usually nearer than any proxy.
+    type: bool
+    default: false
 attributes:
   action_group:
     description: Defaults given to the group reach this module.

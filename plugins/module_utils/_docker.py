@@ -15,4 +15,19 @@ except ImportError:
 
 def connect(socket: str, timeout: float, **options: Any) -> Any:
     """Client of the Engine behind a Unix socket. Errors: DockerException."""
-    return docker.APIClient(base_url=f"unix://{socket}", version="auto", timeout=timeout, **options)
+    client = docker.APIClient(base_url=f"unix://{socket}", version="auto", timeout=timeout, **options)
+    # All images that a build takes are on the host. The library would send it the credentials of every registry that
+    # the user has, and fail where the program that keeps them is missing.
+    client._set_auth_headers = lambda _headers: None
+    return client
+
+
+def pull(client: Any, image: str) -> Any:
+    """Messages of a pull, with the user's credentials for the registry where they can be had. Errors: APIError."""
+    try:
+        return client.pull(image, stream=True, decode=True)
+    except docker.errors.APIError:
+        raise
+    except docker.errors.DockerException:
+        # The program that the user's configuration names for them is missing, or fails.
+        return client.pull(image, stream=True, decode=True, auth_config={})

@@ -63,6 +63,7 @@ class Context:
     url: str | None = None
     ca_path: str | None = None
     engine_socket: str = _engine.SOCKET
+    use_proxy: bool = False
 
 
 Check = Mapping[str, Any]
@@ -161,7 +162,9 @@ def _ask(check: Check, context: Context, timeout: float) -> _http.Answer:
     url = (
         urljoin(f"{context.url}/", check["url"].lstrip("/")) if check["url"].startswith("/") else check["url"]
     )
-    client = _http.Client(ca_path=check.get("ca_path") or context.ca_path, timeout=timeout)
+    client = _http.Client(
+        ca_path=check.get("ca_path") or context.ca_path, timeout=timeout, use_proxy=context.use_proxy
+    )
     try:
         answer = client.request("GET", url)
     except _http.ServiceError as error:

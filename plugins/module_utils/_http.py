@@ -23,6 +23,7 @@ CONNECTION_SPEC: dict[str, dict[str, Any]] = {
     "url": {"type": "str"},
     "ca_path": {"type": "path"},
     "request_timeout": {"type": "float", "default": 30},
+    "use_proxy": {"type": "bool", "default": False},
 }
 TOKEN_SPEC: dict[str, dict[str, Any]] = {
     "token": {"type": "str", "no_log": True},
@@ -89,6 +90,7 @@ class Client:
     ca_path: str | None = None
     timeout: float = 30.0
     token: str | None = field(default=None, repr=False)
+    use_proxy: bool = False
 
     def request(
         self,
@@ -121,6 +123,7 @@ class Client:
                 url_password=credentials[1] if credentials else None,
                 force_basic_auth=bool(credentials),
                 use_netrc=False,
+                use_proxy=self.use_proxy,
             ) as response:
                 return Answer(url, response.status, _lowered(response.headers), response.read())
         except urllib.error.HTTPError as error:
@@ -173,7 +176,7 @@ def read_token(params: Mapping[str, Any]) -> str | None:
     token, path = params.get("token"), params.get("token_file")
     if path:
         try:
-            token = Path(path).read_text(encoding="utf-8").strip()
+            token = Path(path).read_text(encoding="utf-8-sig").strip()
         except (OSError, ValueError) as error:
             raise ValueError(f"token_file: {path}: {getattr(error, 'strerror', None) or error}") from error
         if not token:

@@ -344,7 +344,7 @@ class Images:
             name, at, digest = image.partition("@")
             bare = name.rsplit("/", 1)[0] + "/" + name.rsplit("/", 1)[-1].split(":")[0] if at else name
             try:
-                for message in self.api.pull(f"{bare}{at}{digest}", stream=True, decode=True):
+                for message in _docker.pull(self.api, f"{bare}{at}{digest}"):
                     if "error" in message:
                         raise ImagesError(f"{image} cannot be pulled: {message['error']}")
             except APIError as error:

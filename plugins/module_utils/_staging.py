@@ -46,7 +46,11 @@ def connect(module: AnsibleModule) -> Any:
         _http.check_ca(params["ca_path"])
         url = params["service_url"] or params["url"].rstrip("/") + "/prepare-data"
         return Client(
-            url, token=_http.read_token(params), ca=params["ca_path"], timeout=params["request_timeout"]
+            url,
+            token=_http.read_token(params),
+            ca=params["ca_path"],
+            timeout=params["request_timeout"],
+            use_proxy=params["use_proxy"],
         )
     except (ValueError, PrepareDataError) as error:
         return module.fail_json(msg=str(error))

@@ -248,7 +248,7 @@ def main() -> None:
             )
     results = _health.watch(
         params["checks"],
-        _health.Context(url, params["ca_path"], params["socket"]),
+        _health.Context(url, params["ca_path"], params["socket"], params["use_proxy"]),
         params["timeout"],
         params["request_timeout"] or 10,
     )

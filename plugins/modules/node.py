@@ -433,7 +433,9 @@ def main() -> None:
         url = base or _http.check_url("url", params["url"]) + "/src/cavern"
         _http.check_ca(params["ca_path"])
         token = _http.read_token(params)
-        space = Space(_http.Client(params["ca_path"], params["request_timeout"], token), url)
+        space = Space(
+            _http.Client(params["ca_path"], params["request_timeout"], token, params["use_proxy"]), url
+        )
         manager = Manager(module, space)
         path = _vospace.check_path(params["path"])
         before, after = manager.present() if params["state"] == "present" else manager.absent()

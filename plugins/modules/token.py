@@ -195,7 +195,9 @@ def main() -> None:
     try:
         _http.check_url("issuer" if params["issuer"] else "url", issuer)
         _http.check_ca(params["ca_path"])
-        client = _http.Client(ca_path=params["ca_path"], timeout=params["request_timeout"])
+        client = _http.Client(
+            ca_path=params["ca_path"], timeout=params["request_timeout"], use_proxy=params["use_proxy"]
+        )
         granted = get_token(client, issuer, params)
     except (ValueError, _http.ServiceError) as error:
         module.fail_json(msg=str(error))

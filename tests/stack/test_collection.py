@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -12,6 +13,32 @@ import pytest
 from deployment import INVENTORY, ROOT, Deployment
 
 BIN = ROOT / ".venv/bin"
+
+STRAYS = [
+    ".env",
+    ".venv/bin/python",
+    "app/iam/src/iam.egg-info/PKG-INFO",
+    "app/vospace/.hypothesis/examples/1",
+    "backups/cavern-20261126T000000Z/secrets.yml",
+    "build/test-site/state/secrets.yml",
+    "data/cavern_data/file",
+    "id_ed25519",
+    "images.tar",
+    "inventory/local/group_vars/all/vault.yml",
+    "inventory/local/private.yml",
+    "inventory/mysite/group_vars/all/main.yml",
+    "inventory/mysite/private.yml",
+    "nohup.out",
+    "playbooks/~ada/.ansible/tmp/ansible-tmp-1/AnsiballZ_command.py",
+    "plugins/modules/__pycache__/stage.cpython-311.pyc",
+    "roles/core/defaults/main.yml.orig",
+    "roles/images/files/key.pem",
+    "skasrc-cavern-0.1.0.tar.gz",
+    "state/secrets.yml",
+    "tests/inventory/private.yml",
+    "tests/output/junit.xml",
+    "vault-password",
+]
 
 
 def run(directory: Path, *command: str) -> str:
@@ -40,20 +67,43 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def test_the_artifact_holds_what_git_knows(installed: Path) -> None:
-    known = subprocess.run(
+def _known() -> set[str]:
+    """What git knows of the checkout."""
+    listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
-    ).stdout.split("\0")
-    (artifact,) = installed.glob("*.tar.gz")
+    ).stdout
+    return set(filter(None, listed.split("\0")))
+
+
+def _packed(directory: Path) -> set[str]:
+    (artifact,) = directory.glob("*.tar.gz")
     with tarfile.open(artifact) as archive:
-        names = {member.name for member in archive.getmembers() if member.isfile()}
-    assert names - set(known) == {"MANIFEST.json", "FILES.json"}
-    # What the images are built from, for one.
-    assert {name for name in known if name.startswith(("app/", "roles/"))} <= names | {""}
+        return {member.name for member in archive.getmembers() if member.isfile()}
+
+
+# Of what git knows, what nobody needs who has the collection.
+UNPACKED = {".ci/run", "galaxy.yml"}
+
+
+def test_the_artifact_holds_what_git_knows(installed: Path) -> None:
+    assert _packed(installed) == (_known() - UNPACKED) | {"MANIFEST.json", "FILES.json"}
+
+
+def test_the_artifact_holds_nothing_private_and_nothing_stray(tmp_path: Path) -> None:
+    checkout, built = tmp_path / "checkout", tmp_path / "built"
+    for name in _known():
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, checkout / name)
+    for stray in STRAYS:
+        (checkout / stray).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / stray).write_text("nobody's business")
+    built.mkdir()
+    run(built, "ansible-galaxy", "collection", "build", "--output-path", str(built), str(checkout))
+    assert _packed(built) == (_known() - UNPACKED) | {"MANIFEST.json", "FILES.json"}
 
 
 @pytest.mark.parametrize("playbook", ["site", "status"])

@@ -33,6 +33,7 @@ def playbook(
     environment = os.environ | {
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
         "ANSIBLE_NOCOLOR": "1",
+        "LC_ALL": "C.UTF-8",
         "ANSIBLE_STDOUT_CALLBACK": callback,
     }
     done = subprocess.run(

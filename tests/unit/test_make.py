@@ -23,7 +23,9 @@ ARGUMENTS = {
 }
 PLAYBOOK = """#!/usr/bin/env python3
 import json, os, sys
-print(json.dumps({"arguments": sys.argv[1:], "environment": dict(os.environ)}))
+told = json.dumps({"arguments": sys.argv[1:], "environment": dict(os.environ)})
+# Where the callback prints messages to.
+os.write(int(os.environ.get("CAVERN_MESSAGES_DESCRIPTOR", "1")), f"{told}\\n".encode())
 """
 
 
@@ -67,7 +69,7 @@ def test_arguments_of_a_target_are_not_in_the_environment(run, target: str, wher
         ("logs", "logs_task=a-task"),
         ("logs", "logs_since=15m"),
         ("status", "status_json=true"),
-        ("restore", f"backup_source={ROOT}/backups/x"),
+        ("restore", f"backup_source='{ROOT}/backups/x'"),
         ("check", "inventory/other"),
         ("check", "logs_tail=1"),
     ],
@@ -82,3 +84,17 @@ def test_the_user_of_the_shell_is_not_whom_a_credential_is_for(run, target: str)
     told = run(target, environment={"USER": "root", "LOGNAME": "root"})
     assert not any("user=" in argument for argument in told["arguments"])
     assert told["environment"]["LOGNAME"] == "root"
+
+
+def test_paths_may_have_blanks(run) -> None:
+    told = run("restore", BACKUP="/srv/my backups/x", INVENTORY="my inventory")
+    assert "backup_source='/srv/my backups/x'" in told["arguments"]
+    assert "my inventory" in told["arguments"]
+
+
+@pytest.mark.parametrize("target", ["check", "token"])
+def test_the_shell_is_set_up_for_other_work(run, target: str) -> None:
+    foreign = dict.fromkeys(("ANSIBLE_COLLECTIONS_PATH", "PYTHONPATH"), "/nowhere")
+    told = run(target, environment=foreign | {"LC_ALL": "xx_XX", "LANG": "xx_XX.UTF-8"})
+    assert not foreign.keys() & told["environment"].keys()
+    assert told["environment"]["LC_ALL"] == "C.UTF-8"

@@ -231,3 +231,14 @@ def test_estimate(service: Service, client: Client) -> None:
     found = client.estimate([Item.of("a:b"), Item.of("a:c")])
     assert found.missing == ("a:c",)
     assert found.fits is False
+
+
+def test_a_service_on_this_machine_is_never_asked_through_a_proxy(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    service.on("GET", f"/v1/tasks/{ID}", answer(task()))
+    assert Client(service.url, token=TOKEN).task(ID).id == ID
+    assert Client("https://prepare.example/", token=TOKEN)._transport._session.trust_env
+    assert not Client("https://prepare.example/", token=TOKEN, use_proxy=False)._transport._session.trust_env

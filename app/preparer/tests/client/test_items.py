@@ -74,6 +74,15 @@ def test_collect_joins_arguments_files_and_standard_input(tmp_path: Path) -> Non
     assert [item.path for item in found] == ["a/1", "a/2", "a/3"]
 
 
+@pytest.mark.parametrize("text", [f"{DID}\n", f'["{DID}"]', f'{{"did": "{DID}"}}\n'])
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path, text: str) -> None:
+    listing = tmp_path / "listing"
+    listing.write_text(text, encoding="utf-8-sig")
+    with listing.open(encoding="utf-8") as standard_input:
+        found = collect([], [str(listing), "-"], standard_input, "hash")
+    assert found == [Item(DID, PATH)] * 2
+
+
 def test_nothing_to_stage_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InvalidItem, match="no files to stage"):
         collect([], [], io.StringIO(), "hash")

@@ -36,20 +36,27 @@ PLAYBOOK = """\
 """
 
 
-def _run(directory: Path, fine: bool) -> subprocess.CompletedProcess[str]:
+def _run(
+    directory: Path, fine: bool, pass_fds: tuple[int, ...] = (), **variables: str
+) -> subprocess.CompletedProcess[str]:
     playbook = directory / "playbook.yml"
     playbook.write_text(PLAYBOOK)
-    environment = os.environ | {
-        "ANSIBLE_STDOUT_CALLBACK": "skasrc.cavern.messages",
-        "ANSIBLE_LOCALHOST_WARNING": "false",
-        "ANSIBLE_INVENTORY_UNPARSED_WARNING": "false",
-    }
+    environment = (
+        os.environ
+        | variables
+        | {
+            "ANSIBLE_STDOUT_CALLBACK": "skasrc.cavern.messages",
+            "ANSIBLE_LOCALHOST_WARNING": "false",
+            "ANSIBLE_INVENTORY_UNPARSED_WARNING": "false",
+        }
+    )
     program = Path(sys.executable).parent / "ansible-playbook"
     return subprocess.run(
         [program, "--inventory=localhost,", playbook, "-e", f'{{"fine": {str(fine).lower()}}}'],
         capture_output=True,
         text=True,
         env=environment,
+        pass_fds=pass_fds,
         check=False,
     )
 
@@ -64,3 +71,13 @@ def test_failure_goes_to_standard_error(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stdout == "the-token\nfirst\nsecond\n"
     assert done.stderr.splitlines()[-1] == "localhost: Break for one item: an item broke"
+
+
+def test_another_descriptor_keeps_the_messages_apart_from_all_else(tmp_path: Path) -> None:
+    apart = tmp_path / "apart"
+    with apart.open("w") as output:
+        environment = {"ANSIBLE_VERBOSITY": "1", "CAVERN_MESSAGES_DESCRIPTOR": str(output.fileno())}
+        done = _run(tmp_path, fine=True, pass_fds=(output.fileno(),), **environment)
+    assert done.returncode == 0
+    assert apart.read_text() == "the-token\nfirst\nsecond\n"
+    assert "the-token" not in done.stdout

@@ -34,7 +34,8 @@ class Client(AbstractContextManager["Client"]):
 
     *token* is an access token, or a function that returns one and is asked before every request. *ca* is a PEM file;
     without it REQUESTS_CA_BUNDLE or the public CAs are used. *timeout* (seconds) is for one answer. What may be sent
-    again is, up to *attempts* times, when the service is out of reach or asks for patience.
+    again is, up to *attempts* times, when the service is out of reach or asks for patience. *use_proxy* says whether
+    the environment's proxy is used; by default it is, unless the service is on this machine.
     """
 
     def __init__(
@@ -45,9 +46,10 @@ class Client(AbstractContextManager["Client"]):
         ca: str | Path | None = None,
         timeout: float = 60.0,
         attempts: int = 5,
+        use_proxy: bool | None = None,
     ) -> None:
         """Keep the settings; nothing is sent yet."""
-        self._transport = Transport(url, token, ca, timeout, attempts)
+        self._transport = Transport(url, token, ca, timeout, attempts, use_proxy)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

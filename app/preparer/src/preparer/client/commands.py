@@ -296,7 +296,7 @@ def _secret(path: str | None, variable: str, prompt: str | None) -> str | None:
     """Return a secret from a file, the environment or, with a *prompt*, the person at the terminal."""
     if path is not None:
         try:
-            return Path(path).read_text(encoding="utf-8").strip()
+            return Path(path).read_text(encoding="utf-8-sig").strip()
         except (OSError, UnicodeDecodeError) as exc:
             raise tokens.NoToken(f"{path}: {getattr(exc, 'strerror', None) or exc}") from exc
     if variable in os.environ:

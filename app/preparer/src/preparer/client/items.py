@@ -66,7 +66,8 @@ def from_json(value: Any, algorithm: Algorithm) -> Item:
 
 def read(stream: TextIO, name: str, algorithm: Algorithm = "hash") -> Iterator[Item]:
     """Yield the items of a file called *name*; InvalidItem says in which line or element one is wrong."""
-    text = stream.read()
+    # Editors of some systems put a byte order mark in front.
+    text = stream.read().removeprefix("\ufeff")
     start = text.lstrip()[:1]
     for place, value in _array(text, name) if start == "[" else _lines(text, name, as_json=start == "{"):
         try:

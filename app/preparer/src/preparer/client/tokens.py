@@ -29,7 +29,7 @@ def source(token: str | None, token_file: str | None) -> Callable[[], str]:
 
         def read() -> str:
             try:
-                return _clean(path.read_text(encoding="utf-8"), str(path))
+                return _clean(path.read_text(encoding="utf-8-sig"), str(path))
             except (OSError, UnicodeDecodeError) as exc:
                 raise NoToken(f"{path}: {getattr(exc, 'strerror', None) or exc}") from exc
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import random
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -15,6 +17,7 @@ from urllib.parse import urlencode, urlsplit
 
 import requests
 from requests.auth import AuthBase, HTTPBasicAuth
+from requests.utils import get_environ_proxies
 
 from preparer.client.errors import Fault, NotFound, PrepareDataError, Refused, Unauthorized, Unreachable
 
@@ -24,6 +27,15 @@ TokenSource = str | Callable[[], str] | None
 TRANSIENT = frozenset({429, 502, 503, 504})
 LONGEST_PAUSE = 30.0  # s
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+
+
+def _is_here(host: str) -> bool:
+    """Whether a name leads to this machine itself, where no proxy can reach."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    return all(ipaddress.ip_address(address[4][0]).is_loopback for address in found)
 
 
 class Bearer(AuthBase):
@@ -45,7 +57,13 @@ class Transport(AbstractContextManager["Transport"]):
     """Sends requests below one base URL and verifies the server."""
 
     def __init__(
-        self, url: str, token: TokenSource, ca: str | Path | None, timeout: float, attempts: int
+        self,
+        url: str,
+        token: TokenSource,
+        ca: str | Path | None,
+        timeout: float,
+        attempts: int,
+        use_proxy: bool | None = None,
     ) -> None:
         """Check the URL and the CA file; nothing is sent yet."""
         parts = urlsplit(url)
@@ -58,6 +76,9 @@ class Transport(AbstractContextManager["Transport"]):
         # Given with each request: what the session holds would yield to REQUESTS_CA_BUNDLE.
         self._verify = str(ca) if ca is not None else os.environ.get("REQUESTS_CA_BUNDLE") or True
         self._session = requests.Session()
+        if use_proxy is None:
+            use_proxy = not (get_environ_proxies(url) and _is_here(parts.hostname))
+        self._session.trust_env = use_proxy
         self._session.auth = Bearer(token)
         self._session.headers.update({"Accept": "application/json", "User-Agent": "prepare-data-client"})
 
