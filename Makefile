@@ -47,7 +47,7 @@ $(DEV): requirements/dev.txt requirements/deploy.txt bin/environment $(wildcard 
 
 up: $(DEPLOY) ## Deploy everything and stage a file through it
 	@$(PLAY) site.yml playbooks/smoke.yml
-	@$(QUIET) $(PLAY) playbooks/status.yml
+	@$(QUIET) $(PLAY) playbooks/status.yml -e status_updates=false
 
 smoke: $(DEPLOY) ## Run the smoke test against the deployed stack
 	@$(PLAY) playbooks/smoke.yml

@@ -65,6 +65,16 @@ options:
       ca_bundle:
         description: Whether the context needs O(ca_bundle) as C(ca-bundle.crt).
         type: bool
+  updates:
+    description:
+      - Ask Debian's archive of security updates whether it has newer versions of what the images hold, and build those
+        again that lack some. Where it cannot be asked, this is told and nothing else is different.
+    type: bool
+    default: false
+  sbom_dir:
+    description:
+      - Directory for a software bill of materials of each image (CycloneDX), with its Debian and Python packages.
+    type: path
   debian_suite:
     description: Debian release to build from.
     type: str

@@ -32,6 +32,8 @@ from ansible_collections.skasrc.cavern.plugins.module_utils import (
     _images,
     _mmdebstrap,
 )
+from ansible_collections.skasrc.cavern.plugins.module_utils._image_contents import ContentsError, Update
+from ansible_collections.skasrc.cavern.plugins.module_utils._image_upkeep import Upkeep, digest
 from ansible_collections.skasrc.cavern.plugins.module_utils._phase import PhaseError, Result
 
 try:
@@ -85,6 +87,9 @@ class Images:
         self.recipes: dict[str, Any] = self.options["recipes"]
         # None where check mode finds no Engine, and with it no images; the same run would have installed it.
         self.api = self._connect()
+        self.upkeep = Upkeep(self.api, options, self._inspect)
+        # Updates of Debian that wait for what each recipe's own image brings.
+        self.waiting: dict[str, list[Update]] = {}
         self.actions: list[dict[str, Any]] = []
         self.before: dict[str, str] = {}
         # What is stale, and whether its contexts are here, which the action plugin brings in a second run.
@@ -106,6 +111,8 @@ class Images:
 
     def converge(self) -> None:
         source, needed = self.options["source"], self.options["images"]
+        if self.options["updates"]:
+            self._look_for_updates()
         if source == "build":
             if self.has_contexts and not self.module.check_mode:
                 # A run that waited here finds built what the other one has built.
@@ -121,6 +128,7 @@ class Images:
             self._load(needed)
         else:
             self._pull(needed)
+        self._write_bills()
 
     def waits_for_contexts(self) -> bool:
         return bool(self.to_build) and not self.has_contexts and not self.module.check_mode
@@ -185,6 +193,36 @@ class Images:
         found = {image: self._inspect(image) for image in self.options["images"]}
         return {image: details["Id"] for image, details in found.items() if details}
 
+    def _look_for_updates(self) -> None:
+        """Find out what waits; where the archive cannot be asked, a run goes on as if nothing did."""
+        try:
+            found = self.upkeep.updates()
+        except ContentsError as error:
+            self.module.warn(f"whether updates of Debian wait for the images is unknown: {error}")
+            return
+        if self.options["source"] == "build":
+            self.waiting = self.upkeep.own(found)
+        elif lacking := [f"{image} ({len(updates)})" for image, updates in found.items() if updates]:
+            self.module.warn(f"updates of Debian wait for {', '.join(lacking)}: bring images that have them")
+
+    def _write_bills(self) -> None:
+        """Keep a document of what each image holds."""
+        check_mode = self.module.check_mode
+        changing = {action["name"] for action in self.actions} if check_mode else set()
+        to_write = []
+        for file, (image, reason) in self.upkeep.stale_bills(changing).items():
+            action = "remove" if image is None else "update" if file.exists() else "create"
+            self._act(str(file), action, reason, kind="sbom")
+            if image is not None:
+                to_write.append(image)
+            elif not check_mode:
+                file.unlink()
+        if to_write and not check_mode:
+            for said in self.upkeep.write(
+                to_write, lambda: connect(self.options["socket"], self.options["timeout"])
+            ):
+                self.module.warn(said)
+
     def _plan_builds(self) -> None:
         stale: set[str] = set()
         for name, recipe in self.recipes.items():
@@ -202,9 +240,18 @@ class Images:
             return ["missing"]
         if self.options["rebuild"]:
             return ["asked for"]
-        if self._inputs(present) == recipe["inputs"]:
+        if self._inputs(present) != recipe["inputs"]:
+            return _images.changes(self._labels(present).get(_images.PARTS_LABEL), recipe["parts"])
+        waiting = self.waiting.get(name)
+        if not waiting:
             return []
-        return _images.changes(self._labels(present).get(_images.PARTS_LABEL), recipe["parts"])
+        listed = f"updates of Debian wait: {', '.join(map(str, waiting))}"
+        if self._labels(present).get(_images.UPDATES_LABEL) != digest(waiting):
+            return [listed]
+        self.module.warn(
+            f"{self.reference(name)}: {listed}; it was built for them before, but the mirror had them not"
+        )
+        return []
 
     def _build(self) -> None:
         late = [name for name in self.to_build if not self.recipes[name].get("context")]
@@ -251,7 +298,7 @@ class Images:
             Path(recipe["context"]),
         )
         repository, staged = f"{self.options['prefix']}/{name}", f"{self.options['tag']}-new"
-        labels = [f"LABEL {key}={json.dumps(value)}" for key, value in self._new_labels(recipe).items()]
+        labels = [f"LABEL {key}={json.dumps(value)}" for key, value in self._new_labels(name).items()]
         try:
             with _mmdebstrap.archive(command, self._proxy()) as archive:
                 api.import_image_from_stream(archive, repository=repository, tag=staged, changes=labels)
@@ -273,10 +320,10 @@ class Images:
             fileobj=self._context(recipe),
             custom_context=True,
             tag=self.reference(name),
-            labels=self._new_labels(recipe),
+            labels=self._new_labels(name),
             # The Engine knows the names of proxies and keeps their values out of the image.
             buildargs=arguments | self._proxy(),
-            nocache=self.options["rebuild"],
+            nocache=self.options["rebuild"] or name in self.waiting,
             rm=True,
             forcerm=True,
             decode=True,
@@ -285,11 +332,14 @@ class Images:
                 raise ImagesError(f"{self.reference(name)}: {message['error']}\n{''.join(log)[-3000:]}")
             log.append(message.get("stream", ""))
 
-    def _new_labels(self, recipe: dict[str, Any]) -> dict[str, str]:
+    def _new_labels(self, name: str) -> dict[str, str]:
+        recipe = self.recipes[name]
         labels = {
             _images.LABEL: recipe["inputs"],
             _images.PARTS_LABEL: json.dumps(recipe["parts"], sort_keys=True, separators=(",", ":")),
         }
+        if name in self.waiting:
+            labels[_images.UPDATES_LABEL] = digest(self.waiting[name])
         return labels | ({_images.VERSION_LABEL: recipe["version"]} if recipe.get("version") else {})
 
     def _proxy(self) -> dict[str, str]:

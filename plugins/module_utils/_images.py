@@ -23,6 +23,8 @@ from ansible_collections.skasrc.cavern.plugins.module_utils import _engine
 
 LABEL = "int.skao.src.cavern.inputs"
 PARTS_LABEL = "int.skao.src.cavern.inputs.parts"
+# The updates that a build was to bring, so that one which could not have them is not repeated for ever.
+UPDATES_LABEL = "int.skao.src.cavern.updates"
 VERSION_LABEL = "org.opencontainers.image.version"
 # On what a build leaves behind that is no image of its own.
 STAGE_LABEL = "int.skao.src.cavern.stage"
@@ -46,6 +48,8 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "ca_bundle": {"type": "path", "default": "/etc/ssl/certs/ca-certificates.crt"},
     "bundle": {"type": "path"},
     "rebuild": {"type": "bool", "default": False},
+    "updates": {"type": "bool", "default": False},
+    "sbom_dir": {"type": "path"},
     "parallel": {"type": "int", "default": 2},
     "timeout": {"type": "int", "default": 600},
     "state": {"type": "str", "choices": ["present", "saved", "absent"], "default": "present"},
@@ -85,6 +89,15 @@ def next_builds(recipes: dict[str, Any], pending: list[str], unfinished: set[str
     """Those of the pending builds whose parents are not unfinished, the ones that most others wait for first."""
     ready = [name for name in pending if not unfinished & set(parents(recipes[name]))]
     return sorted(ready, key=lambda name: -sum(name in parents(recipes[other]) for other in pending))
+
+
+def ancestors(recipes: dict[str, Any], name: str) -> set[str]:
+    """The recipes whose images an image is built on, one upon the other; not those that it only copies from."""
+    found: set[str] = set()
+    while (parent := recipes[name].get("from")) and parent in recipes:
+        found.add(parent)
+        name = parent
+    return found
 
 
 def parts(

@@ -558,7 +558,9 @@ class Run:
             files = _certificates.renewed(self.module.params[phase], actions)
             self.renewed = replace(self.renewed, files=files)
         elif phase == "images":
-            self.renewed = replace(self.renewed, images=frozenset(action["name"] for action in actions))
+            self.renewed = replace(
+                self.renewed, images=frozenset(a["name"] for a in actions if a["object"] == "image")
+            )
 
     def services(self) -> None:
         """Converge network, files and containers."""

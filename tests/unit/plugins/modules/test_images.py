@@ -15,6 +15,8 @@ from unittest.mock import Mock
 
 import pytest
 from ansible_collections.skasrc.cavern.plugins.module_utils import _bundle, _image_store, _images, _mmdebstrap
+from ansible_collections.skasrc.cavern.plugins.module_utils._image_contents import ContentsError, Update
+from ansible_collections.skasrc.cavern.plugins.module_utils._image_upkeep import Upkeep
 from ansible_collections.skasrc.cavern.plugins.modules import images
 from docker.errors import APIError, ImageNotFound
 
@@ -451,3 +453,63 @@ def test_absent_deletes_all_but_what_is_in_use(
     run_module(images, **options, recipes=_recipes(root), state="absent")
     assert set(engine.images) == {FOREIGN}
     assert not run_module(images, **options, recipes=_recipes(root), state="absent")["changed"]
+
+
+@pytest.mark.usefixtures("built")
+def test_images_that_lack_updates_are_built_again_once(
+    engine: Engine, run_module: Any, options: dict[str, Any], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = [Update("haproxy", "3.0.11-1", "3.0.11-1+deb13u2")]
+    monkeypatch.setattr(Upkeep, "updates", lambda _self: {PROXY: waiting})
+    # Nobody asks unless told to.
+    assert not run_module(images, **options, recipes=_recipes(root, build=False))["changed"]
+    options["updates"] = True
+    reason = "updates of Debian wait: haproxy 3.0.11-1 -> 3.0.11-1+deb13u2"
+    checked = run_module(images, check=True, **options, recipes=_recipes(root, build=False))
+    assert _acts(checked) == {PROXY: ("build", [reason])}
+    assert run_module(images, **options, recipes=_recipes(root, build=False))["to_build"] == ["proxy"]
+    engine.builds.clear()
+    assert _acts(run_module(images, **options, recipes=_recipes(root))) == {PROXY: ("build", [reason])}
+    # What Docker keeps of the former build must not be taken for this one.
+    assert [(build["tag"], build["nocache"]) for build in engine.builds] == [(PROXY, True)]
+    # A mirror that lags behind the archive is no reason to build for ever.
+    again = run_module(images, **options, recipes=_recipes(root))
+    assert not again["changed"]
+    assert f"{reason}; it was built for them before" in str(again["warnings"])
+
+
+@pytest.mark.usefixtures("built")
+def test_updates_of_the_base_bring_all_that_is_built_on_it(
+    run_module: Any, options: dict[str, Any], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = [Update("openssl", "3.5.1-1", "3.5.1-1+deb13u1")]
+    monkeypatch.setattr(
+        Upkeep, "updates", lambda _self: {"cavern/base:local": waiting, PROXY: waiting, SERVICE: waiting}
+    )
+    acts = _acts(run_module(images, **options, updates=True, recipes=_recipes(root)))
+    assert acts["cavern/base:local"][1] == ["updates of Debian wait: openssl 3.5.1-1 -> 3.5.1-1+deb13u1"]
+    assert acts[PROXY] == ("build", ["base is built"])
+    assert acts[SERVICE][1] == ["base is built", "tools is built"]
+
+
+@pytest.mark.usefixtures("built")
+def test_without_a_network_a_run_goes_on_as_if_nothing_waited(
+    run_module: Any, options: dict[str, Any], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def updates(_self: Upkeep) -> dict[str, list[Update]]:
+        raise ContentsError("cavern/base:local: E: Temporary failure resolving")
+
+    monkeypatch.setattr(Upkeep, "updates", updates)
+    result = run_module(images, **options, updates=True, recipes=_recipes(root, build=False))
+    assert not result["changed"]
+    assert "is unknown: cavern/base:local: E: Temporary failure resolving" in str(result["warnings"])
+
+
+@pytest.mark.usefixtures("built")
+def test_images_from_elsewhere_are_told_to_lack_updates(
+    run_module: Any, options: dict[str, Any], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Upkeep, "updates", lambda _self: {PROXY: [Update("haproxy", "1", "2")], SERVICE: []})
+    result = run_module(images, **options, updates=True, recipes=_recipes(root, build=False), source="load")
+    assert not result["changed"]
+    assert f"updates of Debian wait for {PROXY} (1): bring images that have them" in str(result["warnings"])

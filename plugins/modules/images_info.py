@@ -1,0 +1,121 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the Cavern deployment team
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: images_info
+short_description: How old the images are, and how many updates of Debian wait for them
+version_added: 0.1.0
+description:
+  - Tells of each image when it was made, and which of its packages have newer versions in Debian's archive of security
+    updates. That takes seconds. Where the archive cannot be asked, RV(unknown) says why.
+  - Takes what M(skasrc.cavern.images) takes.
+author:
+  - Cavern deployment team (@skasrc)
+extends_documentation_fragment: [skasrc.cavern.images]
+requirements:
+  - Python package docker >= 5
+attributes:
+  check_mode:
+    support: full
+    description: Nothing is ever changed.
+  diff_mode:
+    support: none
+    description: Nothing is ever changed.
+"""
+
+EXAMPLES = r"""
+- name: See how old the images are
+  skasrc.cavern.images_info:
+    images: [cavern/haproxy:local, cavern/vospace:local]
+    recipes: "{{ images_recipes }}"
+    updates: true
+"""
+
+RETURN = r"""
+images:
+  description: Each image that is present.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    name: {description: Its full name., type: str, sample: "cavern/haproxy:local"}
+    id: {description: Its id., type: str, sample: "sha256:0f1e"}
+    created: {description: When it was made., type: str, sample: "2026-11-29T19:12:03Z"}
+    age_days: {description: Whole days since then., type: int, sample: 12}
+    updates:
+      description:
+        - Packages with newer versions, if that is known; it is not without O(updates), nor of images without a recipe.
+      type: list
+      elements: str
+      sample: ["openssl 3.5.1-1 -> 3.5.1-1+deb13u1"]
+unknown:
+  description: Why it is not known which updates wait.
+  returned: where it was asked for and is not known
+  type: str
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible_collections.skasrc.cavern.plugins.module_utils import _image_store, _images, _sbom
+from ansible_collections.skasrc.cavern.plugins.module_utils._image_contents import ContentsError, Update
+from ansible_collections.skasrc.cavern.plugins.module_utils._image_upkeep import Upkeep
+
+
+def age_days(created: str) -> int:
+    """Whole days since an image was made."""
+    return (datetime.now(UTC) - datetime.fromisoformat(_sbom.moment(created))).days
+
+
+def look(options: dict[str, Any]) -> dict[str, Any]:
+    """What there is to tell. Errors: DockerException, if the engine does not answer."""
+    api = _image_store.connect(options["socket"], options["timeout"])
+
+    def inspect(image: str) -> dict[str, Any] | None:
+        try:
+            details: dict[str, Any] = api.inspect_image(image)
+        except _image_store.ImageNotFound:
+            return None
+        return details
+
+    upkeep = Upkeep(api, options, inspect)
+    updates: dict[str, list[Update]] = {}
+    result: dict[str, Any] = {}
+    if options["updates"]:
+        try:
+            updates = upkeep.updates()
+        except ContentsError as error:
+            result["unknown"] = str(error)
+    found = [(image, inspect(image)) for image in sorted(options["images"])]
+    result["images"] = [
+        {
+            "name": image,
+            "id": details["Id"],
+            "created": _sbom.moment(details["Created"]),
+            "age_days": age_days(details["Created"]),
+            "updates": [str(update) for update in updates[image]] if image in updates else None,
+        }
+        for image, details in found
+        if details
+    ]
+    return result
+
+
+def main() -> None:
+    module = AnsibleModule(_images.ARGUMENT_SPEC, supports_check_mode=True)
+    if _image_store.DOCKER_ERROR:
+        module.fail_json(msg=missing_required_lib("docker"), exception=_image_store.DOCKER_ERROR)
+    try:
+        result = look(module.params)
+    except _image_store.DockerException as error:
+        module.fail_json(msg=f"Docker Engine cannot be reached: {error}")
+    module.exit_json(changed=False, **result)
+
+
+if __name__ == "__main__":
+    main()
