@@ -221,7 +221,7 @@ class Host:
             reasons.append(f"mode was {status.st_mode & 0o7777:04o}, wanted {mode:04o}")
         if (uid, gid) != (status.st_uid, status.st_gid):
             reasons.append(f"owner was {status.st_uid}:{status.st_gid}, wanted {uid}:{gid}")
-        operator, _ = _files.owner_of(path.parent)
+        operator, _group = _files.owner_of(path.parent)
         reads = wanted["operator_reads"] and operator not in (0, uid)
         if reads and not _acl.may_read(path, operator):
             reasons.append(f"the operator, uid {operator}, may not read it")

@@ -18,10 +18,10 @@ from typing import Any
 from ansible_collections.skasrc.cavern.plugins.module_utils import _files, _sbom
 
 try:
-    from docker.errors import APIError, DockerException
+    from docker.errors import DockerException
     from requests.exceptions import RequestException
 except ImportError:
-    APIError, DockerException, RequestException = OSError, OSError, OSError
+    DockerException, RequestException = OSError, OSError
 
 NOBODY = "65534:65534"
 CA_BUNDLE = "/ca-bundle.crt"
@@ -151,8 +151,7 @@ class Contents:
 
     def file(self, image: str) -> Path:
         """The document of an image, by the last part of its name."""
-        assert self.directory
-        return self.directory / f"{image.rpartition('/')[2].rpartition(':')[0]}.cdx.json"
+        return (self.directory or Path()) / f"{image.rpartition('/')[2].rpartition(':')[0]}.cdx.json"
 
     def written(self, image: str, details: dict[str, Any]) -> dict[str, Any] | None:
         """The document of an image if it is written, and of this very image."""

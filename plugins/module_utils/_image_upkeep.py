@@ -19,7 +19,7 @@ from ansible_collections.skasrc.cavern.plugins.module_utils._image_contents impo
     Update,
 )
 
-Inspect = Callable[[str], dict[str, Any] | None]
+Inspect = Callable[[str], "dict[str, Any] | None"]
 
 
 def digest(updates: list[Update]) -> str:
@@ -87,7 +87,8 @@ class Upkeep:
     def write(self, images: list[str], connect: Callable[[], Any]) -> list[str]:
         """Write the documents of images, each over an own connection; what went wrong."""
         directory = self.contents.directory
-        assert directory
+        if directory is None:
+            return []
         _files.make_directory(directory, 0o755)
 
         def one(image: str) -> str | None:

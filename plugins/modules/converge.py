@@ -99,10 +99,10 @@ options:
             elements: dict
             default: []
             suboptions:
-              source: {description: Address of a service; without one, all other containers., type: str}
-              destination: {description: Address; without one, all of other machines., type: str}
-              ports: {description: TCP ports; without any, all., type: list, elements: int, default: []}
-              comment: {description: Who asks whom, for those who list the rules., type: str, default: ''}
+              source: {description: Address of a service; without it all other containers., type: str}
+              destination: {description: Address; without it all of other machines., type: str}
+              ports: {description: TCP ports; all if there are none., type: list, elements: int, default: []}
+              comment: {description: Who asks whom. It is shown where the rules are listed., type: str, default: ''}
   config_dir:
     description: Directory below which each service has its configuration files.
     type: path
