@@ -60,3 +60,21 @@ def test_a_member_of_many_groups_comes_in(stack: Deployment) -> None:
     ada = Space(stack, f"ada{uuid.uuid4().hex[:12]}", names)
     assert ada.get("/nodes?limit=0").headers["X-VO-Authenticated"] == ada.user
     assert mapper.logs().count(b"/gid") - before < 40
+    home = f"/home/{ada.user}"
+    assert ada.make(home).status_code == 201
+    try:
+        assert ada.put(f"{home}/f", b"ada's").status_code == 201
+        # Her rights fit into a URL.
+        parameters = {"DIRECTION": "pullFromVoSpace", "PROTOCOL": f"{CORE}httpsget"}
+        asked = ada.http.get(
+            f"{ada.url}/synctrans",
+            params={"TARGET": f"{ada.root}{home}/f", **parameters},
+            timeout=60,
+            allow_redirects=False,
+        )
+        assert "/preauth:" in asked.headers["Location"]
+        with stack.session() as anonymous:
+            assert anonymous.get(asked.headers["Location"], timeout=60).content == b"ada's"
+    finally:
+        ada.delete_tree(home)
+        Space(stack, ADMINISTRATOR).delete(home)
