@@ -12,7 +12,7 @@ from voservice.server import serve
 
 from vospace.config import Settings
 from vospace.main import MIGRATIONS
-from vospace.services.space import open_tree
+from vospace.space.space import open_tree
 from vospace.storage import keepers, transport
 from vospace.storage.tree import Tree
 

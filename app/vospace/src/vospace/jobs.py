@@ -29,7 +29,7 @@ from vospace.recursive.handlers import DELETE, SETPROPS, RecursiveHandlers
 from vospace.recursive.runner import RecursiveDelete, RecursiveUpdate
 from vospace.services.changes import Changes
 from vospace.services.preauth import Preauth
-from vospace.services.space import Space
+from vospace.space.space import Space
 from vospace.transfers.fetcher import Fetcher, FetchLimits, open_session
 from vospace.transfers.negotiation import Negotiator
 from vospace.transfers.runner import TransferRunner

@@ -40,7 +40,7 @@ from vospace.models.errors import Fault, QuotaExceeded
 from vospace.services.changes import Changes
 from vospace.services.identities import Identities, MappingUnavailable, Registry
 from vospace.services.preauth import Preauth
-from vospace.services.space import Space
+from vospace.space.space import Space
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 UMASK = 0o007

@@ -18,7 +18,7 @@ from voservice import database
 from voservice.testing import database_url, postgres
 from vospace.config import Settings
 from vospace.main import MIGRATIONS, build
-from vospace.services.space import Space
+from vospace.space.space import Space
 from vospace.storage.keepers import keeper
 
 __all__ = ["database_url", "postgres"]

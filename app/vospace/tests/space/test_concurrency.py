@@ -13,7 +13,8 @@ import sys
 import pytest
 from lxml import etree
 from vospace.models.caller import Caller
-from vospace.services.space import Space
+from vospace.space import create
+from vospace.space.space import Space
 from vospace.storage.staging import keep
 from vospace.storage.tree import Walk
 
@@ -138,13 +139,13 @@ async def test_a_name_is_given_once(client, second, ada, bob, box, document):
 
 async def test_a_container_is_whole_when_it_appears(client, ada, box, document, root, monkeypatch):
     """With its owner, its permissions and its properties: who comes at once is not refused."""
-    apply, before = Space._apply, []
+    apply, before = create.apply, []
 
-    def look(self, descriptor, change):
+    def look(kept, descriptor, change):
         before.extend(os.listdir(root / box[1:]))
-        apply(self, descriptor, change)
+        apply(kept, descriptor, change)
 
-    monkeypatch.setattr(Space, "_apply", look)
+    monkeypatch.setattr(create, "apply", look)
     properties = {"note": "1", f"{CORE}groupread": TEAM}
     answer = await client.put(
         f"/nodes{box}/c", content=document("ContainerNode", properties=properties), headers=ada
@@ -156,7 +157,7 @@ async def test_a_container_is_whole_when_it_appears(client, ada, box, document, 
     def fail(*_):
         raise OSError(5, "the disk is broken")
 
-    monkeypatch.setattr(Space, "_apply", fail)
+    monkeypatch.setattr(create, "apply", fail)
     answer = await client.put(f"/nodes{box}/d", content=document("ContainerNode"), headers=ada)
     assert answer.status_code == 500
     assert os.listdir(root / box[1:]) == ["c"]

@@ -19,7 +19,7 @@ from vospace.models.caller import Caller
 from vospace.models.errors import DuplicateNode, Fault, NodeNotFound, PermissionDenied
 from vospace.models.node import Change
 from vospace.models.uri import Path
-from vospace.services.space import Space
+from vospace.space.space import Space
 
 TEAM = 900_001
 ADMIN = Caller("cavernadmin", 9999, 9999, frozenset({9999}), frozenset(), "token")

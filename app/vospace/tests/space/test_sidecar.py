@@ -15,7 +15,7 @@ import pytest
 from lxml import etree
 from vospace.__main__ import main
 from vospace.config import Settings
-from vospace.services.space import open_tree
+from vospace.space.space import open_tree
 from vospace.storage import identity as identities
 from vospace.storage import keepers, transport
 from vospace.storage.keepers import Sidecar

@@ -32,7 +32,8 @@ from vospace.bulk.targets import Target, Targets, failed
 from vospace.config import Settings
 from vospace.models.caller import Caller
 from vospace.models.errors import Fault
-from vospace.services.space import Space, Upload
+from vospace.space.space import Space
+from vospace.space.write import Upload
 from vospace.storage.system_calls import sync_file_system
 from vospace.transfers.commit import uninterrupted
 from vospace.transfers.errors import FetchFailed

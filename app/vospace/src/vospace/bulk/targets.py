@@ -14,7 +14,8 @@ from vospace.bulk.model import Finished, IfExists, Row, RowState
 from vospace.models.caller import Caller
 from vospace.models.errors import DuplicateNode, Fault, InvalidArgument, InvalidURI
 from vospace.models.uri import Path
-from vospace.services.space import Located, Space
+from vospace.space.lookup import Located
+from vospace.space.space import Space
 from vospace.storage import attributes
 from vospace.storage.tree import Kind, Status
 from vospace.transfers.fetcher import Fetched

@@ -20,7 +20,8 @@ from vospace.models.errors import InvalidArgument, QuotaExceeded
 from vospace.models.sizes import byte_count
 from vospace.models.uri import Path, decode_path
 from vospace.services.preauth import PREFIX, Mode, Preauth
-from vospace.services.space import OpenFile, Space
+from vospace.space.lookup import OpenFile
+from vospace.space.space import Space
 from vospace.storage import attributes
 from vospace.transfers.errors import FetchFailed
 from vospace.transfers.sinks import FileSink

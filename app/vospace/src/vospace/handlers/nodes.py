@@ -38,7 +38,7 @@ from vospace.models.node import Change, Node
 from vospace.models.uri import MAX_PATH, Path, check_name, decode_path, encode_path
 from vospace.services.changes import Changes, names_groups
 from vospace.services.identities import Identities
-from vospace.services.space import Space
+from vospace.space.space import Space
 from vospace.uws.parameters import Parameters, require_xml
 
 PAGE = 1000

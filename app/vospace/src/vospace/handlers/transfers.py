@@ -10,7 +10,7 @@ from voservice.vosi import CERTIFICATE, TOKEN
 
 from vospace.models.caller import Caller
 from vospace.models.errors import Fault, InvalidArgument, JobNotFound, PermissionDenied
-from vospace.services.space import Space
+from vospace.space.space import Space
 from vospace.transfers.documents import (
     BIDIRECTIONAL,
     PULL_FROM,

@@ -8,6 +8,8 @@ from typing import Any, Literal
 from vospace.models.errors import PermissionDenied
 
 Method = Literal["anonymous", "token", "certificate"]
+Ids = tuple[int, int]
+"""uid and gid of an owner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Caller:
         return self.uid is None
 
     @property
-    def ids(self) -> tuple[int, int]:
+    def ids(self) -> Ids:
         """uid and gid of what he makes. Raises PermissionDenied for an anonymous caller."""
         if self.uid is None or self.gid is None:
             raise PermissionDenied("anonymous callers own nothing")

@@ -13,7 +13,8 @@ from vospace.models.uri import Path
 from vospace.package.members import Member, members
 from vospace.package.tar_stream import TarStream
 from vospace.package.zip_stream import STORED_BLOCK, ZipStream
-from vospace.services.space import OpenFile, Space
+from vospace.space.lookup import OpenFile
+from vospace.space.space import Space
 from vospace.storage.tree import Kind
 
 TAR = "application/x-tar"

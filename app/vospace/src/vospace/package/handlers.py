@@ -12,7 +12,7 @@ from voservice.browsers import SANDBOX
 from vospace.models.caller import Caller
 from vospace.models.errors import InvalidArgument, JobNotFound, ServiceBusy
 from vospace.package.archive import STREAMS, TAR, ZIP, packed
-from vospace.services.space import Space
+from vospace.space.space import Space
 from vospace.transfers.commit import uninterrupted
 from vospace.transfers.documents import PARAM_FORMAT, read_transfer
 from vospace.uws.executor import Executor, Run

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from vospace.models.caller import Caller
 from vospace.models.errors import Fault, NodeNotFound
 from vospace.models.uri import MAX_NAME, Path
-from vospace.services.space import Space
+from vospace.space.space import Space
 from vospace.storage.tree import Kind
 
 _LONGEST = 0xFFFF

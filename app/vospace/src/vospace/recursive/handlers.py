@@ -12,7 +12,7 @@ from vospace.models.caller import Caller
 from vospace.models.errors import InvalidArgument, PermissionDenied
 from vospace.recursive.runner import change_record
 from vospace.services.changes import Changes, names_groups
-from vospace.services.space import Space
+from vospace.space.space import Space
 from vospace.uws.model import Job, Parameter
 from vospace.uws.parameters import document_or_parameters, read_parameters, wants_run
 from vospace.uws.service import JobService, Owner

@@ -12,7 +12,7 @@ from vospace.models.caller import Caller
 from vospace.models.errors import Fault, InvalidArgument, NodeNotFound
 from vospace.models.node import Change
 from vospace.models.uri import Path
-from vospace.services.space import Space
+from vospace.space.space import Space
 from vospace.storage.tree import Kind
 from vospace.transfers.copying import Flag
 from vospace.transfers.faults import job_failure

@@ -13,7 +13,7 @@ from vospace.models.errors import InvalidArgument
 ACCESS = "system.posix_acl_access"
 DEFAULT = "system.posix_acl_default"
 
-READ, WRITE = 4, 2
+READ, WRITE, EXECUTE = 4, 2, 1
 
 _VERSION = 2
 _HEADER = struct.Struct("<I")
@@ -55,7 +55,7 @@ def copy(source: int, target: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Acl:
-    """Permission bits (r=4, w=2, x=1); `groups` are those of named groups by gid, already masked on reading."""
+    """Permission bits; `groups` are those of named groups by gid, already masked on reading."""
 
     user: int
     group: int

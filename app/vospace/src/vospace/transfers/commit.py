@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from vospace.models.caller import Caller
 from vospace.models.uri import Path
-from vospace.services.space import Space, Upload
+from vospace.space.space import Space
+from vospace.space.write import Upload
 from vospace.uws.executor import Run
 from vospace.uws.model import Outcome
 

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from vospace.models.caller import Caller
 from vospace.models.errors import InvalidArgument, NodeNotFound
 from vospace.models.uri import STAGING_PREFIX, Path
-from vospace.services.space import Space, Upload
+from vospace.space.space import Space
+from vospace.space.write import Upload
 from vospace.storage.tree import Kind
 from vospace.transfers.commit import move, place, uninterrupted
 from vospace.uws.executor import Run

@@ -21,7 +21,7 @@ from vospace.models.errors import (
 from vospace.models.sizes import byte_count
 from vospace.models.uri import Path, encode_path
 from vospace.services.preauth import PREFIX, Mode, Preauth
-from vospace.services.space import Space
+from vospace.space.space import Space
 from vospace.storage.tree import Kind
 from vospace.transfers.documents import (
     CORE,

@@ -13,7 +13,7 @@ from vospace.models.caller import Caller
 from vospace.models.errors import Fault, InvalidArgument, ProtocolNotSupported
 from vospace.models.sizes import byte_count
 from vospace.models.uri import Path
-from vospace.services.space import Space
+from vospace.space.space import Space
 from vospace.transfers.commit import move, place
 from vospace.transfers.copying import Copier
 from vospace.transfers.documents import (

@@ -12,7 +12,7 @@ import aiohttp
 from voservice.answers import field_value
 from voservice.sources import SourcePolicy, SourceRefused
 
-from vospace.services.space import OpenFile
+from vospace.space.lookup import OpenFile
 from vospace.storage import attributes
 from vospace.transfers.errors import FetchFailed
 from vospace.transfers.fetcher import PASSING_STATUS, FetchLimits

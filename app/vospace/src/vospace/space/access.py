@@ -37,6 +37,10 @@ class Rules:
         """Whether the nodes of a container are everybody's own: so at the root and in the parents of allocations."""
         return not path or path in self.allocation_parents
 
+    def administers(self, caller: Caller, container: Path) -> bool:
+        """Whether the administrator asks, and for a node of the containers that he looks after."""
+        return self.is_admin(caller) and self.is_shared(container)
+
 
 class Gate:
     """Lets one caller through the containers on the way to a node, and remembers what applies to what is below."""

@@ -12,13 +12,14 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path as FilePath
 
 from vospace.models.errors import QuotaExceeded
 from vospace.models.uri import Path
+from vospace.storage.tree import Tree, Walk
 
 NAME = ".vospace-usage"
 MAX_AGE = 60.0
@@ -35,14 +36,14 @@ class _Record:
 
 
 class Usage:
-    """Bytes below containers with a quota; `count` tells them anew by a container's path."""
+    """Bytes below the containers of a tree that have a quota, kept in `directory`."""
 
-    def __init__(self, directory: FilePath, count: Callable[[Path], int]) -> None:
+    def __init__(self, directory: FilePath, tree: Tree) -> None:
         self._directory = directory / NAME
         self._directory.mkdir(mode=0o700, exist_ok=True)
         self._edition = self._directory / "edition"
         self._edition.touch(mode=0o600)
-        self._count = count
+        self._tree = tree
 
     def room(self, path: Path, limit: int, size: int = 1) -> int:
         """Bytes left of `limit`. Raises QuotaExceeded if they are fewer than `size`."""
@@ -85,6 +86,11 @@ class Usage:
             os.utime(descriptor, ns=(after, after))
         finally:
             os.close(descriptor)
+
+    def _count(self, path: Path) -> int:
+        """Bytes below a container."""
+        with Walk(self._tree, lambda _: None).container(path) as directory:
+            return measure(directory.descriptor)
 
     def _make_room(self, record: _Record, path: Path, limit: int, size: int) -> None:
         age = time.time() - record.counted

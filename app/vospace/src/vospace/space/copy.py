@@ -1,0 +1,80 @@
+"""Copy nodes, one at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from vospace.models.caller import Caller
+from vospace.models.node import Change
+from vospace.models.uri import Path
+from vospace.space.access import QUOTA
+from vospace.space.create import Creator
+from vospace.space.describe import Descriptions
+from vospace.space.lookup import Lookup
+from vospace.space.write import Upload, Writer
+from vospace.storage import attributes
+from vospace.storage.staging import keep
+from vospace.storage.tree import Directory
+
+COPY_BLOCK = 8 << 20
+
+
+class Copies:
+    """Copies nodes with their properties; the copies are the caller's."""
+
+    def __init__(self, lookup: Lookup, descriptions: Descriptions, writer: Writer, creator: Creator) -> None:
+        self._lookup = lookup
+        self._descriptions = descriptions
+        self._writer = writer
+        self._creator = creator
+
+    def copy_container(self, caller: Caller, source: Path, target: Path) -> None:
+        """A new empty container with the properties of another."""
+        node = self._descriptions.node(caller, source)
+        kept = {key: value for key, value in node.properties.items() if key not in (QUOTA, attributes.LOCKED)}
+        self._creator.create_container(caller, target, Change(properties=kept))
+
+    def build_container(self, caller: Caller, source: Path, staging: Path) -> Directory:
+        """As `copy_container`, under a reserved name, which is swept away should the process die before it closes what
+        is returned."""
+        self.copy_container(caller, source, staging)
+        with self._lookup.locate(caller, staging) as place:
+            directory = place.directory.open_directory(place.name)
+        keep(directory)
+        return directory
+
+    def copy_link(self, caller: Caller, source: Path, target: Path) -> None:
+        """A link to the same place; one that leads out of the space is left out."""
+        node = self._descriptions.node(caller, source)
+        if isinstance(node.target, tuple):
+            self._creator.create_link(caller, target, node.target)
+
+    def copy_file(
+        self, caller: Caller, source: Path, target: Path, cancelled: Callable[[], bool]
+    ) -> Upload | None:
+        """Stage a copy of a data node with its properties, for the caller to `place`; None if `cancelled()` said so."""
+        opened = self._lookup.open(caller, source)
+        try:
+            upload = self._writer.upload(caller, target, replace=False)
+            try:
+                size = opened.status.stat.st_size
+                upload.check_room(size)
+                done = 0
+                while done < size:
+                    if cancelled():
+                        upload.close()
+                        return None
+                    count = os.copy_file_range(
+                        opened.descriptor, upload.descriptor, min(COPY_BLOCK, size - done)
+                    )
+                    if count == 0:
+                        break
+                    done += count
+                upload.prepare({k: v for k, v in opened.properties.items() if k != attributes.LOCKED})
+                return upload
+            except BaseException:
+                upload.close()
+                raise
+        finally:
+            os.close(opened.descriptor)

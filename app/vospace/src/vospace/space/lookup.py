@@ -1,0 +1,157 @@
+"""Find nodes by their paths, and open files for reading."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from vospace.models.caller import Caller
+from vospace.models.errors import ContainerNotFound, Fault, InvalidArgument, NodeNotFound, PermissionDenied
+from vospace.models.uri import Path
+from vospace.space.access import Gate, Rules
+from vospace.space.usage import Usage
+from vospace.storage.tree import Directory, Kind, Status, Tree, Walk
+
+
+@dataclass(slots=True)
+class Located:
+    """A place in the space: an open container, a name in it, and the caller's gate there."""
+
+    directory: Directory
+    name: str
+    gate: Gate
+
+    @property
+    def path(self) -> Path:
+        return (*self.directory.path, self.name)
+
+    @property
+    def kind(self) -> Kind | None:
+        return self.directory.kind(self.name)
+
+
+@dataclass(slots=True)
+class OpenFile:
+    """A data node open for reading; the reader closes `descriptor`."""
+
+    path: Path
+    descriptor: int
+    status: Status
+    properties: Mapping[str, str]
+
+
+class Lookup:
+    """Finds nodes, as far as a caller may read the containers above them."""
+
+    def __init__(self, rules: Rules, tree: Tree, usage: Usage) -> None:
+        self._rules = rules
+        self._tree = tree
+        self._usage = usage
+
+    @contextmanager
+    def locate(self, caller: Caller, path: Path, *, follow: bool = False) -> Iterator[Located]:
+        """The place of a node, which may be missing; `follow` a link in the last step. Raises NodeNotFound if a
+        container above is missing, PermissionDenied if one is not readable."""
+        place = self.place(caller, path, follow=follow)
+        try:
+            yield place
+        finally:
+            place.directory.close()
+
+    def place(self, caller: Caller, path: Path, *, follow: bool = False) -> Located:
+        """As `locate`; who calls closes the directory."""
+        gate = Gate(self._rules, caller)
+        gate.edition = self._usage.edition
+        directory, name = Walk(self._tree, gate).parent(path, follow_leaf=follow)
+        return Located(directory, name, gate)
+
+    def resolve(self, caller: Caller, path: Path) -> Path:
+        """The path with all links followed, the last included; the node itself may be missing."""
+        if not path:
+            return path
+        with self.locate(caller, path, follow=True) as place:
+            return place.path
+
+    @contextmanager
+    def existing(self, caller: Caller, path: Path, *, follow: bool = False) -> Iterator[Located]:
+        try:
+            place = self.place(caller, path, follow=follow)
+        except ContainerNotFound:
+            raise NodeNotFound(self._rules.naming.uri(path)) from None
+        try:
+            if place.kind is None:
+                raise NodeNotFound(self._rules.naming.uri(path))
+            yield place
+        finally:
+            place.directory.close()
+
+    @contextmanager
+    def opened(self, place: Located) -> Iterator[int]:
+        if place.kind is Kind.CONTAINER:
+            try:
+                opened = place.directory.open_directory(place.name)
+            except (FileNotFoundError, NotADirectoryError):
+                raise NodeNotFound(self._rules.naming.uri(place.path)) from None
+            with opened:
+                yield opened.descriptor
+            return
+        try:
+            descriptor = place.directory.open_file(place.name)
+        except FileNotFoundError:
+            raise NodeNotFound(self._rules.naming.uri(place.path)) from None
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def open_data(self, place: Located) -> tuple[int, dict[str, str]]:
+        """A descriptor of a data node, and its properties. Where these are kept beside the files, one that was replaced
+        since it was opened may have lost them: then what replaced it is opened. Raises NodeNotFound."""
+        while True:
+            try:
+                descriptor = place.directory.open_file(place.name)
+            except FileNotFoundError:
+                raise NodeNotFound(self._rules.naming.uri(place.path)) from None
+            try:
+                properties = self._tree.properties.read(descriptor)
+                there = place.directory.stat(place.name)
+                if there is not None and os.path.samestat(there, os.fstat(descriptor)):
+                    return descriptor, properties
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)
+
+    def open(self, caller: Caller, path: Path, *, read: bool = True) -> OpenFile:
+        """Open a data node to read it, links followed, or only to see what can be said of it, which takes no right to
+        the node itself (as its document, and as Cavern has it). Raises NodeNotFound, PermissionDenied,
+        InvalidArgument."""
+        if not path:
+            raise InvalidArgument("not a data node")
+        with self.existing(caller, path, follow=True) as place:
+            descriptor, properties = self.open_data(place)
+            try:
+                status = Status.of(descriptor)
+                if read and not place.gate.may_read(status):
+                    raise PermissionDenied(self._rules.naming.uri(place.path))
+                return OpenFile(place.path, descriptor, status, properties)
+            except BaseException:
+                os.close(descriptor)
+                raise
+
+    def stamp(self, caller: Caller, path: Path) -> list[int]:
+        """What tells a node from any other, as `Upload.stamp`."""
+        with self.existing(caller, path) as place:
+            found = place.directory.stat(place.name)
+            if found is None:
+                raise NodeNotFound(self._rules.naming.uri(path))
+            return [found.st_ino, found.st_size, found.st_mtime_ns]
+
+    def has_stamp(self, caller: Caller, path: Path, stamp: list[int]) -> bool:
+        """Whether the node with that stamp is at that path."""
+        try:
+            return self.stamp(caller, path) == stamp
+        except Fault:
+            return False

@@ -1,0 +1,40 @@
+"""Find the quota that applies to a place, and how much of it is left."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from vospace.models.errors import Fault
+from vospace.models.uri import Path
+from vospace.space.access import Gate, Rules
+from vospace.space.lookup import Located
+from vospace.space.usage import Usage
+from vospace.storage.tree import Tree, Walk
+
+
+class Quotas:
+    """The quotas of containers, as they are now."""
+
+    def __init__(self, rules: Rules, tree: Tree, usage: Usage) -> None:
+        self._rules = rules
+        self._tree = tree
+        self._usage = usage
+
+    def room(self, place: Located, size: int = 1) -> int | None:
+        """Bytes that may be written there, None without a quota. Raises QuotaExceeded if they are fewer than `size`."""
+        quota = self.of(place)
+        return None if quota is None else self._usage.room(*quota, size)
+
+    def of(self, place: Located) -> tuple[Path, int] | None:
+        """The container whose quota binds what is written there, and that quota as it is now."""
+        edition = self._usage.edition
+        if edition != place.gate.edition:
+            gate = Gate(self._rules, place.gate.caller)
+            with suppress(Fault):  # moved meanwhile: what it was found under goes on
+                Walk(self._tree, gate.note).container(place.directory.path).close()
+                place.gate.quota, place.gate.edition = gate.quota, edition
+        return place.gate.quota
+
+    def forget(self, place: Located) -> None:
+        if place.gate.quota is not None:
+            self._usage.forget(place.gate.quota[0])

@@ -1,0 +1,184 @@
+"""Write data nodes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+
+from vospace.models.caller import Caller, Ids
+from vospace.models.errors import DuplicateNode, InvalidArgument
+from vospace.models.uri import Path
+from vospace.space.access import Rules
+from vospace.space.lookup import Located, Lookup
+from vospace.space.quota import Quotas
+from vospace.space.usage import Usage
+from vospace.storage.locks import Locks
+from vospace.storage.staging import StagedFile
+from vospace.storage.tree import Kind, Status
+
+Condition = Callable[[os.stat_result | None], None]
+
+
+class Upload:
+    """A data node being written. Write to `descriptor`, then `commit`; `close` in any case."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        place: Located,
+        *,
+        exists: bool,
+        replace: bool,
+        keep_properties: bool,
+        require: Condition | None = None,
+        owned: bool = True,
+    ) -> None:
+        """`owned`: the place's directory is closed with the upload. `require` is asked again when it is placed."""
+        self._keep_properties = keep_properties
+        self._exists = exists
+        self._owned = owned
+        self._require = require
+        self._reserved: tuple[Path, int] | None = None
+        self._locks = writer.locks
+        self._quotas = writer.quotas
+        self._usage = writer.usage
+        self._check = writer.check_upload
+        self._place = place
+        self._replace = replace
+        self.room = self._quotas.room(place)
+        self._staged = StagedFile(place.directory)
+
+    @property
+    def path(self) -> Path:
+        return self._place.path
+
+    @property
+    def descriptor(self) -> int:
+        return self._staged.descriptor
+
+    @property
+    def stamp(self) -> list[int]:
+        return self._staged.stamp
+
+    def check_room(self, size: int) -> None:
+        """Raises QuotaExceeded if a file of that many bytes does not fit. May have to count, so call it in a thread."""
+        if self.room is not None and size > self.room:
+            self.room = self._quotas.room(self._place, size)
+
+    def prepare(
+        self, properties: Mapping[str, str | None], *, sync: bool = True, owner: Ids | None = None
+    ) -> None:
+        """Give it its owner, the caller if no other is given, and properties (an existing node keeps its own) and make
+        the bytes durable."""
+        if (quota := self._quotas.of(self._place)) is not None:
+            size = os.fstat(self.descriptor).st_size
+            self._usage.reserve(*quota, size)
+            self._reserved = (quota[0], size)
+        caller = self._place.gate.caller
+        if self._exists and self._staged.inherit(self._place.name, properties=self._keep_properties):
+            self._place.directory.properties.write(self.descriptor, properties)
+        else:
+            self._staged.own(*(owner or caller.ids), properties)
+        if sync:
+            self._staged.sync()
+
+    def place(self, *, replace: bool | None = None, sync: bool = True) -> None:
+        """Make the node visible. Raises DuplicateNode if there is one and it is not to be replaced, and what
+        `Writer.upload` raises if what is there has become another since."""
+        name = self._place.name
+        with self._locks.held(self._place.directory, name):
+            kind = self._place.kind
+            if self._require is not None:
+                self._require(self._place.directory.stat(name))
+            if not (self._replace if replace is None else replace):
+                self._staged.place(name)
+            else:
+                if kind is not None or self._exists:
+                    # What is there now may be another's: the name has been free, or has been given anew, since.
+                    self._exists = self._check(self._place, replace=True)
+                if kind is None:
+                    self._staged.place(name)
+                else:
+                    if self._staged.inherit(name, properties=self._keep_properties):
+                        self._staged.sync()
+                    self._staged.replace(name)
+        self._settle(added=True)
+        if sync:
+            self._place.directory.sync()
+
+    def _settle(self, *, added: bool) -> None:
+        if self._reserved is not None:
+            self._usage.settle(*self._reserved, added=added)
+            self._reserved = None
+
+    def commit(self, properties: Mapping[str, str | None]) -> None:
+        """`prepare` and `place`."""
+        self.prepare(properties)
+        self.place()
+
+    def close(self) -> None:
+        self._staged.close()
+        self._settle(added=False)
+        if self._owned:
+            self._place.directory.close()
+
+
+class Writer:
+    """Begins to write data nodes, each by an `Upload`."""
+
+    def __init__(self, rules: Rules, locks: Locks, usage: Usage, lookup: Lookup, quotas: Quotas) -> None:
+        self._rules = rules
+        self._lookup = lookup
+        self.locks = locks
+        self.quotas = quotas
+        self.usage = usage
+
+    def upload(
+        self,
+        caller: Caller,
+        path: Path,
+        *,
+        replace: bool = True,
+        keep_properties: bool = True,
+        follow: bool = True,
+        require: Condition | None = None,
+    ) -> Upload:
+        """Begin to write a data node, or, with `follow`, the one that a link leads to. The containers above must exist;
+        an existing node is replaced at the end, or refused by DuplicateNode. `require` raises if what is there, or that
+        nothing is, is not what was expected: now and at the end. Raises PermissionDenied, NodeLocked, QuotaExceeded,
+        InvalidArgument (no data node)."""
+        if not path:
+            raise InvalidArgument("the root is not a data node")
+        place = self._lookup.place(caller, path, follow=follow)
+        try:
+            exists = self.check_upload(place, replace=replace)
+            if require is not None:
+                require(place.directory.stat(place.name))
+            return Upload(
+                self, place, exists=exists, replace=replace, keep_properties=keep_properties, require=require
+            )
+        except BaseException:
+            place.directory.close()
+            raise
+
+    def upload_at(self, place: Located, exists: bool) -> Upload:
+        """As `upload`, at a place that was checked and whose directory stays the caller's."""
+        return Upload(self, place, exists=exists, replace=True, keep_properties=False, owned=False)
+
+    def check_upload(self, place: Located, *, replace: bool) -> bool:
+        """Whether there is a node that would be replaced. Raises as `upload` does."""
+        match place.kind:
+            case None:
+                place.gate.require_create(place.directory, place.name)
+            case Kind.DATA:
+                if not replace:
+                    raise DuplicateNode(self._rules.naming.uri(place.path))
+                descriptor = place.directory.open_file(place.name)
+                try:
+                    place.gate.require_write(Status.of(descriptor), place.directory, descriptor, place.path)
+                finally:
+                    os.close(descriptor)
+                return True
+            case _:
+                raise InvalidArgument(f"not a data node: {self._rules.naming.uri(place.path)}")
+        return False
