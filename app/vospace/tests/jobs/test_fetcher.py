@@ -12,10 +12,10 @@ from dataclasses import replace
 import aiohttp
 import pytest
 from voservice.sources import SourcePolicy, SourceRefused
-from vospace.transfers.errors import FetchFailed
+from vospace.models.errors import TransferFailed
+from vospace.storage.sinks import FileSink, MemorySink
 from vospace.transfers.expected import Expected, adler32_hex, md5_hex
 from vospace.transfers.fetcher import Fetcher, FetchLimits, open_session
-from vospace.transfers.sinks import FileSink, MemorySink
 
 BODY = bytes(range(256)) * 20_000
 MD5 = hashlib.md5(BODY, usedforsecurity=False).hexdigest()
@@ -107,9 +107,9 @@ async def test_a_stalled_source_is_given_up_and_resumed(fetcher, source, descrip
 
 async def test_attempts_end(fetcher, source):
     source.script = ["status:503"] * 10
-    with pytest.raises(FetchFailed) as caught:
+    with pytest.raises(TransferFailed) as caught:
         await fetcher.fetch(source.url("/d/f"), MemorySink(), Expected())
-    assert (caught.value.fault, caught.value.transient) == ("TransferFailed", True)
+    assert (caught.value.name, caught.value.transient) == ("TransferFailed", True)
     assert len(source.requests) == LIMITS.attempts
 
 
@@ -122,14 +122,14 @@ async def test_attempts_end(fetcher, source):
     ],
 )
 async def test_what_was_asked_for_is_compared(fetcher, source, expected, fault):
-    with pytest.raises(FetchFailed) as caught:
+    with pytest.raises(TransferFailed) as caught:
         await fetcher.fetch(source.url("/d/f"), MemorySink(), expected)
-    assert (caught.value.fault, caught.value.transient) == (fault, False)
+    assert (caught.value.name, caught.value.transient) == (fault, False)
 
 
 async def test_what_the_source_states_is_compared(fetcher, source):
     source.digest = source.md5_digest(b"something else")
-    with pytest.raises(FetchFailed, match="stated by the source"):
+    with pytest.raises(TransferFailed, match="stated by the source"):
         await fetcher.fetch(source.url("/d/f"), MemorySink(), Expected())
     source.digest = source.md5_digest(BODY)
     assert (await fetcher.fetch(source.url("/d/f"), MemorySink(), Expected())).md5 == MD5
@@ -137,18 +137,18 @@ async def test_what_the_source_states_is_compared(fetcher, source):
 
 async def test_size_limit(session, fetcher, source):
     small = Fetcher(session, SourcePolicy([source.base]), replace(LIMITS, max_bytes=1000))
-    with pytest.raises(FetchFailed, match="larger than the limit"):
+    with pytest.raises(TransferFailed, match="larger than the limit"):
         await small.fetch(source.url("/d/f"), MemorySink(), Expected())
 
 
 async def test_missing_and_refused(fetcher, source):
-    with pytest.raises(FetchFailed) as missing:
+    with pytest.raises(TransferFailed) as missing:
         await fetcher.fetch(source.url("/d/none"), MemorySink(), Expected())
-    assert missing.value.fault == "SourceNotFound"
+    assert missing.value.name == "SourceNotFound"
     source.script = ["status:403"]
-    with pytest.raises(FetchFailed) as refused:
+    with pytest.raises(TransferFailed) as refused:
         await fetcher.fetch(source.url("/d/f"), MemorySink(), Expected())
-    assert (refused.value.fault, refused.value.transient) == ("TransferFailed", False)
+    assert (refused.value.name, refused.value.transient) == ("TransferFailed", False)
 
 
 async def test_redirects_only_inside(fetcher, source, descriptor):
@@ -157,15 +157,15 @@ async def test_redirects_only_inside(fetcher, source, descriptor):
     for location in ("/elsewhere", "http://169.254.169.254/latest/", "//localhost/d/f", "file:///etc/passwd"):
         source.requests.clear()
         source.script = [f"redirect:{location}"]
-        with pytest.raises(FetchFailed) as caught:
+        with pytest.raises(TransferFailed) as caught:
             await fetcher.fetch(source.url("/d/f"), MemorySink(), Expected())
-        assert caught.value.fault == "InvalidArgument"
+        assert caught.value.name == "InvalidArgument"
         assert len(source.requests) == 1
 
 
 async def test_redirect_loop(fetcher, source):
     source.script = ["redirect:/d/f"] * 20
-    with pytest.raises(FetchFailed, match="redirects"):
+    with pytest.raises(TransferFailed, match="redirects"):
         await fetcher.fetch(source.url("/d/f"), MemorySink(), Expected())
 
 

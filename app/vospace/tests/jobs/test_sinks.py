@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from vospace.models.errors import TransferFailed
+from vospace.storage.sinks import BLOCK, BLOCKS, LARGE_BLOCK, LARGE_FILES, FileSink
 from vospace.storage.system_calls import bypass_cache
-from vospace.transfers.errors import FetchFailed
-from vospace.transfers.sinks import BLOCK, BLOCKS, LARGE_BLOCK, LARGE_FILES, FileSink
 
 # More blocks, the first of the usual size and large ones, than are in memory at once.
 BODY = os.urandom(BLOCK + (BLOCKS + 1) * LARGE_BLOCK) + b"a rest"
@@ -100,9 +100,9 @@ async def test_a_full_disk_is_told() -> None:
     sink = FileSink(descriptor)
     try:
         await sink.write(b"x" * BLOCK)
-        with pytest.raises(FetchFailed) as failure:
+        with pytest.raises(TransferFailed) as failure:
             await sink.flush()
-        assert failure.value.fault == "QuotaExceeded"
+        assert failure.value.name == "QuotaExceeded"
     finally:
         await sink.close()
         os.close(descriptor)
@@ -138,7 +138,7 @@ async def test_a_failed_block_is_forgotten_by_a_restart(descriptor: int, sink: F
     try:
         os.dup2(read_only, descriptor)
         await sink.write(BODY[: BLOCK + 2 * LARGE_BLOCK])
-        with pytest.raises(FetchFailed):
+        with pytest.raises(TransferFailed):
             await sink.flush()
         os.dup2(whole, descriptor)
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import hashlib
 import os
 
@@ -187,3 +188,23 @@ async def test_a_new_file_keeps_the_owner_of_the_old(client, ada, bob, box, docu
     assert (await client.put(f"/files{box}/f", content=b"2", headers=bob)).status_code == 201
     assert (root / box[1:] / "f").stat().st_uid == 10001
     assert stored(root / box[1:] / "f")["note"] == "kept"
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "text"),
+    [
+        (errno.ENOSPC, 413, "QuotaExceeded: No space left on device\n"),
+        (errno.EIO, 500, "InternalFault: writing failed: Input/output error\n"),
+    ],
+)
+async def test_a_disk_that_fails_is_the_answer(client, ada, file, root, monkeypatch, number, status, text):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vospace.storage.sinks.os.write", fail)
+        answer = await client.put(file, content=b"other", headers=ada)
+    assert (answer.status_code, answer.text) == (status, text)
+    kept = root / file.removeprefix("/files/")
+    assert kept.read_bytes() == BODY
+    assert os.listdir(kept.parent) == ["f.bin"]

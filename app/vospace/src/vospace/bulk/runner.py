@@ -31,14 +31,13 @@ from vospace.bulk.store import RowStore
 from vospace.bulk.targets import Target, Targets, failed
 from vospace.config import Settings
 from vospace.models.caller import Caller
-from vospace.models.errors import Fault
+from vospace.models.errors import Fault, TransferFailed
 from vospace.space.space import Space
 from vospace.space.write import Upload
+from vospace.storage.sinks import FileSink, MemorySink, storage_failure
 from vospace.storage.system_calls import sync_file_system
 from vospace.transfers.commit import uninterrupted
-from vospace.transfers.errors import FetchFailed
 from vospace.transfers.fetcher import Fetched, Fetcher
-from vospace.transfers.sinks import FileSink, MemorySink, storage_failure
 from vospace.uws.executor import Run
 from vospace.uws.model import ErrorSummary, ExecutionPhase, Outcome, Result
 
@@ -358,19 +357,10 @@ def _finished(item: Arrived, state: RowState) -> Finished:
 
 def _unfetched(target: Target, error: Exception) -> Finished:
     """How a row ends over an error, whatever it is: it is no other row's."""
-    if isinstance(error, Fault):
-        return failed(target.row, target.started, error)
-    if not isinstance(error, FetchFailed):
+    if not isinstance(error, Fault):
         logger.error("row %d of a bulk pull failed unexpectedly", target.row.index, exc_info=error)
-        error = FetchFailed("InternalFault", f"{target.row.target}: {type(error).__name__}")
-    return Finished(
-        target.row.index,
-        RowState.ERROR,
-        target.started,
-        fault=error.fault,
-        detail=error.detail,
-        transient=error.transient,
-    )
+        error = TransferFailed("InternalFault", f"{target.row.target}: {type(error).__name__}")
+    return failed(target.row, target.started, error)
 
 
 def _single(error: BaseExceptionGroup) -> BaseException:

@@ -20,7 +20,7 @@ from voservice.digests import ADLER32, MD5
 
 from vospace.models.errors import ChecksumMismatch, InvalidArgument
 from vospace.storage import attributes
-from vospace.transfers.sinks import FileSink
+from vospace.storage.sinks import FileSink
 
 _SIZES = {MD5: 16, ADLER32: 4, "sha1": 20, "sha256": 32, "sha512": 64}
 _INSTANCE = {"md5": MD5, "adler32": ADLER32, "sha": "sha1", "sha-256": "sha256", "sha-512": "sha512"}

@@ -16,15 +16,14 @@ from voservice.browsers import SANDBOX
 from vospace.handlers import conditions
 from vospace.handlers.digests import Known, Stated
 from vospace.models.caller import Caller
-from vospace.models.errors import InvalidArgument, QuotaExceeded
+from vospace.models.errors import InvalidArgument
 from vospace.models.sizes import byte_count
 from vospace.models.uri import Path, decode_path
 from vospace.services.preauth import PREFIX, Mode, Preauth
 from vospace.space.lookup import OpenFile
 from vospace.space.space import Space
 from vospace.storage import attributes
-from vospace.transfers.errors import FetchFailed
-from vospace.transfers.sinks import FileSink
+from vospace.storage.sinks import FileSink
 
 BLOCK = 1 << 20
 SMALL = 256 << 10
@@ -150,10 +149,6 @@ class FileHandlers:
                 properties[attributes.ENCODING] = encoding
             await asyncio.to_thread(upload.commit, properties)
             written = os.fstat(upload.descriptor)
-        except FetchFailed as failure:
-            if failure.fault == "QuotaExceeded":
-                raise QuotaExceeded from failure
-            raise
         finally:
             await sink.close()
             upload.close()

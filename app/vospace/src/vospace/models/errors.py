@@ -6,6 +6,8 @@ The body of an error is text/plain, one line that starts with the fault's name; 
 
 from __future__ import annotations
 
+from voservice.texts import legible
+
 
 class Fault(Exception):
     """A fault with a name, a status and, mostly, a detail."""
@@ -93,6 +95,19 @@ class QuotaExceeded(Fault):
 
     def __init__(self, limit: int | None = None) -> None:
         super().__init__("" if limit is None else f"limit: {limit}")
+
+
+class TransferFailed(Fault):
+    """A file could not be fetched, sent or stored; `name` says which fault that is. What a source wrote may be in
+    `detail`: it can be stored and shown."""
+
+    name = "TransferFailed"
+
+    def __init__(self, name: str, detail: str, *, status: int = 500, transient: bool = False) -> None:
+        super().__init__(legible(detail))
+        self.name = name
+        self.status = status
+        self.transient = transient
 
 
 class RequestTooLarge(Fault):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from vospace.models import errors
 from vospace.models.errors import Fault
-from vospace.transfers.errors import FetchFailed
 from vospace.uws.model import JobFailure
 
 _BARE = (
@@ -23,7 +22,5 @@ def job_text(fault: Fault) -> str:
     return fault.text
 
 
-def job_failure(error: Fault | FetchFailed) -> JobFailure:
-    if isinstance(error, FetchFailed):
-        return JobFailure(f"{error.fault}: {error.detail}", transient=error.transient)
-    return JobFailure(job_text(error), transient=error.transient)
+def job_failure(fault: Fault) -> JobFailure:
+    return JobFailure(job_text(fault), transient=fault.transient)

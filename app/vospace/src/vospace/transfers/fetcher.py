@@ -22,8 +22,8 @@ from voservice.digests import WANT_DIGEST
 from voservice.sources import RedirectedTooOften, SourcePolicy, SourceRefused, follow
 from yarl import URL
 
+from vospace.models.errors import TransferFailed
 from vospace.storage import attributes
-from vospace.transfers.errors import FetchFailed
 from vospace.transfers.expected import Expected
 
 logger = logging.getLogger(__name__)
@@ -120,12 +120,12 @@ class Fetcher:
         self._limits = limits
 
     async def fetch(self, url: str, sink: Sink, expected: Expected, room: int | None = None) -> Fetched:
-        """Fill the sink with the file behind `url`; `room`: bytes left of a quota. Raises FetchFailed; the sink's
+        """Fill the sink with the file behind `url`; `room`: bytes left of a quota. Raises TransferFailed; the sink's
         bytes are then worthless."""
         try:
             source = self._policy.check(url)
         except SourceRefused as error:
-            raise FetchFailed("InvalidArgument", str(error)) from error
+            raise TransferFailed("InvalidArgument", str(error)) from error
         attempt = _Attempt(self._session, self._policy, self._limits, source, sink, expected, room)
         failures = 0
         while True:
@@ -133,20 +133,20 @@ class Fetcher:
             try:
                 return await attempt.run()
             except SourceRefused as error:
-                raise FetchFailed("InvalidArgument", str(error)) from error
+                raise TransferFailed("InvalidArgument", str(error)) from error
             except (RedirectedTooOften, Unreadable) as error:
-                raise FetchFailed("TransferFailed", f"{_show(source)}: {error}") from error
+                raise TransferFailed("TransferFailed", f"{_show(source)}: {error}") from error
             except _Retry as retry:
                 problem, after = str(retry), retry.after
                 if retry.start_over:
                     await attempt.start_over()
             except aiohttp.ClientSSLError as error:
-                raise FetchFailed("TransferFailed", f"{_show(source)}: {error}") from error
+                raise TransferFailed("TransferFailed", f"{_show(source)}: {error}") from error
             except (TimeoutError, aiohttp.ClientError, OSError) as error:
                 problem, after = f"{type(error).__name__}: {error}".rstrip(": "), 0.0
             failures = 1 if sink.length > before else failures + 1
             if failures >= self._limits.attempts:
-                raise FetchFailed("TransferFailed", f"{_show(source)}: {problem}", transient=True)
+                raise TransferFailed("TransferFailed", f"{_show(source)}: {problem}", transient=True)
             delay = min(self._limits.backoff * 2 ** (failures - 1), self._limits.backoff_max)
             delay = max(delay * random.uniform(0.5, 1.0), min(after, self._limits.backoff_max))  # noqa: S311 - jitter
             logger.info(
@@ -222,12 +222,12 @@ class _Attempt:
         elif status == 416 and self._sink.length:
             raise _Retry("the source refused the range", start_over=True)
         elif status in (404, 410):
-            raise FetchFailed("SourceNotFound", f"{_show(self._source)}: {status} {response.reason}")
+            raise TransferFailed("SourceNotFound", f"{_show(self._source)}: {status} {response.reason}")
         elif status in PASSING_STATUS:
             after = seconds_asked(response.headers.get("Retry-After")) or 0.0
             raise _Retry(f"source answered {status} {response.reason}", after)
         else:
-            raise FetchFailed(
+            raise TransferFailed(
                 "TransferFailed", f"{_show(self._source)}: source answered {status} {response.reason}"
             )
         self._check_announced()
@@ -253,16 +253,16 @@ class _Attempt:
         if length is None:
             return
         if self._expected.length is not None and length != self._expected.length:
-            raise FetchFailed(
+            raise TransferFailed(
                 "SizeMismatch", f"{_show(self._source)} has {length} bytes, expected {self._expected.length}"
             )
         self._check_size(length)
 
     def _check_size(self, length: int) -> None:
         if self._room is not None and length > self._room:
-            raise FetchFailed("QuotaExceeded", f"{_show(self._source)} does not fit into the quota")
+            raise TransferFailed("QuotaExceeded", f"{_show(self._source)} does not fit into the quota")
         if self._limits.max_bytes and length > self._limits.max_bytes:
-            raise FetchFailed(
+            raise TransferFailed(
                 "InvalidArgument",
                 f"{_show(self._source)} is larger than the limit of {self._limits.max_bytes} bytes",
             )
@@ -280,7 +280,7 @@ class _Attempt:
     async def _write(self, data: bytes) -> None:
         await self._sink.write(data)
         if self._expected.length is not None and self._sink.length > self._expected.length:
-            raise FetchFailed(
+            raise TransferFailed(
                 "SizeMismatch",
                 f"{_show(self._source)} has more than the expected {self._expected.length} bytes",
             )
@@ -297,7 +297,7 @@ class _Attempt:
             if self._resumed:  # the pieces may be of two versions of the file
                 raise _Retry(f"{problem} ({whose})", start_over=True)
             fault = "SizeMismatch" if problem.startswith("length") else "ChecksumMismatch"
-            raise FetchFailed(fault, f"{_show(self._source)}: {problem} ({whose})")
+            raise TransferFailed(fault, f"{_show(self._source)}: {problem} ({whose})")
         return Fetched(sink.length, sink.md5, sink.adler32, self._told.media_type, self._told.encoding)
 
 

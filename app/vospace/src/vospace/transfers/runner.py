@@ -10,10 +10,11 @@ import asyncio
 import os
 
 from vospace.models.caller import Caller
-from vospace.models.errors import Fault, InvalidArgument, ProtocolNotSupported
+from vospace.models.errors import Fault, InvalidArgument, ProtocolNotSupported, TransferFailed
 from vospace.models.sizes import byte_count
 from vospace.models.uri import Path
 from vospace.space.space import Space
+from vospace.storage.sinks import FileSink
 from vospace.transfers.commit import move, place
 from vospace.transfers.copying import Copier
 from vospace.transfers.documents import (
@@ -30,13 +31,11 @@ from vospace.transfers.documents import (
     read_transfer,
     write_transfer,
 )
-from vospace.transfers.errors import FetchFailed
 from vospace.transfers.expected import Expected, adler32_hex, md5_hex
 from vospace.transfers.faults import job_failure
 from vospace.transfers.fetcher import Fetched, Fetcher
 from vospace.transfers.negotiation import Negotiator, check_view, single_target
 from vospace.transfers.sender import Sender
-from vospace.transfers.sinks import FileSink
 from vospace.uws.executor import Run
 from vospace.uws.model import ExecutionPhase, Outcome, Result
 
@@ -73,7 +72,7 @@ class TransferRunner:
                 case d if d.lower().startswith("vos:"):
                     return await self._internal(run, caller, transfer)
             raise InvalidArgument(f"invalid direction: {transfer.direction[:100]}")
-        except (Fault, FetchFailed) as error:
+        except Fault as error:
             failure = job_failure(error)
             failure.results = self._details(run)
             raise failure from error
@@ -122,19 +121,19 @@ class TransferRunner:
         self, protocols: list[Protocol], sink: FileSink, expected: Expected, room: int | None
     ) -> Fetched:
         """From the first endpoint that delivers (VOSpace 2.1 section 3.6.1)."""
-        failures: list[FetchFailed] = []
+        failures: list[TransferFailed] = []
         for protocol in protocols:
             if sink.length:
                 await sink.restart()
             try:
                 return await self._fetcher.fetch(protocol.endpoint or "", sink, expected, room)
-            except FetchFailed as failure:
+            except TransferFailed as failure:
                 failures.append(failure)
         if len(failures) == 1:
             raise failures[0]
-        detail = "; ".join(f"{failure.fault}: {failure.detail}" for failure in failures)
+        detail = "; ".join(failure.text for failure in failures)
         best = next((failure for failure in failures if failure.transient), failures[0])
-        raise FetchFailed(best.fault, f"no endpoint delivered: {detail}", transient=best.transient)
+        raise TransferFailed(best.name, f"no endpoint delivered: {detail}", transient=best.transient)
 
     async def _already_there(self, run: Run, caller: Caller) -> bool:
         """Whether an earlier run put its file in place and died before it could say so."""
@@ -154,12 +153,12 @@ class TransferRunner:
         try:
             results = (*self._details(run), self.data_node(opened.path))
             await run.announce(*results)
-            failures: list[FetchFailed] = []
+            failures: list[TransferFailed] = []
             for protocol in protocols:
                 try:
                     await self._sender.send(opened, protocol.endpoint or "")
                     return Outcome(results=results)
-                except FetchFailed as failure:
+                except TransferFailed as failure:
                     failures.append(failure)
         finally:
             os.close(opened.descriptor)

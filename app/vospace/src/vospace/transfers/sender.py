@@ -12,9 +12,9 @@ import aiohttp
 from voservice.answers import field_value
 from voservice.sources import SourcePolicy, SourceRefused
 
+from vospace.models.errors import TransferFailed
 from vospace.space.lookup import OpenFile
 from vospace.storage import attributes
-from vospace.transfers.errors import FetchFailed
 from vospace.transfers.fetcher import PASSING_STATUS, FetchLimits
 
 logger = logging.getLogger(__name__)
@@ -30,11 +30,11 @@ class Sender:
         self._limits = limits
 
     async def send(self, opened: OpenFile, url: str) -> None:
-        """Raises FetchFailed."""
+        """Raises TransferFailed."""
         try:
             destination = self._policy.check(url)
         except SourceRefused as error:
-            raise FetchFailed("InvalidArgument", str(error)) from error
+            raise TransferFailed("InvalidArgument", str(error)) from error
         size = opened.status.stat.st_size
         headers = {"Content-Length": str(size)}
         if (md5 := opened.properties.get(attributes.MD5)) is not None:
@@ -52,13 +52,13 @@ class Sender:
                         return
                     problem = f"destination answered {response.status} {response.reason}"
                     if response.status not in PASSING_STATUS:
-                        raise FetchFailed("TransferFailed", problem)
+                        raise TransferFailed("TransferFailed", problem)
             except (TimeoutError, aiohttp.ClientError, OSError) as error:
                 problem = f"{type(error).__name__}: {error}"
             if attempt < self._limits.attempts:
                 logger.info("sending to %s failed, again: %s", destination.host, problem)
                 await asyncio.sleep(min(self._limits.backoff * 2 ** (attempt - 1), self._limits.backoff_max))
-        raise FetchFailed("TransferFailed", problem, transient=True)
+        raise TransferFailed("TransferFailed", problem, transient=True)
 
 
 async def _blocks(descriptor: int, size: int) -> AsyncIterator[bytes]:

@@ -1,9 +1,10 @@
-"""Where fetched bytes go: a file being staged, or memory."""
+"""Where bytes that arrive go: a file being staged, or memory."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 from collections import deque
 from collections.abc import Iterable
@@ -13,8 +14,8 @@ from typing import ClassVar
 
 from voservice.digests import ADLER32, MD5, Digester
 
+from vospace.models.errors import QuotaExceeded, TransferFailed
 from vospace.storage.system_calls import begin_write_out, bypass_cache
-from vospace.transfers.errors import FetchFailed
 
 BLOCK = 1 << 20
 """Bytes handed to worker threads at a time."""
@@ -26,13 +27,15 @@ BLOCKS = 3
 """Most blocks of one file in memory: one that is being filled, the others with the threads."""
 WRITE_OUT = 8 << 20
 """Bytes after which the disk begins to work on what is in the page cache, while more arrive."""
+logger = logging.getLogger(__name__)
 
 
-def storage_failure(error: OSError) -> FetchFailed:
-    """What a failed write means for a transfer."""
+def storage_failure(error: OSError) -> TransferFailed:
+    """Return the fault that a failed write is."""
     if error.errno in (errno.EDQUOT, errno.ENOSPC, errno.EFBIG):
-        return FetchFailed("QuotaExceeded", os.strerror(error.errno))
-    return FetchFailed("InternalFault", f"writing failed: {error.strerror}", transient=True)
+        return TransferFailed("QuotaExceeded", os.strerror(error.errno), status=QuotaExceeded.status)
+    logger.error("writing a file failed: %s", error)
+    return TransferFailed("InternalFault", f"writing failed: {error.strerror}", transient=True)
 
 
 class FileSink:
