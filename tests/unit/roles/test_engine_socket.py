@@ -61,7 +61,7 @@ def test_the_command_line_is_told_the_socket() -> None:
         )
         if re.match(r"\W*docker\b", words):
             found += 1
-            assert "{{ cavern_docker_environment }}" in str(task.get("environment")), (file, task["name"])
+            assert "cavern_docker_environment" in str(task.get("environment")), (file, task["name"])
     assert found > 5
 
 
