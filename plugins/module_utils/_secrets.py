@@ -107,6 +107,7 @@ SECRETS: dict[str, Kind] = {
     "preparer_credential_key": FERNET_KEY,
     "preparer_callback_key": HEX_KEY,
     "vospace_preauth_key": HEX_KEY,
+    "haproxy_proof": PASSWORD,
 }
 
 

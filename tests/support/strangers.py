@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-import datetime
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 @dataclass(frozen=True)
@@ -16,7 +26,15 @@ class Held:
     """A certificate with its key."""
 
     certificate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey
+    key: Key
+
+    @classmethod
+    def read(cls, certificate: Path, key: Path) -> Self:
+        """Read both from their files."""
+        private = load_pem_private_key(key.read_bytes(), None)
+        if not isinstance(private, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
+            raise TypeError(f"{key}: neither EC nor RSA")
+        return cls(x509.load_pem_x509_certificate(certificate.read_bytes()), private)
 
     @property
     def pem(self) -> bytes:
@@ -28,16 +46,45 @@ class Held:
 def self_signed(user: str) -> Held:
     """A self-signed certificate that names *user*."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, user)])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
+    return Held(_sign(_name(user), key, _name(user), key), key)
+
+
+def forged(
+    authority: Held,
+    user: str,
+    begin: int = -2,
+    days: int = 2,
+    purpose: x509.ObjectIdentifier | None = ExtendedKeyUsageOID.CLIENT_AUTH,
+) -> Held:
+    """A certificate that names *user*, by an authority's key, valid between two days from now."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    issuer = authority.certificate.subject
+    return Held(_sign(_name(user), key, issuer, authority.key, begin, days, purpose), key)
+
+
+def _name(user: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, user)])
+
+
+def _sign(
+    subject: x509.Name,
+    key: Key,
+    issuer: x509.Name,
+    issuer_key: Key,
+    begin: int = -1,
+    days: int = 1,
+    purpose: x509.ObjectIdentifier | None = None,
+) -> x509.Certificate:
+    now = datetime.now(UTC)
+    builder = (
         x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
+        .subject_name(subject)
+        .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now)
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .sign(key, hashes.SHA256())
+        .not_valid_before(now + timedelta(days=begin))
+        .not_valid_after(now + timedelta(days=days))
     )
-    return Held(made, key)
+    if purpose is not None:
+        builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+    return builder.sign(issuer_key, hashes.SHA256())

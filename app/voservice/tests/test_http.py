@@ -19,11 +19,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 from fastapi import FastAPI, Request
+from starlette.types import Message, Receive, Scope, Send
 from voservice import problems
 from voservice.auth import AuthenticationError, IssuerUnavailable
 from voservice.logging import AccessLog, bind, configure
 from voservice.problems import Forbidden, Invalid
-from voservice.proxy import client_address, client_certificate, common_name
+from voservice.proxy import PROVEN, TOLD, ProvenProxy, client_address, client_certificate, common_name
 from voservice.vosi import TOKEN, Capability, availability, capabilities
 
 PROXY = "172.26.0.2"
@@ -47,48 +48,88 @@ def certificate(*names: str) -> str:
     return base64.b64encode(made.public_bytes(Encoding.DER)).decode()
 
 
-def request(peer: str, *headers: tuple[str, str]) -> Request:
+def request(peer: str, *headers: tuple[str, str], proven: bool = True) -> Request:
     raw = [(name.lower().encode(), value.encode()) for name, value in headers]
-    return Request({"type": "http", "headers": raw, "client": (peer, 1)})
+    return Request({"type": "http", "headers": raw, "client": (peer, 1), PROVEN: proven})
 
 
 # -- the proxy -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("peer", "forwarded", "address"),
+    ("peer", "proofs", "proven"),
     [
-        (PROXY, "10.1.1.1", "10.1.1.1"),
-        (PROXY, "6.6.6.6, 10.1.1.1", "10.1.1.1"),
-        (PROXY, "", PROXY),
-        ("172.26.0.9", "10.1.1.1", "172.26.0.9"),
+        (PROXY, ["secret"], True),
+        (PROXY, [], False),
+        (PROXY, [""], False),
+        (PROXY, ["Secret"], False),
+        (PROXY, ["secret", "guess"], False),
+        (PROXY, ["s\u00e9cret"], False),
+        ("172.26.0.9", ["secret"], False),
+    ],
+)
+async def test_only_the_proxy_speaks_of_clients(peer: str, proofs: list[str], proven: bool) -> None:
+    seen: list[Request] = []
+
+    async def app(scope: Scope, _receive: Receive, _send: Send) -> None:
+        seen.append(Request(scope))
+
+    told = [(name.decode(), "told") for name in sorted(TOLD)]
+    sent = request(peer, *told, *(("X-Proxy-Proof", proof) for proof in proofs), ("Accept", "x"))
+    await ProvenProxy(app, [PROXY], "secret")(sent.scope, sent.receive, no_answer)
+    assert seen[0].headers.items() == [*(told if proven else []), ("accept", "x")]
+    assert seen[0].scope[PROVEN] is proven
+
+
+async def test_a_service_without_a_proof_believes_no_proxy() -> None:
+    async def app(scope: Scope, _receive: Receive, _send: Send) -> None:
+        assert scope["headers"] == []
+
+    for proof in ("", "secret"):
+        sent = request(PROXY, ("X-Client-Certificate", "x"), ("X-Proxy-Proof", proof))
+        await ProvenProxy(app, [PROXY], "")(sent.scope, sent.receive, no_answer)
+
+
+async def no_answer(message: Message) -> None:
+    raise AssertionError(message)
+
+
+@pytest.mark.parametrize(
+    ("proven", "forwarded", "address"),
+    [
+        (True, ["10.1.1.1"], "10.1.1.1"),
+        (True, ["6.6.6.6, 10.1.1.1"], "10.1.1.1"),
+        (True, ["6.6.6.6", "10.1.1.1"], "10.1.1.1"),
+        (True, [""], PROXY),
+        (False, ["10.1.1.1"], PROXY),
     ],
 )
 def test_only_the_proxy_s_word_for_the_client_s_address_counts(
-    peer: str, forwarded: str, address: str
+    proven: bool, forwarded: list[str], address: str
 ) -> None:
-    assert client_address(request(peer, ("X-Forwarded-For", forwarded)), [PROXY]) == address
+    headers = [("X-Forwarded-For", value) for value in forwarded]
+    assert client_address(request(PROXY, *headers, proven=proven)) == address
 
 
-def test_a_certificate_that_the_proxy_verified() -> None:
-    found = client_certificate(request(PROXY, ("X-Client-Certificate", certificate("ada"))), [PROXY])
+def test_a_certificate_that_the_proxy_hands_on() -> None:
+    found = client_certificate(request(PROXY, ("X-Client-Certificate", certificate("ada"))))
     assert found is not None
     assert common_name(found) == "ada"
 
 
 @pytest.mark.parametrize(
-    "made", [request("172.26.0.9", ("X-Client-Certificate", certificate("ada"))), request(PROXY),
+    "made", [request(PROXY, ("X-Client-Certificate", certificate("ada")), proven=False), request(PROXY),
              request(PROXY, ("X-Client-Certificate", ""))]
 )  # fmt: skip
 def test_no_certificate(made: Request) -> None:
-    assert client_certificate(made, [PROXY]) is None
+    assert client_certificate(made) is None
 
 
 @pytest.mark.parametrize("values", [["not base64!"], ["aGVsbG8="], [certificate("ada"), certificate("eve")]])
 def test_certificates_that_cannot_be_relied_on_make_nobody_anonymous(values: list[str]) -> None:
     headers = [("X-Client-Certificate", value) for value in values]
     with pytest.raises(AuthenticationError):
-        client_certificate(request(PROXY, *headers), [PROXY])
+        client_certificate(request(PROXY, *headers))
 
 
 @pytest.mark.parametrize("names", [(), ("ada", "eve")])

@@ -429,9 +429,21 @@ def test_databases_of_the_image_for_development(site: str, service: str, catalog
 
 
 @pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("service", SERVICES)
+def test_opencadcs_services_are_not_told_the_proof_of_haproxy(site: str, service: str) -> None:
+    assert "haproxy_proof" not in json.dumps(specification(site, service))
+
+
+@pytest.mark.parametrize("site", SITES)
 def test_haproxy_of_the_image_for_development(site: str) -> None:
     spec, found = specification(site, "haproxy"), files(site, "haproxy")
-    assert sorted(found) == ["cacerts/client-ca.pem", "haproxy.cfg", "http-status", "server-cert.pem"]
+    assert sorted(found) == [
+        "cacerts/client-ca.pem",
+        "haproxy.cfg",
+        "http-status",
+        "secrets/proof.map",
+        "server-cert.pem",
+    ]
     settings = found["haproxy.cfg"]
     # Its output goes to a file without bounds; what it reports on is Docker's.
     assert "log stderr format raw" in settings
@@ -442,6 +454,14 @@ def test_haproxy_of_the_image_for_development(site: str) -> None:
     assert bind.endswith("ca-file /config/cacerts/client-ca.pem verify optional")
     assert 'set-header X-Client-Certificate "%[ssl_c_der,base64]"' in settings
     assert "server cavern" in settings
+    # Services that do not ask who tells of a client are not told by what HAProxy proves it.
+    assert re.findall(
+        r"(?m)^backend (\S+)\n(?:    .*\n)*?    http-request set-header X-Proxy-Proof", settings
+    ) == [
+        "core",
+        "core-streamed",
+        *(["iam", "iam-streamed"] if site == "local" else []),
+    ]
     # The image starts HAProxy itself, and has no curl for sure.
     assert not spec.get("command")
     assert not spec.get("entrypoint")

@@ -263,7 +263,7 @@ def create_app() -> FastAPI:
 
     @app.get(f"{base}/gms/availability")
     async def availability(request: Request) -> Response:
-        address = client_address(request, settings.trusted_proxies)
+        address = client_address(request)
         return xml(vosi.availability(True, "accepting requests", address))
 
     openapi.complete(

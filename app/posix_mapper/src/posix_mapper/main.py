@@ -255,7 +255,7 @@ def create_app() -> FastAPI:
             available, note = False, f"the database does not answer: {type(exc).__name__}"
         if parameters(request, "detail") == [["min"]]:
             return Response(status_code=200 if available else 503)
-        return xml(vosi.availability(available, note, client_address(request, settings.trusted_proxies)))
+        return xml(vosi.availability(available, note, client_address(request)))
 
     @app.head(f"{base}/capabilities", include_in_schema=False)
     @app.get(f"{base}/capabilities", summary="What the service offers and where")

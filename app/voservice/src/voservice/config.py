@@ -83,7 +83,10 @@ class ServiceSettings(BaseSettings):
         default=["RS256", "ES256"], description="Signature algorithms that are accepted"
     )
     trusted_proxies: CommaList = Field(
-        default_factory=list, description="Peers whose forwarding headers are believed"
+        default_factory=list, description="Peers whose forwarding headers are believed, with the proof"
+    )
+    proxy_proof: SecretStr = Field(
+        SecretStr(""), description="Secret by which a proxy proves itself; without one none is believed"
     )
     registry_url: str = Field(
         "https://haproxy.cadc.dao.nrc.ca/reg", description="Base URL of the IVOA registry"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -10,15 +12,21 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from voservice import logging as logs
 from voservice.boundaries import RequestBoundaries
 from voservice.config import ServiceSettings
+from voservice.proxy import ProvenProxy
 
 
 class Protocol(HttpToolsProtocol):
-    """HTTP/1.1 as every service speaks it: whatever the application does, no body becomes another's request."""
+    """HTTP/1.1 as every service speaks it, whatever its application does.
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    No body becomes another's request, and nobody but the proxy speaks for it.
+    """
+
+    def __init__(
+        self, *arguments: Any, proxies: Collection[str] = (), proof: str = "", **options: Any
+    ) -> None:
         """Serve one connection."""
         super().__init__(*arguments, **options)
-        self.app = RequestBoundaries(self.app)
+        self.app = RequestBoundaries(ProvenProxy(self.app, proxies, proof))
 
 
 def serve(app: str, service: str, settings: ServiceSettings, port: int = 8080, root_path: str = "") -> None:
@@ -27,13 +35,15 @@ def serve(app: str, service: str, settings: ServiceSettings, port: int = 8080, r
     *root_path* is the path that a proxy in front takes away.
     """
     logs.configure(service, settings.log_level)
+    proof = settings.proxy_proof.get_secret_value()
+    protocol: Any = partial(Protocol, proxies=settings.trusted_proxies, proof=proof)
     uvicorn.run(
         app,
         factory=True,
         host="0.0.0.0",
         port=port,
         root_path=root_path,
-        http=Protocol,
+        http=protocol,
         ws="none",
         workers=settings.workers,
         log_config=None,

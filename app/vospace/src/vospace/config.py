@@ -52,6 +52,9 @@ class Settings(ServiceSettings):
     vospace_gms_delegated: bool = Field(
         False, description="The group service tells us, asked with user=NAME, the groups of who has no token"
     )
+    vospace_client_authorities: Path | None = Field(
+        None, description="PEM file of those who issue client certificates; without it none is believed"
+    )
     vospace_preauth_key: SecretStr = Field(
         description="Secret that signs pre-authorised URLs, 32 bytes or more"
     )

@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from voservice import database, docs
 from voservice.auth import AuthenticationError, ClientCredentials, TokenVerifier
+from voservice.certificates import ClientCertificates
 from voservice.config import load
 from voservice.logging import AccessLog, bind, configure
 from voservice.middleware import CallerHeaders, protect
@@ -76,7 +77,11 @@ def identities(settings: Settings) -> Identities:
             settings.vospace_root_owner_uid,
             settings.vospace_root_owner_gid,
         ),
-        trusted_proxies=settings.trusted_proxies,
+        certificates=(
+            ClientCertificates(settings.vospace_client_authorities)
+            if settings.vospace_client_authorities
+            else None
+        ),
         client=client,
     )
 
@@ -154,7 +159,7 @@ def build(settings: Settings, known: Identities) -> FastAPI:
             jobs.store.ready,
             lambda: os.statvfs(settings.root),
             lambda: jobs.control.state,
-            lambda request: client_address(request, settings.trusted_proxies),
+            client_address,
         )
     )
     app.state.jobs, app.state.space, app.state.engine = jobs, space, engine

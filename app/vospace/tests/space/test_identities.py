@@ -95,7 +95,7 @@ def identities(services: Services, issuer: OneToken) -> Identities:
         group_service=GMS,
         groups_delegated=False,
         root_owner=("cavernadmin", 9999, 9999),
-        trusted_proxies=[],
+        certificates=None,
         client=client,
     )
 

@@ -1,6 +1,6 @@
 """Who a caller is, and the names and numbers of users and groups.
 
-A caller is known by a bearer token of the configured issuer or by an X.509 certificate that HAProxy verified. The
+A caller is known by a bearer token of the configured issuer or by an X.509 certificate of the deployment. The
 numbers come from the POSIX mapper, which is asked with the service's own credential, so that an owner's name is known
 to anonymous readers too. Groups come from the token, or from the group service where the token says nothing of them.
 """
@@ -27,6 +27,7 @@ from voservice.auth import (
     TokenVerifier,
     bearer,
 )
+from voservice.certificates import ClientCertificates
 from voservice.proxy import client_certificate, common_name
 
 from vospace.models.caller import ANONYMOUS, Caller
@@ -111,7 +112,7 @@ class Identities:
         group_service: str,
         groups_delegated: bool,
         root_owner: tuple[str, int, int],
-        trusted_proxies: list[str],
+        certificates: ClientCertificates | None,
         client: httpx.AsyncClient,
     ) -> None:
         """Ask *posix_mapper* and *group_service*, each a resource identifier or a base URL; the latter, if
@@ -122,7 +123,7 @@ class Identities:
         self.posix_mapper = posix_mapper
         self.group_service = group_service
         self.groups_delegated = groups_delegated
-        self.trusted_proxies = trusted_proxies
+        self.certificates = certificates
         self.client = client
         self._root_name, self._root_uid, self._root_gid = root_owner
         self._root_further: frozenset[int] | None = None
@@ -142,9 +143,10 @@ class Identities:
         if token is not None:
             identity = await self.verifier.verify(token)
             return await self._caller(identity, token)
-        certificate = client_certificate(request, self.trusted_proxies)
-        if certificate is None:
+        certificate = client_certificate(request)
+        if certificate is None or self.certificates is None:
             return ANONYMOUS
+        self.certificates.verify(certificate)
         name = common_name(certificate)
         if not USERNAME.match(name):
             raise AuthenticationError("The certificate's common name is no user name")

@@ -1,0 +1,198 @@
+"""Which client certificates prove who their holder is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
+from voservice.auth import AuthenticationError, IssuerUnavailable
+from voservice.certificates import ClientCertificates
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+DAY = timedelta(days=1)
+CLIENT = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
+SERVER = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+UNKNOWN = x509.UnrecognizedExtension(ObjectIdentifier("1.3.6.1.4.1.99999.1"), b"\x05\x00")
+
+
+def name(common_name: str, organization: str = "") -> x509.Name:
+    parts = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)]
+    if organization:
+        parts.insert(0, x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization))
+    return x509.Name(parts)
+
+
+def usage(**used: bool) -> x509.KeyUsage:
+    flags = dict.fromkeys(
+        [
+            *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment"),
+            *("key_agreement", "key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
+        ],
+        False,
+    )
+    return x509.KeyUsage(**(flags | used))
+
+
+class Authority:
+    """An authority and what it issues, well or badly."""
+
+    def __init__(self, *extensions: tuple[x509.ExtensionType, bool], **options: Any) -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.name = options.pop("name", name("Users", "project"))
+        extensions = extensions or (
+            (x509.BasicConstraints(ca=True, path_length=0), True),
+            (usage(key_cert_sign=True, crl_sign=True), True),
+        )
+        self.certificate = self.sign(self.name, self.key, extensions, **options)
+
+    def sign(
+        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, extensions: Any, **options: Any
+    ) -> x509.Certificate:
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(options.get("issuer", self.name))
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(options.get("begin", NOW - DAY))
+            .not_valid_after(options.get("end", NOW + DAY))
+        )
+        for extension, critical in extensions:
+            builder = builder.add_extension(extension, critical)
+        return builder.sign(self.key, options.get("digest", hashes.SHA256()))
+
+    def issue(
+        self, subject: x509.Name | None = None, *further: x509.ExtensionType, **options: Any
+    ) -> x509.Certificate:
+        extensions = options.pop(
+            "extensions",
+            (
+                (x509.BasicConstraints(ca=False, path_length=None), True),
+                (usage(digital_signature=True), True),
+                (CLIENT, False),
+            ),
+        )
+        key = ec.generate_private_key(ec.SECP256R1())
+        extensions = [*extensions, *((extension, True) for extension in further)]
+        return self.sign(subject or name("ada", "project"), key, extensions, **options)
+
+
+@pytest.fixture
+def judge(tmp_path: Path) -> Callable[..., ClientCertificates]:
+    """Who believes these authorities."""
+
+    def make(*authorities: Authority) -> ClientCertificates:
+        path = tmp_path / "authorities.pem"
+        path.write_bytes(b"".join(a.certificate.public_bytes(Encoding.PEM) for a in authorities))
+        return ClientCertificates(path)
+
+    return make
+
+
+def test_a_certificate_of_any_of_the_authorities_is_good(judge: Callable[..., ClientCertificates]) -> None:
+    first, second = Authority(), Authority()
+    judged = judge(first, second)
+    judged.verify(first.issue())
+    judged.verify(second.issue())
+    judged.verify(second.issue(name("john.doe")))
+
+
+@pytest.mark.parametrize(
+    ("certificate", "reason"),
+    [
+        (lambda _: Authority().issue(), "not issued by this deployment"),
+        (lambda users: Authority().issue(issuer=users.name), "not issued by this deployment"),
+        (lambda users: users.issue(end=NOW - timedelta(minutes=1)), "has expired"),
+        (lambda users: users.issue(begin=NOW + timedelta(minutes=1)), "not valid yet"),
+        (lambda users: users.issue(extensions=[(SERVER, False)]), "not for clients"),
+        (lambda users: users.issue(extensions=[]), "not for clients"),
+        (
+            lambda users: users.issue(extensions=[(CLIENT, False), (usage(key_agreement=True), True)]),
+            "not for signatures",
+        ),
+        (
+            lambda users: users.issue(extensions=[(CLIENT, False), (x509.BasicConstraints(True, 0), True)]),
+            "is an authority's",
+        ),
+        (lambda users: users.issue(None, UNKNOWN), "not understood: 1.3.6.1.4.1.99999.1"),
+        (lambda users: users.issue(digest=hashes.SHA224()), "weak digest"),
+        (lambda users: users.certificate, "is an authority's"),
+    ],
+)
+def test_what_proves_nothing(
+    judge: Callable[..., ClientCertificates],
+    certificate: Callable[[Authority], x509.Certificate],
+    reason: str,
+) -> None:
+    users = Authority()
+    with pytest.raises(AuthenticationError, match=reason):
+        judge(users).verify(certificate(users))
+
+
+ORGANIZATION = x509.DirectoryName(x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "project")]))
+
+
+@pytest.mark.parametrize(
+    ("authority", "reason"),
+    [
+        (lambda: Authority((x509.BasicConstraints(False, None), True)), "no authority's"),
+        (lambda: Authority((usage(digital_signature=True), True)), "no authority's"),
+        (
+            lambda: Authority((x509.BasicConstraints(True, 0), True), (usage(digital_signature=True), True)),
+            "no authority's",
+        ),
+        (lambda: Authority((x509.BasicConstraints(True, 0), True), (SERVER, False)), "for other purposes"),
+        (lambda: Authority(end=NOW - timedelta(minutes=1)), "authority that has expired"),
+    ],
+)
+def test_whose_certificates_prove_nothing(
+    judge: Callable[..., ClientCertificates], authority: Callable[[], Authority], reason: str
+) -> None:
+    users = authority()
+    with pytest.raises(AuthenticationError, match=reason):
+        judge(users).verify(users.issue())
+
+
+def test_an_authority_names_no_one_beyond_its_constraints(judge: Callable[..., ClientCertificates]) -> None:
+    users = Authority(
+        (x509.BasicConstraints(True, 0), True), (x509.NameConstraints([ORGANIZATION], None), True)
+    )
+    judged = judge(users)
+    judged.verify(users.issue(name("ada", "project")))
+    for stranger in (name("ada"), name("ada", "other"), name("project")):
+        with pytest.raises(AuthenticationError, match="may not name"):
+            judged.verify(users.issue(stranger))
+
+
+def test_other_authorities_are_believed_at_once(
+    tmp_path: Path, judge: Callable[..., ClientCertificates]
+) -> None:
+    before, after = Authority(), Authority()
+    judged = judge(before)
+    certificate = before.issue()
+    judged.verify(certificate)
+    # As files of a deployment are replaced.
+    new = tmp_path / "new"
+    new.write_bytes(after.certificate.public_bytes(Encoding.PEM))
+    os.replace(new, tmp_path / "authorities.pem")
+    with pytest.raises(AuthenticationError):
+        judged.verify(certificate)
+    judged.verify(after.issue())
+
+
+@pytest.mark.parametrize("content", [None, b"", b"nonsense"])
+def test_without_authorities_nobody_is_believed(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "authorities.pem"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(IssuerUnavailable):
+        ClientCertificates(path).verify(Authority().issue())

@@ -1,0 +1,153 @@
+"""Who a caller is, and who tells of one: neither an address nor a header makes anybody somebody."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import requests
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from deployment import CATALOGUE, Deployment, playbook
+from strangers import Held, forged, self_signed
+
+PATH = "/src/cavern/nodes/"
+PYTHON = ["cavern", "core", "iam", "posix_mapper"]
+"""Services that listen to what HAProxy tells of a client."""
+
+
+def header(certificate: x509.Certificate) -> str:
+    return base64.b64encode(certificate.public_bytes(Encoding.DER)).decode()
+
+
+def issued(stack: Deployment, user: str) -> x509.Certificate:
+    """A certificate of the user, which is as good as any."""
+    playbook("playbooks/client_certificate.yml", "-e", f"user={user}")
+    return x509.load_pem_x509_certificate((stack.state / f"certs/clients/{user}.pem").read_bytes())
+
+
+def inside(stack: Deployment, name: str, path: str) -> str:
+    known = CATALOGUE[name]
+    return f"http://{stack.address(known['container'])}:{known['port']}{path}"
+
+
+def from_haproxy(stack: Deployment, url: str, headers: dict[str, str]) -> tuple[int, dict[str, str]]:
+    """Status and headers of an answer to a request that is sent from HAProxy's own address."""
+    command = ["curl", "-sS", "-o", "/dev/null", "-w", '{"status": %{http_code}, "headers": %{header_json}}']
+    command += [part for name, value in headers.items() for part in ("-H", f"{name}: {value}")]
+    status, output = stack.container("haproxy").exec_run([*command, url])
+    assert status == 0, output
+    told = json.loads(output)
+    return told["status"], {name: values[-1] for name, values in told["headers"].items()}
+
+
+# -- who tells -----------------------------------------------------------------------------------------------
+
+
+def test_a_certificate_is_believed_from_nobody_without_haproxys_proof(
+    stack: Deployment, anonymous: requests.Session, user: str
+) -> None:
+    """A good certificate, from an address that is not HAProxy's and from its very own."""
+    url = inside(stack, "cavern", PATH)
+    told = {"X-Client-Certificate": header(issued(stack, user))}
+    for proof in ({}, {"X-Proxy-Proof": "guess"}, {"X-Proxy-Proof": ""}):
+        answer = anonymous.get(url, headers={**told, **proof}, timeout=30)
+        assert "x-vo-authenticated" not in answer.headers, proof
+        _, headers = from_haproxy(stack, url, {**told, **proof})
+        assert "x-vo-authenticated" not in headers, proof
+    # The proof is HAProxy's: with it, the same makes the user, and from its address alone.
+    proof = {"X-Proxy-Proof": stack.secrets["haproxy_proof"]}
+    assert from_haproxy(stack, url, {**told, **proof})[1]["x-vo-authenticated"] == user
+    assert "x-vo-authenticated" not in anonymous.get(url, headers={**told, **proof}, timeout=30).headers
+
+
+def test_nothing_that_a_client_says_of_itself_gets_through_haproxy(
+    stack: Deployment, anonymous: requests.Session, user: str
+) -> None:
+    said = {
+        "X-Client-Certificate": header(issued(stack, user)),
+        "X-Proxy-Proof": stack.secrets["haproxy_proof"],
+        "X-Forwarded-For": "192.0.2.1",
+        "Forwarded": "for=192.0.2.1",
+    }
+    answer = anonymous.get(f"{stack.url}{PATH}", headers=said, timeout=30)
+    assert "x-vo-authenticated" not in answer.headers
+    available = anonymous.get(f"{stack.url}/src/cavern/availability", headers=said, timeout=30)
+    assert "192.0.2.1" not in available.text
+
+
+@pytest.mark.parametrize("name", PYTHON)
+def test_a_request_keeps_no_id_that_haproxy_has_not_given_it(stack: Deployment, name: str) -> None:
+    path = CATALOGUE[name]["route"] if not CATALOGUE[name].get("strip_route") else ""
+    url = inside(stack, name, f"{path}/docs")
+    given = {"X-Request-ID": "another-tasks-identifier"}
+    assert from_haproxy(stack, url, given)[1]["x-request-id"] != given["X-Request-ID"]
+    proof = {"X-Proxy-Proof": stack.secrets["haproxy_proof"]}
+    assert from_haproxy(stack, url, {**given, **proof})[1]["x-request-id"] == given["X-Request-ID"]
+
+
+def test_the_proof_is_seen_by_nobody(stack: Deployment) -> None:
+    """It lies in files of those alone who give and take it, and no log, environment or command line has it."""
+    proof = stack.secrets["haproxy_proof"]
+    with_it = set()
+    for service in (stack.state / "config").iterdir():
+        for file in service.rglob("*"):
+            if file.is_file() and proof.encode() in file.read_bytes():
+                assert file.stat().st_mode & 0o077 == 0, file
+                with_it.add(service.name)
+    assert with_it == {"haproxy", *PYTHON}
+    for name, container in stack.containers().items():
+        assert proof not in json.dumps(container.attrs), name
+        assert proof.encode() not in container.logs(), name
+
+
+# -- who is believed -----------------------------------------------------------------------------------------
+
+BAD: dict[str, Callable[[Held, str], Held]] = {
+    "self-signed": lambda _, user: self_signed(user),
+    "of another authority of the same name": lambda users, user: forged(
+        Held(users.certificate, self_signed("x").key), user
+    ),
+    "expired": lambda users, user: forged(users, user, days=-1),
+    "not yet valid": lambda users, user: forged(users, user, begin=1),
+    "for servers": lambda users, user: forged(users, user, purpose=ExtendedKeyUsageOID.SERVER_AUTH),
+    "for nothing": lambda users, user: forged(users, user, purpose=None),
+    "an authority's": lambda users, _: users,
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_certificate_that_haproxy_was_made_to_hand_on_proves_nothing_by_that(
+    stack: Deployment, kind: str, user: str
+) -> None:
+    """VOSpace judges for itself: authority, validity and purpose."""
+    users = Held.read(*(stack.state / f"certs/{name}" for name in ("ca.pem", "ca.key")))
+    told = {
+        "X-Client-Certificate": header(BAD[kind](users, user).certificate),
+        "X-Proxy-Proof": stack.secrets["haproxy_proof"],
+    }
+    status, headers = from_haproxy(stack, inside(stack, "cavern", PATH), told)
+    assert status == 401
+    assert "x-vo-authenticated" not in headers
+    good = {**told, "X-Client-Certificate": header(forged(users, user).certificate)}
+    assert from_haproxy(stack, inside(stack, "cavern", PATH), good)[1]["x-vo-authenticated"] == user
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_haproxy_lets_nobody_in_with_a_bad_certificate(
+    stack: Deployment, anonymous: requests.Session, tmp_path: Path, kind: str, user: str
+) -> None:
+    users = Held.read(*(stack.state / f"certs/{name}" for name in ("ca.pem", "ca.key")))
+    held = tmp_path / "held.pem"
+    held.write_bytes(BAD[kind](users, user).pem)
+    anonymous.cert = str(held)
+    try:
+        answer = anonymous.get(f"{stack.url}{PATH}", timeout=30)
+    except requests.exceptions.ConnectionError:
+        return
+    # What says nothing of purposes is for any, as TLS has it, but not as VOSpace has it.
+    assert (kind, answer.status_code) == ("for nothing", 401)
