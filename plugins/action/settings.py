@@ -28,9 +28,12 @@ class ActionModule(ActionBase):
         )
         roles = _settings.specs(ROOT)
         wrong = list(_settings.unknown(self._given(variables) - set(options["others"]), roles))
+        schemas = _settings.schemas(ROOT)
         for settings in roles.values():
             for name, spec in settings.items():
-                if name in variables:
+                if name in schemas and name in variables:
+                    wrong += _settings.unfit(name, schemas[name], variables[name], self._resolve)
+                elif name in variables:
                     wrong += self._wrong(name, spec, variables[name])
         if wrong:
             raise AnsibleActionFail("\n".join(wrong))

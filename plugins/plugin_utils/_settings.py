@@ -18,10 +18,77 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.common.yaml import yaml_load
+from ansible_collections.skasrc.cavern.plugins.plugin_utils import _schema
 
 Spec = dict[str, Any]
 
 CONTAINERS: dict[str, type] = {"list": list, "dict": dict}
+# Settings of services that a variable gives, since more than the service goes by it.
+GIVEN_BY: dict[str, dict[str, str]] = {
+    "cavern_common_settings": {
+        "public_url": "cavern_public_url",
+        "oidc_issuer": "cavern_issuer",
+    },
+    "cavern_settings": {
+        "vospace_resource_id": "cavern_resource_id",
+        "vospace_aliases": "cavern_aliases",
+        "vospace_operators": "cavern_operators",
+        "vospace_metadata": "cavern_metadata",
+        "vospace_root_owner": "cavern_root_owner",
+        "vospace_root_owner_uid": "cavern_root_owner_uid",
+        "vospace_root_owner_gid": "cavern_root_owner_uid",
+        "vospace_allocation_parents": "cavern_allocation_parents",
+        "vospace_default_quota_bytes": "cavern_default_quota_bytes",
+        "vospace_pull_sources": "cavern_pull_sources",
+        "vospace_push_destinations": "cavern_push_destinations",
+    },
+    "core_settings": {
+        "prepare_data_approach": "core_approach",
+        "supported_approaches": "core_supported_approaches",
+        "cavern_api_url": "core_cavern_api_url",
+        "abs_url_rse_root": "core_rse_url",
+        "abs_path_rse_root": "core_rse_mount",
+        "abs_path_user_area_root": "core_home_path",
+        "preparer_vos_uri": "cavern_vos_uri",
+        "preparer_sources": "cavern_pull_sources",
+        "preparer_callback_hosts": "core_callback_hosts",
+    },
+    "posix_mapper_settings": {
+        "posix_mapper_uid_start": "posix_mapper_uid_start",
+        "posix_mapper_gid_start": "posix_mapper_gid_start",
+        "posix_mapper_reserved_users": "cavern_root_owner",
+    },
+}
+# Variables that were, and the setting of a service that does what each of them did.
+FORMER: dict[str, str] = {
+    "cavern_body_pace": "cavern_common_settings.body_pace",
+    "cavern_body_patience": "cavern_common_settings.body_patience",
+    "cavern_gms_delegated": "cavern_settings.vospace_gms_delegated",
+    "cavern_job_retention": "cavern_settings.vospace_job_retention",
+    "cavern_preauth_seconds": "cavern_settings.vospace_preauth_seconds",
+    "cavern_pull_max_bytes": "cavern_settings.vospace_pull_max_bytes",
+    "cavern_root_writers": "cavern_settings.vospace_root_writers",
+    "cavern_self_allocate": "cavern_settings.vospace_self_allocate",
+    "cavern_self_allocate_groups": "cavern_settings.vospace_self_allocate_groups",
+    "cavern_workers": "cavern_settings.workers",
+    "core_file_attempts": "core_settings.preparer_file_attempts",
+    "core_file_concurrency": "core_settings.preparer_file_concurrency",
+    "core_max_active": "core_settings.preparer_max_active",
+    "core_max_body": "core_settings.preparer_max_body",
+    "core_max_items": "core_settings.preparer_max_items",
+    "core_max_rate": "core_settings.preparer_max_rate",
+    "core_operator_groups": "core_settings.preparer_operator_groups",
+    "core_outage": "core_settings.preparer_outage",
+    "core_path_algorithm": "core_settings.preparer_path_algorithm",
+    "core_path_check": "core_settings.preparer_path_check",
+    "core_site_tasks": "core_settings.preparer_site_tasks",
+    "core_user_tasks": "core_settings.preparer_user_tasks",
+    "iam_max_lifetime": "iam_settings.iam_max_lifetime",
+    "posix_mapper_operators": "posix_mapper_settings.posix_mapper_operators",
+    "posix_mapper_registrars": "posix_mapper_settings.posix_mapper_registrars",
+    "posix_mapper_workers": "posix_mapper_settings.workers",
+}
+
 NAMES = (
     (bool, "a truth value"),
     (str, "text"),
@@ -39,12 +106,31 @@ def specs(root: Path) -> dict[str, dict[str, Spec]]:
     }
 
 
+def schemas(root: Path) -> dict[str, _schema.Schema]:
+    """JSON schema of each variable that holds the settings of a service, as its model declares them."""
+    return {
+        file.stem: json.loads(file.read_bytes())
+        for file in sorted(root.glob("roles/*/files/*_settings.json"))
+    }
+
+
+def unfit(name: str, schema: _schema.Schema, value: Any, resolve: Callable[[Any], Any]) -> Iterator[str]:
+    """Tell what is wrong with the settings of a service."""
+    if isinstance(value, dict):
+        given_by = {**GIVEN_BY["cavern_common_settings"], **GIVEN_BY.get(name, {})}
+        for key in sorted(set(value) & set(given_by)):
+            yield f"{name}.{key}: is given by {given_by[key]}"
+    yield from _schema.invalid(name, schema, value, resolve)
+
+
 def unknown(given: Iterable[str], roles: dict[str, dict[str, Spec]]) -> Iterator[str]:
     """Tell which of the *given* names begin like a setting of a role and are none."""
     known = {name for options in roles.values() for name in options}
     beginnings = tuple(f"{role}_" for role in roles)
     for name in sorted(set(given) - known):
-        if name.startswith(beginnings):
+        if name in FORMER:
+            yield f"{name}: is {FORMER[name]} now"
+        elif name.startswith(beginnings):
             near = difflib.get_close_matches(name, sorted(known), n=1)
             yield f"{name}: there is no such setting" + (f"; is it {near[0]}?" if near else "")
 

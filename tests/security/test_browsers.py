@@ -105,6 +105,5 @@ def test_what_any_page_can_send_is_no_document(
 
 
 def _authority(stack: Deployment) -> str:
-    environment: list[str] = stack.container("src-cavern").attrs["Config"]["Env"]
-    resource = next(line for line in environment if line.startswith("VOSPACE_RESOURCE_ID="))
-    return resource.partition("ivo://")[2].replace("/", "~")
+    resource: str = stack.told("cavern")["vospace_resource_id"]
+    return resource.removeprefix("ivo://").replace("/", "~")

@@ -31,9 +31,8 @@ def granted(stack: Deployment, http: requests.Session, user: str) -> dict[str, s
     service = f"{stack.url}/src/cavern"
     http.put(f"{service}/nodes/home/{user}", data=NODE, headers=XML, timeout=30).raise_for_status()
     http.put(f"{service}/files/home/{user}/f", data=BODY, timeout=30).raise_for_status()
-    environment: list[str] = stack.container("src-cavern").attrs["Config"]["Env"]
-    resource = next(line for line in environment if line.startswith("VOSPACE_RESOURCE_ID="))
-    target = f"vos://{resource.partition('ivo://')[2].replace('/', '~')}/home/{user}/f"
+    resource = stack.told("cavern")["vospace_resource_id"]
+    target = f"vos://{resource.removeprefix('ivo://').replace('/', '~')}/home/{user}/f"
     found = {}
     for direction, protocol in (("pushToVoSpace", "httpsput"), ("pullFromVoSpace", "httpsget")):
         document = (

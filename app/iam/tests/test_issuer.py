@@ -50,11 +50,12 @@ def configured(tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> Pat
         client["secret_file"] = str(file)
     config = tmp_path / "iam.json"
     config.write_text(json.dumps({"clients": clients, "users": {"ada": {"groups": ["staff", "astro"]}}}))
-    (tmp_path / "key").write_text(key)
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets/iam_signing_key").write_text(key)
     monkeypatch.setenv("OIDC_ISSUER", ISSUER)
     monkeypatch.setenv("OIDC_AUDIENCES", "https://vo.example")
     monkeypatch.setenv("IAM_CLIENTS_FILE", str(config))
-    monkeypatch.setenv("IAM_SIGNING_KEY_FILE", str(tmp_path / "key"))
+    monkeypatch.setenv("SECRETS_DIR", str(tmp_path / "secrets"))
     monkeypatch.setenv("IAM_USER_PASSWORD", "letmein")
     return config
 
@@ -301,7 +302,7 @@ def test_wrong_clients_are_named(configured: Path, content: Any, message: str) -
     configured.write_text(text.replace("EMPTY", str(configured.parent / "empty")))
     if content is None:
         configured.unlink()
-    with pytest.raises(SystemExit, match=rf"(?s)IAM_CLIENTS_FILE: .*{message}"):
+    with pytest.raises(SystemExit, match=rf"(?s)iam_clients_file: .*{message}"):
         create_app()
 
 
@@ -317,8 +318,8 @@ def test_wrong_signing_keys_are_named(configured: Path, wrong: str) -> None:
         pem = made.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         ).decode()
-    (configured.parent / "key").write_text(pem)
-    with pytest.raises(SystemExit, match="IAM_SIGNING_KEY"):
+    (configured.parent / "secrets/iam_signing_key").write_text(pem)
+    with pytest.raises(SystemExit, match="iam_signing_key"):
         create_app()
 
 
@@ -328,7 +329,7 @@ def test_an_empty_password_lets_nobody_in(
     monkeypatch.setenv("IAM_USER_PASSWORD", "")
     with pytest.raises(SystemExit):
         create_app()
-    assert "IAM_USER_PASSWORD: " in capsys.readouterr().err
+    assert "iam_user_password: " in capsys.readouterr().err
 
 
 async def test_the_api_is_shown_without_other_sites(http: httpx.AsyncClient) -> None:

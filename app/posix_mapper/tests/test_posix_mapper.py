@@ -18,6 +18,7 @@ from lxml import etree
 from posix_mapper.config import PosixMapperSettings
 from posix_mapper.main import TRACKED, create_app
 from posix_mapper.storage import MappingStore
+from pydantic import ValidationError
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 from voservice import auth, database
@@ -463,12 +464,21 @@ async def test_methods_and_headers(http: httpx.AsyncClient) -> None:
     assert (await http.get(f"{BASE}/availability?DETAIL=min")).content == b""
 
 
+@pytest.mark.parametrize("reserved", [{"a": 1, "b": 1}, {"a": 0}, {"a b": 1}])
+def test_reserved_users_are_checked_as_a_dictionary_too(reserved: dict[str, int]) -> None:
+    with pytest.raises(ValidationError, match="posix_mapper_reserved_users"):
+        PosixMapperSettings(posix_mapper_reserved_users=reserved)
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
         ("RESERVED_USERS", "cavernadmin", "not name:uid"),
-        ("RESERVED_USERS", "a:0", "not name:uid"),
+        ("RESERVED_USERS", "a:0", "with a uid from 1"),
+        ("RESERVED_USERS", "a:b", "valid integer"),
+        ("RESERVED_USERS", "a b:1", "not a user's name"),
         ("RESERVED_USERS", "a:1,b:1", "twice"),
+        ("RESERVED_USERS", "a:1,a:2", "twice"),
         ("CONTEXT_PATH", "src/posix-mapper", "begins with a slash"),
         ("UID_START", "12", "greater than or equal to 1000"),
     ],
@@ -484,7 +494,7 @@ def test_wrong_settings_are_named(
     with pytest.raises(SystemExit):
         load(PosixMapperSettings)
     told = capsys.readouterr().err
-    assert told.startswith(f"POSIX_MAPPER_{variable}: ")
+    assert told.startswith(f"posix_mapper_{variable.lower()}")
     assert message in told
 
 

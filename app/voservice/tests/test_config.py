@@ -20,37 +20,76 @@ def count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROBE_COUNT", "3")
 
 
-def test_secrets_come_from_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    file = tmp_path / "password"
-    file.write_text("s3cret\n")
-    monkeypatch.setenv("DATABASE_PASSWORD_FILE", str(file))
+@pytest.fixture
+def file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """File with settings."""
+    path = tmp_path / "settings.yml"
+    monkeypatch.setenv("SETTINGS_FILE", str(path))
+    return path
+
+
+@pytest.fixture
+def secrets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Directory of secrets."""
+    directory = tmp_path / "secrets"
+    directory.mkdir()
+    monkeypatch.setenv("SECRETS_DIR", str(directory))
+    return directory
+
+
+def test_a_file_gives_settings_and_the_environment_wins(file: Path) -> None:
+    file.write_text("probe_count: 7\nworkers: '2'\noidc_audiences: [a, b]\noidc_require_audience: false\n")
+    settings = load(Probe)
+    assert settings.probe_count == 3
+    assert settings.workers == 2
+    assert settings.oidc_audiences == ["a", "b"]
+    assert settings.oidc_require_audience is False
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("probe_cuont: 1", "probe_cuont: Extra inputs are not permitted"),
+        ("workers: 0", "workers: Input should be greater than or equal to 1"),
+        ("workers: [", "settings.yml: no settings: while parsing"),
+        ("[workers]", "settings.yml: no settings: "),
+        ("workers: {a: b}", "workers: Input should be a valid integer"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named(
+    file: Path, capsys: pytest.CaptureFixture[str], content: str, message: str
+) -> None:
+    file.write_text(content)
+    with pytest.raises(SystemExit) as caught:
+        load(Probe)
+    assert message in f"{capsys.readouterr().err}{caught.value}"
+
+
+def test_secrets_come_from_files_of_their_names(secrets: Path) -> None:
+    (secrets / "database_password").write_text("s3cret\n")
+    (secrets / "another_service").write_text("nobody's")
     settings = load(Probe)
     assert settings.database_password.get_secret_value() == "s3cret"
     assert "s3cret" not in repr(settings)
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
-    [(None, "cannot read"), (b"", "is empty"), (b" \n", "is empty"), (b"\xff", "not UTF-8")],
+    ("content", "message"), [(b"", "is empty"), (b" \n", "is empty"), (b"\xff", "not UTF-8")]
 )
-def test_files_without_a_secret(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None, message: str
-) -> None:
-    file = tmp_path / "password"
-    if content is not None:
-        file.write_bytes(content)
-    monkeypatch.setenv("DATABASE_PASSWORD_FILE", str(file))
-    with pytest.raises(SystemExit, match=rf"DATABASE_PASSWORD_FILE: .*{message}"):
+def test_files_without_a_secret(secrets: Path, content: bytes, message: str) -> None:
+    (secrets / "database_password").write_bytes(content)
+    with pytest.raises(SystemExit, match=rf"database_password: .*{message}"):
         load(Probe)
 
 
-def test_a_value_and_a_file_of_it_contradict_each_other(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "password").write_text("one")
-    monkeypatch.setenv("DATABASE_PASSWORD_FILE", str(tmp_path / "password"))
-    monkeypatch.setenv("DATABASE_PASSWORD", "two")
-    with pytest.raises(SystemExit, match="set one of them"):
+def test_a_secret_that_may_not_be_read_is_named(secrets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (secrets / "database_password").write_text("s3cret")
+
+    def refuse(path: Path, *_arguments: object, **_options: object) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(SystemExit, match=r"database_password: cannot read .*Permission denied"):
         load(Probe)
 
 
@@ -94,5 +133,5 @@ def test_wrong_values_are_named(
         load(Probe)
     assert caught.value.code == 2
     told = capsys.readouterr().err
-    assert told.startswith(f"{name}: ")
+    assert told.startswith(f"{name.lower()}: ")
     assert message in told

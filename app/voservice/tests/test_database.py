@@ -101,7 +101,7 @@ def test_a_database_that_is_not_there_is_named_without_its_password(migrations: 
     process = start(f"postgresql://cavern:s3cret@/cavern?host={tmp_path}", migrations, 0.5)
     told = process.communicate(timeout=60)[1]
     assert process.returncode == 1
-    assert "DATABASE_URL: postgresql+asyncpg://cavern:***@/cavern" in told
+    assert "database_url: postgresql+asyncpg://cavern:***@/cavern" in told
     assert "does not answer within 0.5 s" in told
     assert "s3cret" not in told
     assert "Traceback" not in told

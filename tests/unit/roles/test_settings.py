@@ -43,7 +43,7 @@ def said(done: subprocess.CompletedProcess[str]) -> str:
 
 def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     inventory = {
-        "core_max_item": 3,
+        "core_rse_ulr": "http://rse",
         "cavern_audiences": "https://a.example,https://b.example",
         "host_directories": [{"path": ["/a"]}],
         "reg_extra_resources": {"id": "a"},
@@ -54,7 +54,7 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     done = play(tmp_path, inventory, "-e", "haproxy_client_certs=false", "-e", "certificates_names=one")
     assert done.returncode != 0
     for wrong in (
-        "core_max_item: there is no such setting; is it core_max_items?",
+        "core_rse_ulr: there is no such setting; is it core_rse_url?",
         "haproxy_client_certs: there is no such setting; is it haproxy_client_certificates?",
         "cavern_audiences: text where a list is wanted: [https://a.example, https://b.example] in an inventory",
         "host_directories[0].path: a list where a single value is wanted",
@@ -81,7 +81,7 @@ def test_single_values_may_be_text_and_templates_and_others_have_their_names(tmp
         "cavern_https_port": "8443",
         "haproxy_client_certificates": "false",
         "cavern_audiences": "{{ ['https://' ~ site_name] }}",
-        "core_operator_groups": "{{ nobody_knows }}",
+        "core_callback_hosts": "{{ nobody_knows }}",
         "site_name": "a.example",
         "host_contact": "ada",
         "cavern_other_variables": ["host_contact"],

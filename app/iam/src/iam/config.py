@@ -25,7 +25,7 @@ CLIENT_CREDENTIALS = "client_credentials"
 
 
 class IamSettings(ServiceSettings):
-    """What the issuer is told besides what every service is."""
+    """Settings of the issuer for development."""
 
     iam_clients_file: Path = Field(
         description="JSON file with the OAuth clients and the users that have groups"
@@ -35,9 +35,9 @@ class IamSettings(ServiceSettings):
         min_length=1, description="Password of every user: this issuer is for development"
     )
     iam_default_lifetime: int = Field(
-        3600, ge=1, description="Life of a token in seconds where none is asked for"
+        3600, ge=1, description="Lifetime of a token for which none is asked, in seconds"
     )
-    iam_max_lifetime: int = Field(604_800, ge=60, description="Longest life of a token, in seconds")
+    iam_max_lifetime: int = Field(604_800, ge=60, description="Longest lifetime of a token, in seconds")
 
 
 class Client(BaseModel):
@@ -97,10 +97,10 @@ class Directory(BaseModel):
         try:
             return cls.model_validate_json(path.read_bytes())
         except OSError as exc:
-            raise SystemExit(f"IAM_CLIENTS_FILE: cannot read {path}: {exc.strerror}") from exc
+            raise SystemExit(f"iam_clients_file: cannot read {path}: {exc.strerror}") from exc
         except ValidationError as exc:
             wrong = (f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in exc.errors())
-            raise SystemExit(f"IAM_CLIENTS_FILE: {path}: {'; '.join(wrong)}") from exc
+            raise SystemExit(f"iam_clients_file: {path}: {'; '.join(wrong)}") from exc
 
     @model_validator(mode="after")
     def _ids_differ(self) -> Self:

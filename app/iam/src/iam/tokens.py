@@ -31,9 +31,9 @@ class Signer:
         try:
             key = load_pem_private_key(pem.encode(), None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
-            raise SystemExit("IAM_SIGNING_KEY: not an unencrypted private key in PEM") from exc
+            raise SystemExit("iam_signing_key: not an unencrypted private key in PEM") from exc
         if not isinstance(key, RSAPrivateKey) or key.key_size < SMALLEST_KEY:
-            raise SystemExit(f"IAM_SIGNING_KEY: the key must be an RSA key of {SMALLEST_KEY} bits or more")
+            raise SystemExit(f"iam_signing_key: the key must be an RSA key of {SMALLEST_KEY} bits or more")
         self.issuer = issuer
         self.key = key
         numbers = key.public_key().public_numbers()

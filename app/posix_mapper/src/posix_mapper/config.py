@@ -13,7 +13,7 @@ from posix_mapper.models import LARGEST
 
 
 class PosixMapperSettings(ServiceSettings):
-    """What the POSIX mapper is told besides what every service is."""
+    """Settings of the POSIX mapper."""
 
     posix_mapper_context_path: str = Field(
         "/src/posix-mapper", description="Path below which the service answers"
@@ -25,16 +25,16 @@ class PosixMapperSettings(ServiceSettings):
         900_000, ge=1000, le=LARGEST, description="First gid, used when the tables are made"
     )
     posix_mapper_reserved_users: Annotated[dict[str, int], NoDecode] = Field(
-        default_factory=dict, description="name:uid of users whose number is fixed, separated by commas"
+        default={}, description="uid of each user whose number is fixed"
     )
     posix_mapper_registrars: CommaList = Field(
-        default_factory=list,
-        description="OAuth clients whose tokens bring names into the mapping, as reserved users do; any: every token."
-        " A user's own name gets its number in any case.",
+        default=[],
+        description="OAuth clients, by client_id or azp of their tokens, who bring names of users and groups into the"
+        " mapping besides the reserved users; [any] for everybody. A user's own name gets its number in any case.",
     )
     posix_mapper_operators: CommaList = Field(
-        default_factory=list,
-        description="Users, and groups as tokens name them, who besides the reserved users may set log levels",
+        default=[],
+        description="Users, and groups as tokens name them, who may set log levels besides the reserved users",
     )
 
     @field_validator("posix_mapper_reserved_users", mode="before")
@@ -42,15 +42,25 @@ class PosixMapperSettings(ServiceSettings):
     def _pairs(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
-        pairs: dict[str, int] = {}
+        pairs: dict[str, str] = {}
         for pair in filter(None, (part.strip() for part in value.split(","))):
-            name, _, uid = pair.partition(":")
-            if not USERNAME.match(name) or not uid.isdecimal() or not 0 < int(uid) <= LARGEST:
-                raise ValueError(f"{pair!r} is not name:uid with a uid from 1 to {LARGEST}")
-            if name in pairs or int(uid) in pairs.values():
-                raise ValueError(f"{pair!r}: the name or the uid is there twice")
-            pairs[name] = int(uid)
+            name, colon, uid = pair.partition(":")
+            if not colon:
+                raise ValueError(f"{pair!r} is not name:uid")
+            if name in pairs:
+                raise ValueError(f"{pair!r}: the name is there twice")
+            pairs[name] = uid
         return pairs
+
+    @field_validator("posix_mapper_reserved_users")
+    @classmethod
+    def _reserved(cls, value: dict[str, int]) -> dict[str, int]:
+        for name, uid in value.items():
+            if not USERNAME.match(name) or not 0 < uid <= LARGEST:
+                raise ValueError(f"{name}:{uid} is not a user's name with a uid from 1 to {LARGEST}")
+            if list(value.values()).count(uid) > 1:
+                raise ValueError(f"{name}:{uid}: the uid is there twice")
+        return value
 
     @field_validator("posix_mapper_context_path")
     @classmethod

@@ -1,4 +1,4 @@
-"""Settings that core and worker share. Durations are seconds, sizes bytes."""
+"""Settings that the API and the worker of prepare-data share."""
 
 from __future__ import annotations
 
@@ -14,88 +14,91 @@ Approach = Literal["cavern_api_approach", "copy_to_user_area", "symbolic_link"]
 
 
 class PreparerSettings(ServiceSettings):
-    """What prepare-data is told; the names without a prefix are those of SKA's own service."""
+    """Settings of prepare-data; the names without a prefix are those of SKA's own service."""
 
     prepare_data_approach: Approach = Field(
         "cavern_api_approach", description="How files are staged by default"
     )
     supported_approaches: CommaList = Field(
-        default=["cavern_api_approach"], description="Approaches a request may name"
+        default=["cavern_api_approach"], description="Approaches that a request may name"
     )
     cavern_api_url: str = Field("https://haproxy.cadc.dao.nrc.ca/src/cavern", description="Cavern's base URL")
     cavern_api_token: SecretStr = Field(
-        SecretStr(""), description="Token of Cavern's administrator, if not by client"
+        SecretStr(""),
+        description="Token of Cavern's administrator, if it is not had by the service's OAuth client",
     )
-    abs_url_rse_root: str = Field(
-        "http://rse-web:80/rse/deterministic", description="Root of the RSE by HTTP"
-    )
+    abs_url_rse_root: str = Field("http://rse-web:80/rse/deterministic", description="URL of the RSE's root")
     abs_path_rse_root: Path = Field(
-        Path("/rse_data/deterministic"), description="Root of the RSE where it is mounted"
+        Path("/rse_data/deterministic"), description="Directory of the RSE's root where it is mounted"
     )
     abs_path_user_area_root: Path = Field(
-        Path("/users/cavern/home"), description="Users' areas where they are mounted"
+        Path("/users/cavern/home"), description="Directory of the users' areas where they are mounted"
     )
     abs_path_celery_results: Path = Field(
-        Path("/results"), description="Where receipts of finished requests are written"
+        Path("/results"), description="Directory for the receipts of finished requests"
     )
     celery_broker_url: str = Field(
-        "amqp://preparer@localhost:5672//", description="Broker, without the password"
+        "amqp://preparer@localhost:5672//", description="URL of the broker, without the password"
     )
     celery_broker_password: SecretStr = Field(SecretStr(""), description="Password of the broker's user")
-    api_root_path: str = Field("", description="Path under which a proxy serves the API")
+    api_root_path: str = Field("", description="Path below which a proxy serves the API")
 
     preparer_vos_uri: str = Field("vos://opencadc.org~cavern", description="URI of Cavern's root node")
     preparer_home: str = Field("/home", description="Container that holds the users' areas")
     preparer_sources: CommaList = Field(
-        default_factory=list, description="Base URLs to which the RSE may redirect, besides its root"
+        default=[], description="Base URLs to which the RSE may redirect, besides its root"
     )
     preparer_path_algorithm: Literal["hash", "identity"] = Field(
-        "hash", description="The RSE's deterministic layout"
+        "hash", description="Layout of the RSE, by Rucio's names"
     )
     preparer_path_check: Literal["strict", "off"] = Field(
-        "strict", description="Whether the path must agree with the DID"
+        "strict", description="Whether a file's path must be the one that the layout gives for its DID"
     )
     preparer_credential_key: SecretStr = Field(
         SecretStr(""), description="Fernet key that encrypts users' tokens at rest"
     )
-    preparer_credential_lifetime: int = Field(604_800, ge=60, description="Life asked for a task's own token")
+    preparer_credential_lifetime: int = Field(
+        604_800, ge=60, description="Lifetime that is asked for a task's own token, in seconds"
+    )
     preparer_callback_key: SecretStr = Field(
         SecretStr(""), description="Key that signs callbacks (HMAC-SHA256)"
     )
-    preparer_callback_hosts: CommaList = Field(
-        default_factory=list, description="Hosts that may be called back"
-    )
+    preparer_callback_hosts: CommaList = Field(default=[], description="Hosts that may be called back")
     preparer_operator_groups: CommaList = Field(
-        default_factory=list, description="Groups that see everybody's tasks"
+        default=[], description="Groups whose members see and cancel everybody's tasks"
     )
     preparer_max_items: int = Field(100_000, ge=1, description="Most files of a request")
-    preparer_max_body: int = Field(64 * 2**20, ge=1024, description="Largest body of a request")
+    preparer_max_body: int = Field(64 * 2**20, ge=1024, description="Largest body of a request, in bytes")
     preparer_max_active: int = Field(1000, ge=1, description="Most unfinished tasks of one user")
     preparer_max_rate: int = Field(
-        6000, ge=1, description="Most requests of one user in a minute, for each process"
+        6000, ge=1, description="Most requests of one user in a minute, in each server process"
     )
     preparer_user_tasks: int = Field(4, ge=1, description="Tasks of one user that are staged at once")
     preparer_site_tasks: int = Field(32, ge=1, description="Tasks of the site that are staged at once")
     preparer_file_concurrency: int = Field(16, ge=1, description="Files of one task in transfer at once")
-    preparer_file_attempts: int = Field(5, ge=1, description="Tries of one file before it fails")
+    preparer_file_attempts: int = Field(
+        5, ge=1, description="Tries of a file before it fails, where trying again may help"
+    )
     preparer_outage: float = Field(
-        900.0, ge=0, description="How long Cavern or the RSE may be away before a task fails over it"
+        900.0, ge=0, description="Seconds that Cavern or the RSE may be away before a task fails"
     )
-    preparer_task_attempts: int = Field(
-        20, ge=1, description="Workers lost over one task before it counts as lost"
-    )
+    preparer_task_attempts: int = Field(20, ge=1, description="Workers that a task may lose before it fails")
     preparer_batch: int = Field(20_000, ge=1, description="Files in one bulk job")
     preparer_lease: float = Field(
-        30.0, ge=1, description="Silence of a worker after which its tasks are another's"
+        30.0, ge=1, description="Silence of a worker after which its tasks are another's, in seconds"
     )
     preparer_poll: float = Field(
-        3.0, gt=0, description="Interval at which work is looked for that no message announced"
+        3.0,
+        gt=0,
+        description="Interval at which the worker looks for tasks that no message announced, in seconds",
     )
     preparer_retry_delay: float = Field(
-        1.0, gt=0, description="First delay before a file is tried again; it doubles"
+        1.0,
+        gt=0,
+        description="Delay before a file is tried again, in seconds; it doubles with each further try",
     )
     preparer_retry_delay_max: float = Field(
-        60.0, gt=0, description="Longest delay before a file is tried again"
+        60.0, gt=0, description="Longest delay before a file is tried again, in seconds"
     )
     preparer_worker_name: str = Field(
         default_factory=lambda: uuid.uuid4().hex[:12], description="Name of this worker"

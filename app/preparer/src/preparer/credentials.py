@@ -20,7 +20,7 @@ class Vault:
             self._fernet = Fernet(settings.preparer_credential_key.get_secret_value())
         except ValueError as exc:
             raise SystemExit(
-                "PREPARER_CREDENTIAL_KEY: must be a Fernet key, 32 bytes in URL-safe base64"
+                "preparer_credential_key: must be a Fernet key, 32 bytes in URL-safe base64"
             ) from exc
 
     def lock(self, token: str) -> bytes:

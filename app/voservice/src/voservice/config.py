@@ -1,6 +1,7 @@
-"""Configuration from the environment, read once at start.
+"""Settings of a service, read once at start: from its environment, a file, and a directory of secrets.
 
-Any variable ``X`` may instead be given as ``X_FILE``, the path of a file that holds its value: secrets come that way.
+A setting is declared here, or in the service's own model, and nowhere else: name, type, bounds, default, unit and
+meaning. What an inventory may say, and its documentation, are rendered from the models (``bin/render-docs``).
 """
 
 from __future__ import annotations
@@ -13,9 +14,21 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+from yaml import YAMLError
 
 from voservice.auth.issuer import ALGORITHMS
+
+# Where a container has them; variables of these names say otherwise.
+SETTINGS_FILE = "/config/settings.yml"
+SECRETS_DIR = "/config/secrets"
 
 
 def _split(value: Any) -> Any:
@@ -31,59 +44,45 @@ CommaList = Annotated[list[str], NoDecode, BeforeValidator(_split)]
 S = TypeVar("S", bound="ServiceSettings")
 
 
-class FileSource(PydanticBaseSettingsSource):
-    """Reads ``X`` from the file that ``X_FILE`` names."""
+class Secrets(SecretsSettingsSource):
+    """Secrets from files of their names; one that cannot be read, or is empty, ends the process."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Return the value of one field, or None where no file is named."""
-        prefix = self.config.get("env_prefix", "")
-        alias = field.validation_alias if isinstance(field.validation_alias, str) else None
-        name = (alias or f"{prefix}{field_name}").upper()
-        path = os.environ.get(f"{name}_FILE")
-        if not path:
-            return None, field_name, False
-        if name in os.environ:
-            raise SystemExit(f"{name} and {name}_FILE: set one of them")
+        """Return the value of one field, or None where there is no such file."""
         try:
-            value = Path(path).read_text(encoding="utf-8").strip()
+            value, key, is_complex = super().get_field_value(field, field_name)
         except OSError as exc:
-            raise SystemExit(f"{name}_FILE: cannot read {path}: {exc.strerror}") from exc
+            raise SystemExit(f"{field_name}: cannot read {exc.filename}: {exc.strerror}") from exc
         except UnicodeDecodeError as exc:
-            raise SystemExit(f"{name}_FILE: {path} is not UTF-8 text") from exc
-        if not value:
-            raise SystemExit(f"{name}_FILE: {path} is empty")
-        return value, alias or field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        """Return the values of all fields that come from files."""
-        values: dict[str, Any] = {}
-        for name, field in self.settings_cls.model_fields.items():
-            value, key, _ = self.get_field_value(field, name)
-            if value is not None:
-                values[key] = value
-        return values
+            raise SystemExit(f"{field_name}: its file in {self.secrets_dir} is not UTF-8 text") from exc
+        if value == "":
+            raise SystemExit(f"{field_name}: its file in {self.secrets_dir} is empty")
+        return value, key, is_complex
 
 
 class ServiceSettings(BaseSettings):
-    """What every service is told. Durations are seconds, sizes bytes."""
+    """Settings of every service of this project."""
 
-    model_config = SettingsConfigDict(extra="ignore", populate_by_name=True)
+    # A name that is none would have no effect.
+    model_config = SettingsConfigDict(extra="forbid")
 
     public_url: str = Field(
         "https://haproxy.cadc.dao.nrc.ca", description="Public base URL without a trailing slash"
     )
     oidc_issuer: str = Field(
-        "https://haproxy.cadc.dao.nrc.ca/iam", description="Issuer, spelled as in the claim iss"
+        "https://haproxy.cadc.dao.nrc.ca/iam",
+        description="OpenID Connect issuer, spelled as in the claim iss of its tokens",
     )
     oidc_audiences: CommaList = Field(
-        default_factory=list, description="Values of aud that are accepted; without any, the public URL"
+        default=[], description="Values of the claim aud that are accepted; the public URL if there are none"
     )
     oidc_require_audience: bool = Field(True, description="Refuse tokens without the claim aud")
     oidc_algorithms: CommaList = Field(
         default=["RS256", "ES256"], description="Signature algorithms that are accepted"
     )
     trusted_proxies: CommaList = Field(
-        default_factory=list, description="Peers whose forwarding headers are believed, with the proof"
+        default=[],
+        description="Addresses of proxies whose X-Forwarded headers are believed, with the proof",
     )
     proxy_proof: SecretStr = Field(
         SecretStr(""), description="Secret by which a proxy proves itself; without one none is believed"
@@ -92,16 +91,18 @@ class ServiceSettings(BaseSettings):
         "https://haproxy.cadc.dao.nrc.ca/reg", description="Base URL of the IVOA registry"
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
-        "INFO", description="Least severity that is logged"
+        "INFO", description="Lowest severity that is logged"
     )
-    body_patience: float = Field(30.0, gt=0, description="Time over which the pace of a body is measured")
-    body_pace: int = Field(
-        500, ge=0, description="Bytes a second that a request's body must bring at the least"
+    body_patience: float = Field(
+        30.0,
+        gt=0,
+        description="Seconds over which the pace of a request's body is measured; a slower one is answered with 408",
     )
+    body_pace: int = Field(500, ge=0, description="Lowest pace of a request's body, in bytes a second")
     workers: int = Field(1, ge=1, le=64, description="Server processes")
     database_url: str = Field("", description="postgresql://role@host:port/database, without the password")
     database_password: SecretStr = Field(SecretStr(""), description="Password of the database role")
-    service_client_id: str = Field("", description="The service's own OAuth client")
+    service_client_id: str = Field("", description="Name of the service's own OAuth client")
     service_client_secret: SecretStr = Field(SecretStr(""), description="Secret of that client")
 
     @field_validator("log_level", mode="before")
@@ -144,16 +145,21 @@ class ServiceSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Order the sources: arguments, the environment, files that the environment names."""
-        return init_settings, env_settings, FileSource(settings_cls)
+        """Order the sources: arguments, the environment, the file, the secrets."""
+        file = os.environ.get("SETTINGS_FILE", SETTINGS_FILE)
+        secrets = os.environ.get("SECRETS_DIR", SECRETS_DIR)
+        sources = (init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=file))
+        return (*sources, Secrets(settings_cls, secrets)) if Path(secrets).is_dir() else sources
 
 
 def load(settings: type[S]) -> S:
-    """Read the settings or end the process with a message that names the variable and what is wrong with it."""
+    """Read the settings or end the process with a message that names the setting and what is wrong with it."""
     try:
         return settings()
     except ValidationError as exc:
         for error in exc.errors():
-            name = ".".join(map(str, error["loc"])).upper() or "configuration"
+            name = ".".join(map(str, error["loc"])) or "settings"
             print(f"{name}: {error['msg'].removeprefix('Value error, ')}", file=sys.stderr)
         raise SystemExit(2) from exc
+    except (YAMLError, ValueError, TypeError) as exc:
+        raise SystemExit(f"{os.environ.get('SETTINGS_FILE', SETTINGS_FILE)}: no settings: {exc}") from exc

@@ -197,4 +197,4 @@ def migrate(settings: ServiceSettings, migrations: Path, seconds: float = 120) -
     try:
         asyncio.run(_upgrade(url(settings), migrations, seconds))
     except DatabaseUnavailable as exc:
-        raise SystemExit(f"DATABASE_URL: {exc}") from exc
+        raise SystemExit(f"database_url: {exc}") from exc

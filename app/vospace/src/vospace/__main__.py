@@ -26,7 +26,7 @@ def main() -> None:
     properties.add_argument(
         "action",
         choices=["export", "import", "prune"],
-        help="write them to standard output; read them from standard input; with VOSPACE_METADATA=sidecar,"
+        help="write them to standard output; read them from standard input; with vospace_metadata=sidecar,"
         " forget those of nodes that no longer exist",
     )
     arguments = parser.parse_args()
@@ -53,7 +53,7 @@ def manage(tree: Tree, action: str) -> None:
     else:
         keeper = tree.properties.keeper
         if not isinstance(keeper, keepers.Sidecar):
-            raise ValueError("prune is for VOSPACE_METADATA=sidecar: extended attributes go with their nodes")
+            raise ValueError("prune is for vospace_metadata=sidecar: extended attributes go with their nodes")
         print(f"forgot the properties of {transport.prune(tree, keeper)} nodes")
 
 

@@ -221,13 +221,13 @@ def test_what_is_no_export_is_refused(run, line):
 
 def test_prune_is_for_sidecars(run, monkeypatch):
     monkeypatch.undo()
-    with pytest.raises(SystemExit, match="prune is for VOSPACE_METADATA=sidecar"):
+    with pytest.raises(SystemExit, match="prune is for vospace_metadata=sidecar"):
         run("prune", "xattrs")
 
 
 def test_a_file_system_without_attributes_asks_for_a_sidecar(run):
     with pytest.raises(
-        SystemExit, match=r"VOSPACE_METADATA: xattrs at .*: the file system has no extended attributes"
+        SystemExit, match=r"vospace_metadata: xattrs at .*: the file system has no extended attributes"
     ):
         run("export", "xattrs")
 

@@ -28,7 +28,7 @@ class Preauth:
 
     def __init__(self, key: bytes, seconds: int) -> None:
         if len(key) < 32:
-            raise ValueError("VOSPACE_PREAUTH_KEY: at least 32 bytes are needed")
+            raise ValueError("vospace_preauth_key: at least 32 bytes are needed")
         self._key = key
         self._seconds = seconds
 

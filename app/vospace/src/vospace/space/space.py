@@ -45,7 +45,7 @@ def open_tree(settings: Settings) -> Tree:
     try:
         return Tree(settings.root, Properties(keeper(where, settings.vospace_base_dir)))
     except ValueError as error:
-        raise ValueError(f"VOSPACE_METADATA: {where} at {settings.root}: {error}") from None
+        raise ValueError(f"vospace_metadata: {where} at {settings.root}: {error}") from None
 
 
 class Space:
