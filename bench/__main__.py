@@ -5,9 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 
-from bench import deployment, staging, vospace
+from bench import deployment, relay, staging, vospace
 
-MEASUREMENTS = {"deployment": deployment.measure, "staging": staging.measure, "vospace": vospace.measure}
+MEASUREMENTS = {
+    "deployment": deployment.measure,
+    "staging": staging.measure,
+    "relay": relay.measure,
+    "vospace": vospace.measure,
+}
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ from vo_clients import Shell
 
 VOS = "{http://www.ivoa.net/xml/VOSpace/v2.0}"
 CORE = "ivo://ivoa.net/vospace/core#"
+INHERIT = "ivo://cadc.nrc.ca/vospace/core#inheritPermissions"
 ROOT_URI = "vos://contract.example~cavern"
 GROUP = "ivo://contract.example/gms?survey"
 TOKEN = "ivo://ivoa.net/sso#token"
@@ -58,11 +59,11 @@ class Space:
         self.http, self.url, self.home = http, f"{site.url}/src/cavern", home
 
     def node(
-        self, method: str, path: str, kind: str = "ContainerNode", **properties: str
+        self, method: str, path: str, kind: str = "ContainerNode", inherits: bool = False, **properties: str
     ) -> requests.Response:
-        entries = "".join(
-            f'<vos:property uri="{CORE}{key}">{value}</vos:property>' for key, value in properties.items()
-        )
+        named = {f"{CORE}{key}": value for key, value in properties.items()}
+        named |= {INHERIT: "true"} if inherits else {}
+        entries = "".join(f'<vos:property uri="{key}">{value}</vos:property>' for key, value in named.items())
         rest = "<vos:nodes/>" if kind == "ContainerNode" else ""
         document = NODE.format(kind=kind, uri=f"{ROOT_URI}{path}", properties=entries, rest=rest)
         return self.http.request(method, f"{self.url}/nodes{path}", data=document, headers=XML, timeout=60)
@@ -169,6 +170,15 @@ def test_moves(ada: Space) -> None:
     onto = transfer(f"{ROOT_URI}/home/ada/protocol/other", "/home/ada/protocol/box/old", rest=gone)
     phase, error = ada.asynchronously(onto)
     assert (phase, (error or "").partition(":")[0]) == ("ERROR", "DuplicateNode")
+    # In one request, which is answered the same whatever came of it; the job tells.
+    back = transfer(f"{ROOT_URI}/home/ada/protocol/back", "/home/ada/protocol/box/old", rest=gone)
+    for document, outcome in ((back, "COMPLETED"), (onto, "ERROR")):
+        answer = ada.post("synctrans", document, headers=XML, allow_redirects=False)
+        assert answer.status_code == 303, answer.text
+        job = answer.headers["Location"].removesuffix("/results/transferDetails")
+        assert job != answer.headers["Location"]
+        assert ada.get("/home/ada/protocol/back").content == b"moved"
+        assert ada.http.get(f"{job}/phase", timeout=60).text == outcome
 
 
 @pytest.mark.parametrize("kind", ["application/x-tar", "application/zip"])
@@ -273,6 +283,47 @@ def test_the_node_module(site: Site, ada: Space, tmp_path: Path) -> None:
     assert ada.http.get(f"{ada.url}/nodes{top}", timeout=60).status_code == 404
 
 
+def staged(site: Site, http: requests.Session, body: dict[str, Any]) -> dict[str, Any]:
+    """A task at its end."""
+    api = f"{site.url}/prepare-data/v1/tasks"
+    submitted = http.post(api, json=body, timeout=60)
+    assert submitted.status_code == 201, submitted.text
+    deadline = time.monotonic() + 300
+    while (found := http.get(f"{api}/{submitted.json()['id']}", timeout=60).json())["state"] in ACTIVE:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.5)
+    return dict(found)
+
+
+def test_what_is_staged_into_a_shared_container_is_for_its_group(site: Site, ada: Space) -> None:
+    """A file that is written there by hand is not."""
+    path = "/home/ada/protocol/inheriting"
+    assert ada.node("PUT", path, inherits=True, groupread=GROUP).status_code == 201
+    for above in ("/home/ada", "/home/ada/protocol"):
+        assert ada.node("POST", above, groupread=GROUP).status_code == 200
+    source = site.data / "rse_data" / DID.parse("relay:shared.dat").path()
+    source.parent.mkdir(parents=True, exist_ok=True)
+    source.write_bytes(b"for the group")
+    files = [
+        {"did": "relay:shared.dat", "destination": f"./protocol/inheriting{below}"} for below in ("", "/deep")
+    ]
+    begun = time.time()
+    task = staged(site, ada.http, {"files": files})
+    assert task["files_done"] == len(files), task
+    ada.put(f"{path}/by-hand", b"for nobody")
+    with site.session("grace") as member, site.session("heidi") as stranger:
+        for file in ("shared.dat", "deep/shared.dat"):
+            assert Space(site, member, "").get(f"{path}/{file}").content == b"for the group"
+            assert Space(site, stranger, "").get(f"{path}/{file}").status_code == 403
+        assert Space(site, member, "").get(f"{path}/by-hand").status_code == 403
+    # Readers never meet a file before it is theirs to read: it has its permissions when it gets its name.
+    asked = [(entry["method"], entry["path"]) for entry in site.requests("cavern", begun)]
+    granted = next(
+        n for n, (method, where) in enumerate(asked) if method == "POST" and where.endswith(".part")
+    )
+    assert granted < next(n for n, (_, where) in enumerate(asked) if where.endswith("/synctrans"))
+
+
 def test_many_files_by_relay(site: Site, ada: Space) -> None:
     """Most are as they should be, one is not there, and one is another than the request says."""
     contents = {f"relay:file{number}.dat": os.urandom(1000 + number) for number in range(40)}
@@ -314,6 +365,8 @@ def test_many_files_by_relay(site: Site, ada: Space) -> None:
     # Many began at once, and one asked.
     asked = site.requests("cavern", begun)
     assert len([entry for entry in asked if entry["path"].endswith("/error")]) == 1
+    # Four requests a file; besides, those for directories, for what Cavern can do, and for what fails.
+    assert len(asked) <= 4 * len(contents) + 24
     # Large files go through the worker, and never stay there as a whole.
     memory = site.container(worker).stats(stream=False)["memory_stats"]
     assert memory["usage"] - memory["stats"].get("inactive_file", 0) < 512 << 20

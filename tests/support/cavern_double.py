@@ -5,15 +5,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from urllib.parse import unquote
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, quoteattr
 
 from aiohttp import web
 from lxml import etree
 from preparer.cavern import BULK_PULL
 from voservice.uris import encode_node_path
 
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 CORE = "ivo://ivoa.net/vospace/core#"
 
 
@@ -42,27 +43,44 @@ class CavernDouble:
         self.bulk = False
         self.quota: int | None = None
         self.digests: dict[str, str] = {}
+        # What was asked of Cavern, as method and path.
+        self.requests: list[tuple[str, str]] = []
+        # Properties by node, other than those of its bytes.
+        self.properties: dict[str, dict[str, str]] = {}
+        # Nodes that others make while a file is written.
+        self.meanwhile: dict[str, bytes | None] = {}
+        self.duplicates: set[str] = set()
+        # Containers that may not be made.
+        self.forbidden: set[str] = set()
         # Files whose checksum Cavern does not know, since they were changed without it.
         self.unknown: set[str] = set()
 
     def application(self) -> web.Application:
-        application = web.Application(client_max_size=1 << 26)
+        application = web.Application(client_max_size=1 << 26, middlewares=[self.count])
         application.add_routes(
             [
                 web.get("/rse/{path:.*}", self.source),
                 web.get("/cavern/capabilities", self.capabilities),
                 web.get("/cavern/nodes/{path:.*}", self.get_node),
                 web.put("/cavern/nodes/{path:.*}", self.put_node),
+                web.post("/cavern/nodes/{path:.*}", self.post_node),
                 web.delete("/cavern/nodes/{path:.*}", self.delete_node),
                 web.get("/cavern/files/{path:.*}", self.get_file),
                 web.put("/cavern/files/{path:.*}", self.put_file),
                 web.post("/cavern/transfers", self.transfer),
+                web.post("/cavern/synctrans", self.synchronous),
                 web.post("/cavern/transfers/{job}/phase", self.run),
                 web.get("/cavern/transfers/{job}", self.job),
                 web.get("/cavern/transfers/{job}/error", self.error),
             ]
         )
         return application
+
+    @web.middleware
+    async def count(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path.startswith("/cavern/"):
+            self.requests.append((request.method, request.path.removeprefix("/cavern")))
+        return await handler(request)
 
     async def source(self, request: web.Request) -> web.Response:
         name = request.path.rpartition("/")[2]
@@ -99,6 +117,10 @@ class CavernDouble:
             if path not in self.unknown:
                 digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
                 entries += f'<v:property uri="{CORE}MD5">{digest}</v:property>'
+        entries += "".join(
+            f'<v:property uri="{uri}">{value}</v:property>'
+            for uri, value in self.properties.get(path, {}).items()
+        )
         inside = [name for name in self.nodes if name.rpartition("/")[0] == path]
         listed = "" if request.query.get("limit") == "0" else "".join(map(self._child, inside))
         return web.Response(
@@ -119,6 +141,8 @@ class CavernDouble:
 
     async def put_node(self, request: web.Request) -> web.Response:
         path = "/" + request.match_info["path"]
+        if path in self.forbidden:
+            return web.Response(status=403, text=f"PermissionDenied: {path}")
         if path in self.nodes:
             return web.Response(status=409, text=f"DuplicateNode: {path}")
         if path.rpartition("/")[0] not in self.nodes:
@@ -126,6 +150,16 @@ class CavernDouble:
         self.nodes[path] = None
         self.made.append(path)
         return web.Response(status=201)
+
+    async def post_node(self, request: web.Request) -> web.Response:
+        path = "/" + request.match_info["path"]
+        if path not in self.nodes:
+            return web.Response(status=404, text=f"NodeNotFound: {path}")
+        root = etree.fromstring(await request.read())
+        assert path_of(str(root.get("uri"))) == path
+        for entry in root.iterfind("{*}properties/{*}property"):
+            self.properties.setdefault(path, {})[str(entry.get("uri"))] = str(entry.text)
+        return web.Response(status=200)
 
     async def delete_node(self, request: web.Request) -> web.Response:
         path = "/" + request.match_info["path"]
@@ -137,6 +171,8 @@ class CavernDouble:
         path = "/" + request.match_info["path"]
         content = await request.read()
         self.relayed += 1
+        self.nodes.update(self.meanwhile)
+        self.meanwhile = {}
         if any(path.startswith(start) for start in self.damage):
             content = b"damaged"
         self.nodes[path] = content
@@ -153,25 +189,52 @@ class CavernDouble:
             status=303, headers={"Location": f"{request.url.origin()}/cavern/transfers/{job}"}
         )
 
+    async def synchronous(self, request: web.Request) -> web.Response:
+        made = await self.transfer(request)
+        self.carry_out(made.headers["Location"].rpartition("/")[2])
+        made.headers["Location"] += "/results/transferDetails"
+        return made
+
     async def run(self, request: web.Request) -> web.Response:
-        source, target = self.jobs[request.match_info["job"]]
+        self.carry_out(request.match_info["job"])
+        return web.Response(status=200)
+
+    def carry_out(self, job: str) -> None:
+        """What a job does."""
+        source, target = self.jobs[job]
         if source.startswith("move:"):
+            if self.nodes.get(target) is not None:
+                self.duplicates.add(job)
+                return
+            if target in self.nodes:
+                target = f"{target}/{source.rpartition('/')[2]}"
+                self.jobs[job] = (source, target)
             self.nodes[target] = self.nodes.pop(path_of(source))
+            self.properties[target] = self.properties.pop(path_of(source), {})
         elif self.pulls and (name := source.rpartition("/")[2]) in self.content:
             self.nodes[target] = self.content[name]
-        return web.Response(status=200)
 
     def _failed(self, job: str) -> str | None:
         source, _ = self.jobs[job]
         if source.startswith("move:"):
-            return None
+            return f"DuplicateNode: {source}" if job in self.duplicates else None
         if not self.pulls:
             return "pullToVoSpace not implemented"
         return None if source.rpartition("/")[2] in self.content else "SourceNotFound: 404"
 
     async def job(self, request: web.Request) -> web.Response:
         phase = "ERROR" if self._failed(request.match_info["job"]) else "COMPLETED"
-        return web.Response(text=f"<job><phase>{phase}</phase></job>", content_type="text/xml")
+        source, target = self.jobs[request.match_info["job"]]
+        uri = quoteattr(f"vos://opencadc.org~cavern{encode_node_path(target)}")
+        moved = (
+            f'<results><result id="destination" x:href={uri}/></results>'
+            if source.startswith("move:")
+            else ""
+        )
+        return web.Response(
+            text=f'<job xmlns:x="http://www.w3.org/1999/xlink"><phase>{phase}</phase>{moved}</job>',
+            content_type="text/xml",
+        )
 
     async def error(self, request: web.Request) -> web.Response:
         return web.Response(text=self._failed(request.match_info["job"]) or "")

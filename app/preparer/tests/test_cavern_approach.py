@@ -22,6 +22,8 @@ from preparer.config import PreparerSettings
 from preparer.ledger import FileState, Outcome
 
 CONTENT = {"a.dat": b"a" * 3_000_000, "b.dat": b"bb", "empty.dat": b""}
+CORE = "ivo://ivoa.net/vospace/core#"
+INHERIT = "ivo://cadc.nrc.ca/vospace/core#inheritPermissions"
 RELAY = pytest.mark.parametrize("stage", [False], ids=["relay"], indirect=True)
 
 
@@ -167,6 +169,80 @@ async def test_what_is_there_and_proven_is_left_alone(stage: Stage) -> None:
     assert stage.outcomes[0].state == FileState.PRESENT
     assert stage.stand_in.relayed == 0
     assert stage.stand_in.jobs == {}
+
+
+@RELAY
+async def test_a_relayed_file_costs_few_requests(stage: Stage) -> None:
+    """Four where nothing is in its place: a look, the bytes, the move, and what became of that."""
+    await stage(file(0, "b.dat"))
+    path, md5 = "/home/ada/run/a.dat", hashlib.md5(CONTENT["a.dat"], usedforsecurity=False).hexdigest()
+    known = {"size": len(CONTENT["a.dat"]), "md5": md5}
+
+    async def asked(**wanted: Any) -> list[str]:
+        """Methods of what is asked of one file, apart from what is asked once for all."""
+        stage.outcomes.clear()
+        stage.stand_in.requests.clear()
+        await stage(file(1, "a.dat", **wanted))
+        assert stage.stand_in.nodes[path] == CONTENT["a.dat"]
+        once = ("/capabilities", "/nodes/home/ada", "/nodes/home/ada/run")
+        return [method for method, where in stage.stand_in.requests if where not in once]
+
+    assert await asked(**known) == ["GET", "PUT", "POST", "GET"]
+    # What is there and as it should be costs the look.
+    assert await asked(**known) == ["GET"]
+    for wanted in (known, {}):
+        stage.stand_in.nodes[path] = b"old"
+        assert sorted(await asked(**wanted)) == ["DELETE", "GET", "GET", "POST", "PUT"]
+    # In a directory that was not there before there is nothing to look at.
+    for place in (path, "/home/ada/run/b.dat", "/home/ada/run"):
+        del stage.stand_in.nodes[place]
+    assert await asked(**known) == ["PUT", "POST", "GET"]
+
+
+@RELAY
+@pytest.mark.parametrize("kind", ["file", "container"])
+async def test_what_comes_into_a_files_place_meanwhile_is_noticed(stage: Stage, kind: str) -> None:
+    """A node that is moved onto a container goes into it, and onto a file is refused."""
+    path = "/home/ada/run/b.dat"
+    stage.stand_in.meanwhile = {path: None if kind == "container" else b"other"}
+    await stage(file(0, "b.dat"))
+    if kind == "container":
+        assert (stage.outcomes[0].state, stage.outcomes[0].fault) == (FileState.FAILED, "DuplicateNode")
+        assert set(stage.stand_in.nodes) == {"/home", "/home/ada", "/home/ada/run", path}
+    else:
+        assert stage.outcomes[0].state == FileState.STAGED
+        assert stage.stand_in.nodes[path] == b"bb"
+        assert [outcome.fault for outcome in stage.retried] == ["DuplicateNode"]
+
+
+@RELAY
+async def test_a_relayed_file_has_the_permissions_that_its_container_gives(stage: Stage) -> None:
+    given = {f"{CORE}groupread": "ivo://o/gms?b ivo://o/gms?a", f"{CORE}groupwrite": "ivo://o/gms?c"}
+    stage.stand_in.nodes |= {"/home/ada": None, "/home/ada/run": None, "/home/ada/shared": None}
+    stage.stand_in.properties = {
+        "/home/ada/run": {**given, f"{CORE}ispublic": "true"},
+        "/home/ada/shared": {**given, INHERIT: "true", f"{CORE}ispublic": "false"},
+        "/home/ada": {INHERIT: "true", f"{CORE}ispublic": "true"},
+    }
+    places = ("/home/ada/run", "/home/ada/shared", "/home/ada")
+    await stage(*(file(n, "b.dat", target=f"{place}/b.dat") for n, place in enumerate(places)))
+    assert {outcome.state for outcome in stage.outcomes.values()} == {FileState.STAGED}
+    found = [stage.stand_in.properties.get(f"{place}/b.dat", {}) for place in places]
+    assert found == [{}, given, {f"{CORE}ispublic": "true"}]
+    # A container is asked once for all its files.
+    stage.outcomes.clear()
+    stage.stand_in.requests.clear()
+    await stage(*(file(n, "b.dat", target=f"/home/ada/shared/{n}.dat") for n in range(20)))
+    assert stage.stand_in.requests.count(("GET", "/nodes/home/ada/shared")) == 1
+    assert all(stage.stand_in.properties[f"/home/ada/shared/{n}.dat"] == given for n in range(20))
+
+
+async def test_a_directory_that_cannot_be_made_fails_its_own_files_alone(stage: Stage) -> None:
+    stage.stand_in.nodes["/home/ada/run"] = None
+    stage.stand_in.forbidden = {"/home/ada/closed"}
+    await stage(file(0, "b.dat", target="/home/ada/closed/b.dat"), file(1, "b.dat"))
+    assert (stage.outcomes[0].state, stage.outcomes[0].fault) == (FileState.FAILED, "PermissionDenied")
+    assert stage.outcomes[1].state == FileState.STAGED
 
 
 @RELAY

@@ -40,7 +40,11 @@ LENGTH = f"{CORE}length"
 MD5 = f"{CORE}MD5"
 DATE = f"{CORE}date"
 ENCODING = f"{CORE}encoding"
+PUBLIC = f"{CORE}ispublic"
+GROUPS = (f"{CORE}groupread", f"{CORE}groupwrite")
+INHERIT = "ivo://cadc.nrc.ca/vospace/core#inheritPermissions"
 VOS = "http://www.ivoa.net/xml/VOSpace/v2.0"
+HREF = "{http://www.w3.org/1999/xlink}href"
 XSI = "http://www.w3.org/2001/XMLSchema-instance"
 
 CAPABILITIES_AGE = 600.0
@@ -103,6 +107,14 @@ class Node:
         return self.properties.get(MD5, "").removeprefix("md5:").lower() or None
 
     @property
+    def inherited(self) -> dict[str, str]:
+        """Permissions that a container gives to what is made in it; empty if there is nothing to give."""
+        if self.properties.get(INHERIT) != "true":
+            return {}
+        found = {uri: value for uri in GROUPS if (value := self.properties.get(uri))}
+        return found | ({PUBLIC: "true"} if self.properties.get(PUBLIC) == "true" else {})
+
+    @property
     def room(self) -> int | None:
         """Bytes left of an allocation's quota; None without a quota."""
         quota = self.number(QUOTA)
@@ -147,6 +159,10 @@ def _node(element: etree._Element) -> Node:
     listed = element.iterfind(f"{{{VOS}}}properties/{{{VOS}}}property")
     properties = {entry.get("uri", ""): (entry.text or "").strip() for entry in listed}
     return Node(element.get(f"{{{XSI}}}type", "").partition(":")[2], properties)
+
+
+def _phase(job: etree._Element) -> str:
+    return str(job.findtext("{*}phase") or "UNKNOWN").strip()
 
 
 class Cavern:
@@ -210,6 +226,11 @@ class Cavern:
     def uri(self, path: str) -> str:
         """VOSpace URI of the node at *path*."""
         return self.vos_uri + encode_node_path(path)
+
+    @staticmethod
+    def path(uri: str) -> str:
+        """Path of the node with a VOSpace URI."""
+        return unquote("/" + uri.partition("://")[2].partition("/")[2])
 
     async def node(self, path: str, token: str) -> Node | None:
         """The node at *path* without its children, or None."""
@@ -362,6 +383,9 @@ class Cavern:
 
     async def phase(self, job: str, token: str, wait: int = 0) -> str:
         """Phase of a job; with *wait*, answered when it changes or after so many seconds."""
+        return _phase(await self._job(job, token, wait))
+
+    async def _job(self, job: str, token: str, wait: int = 0) -> etree._Element:
         params = {"WAIT": str(wait)} if wait else {}
         timeout = aiohttp.ClientTimeout(total=wait + 60)
         try:
@@ -370,8 +394,7 @@ class Cavern:
             if exc.fault in MISSING_JOB:
                 raise JobVanished("JobNotFound", "Cavern no longer knows the job", transient=True) from exc
             raise
-        root = etree.fromstring(body, etree.XMLParser(resolve_entities=False, no_network=True))
-        return str(root.findtext("{*}phase") or "UNKNOWN").strip()
+        return etree.fromstring(body, etree.XMLParser(resolve_entities=False, no_network=True))
 
     async def abort(self, job: str, token: str) -> None:
         """Ask a job to end."""
@@ -464,34 +487,47 @@ class Cavern:
         raise CavernError("Cancelled", "Cancelled while it was pulled")
 
     async def _start(self, document: str, token: str) -> str:
-        _, _, answer = await self._request(
-            "POST",
-            f"{self.url}/transfers",
-            token,
-            ok=(303,),
-            data=document.encode(),
-            headers=XML,
-        )
-        job = urljoin(self.url + "/", str(answer["Location"]))
-        if urlsplit(job).netloc != urlsplit(self.url).netloc:
-            raise CavernError("InternalFault", f"the job's URL {job} is not on Cavern's host")
+        job = await self._make_job("transfers", document, token)
         await self.run(job, token)
         return job
 
+    async def _make_job(self, endpoint: str, document: str, token: str) -> str:
+        """URL of a new job at an endpoint for transfers."""
+        url = f"{self.url}/{endpoint}"
+        _, _, answer = await self._request(
+            "POST", url, token, ok=(200, 303), data=document.encode(), headers=XML
+        )
+        job = urljoin(url, str(answer.get("Location", ""))).removesuffix("/results/transferDetails")
+        if job == url or urlsplit(job).netloc != urlsplit(url).netloc:
+            raise CavernError("InternalFault", f"{url} leads to no job, but to {job}", transient=True)
+        return job
+
     async def move(self, source: str, target: str, token: str) -> None:
-        """Move a node (VOSpace 2.1 section 3.3.2)."""
+        """Move a node (VOSpace 2.1 section 3.3.2): a synchronous job, which is over when its making is answered."""
         document = (
             f'<vos:transfer xmlns:vos="{VOS}" version="2.1"><vos:target>{escape(self.uri(source))}</vos:target>'
             f"<vos:direction>{escape(self.uri(target))}</vos:direction><vos:keepBytes>false</vos:keepBytes></vos:transfer>"
         )
-        job = await self._start(document, token)
-        # A rename is over at once, and OpenCADC's WAIT never answers before a second has gone.
+        # The answer is the same whatever became of it: the job tells.
+        job = await self._make_job("synctrans", document, token)
         pause = 0.02
-        while (phase := await self.phase(job, token)) in ACTIVE_PHASES:
+        while _phase(ended := await self._job(job, token)) in ACTIVE_PHASES:
             await asyncio.sleep(pause)
             pause = min(2.0, pause * 2)
-        if phase != "COMPLETED":
-            raise await self.error(job, token)
+        if _phase(ended) != "COMPLETED":
+            error = await self.error(job, token)
+            # Something has come into its place meanwhile; who tries again looks what it is.
+            error.transient |= error.fault == "DuplicateNode"
+            raise error
+        ends = [
+            result.get(HREF, "") for result in ended.iter("{*}result") if result.get("id") == "destination"
+        ]
+        for place in map(self.path, ends):
+            if place.rpartition("/")[2] != source.rpartition("/")[2]:
+                continue
+            # A container has come into its place, into which a node is moved under its own name.
+            await self.delete(place, token)
+            raise CavernError("DuplicateNode", f"{target} is a container")
 
     async def read(self, path: str, token: str) -> AsyncIterator[bytes]:
         """The bytes of a file as they come, those of one that is coded itself too."""

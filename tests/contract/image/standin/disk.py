@@ -120,6 +120,10 @@ class Disk:
             file.mkdir(mode=0o770)
         else:
             os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o660))
+            # What the file system makes of the directory's default ACL is overwritten.
+            if ACCESS in os.listxattr(file):
+                os.removexattr(file, ACCESS)
+            file.chmod(0o660)
         os.chown(file, uid, uid)
 
     def link(self, path: str, target: str, uid: int) -> None:

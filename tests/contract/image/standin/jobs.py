@@ -409,15 +409,20 @@ class Jobs:
         try:
             if kind != XML:
                 raise Fault(400, NO_TRANSFER)
-            if _text(root, "direction").startswith("vos:"):
-                raise Fault(400, f"InternalFault (invalid direction: Direction[{_text(root, 'direction')}])")
-            results = await self._negotiated(root, caller)
+            direction = _text(root, "direction")
+            if direction.startswith("vos:"):
+                # Carried out before the answer, which leads to details that there are none of.
+                await self._phase(job, await self._move(root, direction, caller))
+                results = {}
+            else:
+                results = await self._negotiated(root, caller)
         except Fault as fault:
             await self._phase(job, "ERROR", fault.text)
             # What it never began to negotiate has no details.
             results = (
                 {}
-                if any(word in fault.text for word in ("implemented", "InternalFault", NO_TRANSFER))
+                if direction.startswith("vos:")
+                or any(word in fault.text for word in ("implemented", "InternalFault", NO_TRANSFER))
                 else {"failed": fault.text}
             )
         if results:

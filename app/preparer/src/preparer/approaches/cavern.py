@@ -6,6 +6,8 @@ What a Cavern can do is found out by asking: its bulk pull by its capabilities, 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -39,6 +41,9 @@ from preparer.config import PreparerSettings
 from preparer.faults import TransferError
 from preparer.ledger import File, FileState, Outcome, Task
 from preparer.rse import Rse, RseError, Sending
+
+LOOKUP_AGE = 10.0
+"""Seconds for which it is taken that nothing has come into a file's place."""
 
 
 class CavernApproach(Approach):
@@ -133,18 +138,6 @@ class CavernApproach(Approach):
 
         return await asyncio.gather(*map(size, files))
 
-    async def _ensure_containers(self, files: Sequence[File], token: str) -> None:
-        """Make the directories of *files*, each once, the outer ones first."""
-        wanted = {parent for file in files for parent in self._parents(file.target)}
-        for path in sorted(wanted, key=lambda path: (path.count("/"), path)):
-            await self.cavern.create_container(path, token)
-
-    def _parents(self, target: str) -> list[str]:
-        parts = target.split("/")
-        # Below the user's area: /home/<user> itself is there by now.
-        depth = self.settings.preparer_home.count("/") + 2
-        return ["/".join(parts[:end]) for end in range(depth + 1, len(parts))]
-
     def row(self, file: File) -> Row:
         """What is asked of Cavern for one file."""
         return Row(self.rse.url(file.path), self.cavern.uri(file.target), file.size, file.md5, file.adler32)
@@ -157,12 +150,12 @@ class CavernApproach(Approach):
             bulk_pull = await self.cavern.bulk_pull_url()
             if bulk_pull is not None:
                 files = await self.bulk.stage(job, bulk_pull, files)
-            if not files:
-                return
-            await self._ensure_containers(files, job.token)
         except CavernError as exc:
             raise StagingError.of(exc) from exc
-        await side_by_side(files, self.settings.preparer_file_concurrency, partial(self._one, job))
+        containers = Containers(self.cavern, self.home(job.task.username), job.token)
+        await side_by_side(
+            files, self.settings.preparer_file_concurrency, partial(self._one, job, containers)
+        )
 
     async def resume(self, job: Job, files: Sequence[File]) -> bool:
         """Follow the bulk job of this task that was begun before, by an earlier worker or by this one."""
@@ -181,35 +174,27 @@ class CavernApproach(Approach):
             logger.warning("The job %s cannot be ended: %s", bulk, exc)
         return True
 
-    async def _one(self, job: Job, file: File) -> None:
+    async def _one(self, job: Job, containers: Containers, file: File) -> None:
         if job.cancelled.is_set():
             return
         job.begin(self.row(file).source, file)
-        await until_final(job, file, self.settings, partial(self._transfer, job, file))
+        await until_final(job, file, self.settings, partial(self._transfer, job, containers, file))
 
-    async def _transfer(self, job: Job, file: File) -> Outcome:
-        present = await self._present(file, job.token)
-        if present is not None:
-            return present
+    async def _transfer(self, job: Job, containers: Containers, file: File) -> Outcome:
+        await containers.ensure(file.target)
+        there = Lookup(self.cavern, file.target, job.token, empty=containers.new(file.target))
+        if file.size is not None and file.md5 is not None:
+            # By its MD5 alone: OpenCADC's Cavern keeps that up to date, and leaves an Adler-32 that ours wrote.
+            node = await there.node()
+            if node is not None and node.number(LENGTH) == file.size and node.md5 == file.md5:
+                return Outcome(file.number, FileState.PRESENT, file.size, node.md5)
         if self.cavern.can_pull:
             try:
                 await self.cavern.pull(self.row(file), job.token, job.patience(self.settings))
                 return await self._verify(file, job.token)
             except PullNotImplemented:
                 pass
-        return await self._relay(job, file)
-
-    async def _present(self, file: File, token: str) -> Outcome | None:
-        """Outcome of a file that is there already and provably the one asked for.
-
-        By its MD5 alone: OpenCADC's Cavern keeps that up to date, and leaves an Adler-32 that ours wrote as it was.
-        """
-        if file.size is None or file.md5 is None:
-            return None
-        node = await self.cavern.node(file.target, token)
-        if node is None or node.number(LENGTH) != file.size or node.md5 != file.md5:
-            return None
-        return Outcome(file.number, FileState.PRESENT, file.size, node.md5)
+        return await self._relay(job, containers, there, file)
 
     async def _verify(self, file: File, token: str) -> Outcome:
         """Compare what Cavern stored with what was asked for."""
@@ -236,8 +221,12 @@ class CavernApproach(Approach):
             await asyncio.to_thread(measured.update, chunk)
         return measured
 
-    async def _relay(self, job: Job, file: File) -> Outcome:
-        """Stream the file from the RSE into Cavern under a temporary name, and move it into place."""
+    async def _relay(self, job: Job, containers: Containers, there: Lookup, file: File) -> Outcome:
+        """Stream the file from the RSE into Cavern under a temporary name, and move it into place.
+
+        Each request takes OpenCADC's Cavern some 100 ms: a new file takes four, or three in a directory that the task
+        has made; one more where its container gives it permissions, which that Cavern does for nodes but not for files.
+        """
         directory, _, name = file.target.rpartition("/")
         # The same name at each try: one that a killed worker left is overwritten by the next.
         start = name.encode()[:200].decode(errors="ignore")
@@ -249,11 +238,15 @@ class CavernApproach(Approach):
                 measured = await self._stream(job, sending, temporary)
                 _compare_stated(sending, measured)
                 _compare(file, measured.size, measured.md5, measured.adler32)
+                properties = await containers.inherited(directory)
                 if sending.encoding is not None:
-                    await self.cavern.update(temporary, {ENCODING: sending.encoding}, job.token)
-                await self._make_room(file, job.token)
+                    properties |= {ENCODING: sending.encoding}
+                if properties:
+                    await self.cavern.update(temporary, properties, job.token)
+                await there.make_room()
                 await self.cavern.move(temporary, file.target, job.token)
             except BaseException:
+                containers.look_again(directory)
                 await asyncio.shield(self._clean(temporary, job.token))
                 raise
         return Outcome(file.number, FileState.STAGED, measured.size, measured.md5, measured.adler32)
@@ -290,14 +283,6 @@ class CavernApproach(Approach):
                 "ChecksumMismatch", f"Cavern stored {stored}, sent was {measured.md5}", transient=True
             )
         return measured
-
-    async def _make_room(self, file: File, token: str) -> None:
-        """Delete what a move would find in its place, which is refused; a directory is nobody's to replace."""
-        node = await self.cavern.node(file.target, token)
-        if node is not None and node.kind == "ContainerNode":
-            raise CavernError("DuplicateNode", f"{file.target} is a container")
-        if node is not None:
-            await self.cavern.delete(file.target, token)
 
     async def _clean(self, path: str, token: str) -> None:
         try:
@@ -336,6 +321,77 @@ class CavernApproach(Approach):
         # Without an MD5 it was changed by another way than Cavern, or Cavern keeps none.
         md5 = node.md5 or (await self._read_back(file, token)).md5
         return not file.found_md5 or md5 == file.found_md5
+
+
+class Containers:
+    """The directories of a task's files: each is made once, and asked once what it gives to what is made in it.
+
+    What is wrong with one of them is wrong with its own files alone.
+    """
+
+    def __init__(self, cavern: Cavern, home: str, token: str) -> None:
+        """Below *home*, which is there by now."""
+        self._cavern = cavern
+        self._home = home
+        self._token = token
+        self._made = {home}
+        self._new: set[str] = set()
+        self._inherited: dict[str, dict[str, str]] = {}
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def ensure(self, target: str) -> None:
+        """Make the directories above *target*, the outer ones first. Raises ``CavernError``."""
+        path = self._home
+        for name in target.removeprefix(f"{self._home}/").split("/")[:-1]:
+            path = f"{path}/{name}"
+            async with self._locks[path]:
+                if path not in self._made:
+                    if await self._cavern.create_container(path, self._token):
+                        self._new.add(path)
+                    self._made.add(path)
+
+    def new(self, target: str) -> bool:
+        """Whether *target* is in a directory that did not exist before: nothing is there, as far as is known."""
+        return target.rpartition("/")[0] in self._new
+
+    def look_again(self, path: str) -> None:
+        """Take a directory no longer for new: something went wrong in it."""
+        self._new.discard(path)
+
+    async def inherited(self, path: str) -> dict[str, str]:
+        """Permissions of a new file in the container at *path*. Raises ``CavernError``."""
+        async with self._locks[path]:
+            if path not in self._inherited:
+                node = await self._cavern.node(path, self._token)
+                self._inherited[path] = node.inherited if node else {}
+            return dict(self._inherited[path])
+
+
+class Lookup:
+    """What is in a file's place, asked once unless that was long ago."""
+
+    def __init__(self, cavern: Cavern, path: str, token: str, *, empty: bool) -> None:
+        """Nothing is asked yet, and nothing needs to be where the place is *empty*."""
+        self._cavern = cavern
+        self._path = path
+        self._token = token
+        self._found: Node | None = None
+        self._since = time.monotonic() if empty else float("-inf")
+
+    async def node(self) -> Node | None:
+        """The node, or None."""
+        if time.monotonic() - self._since > LOOKUP_AGE:
+            self._found = await self._cavern.node(self._path, self._token)
+            self._since = time.monotonic()
+        return self._found
+
+    async def make_room(self) -> None:
+        """Delete what a move would find in its place, which is refused; a directory is nobody's to replace."""
+        node = await self.node()
+        if node is not None and node.kind == "ContainerNode":
+            raise CavernError("DuplicateNode", f"{self._path} is a container")
+        if node is not None:
+            await self._cavern.delete(self._path, self._token)
 
 
 def _compare_stated(sending: Sending, measured: Digester) -> None:
