@@ -43,7 +43,11 @@ def invalid(name: str, schema: Schema, value: Any, resolve: Resolve) -> Iterator
     except LookupError:
         return
     kind = schema.get("type")
-    if kind == "object":
+    if isinstance(kind, list):
+        # Of single values alone, and each may be any of them.
+        if isinstance(value, (list, dict)) or value is None:
+            yield f"{name}: give a single value"
+    elif kind == "object":
         yield from _object(name, schema, value, resolve)
     elif kind == "array":
         if not isinstance(value, list):
@@ -75,6 +79,9 @@ def _object(name: str, schema: Schema, value: Any, resolve: Resolve) -> Iterator
         elif not others:
             near = difflib.get_close_matches(str(key), known, n=1)
             yield f"{name}.{key}: there is no such setting" + (f"; is it {near[0]}?" if near else "")
+    for key in schema.get("required", ()):
+        if key not in value:
+            yield f"{name}.{key}: is missing"
 
 
 def _number(name: str, schema: Schema, value: Any) -> Iterator[str]:

@@ -107,11 +107,8 @@ def specs(root: Path) -> dict[str, dict[str, Spec]]:
 
 
 def schemas(root: Path) -> dict[str, _schema.Schema]:
-    """JSON schema of each variable that holds the settings of a service, as its model declares them."""
-    return {
-        file.stem: json.loads(file.read_bytes())
-        for file in sorted(root.glob("roles/*/files/*_settings.json"))
-    }
+    """JSON schema of each variable that holds the settings of a service, or other variables of several parts."""
+    return {file.stem: json.loads(file.read_bytes()) for file in sorted(root.glob("roles/*/files/*.json"))}
 
 
 def unfit(name: str, schema: _schema.Schema, value: Any, resolve: Callable[[Any], Any]) -> Iterator[str]:

@@ -87,6 +87,20 @@ def wrong(name: str, value: Any) -> list[str]:
             {"oidc_issuer": "https://x"},
             "cavern_settings.oidc_issuer: is given by cavern_issuer",
         ),
+        ("iam_users", {"ada": {"groups": "staff"}}, "iam_users.ada.groups: give a list, such as [a, b]"),
+        (
+            "iam_users",
+            {"ada": {"group": ["staff"]}},
+            "iam_users.ada.group: there is no such setting; is it groups?",
+        ),
+        ("iam_clients", [{"client_id": "a", "grants": []}], "iam_clients[0].secret_file: is missing"),
+        ("backup_databases", {"srcnodedb": "cavern"}, "backup_databases.srcnodedb: give a list"),
+        ("postgres_settings", {"work_mem": ["1MB"]}, "postgres_settings.work_mem: give a single value"),
+        (
+            "secrets_overrides",
+            {"iam_user_password": 12345},
+            "iam_user_password: give text; put it into quotes",
+        ),
         ("cavern_common_settings", {"oidc_require_audience": 2}, "oidc_require_audience: give true or false"),
         (
             "cavern_common_settings",
@@ -109,11 +123,17 @@ def test_what_is_wrong_is_named(name: str, value: Any, message: str) -> None:
         ("core_settings", {"preparer_max_items": "{{ later }}"}),
         ("core_settings", "{{ later }}"),
         ("cavern_common_settings", {"oidc_require_audience": "false", "oidc_algorithms": ["RS256"]}),
+        ("iam_users", {"ada": {"groups": ["staff"]}, "grace": {}}),
+        ("postgres_settings", {"work_mem": "1MB", "max_connections": 50, "jit": False}),
         ("posix_mapper_settings", {"posix_mapper_registrars": ["any"], "log_level": "DEBUG"}),
     ],
 )
 def test_what_is_right_passes(name: str, value: Any) -> None:
     assert wrong(name, value) == []
+
+
+def test_every_schema_is_that_of_a_variable() -> None:
+    assert set(SCHEMAS) <= {name for options in _settings.specs(ROOT).values() for name in options}
 
 
 def test_every_former_variable_names_a_setting_that_there_is() -> None:
