@@ -27,7 +27,7 @@ QUIET := 3>&1 1>&2 CAVERN_MESSAGES_DESCRIPTOR=3 ANSIBLE_STDOUT_CALLBACK=skasrc.c
 DEPLOY := $(VENV)/.deploy
 DEV := $(VENV)/.dev
 
-.PHONY: help up test smoke status logs token down purge lint unit stack contract bench lock check certificate compose backup restore upgrade
+.PHONY: help up test smoke status logs token down purge lint unit stack contract bench lock check certificate revoke compose backup restore upgrade
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -76,6 +76,9 @@ compose: $(DEPLOY) ## Write the deployment as state/docker-compose.yml
 
 certificate: $(DEPLOY) ## Issue an X.509 client certificate: make certificate USER=ada
 	@$(PLAY) playbooks/client_certificate.yml $(if $(USER),-e user=$(USER))
+
+revoke: $(DEPLOY) ## Revoke all client certificates of a user: make revoke USER=ada
+	@$(PLAY) playbooks/revoke.yml $(if $(USER),-e user=$(USER))
 
 upgrade: $(DEPLOY) ## Bring a running deployment up to date, one service at a time, with a way back
 	@$(PLAY) playbooks/upgrade.yml

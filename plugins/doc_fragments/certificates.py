@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""CA and server certificate. Options of the module certificates, and of converge below the option of that name."""
+"""CAs and server certificate. Options of the module certificates, and of converge below the option of that name."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ options:
     description:
       - >-
         Where the files go: C(ca.pem), C(ca.key), C(server.pem), C(server.key), C(haproxy.pem) (certificate
-        chain and key), C(ca-bundle.pem) (the host's public CAs and ours), C(client-ca.pem) (CAs whose client
-        certificates are accepted), C(truststore.p12) (our CA for Java, password C(changeit)) and, after the
-        CA was replaced, C(ca-previous.pem) (the CA before, and the present one certified by it).
+        chain and key), C(ca-bundle.pem) (the host's public CAs and ours), C(truststore.p12) (our CA for Java,
+        password C(changeit)) and, after the CA was replaced, C(ca-previous.pem) (the CA before, and the present
+        one certified by it).
+      - >-
+        For clients C(client-ca.pem) (the CA of client certificates and, while it is to be trusted, the one
+        before), C(client-ca.key), C(client-ca-previous.key) and C(client-crl.pem) (what each has revoked).
       - Created if missing.
     type: path
     required: true
@@ -68,11 +71,12 @@ options:
     description:
       - What to replace even though it still serves.
       - V(ca) replaces the server certificate too, since the new CA has to sign it.
-      - V(previous) issues nothing, but ends the trust in the CA before the present one, as is due when its key
-        became known to others.
+      - V(client-ca) replaces the CA of client certificates. Those of the one before are accepted until it ends.
+      - V(previous) issues nothing, but ends the trust in the CAs before the present ones, as is due when a key
+        of theirs became known to others.
     type: list
     elements: str
-    choices: [ca, server, previous]
+    choices: [ca, server, client-ca, previous]
     default: []
 """
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The files of the certificate authority and the server certificate. Private to the collection."""
+"""The files of the certificate authorities and the server certificate. Private to the collection."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.skasrc.cavern.plugins.module_utils import _files, _x509
+from ansible_collections.skasrc.cavern.plugins.module_utils import _client_ca, _files, _x509
 from ansible_collections.skasrc.cavern.plugins.module_utils._phase import PhaseError, Result
 
 DNS_NAME = re.compile(
@@ -33,7 +33,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "rotate": {
         "type": "list",
         "elements": "str",
-        "choices": ["ca", "server", "previous"],
+        "choices": ["ca", "server", "client-ca", "previous"],
         "default": [],
     },
 }
@@ -61,12 +61,15 @@ class Certificates:
         before = self._load("ca")
         ca, new_ca = self._authority()
         server, new_server = self._server(ca)
+        clients, new_clients = self._clients(before)
         self._write(ca, server, new_ca, new_server, self._previous(before, ca))
+        self._write_clients(clients, new_clients)
         return {
             "changed": bool(self.actions),
             "actions": self.actions,
             "ca": self._facts(ca.certificate, new_ca),
             "server": self._facts(server.certificate, new_server),
+            "client_ca": self._facts(clients.present.certificate, new_clients),
             "diff": self.diffs,
         }
 
@@ -91,6 +94,52 @@ class Certificates:
             return _x509.issue_server(ca, self.names, self.options["days"], self.options["key_type"])
 
         return self._pair("server", judge, issue)
+
+    def _clients(self, before: _x509.Pair | None) -> tuple[_client_ca.ClientAuthorities, bool]:
+        """Who issues client certificates, with whoever did so before, while that is to be trusted."""
+        present = None
+        try:
+            present = _client_ca.read(self.directory)
+            reason = (
+                "rotation was asked for"
+                if "client-ca" in self.options["rotate"]
+                else _x509.ca_reason(present.present, self.options["renew_days"], self.options["key_type"])
+            )
+        except ValueError as error:
+            reason = str(error)
+        if present is not None and reason is None:
+            if "previous" in self.options["rotate"]:
+                present = _client_ca.ClientAuthorities(present.present)
+            return present, False
+        # Once the CA of servers issued client certificates too.
+        previous = _client_ca.former(self.directory, None, [before.key_pem] if before else [])
+        pair = _x509.create_client_ca(
+            self.options["organization"], self.options["ca_days"], self.options["key_type"]
+        )
+        self._issued("client-ca", present and present.present, pair, str(reason))
+        if "previous" in self.options["rotate"]:
+            previous = None
+        return _client_ca.ClientAuthorities(pair, previous), True
+
+    def _write_clients(self, clients: _client_ca.ClientAuthorities, new: bool) -> None:
+        # First, or an interruption would lose it.
+        self._former_key(clients.previous)
+        self._file(_client_ca.KEY, clients.present.key_pem if new else None, 0o600)
+        lists = _client_ca.revocations(self.directory, clients)
+        self._derived(_client_ca.REVOCATIONS, lists, 0o644, "the CA of clients")
+        if new:
+            self._file(_client_ca.AUTHORITIES, clients.content(), 0o644)
+        else:
+            self._derived(_client_ca.AUTHORITIES, clients.content(), 0o644, "the CA of clients")
+
+    def _former_key(self, previous: _x509.Pair | None) -> None:
+        path = self.directory / _client_ca.PREVIOUS_KEY
+        if previous is not None:
+            self._derived(path.name, previous.key_pem, 0o600, "the CA of clients")
+        elif path.exists():
+            self._act("file", path.name, "remove", "its CA ended, or is no longer trusted")
+            if not self.module.check_mode:
+                path.unlink()
 
     def _previous(self, before: _x509.Pair | None, ca: _x509.Pair) -> list[Any]:
         """The CA before the present one, and the present one as certified by it, while that is to be trusted."""
@@ -121,17 +170,21 @@ class Certificates:
             reason = str(error)
         if present is not None and reason is None:
             return present, False
-        self._act("certificate", name, "create" if reason == "missing" else "reissue", str(reason))
         pair = issue()
+        self._issued(name, present, pair, str(reason))
+        return pair, True
+
+    def _issued(self, name: str, present: _x509.Pair | None, pair: _x509.Pair, reason: str) -> None:
+        path = str(self.directory / f"{name}.pem")
+        self._act("certificate", name, "create" if reason == "missing" else "reissue", reason)
         self.diffs.append(
             {
-                "before_header": str(certificate),
-                "after_header": str(certificate),
+                "before_header": path,
+                "after_header": path,
                 "before": "" if present is None else self._text(present.certificate, False),
                 "after": self._text(pair.certificate, True),
             }
         )
-        return pair, True
 
     def _write(
         self, ca: _x509.Pair, server: _x509.Pair, new_ca: bool, new_server: bool, previous: list[Any]
@@ -146,7 +199,6 @@ class Certificates:
         chain = server.certificate_pem + b"".join(_x509.pem(certificate) for certificate in previous[1:])
         self._derived("haproxy.pem", chain + server.key_pem, 0o600, "the server certificate")
         authorities = ca.certificate_pem + b"".join(_x509.pem(certificate) for certificate in previous[:1])
-        self._derived("client-ca.pem", authorities, 0o644, "the CA")
         self._derived("ca-bundle.pem", self._bundle(authorities), 0o644, "the host's CAs or ours")
         self._trust_store(ca)
 
@@ -262,9 +314,9 @@ def run(module: AnsibleModule, options: dict[str, Any]) -> Result:
         # A bare machine: the same run would have installed the library.
         actions = [
             {"object": "certificate", "name": name, "action": "create", "reasons": ["missing"]}
-            for name in ("ca", "server")
+            for name in ("ca", "server", "client-ca")
         ]
-        return {"changed": True, "actions": actions, "diff": [], "ca": {}, "server": {}}
+        return {"changed": True, "actions": actions, "diff": [], "ca": {}, "server": {}, "client_ca": {}}
     if _x509.CRYPTOGRAPHY_ERROR:
         raise PhaseError(missing_required_lib("cryptography >= 38"), exception=_x509.CRYPTOGRAPHY_ERROR)
     certificates = Certificates(module, options)

@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The deployment's certificate authority (RFC 5280). Private to the collection.
+"""The deployment's certificate authorities (RFC 5280). Private to the collection.
 
-Pure functions over the `cryptography` library (38 and later): build a CA, a server and a client certificate,
-and say why an existing one no longer serves. Files are the business of the modules.
+Pure functions over the `cryptography` library (38 and later): build the CA of servers and that of clients, what either
+issues and what the latter revokes, and say why an existing one no longer serves. Files are the business of the modules.
 """
 
 from __future__ import annotations
@@ -128,6 +128,7 @@ def key_type_of(key: Any) -> str:
 
 
 def pem(certificate: Any) -> bytes:
+    """A certificate or a revocation list as PEM."""
     return certificate.public_bytes(serialization.Encoding.PEM)
 
 
@@ -162,14 +163,66 @@ def create_ca(organization: str, days: int, key_type: str) -> Pair:
     # The random part keeps apart the CAs of two deployments, and the old and the new one of a rotation.
     name = subject(f"Cavern CA {secrets.token_hex(4)}", organization)
     key = new_key(key_type)
+    return Pair(_authority(name, key, days, path_length=1).sign(key, hashes.SHA256()), key)
+
+
+def create_client_ca(organization: str, days: int, key_type: str) -> Pair:
+    """A self-signed CA of clients alone: it can name nobody beyond the organization, and no machine.
+
+    It constrains no DNS names, since OpenSSL takes a user name with a dot for one.
+    """
+    name = subject(f"Cavern client CA {secrets.token_hex(4)}", organization)
+    key = new_key(key_type)
+    everywhere = [x509.IPAddress(ipaddress.ip_network(network)) for network in ("0.0.0.0/0", "::/0")]
     certificate = (
-        _builder(name, name, key.public_key(), now() + datetime.timedelta(days=days))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
-        .add_extension(_key_usage(key_cert_sign=True, crl_sign=True), critical=True)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
+        _authority(name, key, days, path_length=0)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+        .add_extension(
+            x509.NameConstraints([x509.DirectoryName(_organization(organization))], everywhere), critical=True
+        )
         .sign(key, hashes.SHA256())
     )
     return Pair(certificate, key)
+
+
+def revocations(ca: Pair, revoked: dict[int, datetime.datetime]) -> Any:
+    """The CA's revocation list: serial numbers with when they were revoked.
+
+    It is good as long as the CA: who takes it up gets each new one at once, and none in time would shut everybody out.
+    """
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(ca.certificate.subject)
+        .last_update(now() - BACKDATE)
+        .next_update(not_after(ca.certificate))
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.key.public_key()), critical=False
+        )
+        .add_extension(x509.CRLNumber(int(now().timestamp())), critical=False)
+    )
+    for serial, when in sorted(revoked.items()):
+        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(when)
+        builder = builder.add_revoked_certificate(entry.build())
+    return builder.sign(ca.key, hashes.SHA256())
+
+
+def revoked_by(crl: Any) -> dict[int, datetime.datetime]:
+    """Serial numbers of a revocation list with when they were revoked."""
+    return {entry.serial_number: _revocation_date(entry) for entry in crl}
+
+
+def load_revocations(content: bytes | None) -> list[Any]:
+    """Every revocation list of a file; none if one of them cannot be read."""
+    end = b"-----END X509 CRL-----\n"
+    try:
+        return [x509.load_pem_x509_crl(part + end) for part in (content or b"").split(end)[:-1]]
+    except ValueError:
+        return []
+
+
+def lists_for(crl: Any, ca: Any) -> bool:
+    """Whether a revocation list is that of the CA."""
+    return crl.issuer == ca.subject and crl.is_signature_valid(ca.public_key())
 
 
 def cross_sign(ca: Pair, predecessor: Pair) -> Any:
@@ -198,10 +251,16 @@ def issue_server(ca: Pair, names: Names, days: int, key_type: str) -> Pair:
 
 
 def issue_client(ca: Pair, user: str, days: int, key_type: str) -> Pair:
-    """A client certificate whose subject is `CN=<user>`."""
+    """A client certificate for a user, whom the CA's organization has."""
     key = new_key(key_type)
-    builder = _leaf(ca, subject(user), key, days, ExtendedKeyUsageOID.CLIENT_AUTH)
+    builder = _leaf(ca, client_subject(ca.certificate, user), key, days, ExtendedKeyUsageOID.CLIENT_AUTH)
     return Pair(builder.sign(ca.key, hashes.SHA256()), key)
+
+
+def client_subject(ca: Any, user: str) -> Any:
+    """Subject of a user's certificate of the CA: its organization and `CN=<user>`."""
+    organization = ca.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+    return subject(user, organization[0].value if organization else None)
 
 
 def is_signed_by(certificate: Any, ca: Any) -> bool:
@@ -296,6 +355,27 @@ def subject(common_name: str, organization: str | None = None) -> Any:
     if organization:
         attributes.insert(0, x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization))
     return x509.Name(attributes)
+
+
+def _organization(name: str) -> Any:
+    return x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, name)])
+
+
+def _revocation_date(entry: Any) -> datetime.datetime:
+    try:
+        return entry.revocation_date_utc
+    except AttributeError:  # before 42
+        return entry.revocation_date.replace(tzinfo=datetime.UTC)
+
+
+def _authority(name: Any, key: Any, days: int, path_length: int) -> Any:
+    public_key = key.public_key()
+    return (
+        _builder(name, name, public_key, now() + datetime.timedelta(days=days))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
+        .add_extension(_key_usage(key_cert_sign=True, crl_sign=True), critical=True)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(public_key), critical=False)
+    )
 
 
 def _key_usage(**used: bool) -> Any:

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: certificates
-short_description: The deployment's certificate authority and server certificate
+short_description: The deployment's certificate authorities and server certificate
 version_added: 0.1.0
 description:
-  - Creates a certificate authority of the deployment's own and a server certificate for the public name, and
-    derives from them what the services and their clients read.
+  - Creates a certificate authority of the deployment's own and a server certificate for the public name, another
+    authority for client certificates with the list of those that it has revoked, and derives from them what the
+    services and their clients read.
   - A certificate is issued again when it is missing or damaged, nears its end, was not signed by the present
     CA, or is for other names than wanted. Otherwise it is left as it is.
   - When the CA is replaced, the one before it stays trusted until it ends, and certifies the new one, so that
-    neither services, nor clients that know only one of the two, nor client certificates fail.
+    neither services nor clients that know only one of the two fail.
+  - The CA of clients names nobody beyond O(organization) and no machine. When it is replaced, the certificates of
+    the one before are accepted until that ends. Where the CA of servers issued client certificates too, as this
+    module had it once, that one counts as the one before.
   - Files are replaced in one step each. Keys have mode V(0600), and never appear in results or diffs.
 author:
   - Cavern deployment team (@skasrc)
@@ -56,6 +60,10 @@ actions:
   sample: [{object: certificate, name: server, action: reissue, reasons: ["names changed: +DNS:a.example"]}]
 ca:
   description: Subject, issuer, serial, names, end of validity and SHA-256 fingerprint of the CA.
+  returned: always, in check mode without serial and fingerprint if it would be new
+  type: dict
+client_ca:
+  description: The same of the CA of client certificates.
   returned: always, in check mode without serial and fingerprint if it would be new
   type: dict
 server:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: client_certificate
-short_description: An X.509 client certificate for a user
+short_description: An X.509 client certificate for a user, and its revocation
 version_added: 0.1.0
 description:
-  - Issues a client certificate from the deployment's own CA, for clients that present a certificate rather
-    than a token. Its subject is C(CN=<user>).
+  - Issues a client certificate from the deployment's own CA of clients, for those that present a certificate
+    rather than a token. Its subject is C(CN=<user>), below the CA's organization.
   - The file holds the key and after it the certificate, with mode V(0600). In this order the VOSpace command
     line tools, curl and OpenCADC's Java clients take it; the last miss a key that follows the certificate.
-  - It is issued again when it is missing or damaged, nears its end, is another user's or was not signed by
-    the present CA.
+  - It is issued again when it is missing or damaged, nears its end, is another user's, was revoked or was not
+    signed by the present CA.
+  - What was issued to whom is kept in C(clients/issued.json) below O(directory), so that all of a user's
+    certificates can be revoked, wherever they are.
 author:
   - Cavern deployment team (@skasrc)
 options:
@@ -24,7 +26,9 @@ options:
     type: str
     required: true
   directory:
-    description: Directory with the CA's C(ca.pem) and C(ca.key), made by M(skasrc.cavern.certificates).
+    description:
+      - Directory with C(client-ca.pem), C(client-ca.key) and C(client-crl.pem), made by
+        M(skasrc.cavern.certificates).
     type: path
     required: true
   path:
@@ -44,9 +48,11 @@ options:
     default: false
   state:
     description:
-      - V(absent) deletes the file. There is no revocation list, so a copy of it stays valid until it ends.
+      - V(absent) deletes the file. A copy of it stays valid until it ends.
+      - V(revoked) deletes the file and revokes all certificates that the user was issued and that have not
+        ended. HAProxy and VOSpace have to be given the new C(client-crl.pem), as the playbook C(revoke) does.
     type: str
-    choices: [present, absent]
+    choices: [present, absent, revoked]
     default: present
 requirements:
   - cryptography >= 38
@@ -64,6 +70,12 @@ EXAMPLES = r"""
   skasrc.cavern.client_certificate:
     user: ada
     directory: /srv/cavern/state/certs
+
+- name: Ada's machine was stolen
+  skasrc.cavern.client_certificate:
+    user: ada
+    directory: /srv/cavern/state/certs
+    state: revoked
 """
 
 RETURN = r"""
@@ -76,18 +88,28 @@ reasons:
   returned: always
   type: list
   elements: str
+revoked:
+  description: Serial numbers, in hexadecimal, that were (in check mode, would be) revoked in this run.
+  returned: if O(state=revoked)
+  type: list
+  elements: str
 certificate:
   description: Subject, issuer, serial, end of validity and SHA-256 fingerprint.
   returned: if O(state=present), in check mode only if the present certificate serves
   type: dict
 """
 
+import fcntl
+import json
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.skasrc.cavern.plugins.module_utils import _files, _x509
+from ansible_collections.skasrc.cavern.plugins.module_utils import _client_ca, _files, _x509
 
 # The names that the services accept in tokens, without the dot-dot that could leave a directory.
 USER = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}\Z")
@@ -108,6 +130,56 @@ def reasons_to_rewrite(path: Path, pair: _x509.Pair) -> list[str]:
     return reasons
 
 
+class Register:
+    """What was issued to whom and has not ended: serial numbers with user, issuer and end."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "clients/issued.json"
+        try:
+            entries: dict[str, dict[str, str]] = json.loads(_files.read_bytes(self.path) or b"{}")
+        except ValueError as error:
+            raise ValueError(
+                f"{self.path} cannot be read ({error}): bring it back from a backup, or delete it if none of the "
+                "certificates it lists will ever have to be revoked"
+            ) from error
+        present = f"{_x509.now():%Y-%m-%dT%H:%M:%SZ}"
+        self.entries = {serial: entry for serial, entry in entries.items() if entry["not_after"] > present}
+
+    def add(self, user: str, certificate: Any) -> None:
+        facts = _x509.describe(certificate)
+        self.entries[facts["serial"]] = {
+            "user": user,
+            "issuer": facts["issuer"],
+            "not_after": facts["not_after"],
+        }
+
+    def issued_to(self, user: str) -> set[tuple[str, int]]:
+        """Issuers and serial numbers of a user's certificates."""
+        return {
+            (entry["issuer"], int(serial, 16))
+            for serial, entry in self.entries.items()
+            if entry["user"] == user
+        }
+
+    def write(self) -> None:
+        _files.make_directory(self.path.parent, 0o700)
+        _files.write_atomic(self.path, json.dumps(self.entries, indent=1).encode() + b"\n", 0o600)
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Let nobody else issue or revoke meanwhile, or what one writes would be lost to the other."""
+    if not directory.is_dir():
+        yield
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def reason_to_issue(module: AnsibleModule, path: Path, ca: _x509.Pair) -> tuple[str | None, Any]:
     """Why the present file does not serve (None if it does), and what it holds if it can be read."""
     content = _files.read_bytes(path)
@@ -117,21 +189,21 @@ def reason_to_issue(module: AnsibleModule, path: Path, ca: _x509.Pair) -> tuple[
         return str(error), None
     if module.params["force"]:
         return "asked for", present
-    if present.certificate.subject != _x509.subject(module.params["user"]):
-        return f"subject is {present.certificate.subject.rfc4514_string()}", present
+    certificate = present.certificate
     reason = _x509.leaf_reason(present, ca, module.params["renew_days"], _x509.key_type_of(ca.key))
+    if reason is None and certificate.subject != _x509.client_subject(ca.certificate, module.params["user"]):
+        reason = f"subject is {certificate.subject.rfc4514_string()}"
+    if reason is None and _client_ca.is_revoked(
+        Path(module.params["directory"]), ca.certificate, certificate.serial_number
+    ):
+        reason = "was revoked"
     return reason, present
 
 
 def ensure_present(module: AnsibleModule, path: Path) -> dict[str, Any]:
     """Issue the certificate if needed."""
     directory = Path(module.params["directory"])
-    try:
-        ca = _x509.load(_files.read_bytes(directory / "ca.pem"), _files.read_bytes(directory / "ca.key"))
-    except ValueError as error:
-        module.fail_json(
-            msg=f"The CA in {directory} cannot be used: {error}. The role certificates makes one."
-        )
+    ca = authorities(module, directory).present
     reason, pair = reason_to_issue(module, path, ca)
     if reason is None:
         reasons = reasons_to_rewrite(path, pair)
@@ -145,10 +217,64 @@ def ensure_present(module: AnsibleModule, path: Path) -> dict[str, Any]:
     result: dict[str, Any] = {"changed": True, "reasons": [reason]}
     if not module.check_mode:
         pair = _x509.issue_client(ca, module.params["user"], module.params["days"], _x509.key_type_of(ca.key))
+        # Before the certificate itself: none is ever out of which nobody knows.
+        register = Register(directory)
+        register.add(module.params["user"], pair.certificate)
+        register.write()
         _files.make_directory(path.parent, 0o700)
         _files.write_atomic(path, content_of(pair), 0o600)
         result["certificate"] = _x509.describe(pair.certificate)
     return result
+
+
+def authorities(module: AnsibleModule, directory: Path) -> _client_ca.ClientAuthorities:
+    try:
+        return _client_ca.read(directory)
+    except ValueError as error:
+        module.fail_json(
+            msg=f"The CA of clients in {directory} cannot be used: {error}. The role certificates makes one."
+        )
+
+
+def ensure_revoked(module: AnsibleModule, path: Path) -> dict[str, Any]:
+    """Revoke all that the user was issued and that would still be accepted, and delete the file."""
+    directory, user = Path(module.params["directory"]), module.params["user"]
+    clients = authorities(module, directory)
+    issued = Register(directory).issued_to(user) | _issued_in(path)
+    before = _files.read_bytes(directory / _client_ca.REVOCATIONS)
+    known = {serial for crl in _x509.load_revocations(before) for serial in _x509.revoked_by(crl)}
+    accepted = {pair.certificate.subject.rfc4514_string() for pair in clients.all()}
+    revoked = sorted(serial for issuer, serial in issued if issuer in accepted and serial not in known)
+    if not issued:
+        module.warn(
+            f"No certificate of {user} is known that has not ended. Those that an earlier version of the collection "
+            "has issued, and of which no file is left, end with certificates_rotate: [previous]"
+        )
+    lists = _client_ca.revocations(directory, clients, issued)
+    reasons = [f"{serial:x} is to be revoked" for serial in revoked]
+    if path.exists():
+        reasons.append("the file is there")
+    if not module.check_mode:
+        if lists != before:
+            _files.write_atomic(directory / _client_ca.REVOCATIONS, lists, 0o644)
+        path.unlink(missing_ok=True)
+    return {
+        "changed": bool(reasons) or lists != before,
+        "reasons": reasons,
+        "revoked": [f"{serial:x}" for serial in revoked],
+    }
+
+
+def _issued_in(path: Path) -> set[tuple[str, int]]:
+    """The same of the certificate in a file, which an earlier version of the collection may have issued."""
+    found = _x509.load_certificates(_certificate_part(path))
+    return {(certificate.issuer.rfc4514_string(), certificate.serial_number) for certificate in found}
+
+
+def _certificate_part(path: Path) -> bytes:
+    content = _files.read_bytes(path) or b""
+    begin = content.find(b"-----BEGIN CERTIFICATE-----")
+    return content[begin:] if begin >= 0 else b""
 
 
 def ensure_absent(module: AnsibleModule, path: Path) -> dict[str, Any]:
@@ -160,6 +286,9 @@ def ensure_absent(module: AnsibleModule, path: Path) -> dict[str, Any]:
     return {"changed": True, "reasons": ["state is absent"]}
 
 
+STATES = {"present": ensure_present, "absent": ensure_absent, "revoked": ensure_revoked}
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -169,7 +298,7 @@ def main() -> None:
             "days": {"type": "int", "default": 30},
             "renew_days": {"type": "int", "default": 7},
             "force": {"type": "bool", "default": False},
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "state": {"type": "str", "choices": list(STATES), "default": "present"},
         },
         supports_check_mode=True,
     )
@@ -187,10 +316,10 @@ def main() -> None:
             "or each run would issue a new certificate"
         )
     path = Path(options["path"] or Path(options["directory"]) / "clients" / f"{options['user']}.pem")
-    ensure = ensure_present if options["state"] == "present" else ensure_absent
     try:
-        result = ensure(module, path)
-    except OSError as error:
+        with alone(Path(options["directory"])):
+            result = STATES[options["state"]](module, path)
+    except (OSError, ValueError) as error:
         module.fail_json(msg=f"Certificate of {options['user']} in {path}: {error}")
     module.exit_json(path=str(path), **result)
 

@@ -30,6 +30,11 @@ def issued(stack: Deployment, user: str) -> x509.Certificate:
     return x509.load_pem_x509_certificate((stack.state / f"certs/clients/{user}.pem").read_bytes())
 
 
+def authority(stack: Deployment, name: str) -> Held:
+    """One of the deployment's authorities with its key, as whoever steals it has them."""
+    return Held.read(stack.state / f"certs/{name}.pem", stack.state / f"certs/{name}.key")
+
+
 def inside(stack: Deployment, name: str, path: str) -> str:
     known = CATALOGUE[name]
     return f"http://{stack.address(known['container'])}:{known['port']}{path}"
@@ -114,6 +119,9 @@ BAD: dict[str, Callable[[Held, str], Held]] = {
     ),
     "expired": lambda users, user: forged(users, user, days=-1),
     "not yet valid": lambda users, user: forged(users, user, begin=1),
+    "of an organization that is not its authority's": lambda users, user: forged(
+        users, user, organization="another"
+    ),
     "for servers": lambda users, user: forged(users, user, purpose=ExtendedKeyUsageOID.SERVER_AUTH),
     "for nothing": lambda users, user: forged(users, user, purpose=None),
     "an authority's": lambda users, _: users,
@@ -125,7 +133,7 @@ def test_a_certificate_that_haproxy_was_made_to_hand_on_proves_nothing_by_that(
     stack: Deployment, kind: str, user: str
 ) -> None:
     """VOSpace judges for itself: authority, validity and purpose."""
-    users = Held.read(*(stack.state / f"certs/{name}" for name in ("ca.pem", "ca.key")))
+    users = authority(stack, "client-ca")
     told = {
         "X-Client-Certificate": header(BAD[kind](users, user).certificate),
         "X-Proxy-Proof": stack.secrets["haproxy_proof"],
@@ -141,7 +149,7 @@ def test_a_certificate_that_haproxy_was_made_to_hand_on_proves_nothing_by_that(
 def test_haproxy_lets_nobody_in_with_a_bad_certificate(
     stack: Deployment, anonymous: requests.Session, tmp_path: Path, kind: str, user: str
 ) -> None:
-    users = Held.read(*(stack.state / f"certs/{name}" for name in ("ca.pem", "ca.key")))
+    users = authority(stack, "client-ca")
     held = tmp_path / "held.pem"
     held.write_bytes(BAD[kind](users, user).pem)
     anonymous.cert = str(held)
@@ -151,3 +159,83 @@ def test_haproxy_lets_nobody_in_with_a_bad_certificate(
         return
     # What says nothing of purposes is for any, as TLS has it, but not as VOSpace has it.
     assert (kind, answer.status_code) == ("for nothing", 401)
+
+
+def test_the_authority_of_servers_makes_no_users(
+    stack: Deployment, anonymous: requests.Session, tmp_path: Path, user: str
+) -> None:
+    """But for as long as a deployment of before, where it did, still trusts it for that."""
+    servers = authority(stack, "ca")
+    if servers.certificate in x509.load_pem_x509_certificates(
+        (stack.state / "certs/client-ca.pem").read_bytes()
+    ):
+        playbook("site.yml", "-e", json.dumps({"certificates_rotate": ["previous"]}))
+    made = forged(servers, user)
+    told = {
+        "X-Client-Certificate": header(made.certificate),
+        "X-Proxy-Proof": stack.secrets["haproxy_proof"],
+    }
+    assert from_haproxy(stack, inside(stack, "cavern", PATH), told)[0] == 401
+    held = tmp_path / "held.pem"
+    held.write_bytes(made.pem)
+    anonymous.cert = str(held)
+    with pytest.raises(requests.exceptions.ConnectionError):
+        anonymous.get(f"{stack.url}{PATH}", timeout=30)
+
+
+def test_the_authority_of_users_makes_no_servers(stack: Deployment) -> None:
+    """Who trusts the deployment's servers does not trust it, and it can name no machine."""
+    users = authority(stack, "client-ca").certificate
+    assert users.extensions.get_extension_for_class(x509.NameConstraints).critical
+    purposes = users.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(purposes) == [ExtendedKeyUsageOID.CLIENT_AUTH]
+    for name in ("ca.pem", "ca-bundle.pem"):
+        trusted = x509.load_pem_x509_certificates((stack.state / "certs" / name).read_bytes())
+        assert users not in trusted, name
+
+
+# -- whoever was believed ------------------------------------------------------------------------------------
+
+
+def started(stack: Deployment) -> dict[str, str]:
+    return {name: container.attrs["State"]["StartedAt"] for name, container in stack.containers().items()}
+
+
+def test_a_revoked_certificate_opens_nothing_any_more(stack: Deployment, tmp_path: Path, user: str) -> None:
+    """Neither at HAProxy nor at VOSpace nor on a connection that was open; of others nobody notices."""
+    lost, other = tmp_path / "lost.pem", tmp_path / "other.pem"
+    for path, name in ((lost, user), (other, f"{user}x")):
+        playbook("playbooks/client_certificate.yml", "-e", f"user={name}")
+        path.write_bytes((stack.state / f"certs/clients/{name}.pem").read_bytes())
+    # The user has a newer one too, which goes the same way.
+    playbook("playbooks/client_certificate.yml", "-e", f"user={user}", "-e", "certificate_renewed=true")
+    newer = tmp_path / "newer.pem"
+    newer.write_bytes((stack.state / f"certs/clients/{user}.pem").read_bytes())
+    assert newer.read_bytes() != lost.read_bytes()
+    before = started(stack)
+    with stack.session() as open_one, stack.session() as bystander:
+        open_one.cert, bystander.cert = str(lost), str(other)
+        assert open_one.get(f"{stack.url}{PATH}", timeout=30).headers["x-vo-authenticated"] == user
+        assert bystander.get(f"{stack.url}{PATH}", timeout=30).headers["x-vo-authenticated"] == f"{user}x"
+        assert "changed=0" not in playbook("playbooks/revoke.yml", "-e", f"user={user}").stdout
+        for session, path in ((open_one, lost), (stack.session(), lost), (stack.session(), newer)):
+            session.cert = str(path)
+            try:
+                assert session.get(f"{stack.url}{PATH}", timeout=30).status_code == 401
+            except requests.exceptions.ConnectionError:
+                continue
+        assert bystander.get(f"{stack.url}{PATH}", timeout=30).headers["x-vo-authenticated"] == f"{user}x"
+    for path in (lost, newer):
+        told = {
+            "X-Client-Certificate": header(Held.read(path, path).certificate),
+            "X-Proxy-Proof": stack.secrets["haproxy_proof"],
+        }
+        assert from_haproxy(stack, inside(stack, "cavern", PATH), told)[0] == 401
+    assert started(stack) == before
+    assert "changed=0" in playbook("playbooks/revoke.yml", "-e", f"user={user}").stdout
+    assert "changed=0" in playbook("site.yml").stdout
+    # What is issued afterwards is good.
+    playbook("playbooks/client_certificate.yml", "-e", f"user={user}")
+    with stack.session() as session:
+        session.cert = str(stack.state / f"certs/clients/{user}.pem")
+        assert session.get(f"{stack.url}{PATH}", timeout=30).headers["x-vo-authenticated"] == user

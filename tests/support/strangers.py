@@ -55,15 +55,24 @@ def forged(
     begin: int = -2,
     days: int = 2,
     purpose: x509.ObjectIdentifier | None = ExtendedKeyUsageOID.CLIENT_AUTH,
+    organization: str | None = None,
 ) -> Held:
-    """A certificate that names *user*, by an authority's key, valid between two days from now."""
+    """A certificate that names *user*, by an authority's key, valid between two days from now.
+
+    The user is the authority's organization's, unless another is given.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     issuer = authority.certificate.subject
-    return Held(_sign(_name(user), key, issuer, authority.key, begin, days, purpose), key)
+    own = issuer.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+    subject = _name(user, organization or (str(own[0].value) if own else ""))
+    return Held(_sign(subject, key, issuer, authority.key, begin, days, purpose), key)
 
 
-def _name(user: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, user)])
+def _name(user: str, organization: str = "") -> x509.Name:
+    parts = [x509.NameAttribute(NameOID.COMMON_NAME, user)]
+    if organization:
+        parts.insert(0, x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization))
+    return x509.Name(parts)
 
 
 def _sign(

@@ -53,7 +53,7 @@ def run(tmp_path: Path):
 
 
 @pytest.mark.parametrize("where", ["arguments", "environment"])
-@pytest.mark.parametrize("target", ["certificate", "token", "logs", "status", "restore", "check"])
+@pytest.mark.parametrize("target", ["certificate", "revoke", "token", "logs", "status", "restore", "check"])
 def test_arguments_of_a_target_are_not_in_the_environment(run, target: str, where: str) -> None:
     """A ``USER`` there is whom Ansible works as: files were made below ``~ada``, a directory named so."""
     told = run(target, **ARGUMENTS) if where == "arguments" else run(target, environment=ARGUMENTS)

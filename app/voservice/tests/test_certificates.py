@@ -70,6 +70,21 @@ class Authority:
             builder = builder.add_extension(extension, critical)
         return builder.sign(self.key, options.get("digest", hashes.SHA256()))
 
+    def revoked(
+        self, *certificates: x509.Certificate, end: datetime = NOW + DAY
+    ) -> x509.CertificateRevocationList:
+        """The list of what it has revoked."""
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self.name)
+            .last_update(NOW - DAY)
+            .next_update(end)
+        )
+        for certificate in certificates:
+            entry = x509.RevokedCertificateBuilder().serial_number(certificate.serial_number)
+            builder = builder.add_revoked_certificate(entry.revocation_date(NOW).build())
+        return builder.sign(self.key, hashes.SHA256())
+
     def issue(
         self, subject: x509.Name | None = None, *further: x509.ExtensionType, **options: Any
     ) -> x509.Certificate:
@@ -88,14 +103,21 @@ class Authority:
 
 @pytest.fixture
 def judge(tmp_path: Path) -> Callable[..., ClientCertificates]:
-    """Who believes these authorities."""
+    """Who believes these authorities, each of which has revoked nothing."""
 
     def make(*authorities: Authority) -> ClientCertificates:
-        path = tmp_path / "authorities.pem"
-        path.write_bytes(b"".join(a.certificate.public_bytes(Encoding.PEM) for a in authorities))
-        return ClientCertificates(path)
+        put(tmp_path / "authorities.pem", *(authority.certificate for authority in authorities))
+        put(tmp_path / "revocations.pem", *(authority.revoked() for authority in authorities))
+        return ClientCertificates(tmp_path / "authorities.pem", tmp_path / "revocations.pem")
 
     return make
+
+
+def put(path: Path, *content: x509.Certificate | x509.CertificateRevocationList) -> None:
+    """Replace a file in one step, as those of a deployment are replaced."""
+    new = path.with_suffix(".new")
+    new.write_bytes(b"".join(part.public_bytes(Encoding.PEM) for part in content))
+    os.replace(new, path)
 
 
 def test_a_certificate_of_any_of_the_authorities_is_good(judge: Callable[..., ClientCertificates]) -> None:
@@ -112,7 +134,7 @@ def test_a_certificate_of_any_of_the_authorities_is_good(judge: Callable[..., Cl
         (lambda _: Authority().issue(), "not issued by this deployment"),
         (lambda users: Authority().issue(issuer=users.name), "not issued by this deployment"),
         (lambda users: users.issue(end=NOW - timedelta(minutes=1)), "has expired"),
-        (lambda users: users.issue(begin=NOW + timedelta(minutes=1)), "not valid yet"),
+        (lambda users: users.issue(begin=NOW + timedelta(hours=1)), "not valid yet"),
         (lambda users: users.issue(extensions=[(SERVER, False)]), "not for clients"),
         (lambda users: users.issue(extensions=[]), "not for clients"),
         (
@@ -180,19 +202,58 @@ def test_other_authorities_are_believed_at_once(
     judged = judge(before)
     certificate = before.issue()
     judged.verify(certificate)
-    # As files of a deployment are replaced.
-    new = tmp_path / "new"
-    new.write_bytes(after.certificate.public_bytes(Encoding.PEM))
-    os.replace(new, tmp_path / "authorities.pem")
+    put(tmp_path / "authorities.pem", after.certificate)
+    put(tmp_path / "revocations.pem", after.revoked())
     with pytest.raises(AuthenticationError):
         judged.verify(certificate)
     judged.verify(after.issue())
 
 
-@pytest.mark.parametrize("content", [None, b"", b"nonsense"])
-def test_without_authorities_nobody_is_believed(tmp_path: Path, content: bytes | None) -> None:
-    path = tmp_path / "authorities.pem"
-    if content is not None:
-        path.write_bytes(content)
+def test_what_is_revoked_is_refused_at_once(tmp_path: Path, judge: Callable[..., ClientCertificates]) -> None:
+    before, users = Authority(), Authority(name=name("Users", "other"))
+    judged = judge(before, users)
+    lost, kept, older = users.issue(), users.issue(), before.issue()
+    for certificate in (lost, kept, older):
+        judged.verify(certificate)
+    put(tmp_path / "revocations.pem", users.revoked(lost), before.revoked())
+    with pytest.raises(AuthenticationError, match="was revoked"):
+        judged.verify(lost)
+    judged.verify(kept)
+    judged.verify(older)
+
+
+@pytest.mark.parametrize(
+    "lists",
+    [
+        lambda _: [],
+        # Of the same name, by another's key.
+        lambda _: [Authority().revoked()],
+        lambda users: [users.revoked(end=NOW - timedelta(minutes=1))],
+    ],
+    ids=["missing", "forged", "out of date"],
+)
+def test_without_a_list_of_revocations_nobody_is_believed(
+    tmp_path: Path,
+    judge: Callable[..., ClientCertificates],
+    lists: Callable[[Authority], list[x509.CertificateRevocationList]],
+) -> None:
+    users = Authority()
+    judged = judge(users)
+    put(tmp_path / "revocations.pem", *lists(users))
     with pytest.raises(IssuerUnavailable):
-        ClientCertificates(path).verify(Authority().issue())
+        judged.verify(users.issue())
+
+
+@pytest.mark.parametrize("content", [None, b"nonsense"])
+@pytest.mark.parametrize("name", ["authorities.pem", "revocations.pem"])
+def test_without_its_files_nobody_is_believed(
+    tmp_path: Path, judge: Callable[..., ClientCertificates], name: str, content: bytes | None
+) -> None:
+    users = Authority()
+    judged = judge(users)
+    if content is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(IssuerUnavailable):
+        judged.verify(users.issue())

@@ -439,6 +439,7 @@ def test_haproxy_of_the_image_for_development(site: str) -> None:
     spec, found = specification(site, "haproxy"), files(site, "haproxy")
     assert sorted(found) == [
         "cacerts/client-ca.pem",
+        "client-crl.pem",
         "haproxy.cfg",
         "http-status",
         "secrets/proof.map",
@@ -451,7 +452,9 @@ def test_haproxy_of_the_image_for_development(site: str) -> None:
     (bind,) = [line for line in settings.splitlines() if "bind *:443" in line]
     assert "ssl crt /config/server-cert.pem" in bind
     # The deployment's CA alone, not the bundle of all: certificates stand for users.
-    assert bind.endswith("ca-file /config/cacerts/client-ca.pem verify optional")
+    assert bind.endswith(
+        "ca-file /config/cacerts/client-ca.pem crl-file /config/client-crl.pem verify optional"
+    )
     assert 'set-header X-Client-Certificate "%[ssl_c_der,base64]"' in settings
     assert "server cavern" in settings
     # Services that do not ask who tells of a client are not told by what HAProxy proves it.

@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from voservice.auth.errors import AuthenticationError, IssuerUnavailable
@@ -57,32 +58,57 @@ class _Watched(Generic[T]):
             return self._value
 
 
-class ClientCertificates:
-    """Judges certificates by the authorities of a file, which may change at any time."""
+def _revocation_lists(content: bytes) -> list[x509.CertificateRevocationList]:
+    end = b"-----END X509 CRL-----"
+    return [x509.load_pem_x509_crl(part + end) for part in content.split(end)[:-1]]
 
-    def __init__(self, authorities: Path) -> None:
-        """Believe those whose certificates are in *authorities*."""
+
+class ClientCertificates:
+    """Judges certificates by the authorities of one file and the revocations of another, which may change any time."""
+
+    def __init__(self, authorities: Path, revocations: Path) -> None:
+        """Believe those whose certificates are in *authorities*, each of which has a list in *revocations*."""
         self._authorities = _Watched(authorities, x509.load_pem_x509_certificates)
+        self._revocations = _Watched(revocations, _revocation_lists)
 
     def verify(self, certificate: x509.Certificate, now: datetime | None = None) -> None:
         """Raise an ``AuthenticationError`` unless the certificate is good *now*."""
+        now = now or datetime.now(UTC)
         try:
-            authorities = self._authorities.value()
+            authorities, revocations = self._authorities.value(), self._revocations.value()
         except (OSError, ValueError) as exc:
-            logger.error("%s: no client certificate can be verified: %s", self._authorities.path, exc)
-            raise IssuerUnavailable("The client certificate cannot be verified at present") from exc
+            raise _cannot_tell(str(exc)) from exc
         try:
-            _verify(certificate, authorities, now or datetime.now(UTC))
+            authority = _issuer(certificate, authorities)
+            _check_validity(authority, now, "was issued by an authority that ")
+            _check_validity(certificate, now)
+            _check_authority(authority, certificate)
+            _check_purpose(certificate)
         except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as exc:
             raise Unacceptable("cannot be read") from exc
+        revoked = next((found for found in revocations if _is_of(found, authority, now)), None)
+        if revoked is None:
+            raise _cannot_tell(f"{authority.subject.rfc4514_string()} has no list of what it revoked")
+        if revoked.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None:
+            raise Unacceptable("was revoked")
 
 
-def _verify(certificate: x509.Certificate, authorities: list[x509.Certificate], now: datetime) -> None:
-    authority = _issuer(certificate, authorities)
-    _check_validity(authority, now, "was issued by an authority that ")
-    _check_validity(certificate, now)
-    _check_authority(authority, certificate)
-    _check_purpose(certificate)
+def _cannot_tell(reason: str) -> AuthenticationError:
+    """Nobody is let in because something is amiss here, and nobody is told what."""
+    logger.error("no client certificate can be verified: %s", reason)
+    return IssuerUnavailable("The client certificate cannot be verified at present")
+
+
+def _is_of(revocations: x509.CertificateRevocationList, authority: x509.Certificate, now: datetime) -> bool:
+    """Whether a list is an authority's, by its signature, and not out of date."""
+    end = revocations.next_update_utc
+    key = authority.public_key()
+    return (
+        revocations.issuer == authority.subject
+        and (end is None or now <= end)
+        and isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey)
+        and revocations.is_signature_valid(key)
+    )
 
 
 def _issuer(certificate: x509.Certificate, authorities: list[x509.Certificate]) -> x509.Certificate:

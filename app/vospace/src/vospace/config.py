@@ -66,6 +66,9 @@ class Settings(ServiceSettings):
     vospace_client_authorities: Path | None = Field(
         None, description="PEM file of those who issue client certificates; without it none is believed"
     )
+    vospace_client_revocations: Path | None = Field(
+        None, description="PEM file of what each of those has revoked"
+    )
     vospace_preauth_key: SecretStr = Field(
         description="Secret that signs pre-authorised URLs, 32 bytes or more"
     )

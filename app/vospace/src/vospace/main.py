@@ -78,8 +78,8 @@ def identities(settings: Settings) -> Identities:
             settings.vospace_root_owner_gid,
         ),
         certificates=(
-            ClientCertificates(settings.vospace_client_authorities)
-            if settings.vospace_client_authorities
+            ClientCertificates(settings.vospace_client_authorities, settings.vospace_client_revocations)
+            if settings.vospace_client_authorities and settings.vospace_client_revocations
             else None
         ),
         client=client,

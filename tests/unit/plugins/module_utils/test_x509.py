@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.skasrc.cavern.plugins.module_utils import _x509
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
+DAY = datetime.timedelta(days=1)
 NAMES = _x509.Names("cavern.example.org", ("localhost",), ("127.0.0.1", "::1"))
 
 
@@ -24,14 +27,30 @@ def _key_type(ca: _x509.Pair) -> str:
     return _x509.key_type_of(ca.key)
 
 
+@pytest.fixture(scope="module")
+def users(ca: _x509.Pair) -> _x509.Pair:
+    """The CA of clients, with a key of the same type."""
+    return _x509.create_client_ca("Example", 100, _key_type(ca))
+
+
 def _handshake(
-    directory: Path, ca: _x509.Pair, server: _x509.Pair, client: _x509.Pair, name: str, between: bytes = b""
+    directory: Path,
+    ca: _x509.Pair,
+    server: _x509.Pair,
+    users: _x509.Pair,
+    client: _x509.Pair,
+    name: str = "localhost",
+    between: bytes = b"",
+    revoked: list[int] | None = None,
 ) -> dict[str, object]:
-    """The client's subject as the server saw it, after a mutual TLS handshake with RFC 5280 checks on both sides."""
+    """The client's certificate as the server saw it, after a mutual handshake with RFC 5280 checks on both sides."""
     (directory / "ca.pem").write_bytes(ca.certificate_pem)
+    lists = _x509.revocations(users, dict.fromkeys(revoked or [], _x509.now()))
+    (directory / "users.pem").write_bytes(users.certificate_pem + _x509.pem(lists))
     (directory / "server.pem").write_bytes(server.certificate_pem + between + server.key_pem)
     (directory / "client.pem").write_bytes(client.certificate_pem + client.key_pem)
-    listening = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=directory / "ca.pem")
+    listening = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=directory / "users.pem")
+    listening.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
     listening.load_cert_chain(directory / "server.pem")
     listening.verify_mode = ssl.CERT_REQUIRED
     asking = ssl.create_default_context(cafile=directory / "ca.pem")
@@ -49,28 +68,88 @@ def _handshake(
 
 
 @pytest.mark.parametrize("name", ["cavern.example.org", "localhost", "127.0.0.1"])
-def test_handshake_with_strict_checks(ca: _x509.Pair, tmp_path: Path, name: str) -> None:
+def test_handshake_with_strict_checks(ca: _x509.Pair, users: _x509.Pair, tmp_path: Path, name: str) -> None:
     server = _x509.issue_server(ca, NAMES, 10, _key_type(ca))
-    client = _x509.issue_client(ca, "ada", 10, _key_type(ca))
-    assert _handshake(tmp_path, ca, server, client, name)["subject"] == ((("commonName", "ada"),),)
+    # OpenSSL takes a name with a dot for a host's where a CA constrains those.
+    client = _x509.issue_client(users, "ada.lovelace", 10, _key_type(ca))
+    seen = _handshake(tmp_path, ca, server, users, client, name)
+    assert seen["subject"] == ((("organizationName", "Example"),), (("commonName", "ada.lovelace"),))
 
 
-def test_clients_of_either_ca_accept_a_cross_signed_chain(ca: _x509.Pair, tmp_path: Path) -> None:
+def test_a_revoked_certificate_is_refused_and_no_other(
+    ca: _x509.Pair, users: _x509.Pair, tmp_path: Path
+) -> None:
+    server = _x509.issue_server(ca, NAMES, 10, _key_type(ca))
+    client, other = (_x509.issue_client(users, "ada", 10, _key_type(ca)) for _unused in range(2))
+    revoked = [client.certificate.serial_number]
+    assert _handshake(tmp_path, ca, server, users, other, revoked=revoked)
+    with pytest.raises(ssl.SSLCertVerificationError, match="certificate revoked"):
+        _handshake(tmp_path, ca, server, users, client, revoked=revoked)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        _x509.Names("cavern.example.org", ("cavern.example.org",)),
+        _x509.Names("cavern.example.org", (), ("127.0.0.1", "::1")),
+    ],
+)
+def test_the_ca_of_clients_makes_no_servers(
+    ca: _x509.Pair, users: _x509.Pair, tmp_path: Path, names: _x509.Names
+) -> None:
+    server = _x509.issue_server(users, names, 10, _key_type(ca))
+    client = _x509.issue_client(users, "ada", 10, _key_type(ca))
+    with pytest.raises(ssl.SSLCertVerificationError):
+        _handshake(tmp_path, users, server, users, client, "cavern.example.org")
+
+
+def test_the_ca_of_clients_names_nobody_beyond_its_organization(
+    ca: _x509.Pair, users: _x509.Pair, tmp_path: Path
+) -> None:
+    server = _x509.issue_server(ca, NAMES, 10, _key_type(ca))
+    # What somebody with its key would make: the issuer's name and key are right, the subject is another's.
+    builder = _x509._builder(
+        _x509.subject("ada", "Other"), users.certificate.subject, users.key.public_key(), _x509.now() + DAY
+    )
+    made = builder.add_extension(
+        x509.AuthorityKeyIdentifier.from_issuer_public_key(users.key.public_key()), critical=False
+    ).sign(users.key, hashes.SHA256())
+    with pytest.raises(ssl.SSLCertVerificationError, match="permitted subtree violation"):
+        _handshake(tmp_path, ca, server, users, _x509.Pair(made, users.key))
+
+
+def test_lists_of_revocations_are_told_apart(users: _x509.Pair) -> None:
+    other = _x509.create_client_ca("Example", 100, _x509.key_type_of(users.key))
+    when = _x509.now()
+    lists = _x509.revocations(users, {7: when})
+    assert _x509.lists_for(lists, users.certificate)
+    assert not _x509.lists_for(lists, other.certificate)
+    forged = _x509.revocations(_x509.Pair(users.certificate, other.key), {})
+    assert not _x509.lists_for(forged, users.certificate)
+    content = _x509.pem(lists) + _x509.pem(forged)
+    assert [_x509.revoked_by(crl) for crl in _x509.load_revocations(content)] == [{7: when}, {}]
+    assert _x509.load_revocations(b"nonsense\n-----END X509 CRL-----\n") == []
+    assert _x509.load_revocations(None) == []
+
+
+def test_clients_of_either_ca_accept_a_cross_signed_chain(
+    ca: _x509.Pair, users: _x509.Pair, tmp_path: Path
+) -> None:
     successor = _x509.create_ca("Example", 100, _key_type(ca))
     cross = _x509.pem(_x509.cross_sign(successor, ca))
     server = _x509.issue_server(successor, NAMES, 10, _key_type(ca))
-    old, new = (_x509.issue_client(issuer, "ada", 10, _key_type(ca)) for issuer in (ca, successor))
-    assert _handshake(tmp_path, ca, server, old, "localhost", cross)
-    assert _handshake(tmp_path, successor, server, new, "localhost", cross)
+    client = _x509.issue_client(users, "ada", 10, _key_type(ca))
+    assert _handshake(tmp_path, ca, server, users, client, between=cross)
+    assert _handshake(tmp_path, successor, server, users, client, between=cross)
     with pytest.raises(ssl.SSLCertVerificationError, match="unable to get local issuer"):
-        _handshake(tmp_path, ca, server, old, "localhost")
+        _handshake(tmp_path, ca, server, users, client)
 
 
-def test_other_name_is_refused(ca: _x509.Pair, tmp_path: Path) -> None:
+def test_other_name_is_refused(ca: _x509.Pair, users: _x509.Pair, tmp_path: Path) -> None:
     server = _x509.issue_server(ca, NAMES, 10, _key_type(ca))
-    client = _x509.issue_client(ca, "ada", 10, _key_type(ca))
+    client = _x509.issue_client(users, "ada", 10, _key_type(ca))
     with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
-        _handshake(tmp_path, ca, server, client, "other.example.org")
+        _handshake(tmp_path, ca, server, users, client, "other.example.org")
 
 
 def test_fresh_pairs_serve(ca: _x509.Pair) -> None:

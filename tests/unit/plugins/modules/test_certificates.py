@@ -18,7 +18,9 @@ MODES = {
     "server.pem": 0o644,
     "haproxy.pem": 0o600,
     "ca-bundle.pem": 0o644,
+    "client-ca.key": 0o600,
     "client-ca.pem": 0o644,
+    "client-crl.pem": 0o644,
     "truststore.p12": 0o644,
 }
 
@@ -35,7 +37,7 @@ def options(tmp_path: Path) -> dict[str, Any]:
 
 
 def _files(options: dict[str, Any]) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in Path(options["directory"]).iterdir()}
+    return {path.name: path.read_bytes() for path in Path(options["directory"]).iterdir() if path.is_file()}
 
 
 def _names(result: dict[str, Any]) -> list[tuple[str, str]]:
@@ -101,9 +103,8 @@ def test_rotating_the_ca_renews_all_that_hangs_on_it(run_module: Any, options: d
     assert result["actions"] == checked["actions"]
     assert result["actions"][1]["reasons"] == ["not signed by the present CA"]
     after = _files(options)
-    assert not set(before.values()) & {
-        content for name, content in after.items() if name != "ca-previous.pem"
-    }
+    same = {name for name in before if after[name] == before[name]}
+    assert same == {"client-ca.key", "client-ca.pem", "client-crl.pem"}
     assert not run_module(certificates, **options)["changed"]
 
 
@@ -115,16 +116,14 @@ def test_ca_before_the_present_one_stays_trusted_until_told(run_module: Any, opt
     previous, cross = _x509.load_certificates(files["ca-previous.pem"])
     assert _x509.pem(previous) == first
     assert files["haproxy.pem"] == files["server.pem"] + _x509.pem(cross) + files["server.key"]
-    assert files["client-ca.pem"] == files["ca.pem"] + first
     assert files["ca-bundle.pem"].endswith(files["ca.pem"] + first)
     assert not run_module(certificates, **options)["changed"]
     result = run_module(certificates, **options, rotate=["previous"])
-    changed = ["ca-previous.pem", "haproxy.pem", "client-ca.pem", "ca-bundle.pem"]
+    changed = ["ca-previous.pem", "haproxy.pem", "ca-bundle.pem"]
     assert _names(result) == [("file", name) for name in changed]
     files = _files(options)
     assert "ca-previous.pem" not in files
     assert files["haproxy.pem"] == files["server.pem"] + files["server.key"]
-    assert files["client-ca.pem"] == files["ca.pem"]
     assert not run_module(certificates, **options)["changed"]
 
 
@@ -139,6 +138,9 @@ def test_certificate_near_its_end_is_renewed(run_module: Any, options: dict[str,
     ("name", "repaired"),
     [
         ("server.key", {"server.key", "server.pem", "haproxy.pem"}),
+        ("client-ca.key", {"client-ca.key", "client-ca.pem", "client-crl.pem"}),
+        ("client-ca.pem", {"client-ca.key", "client-ca.pem", "client-crl.pem"}),
+        ("client-crl.pem", {"client-crl.pem"}),
         ("haproxy.pem", {"haproxy.pem"}),
         ("ca-bundle.pem", {"ca-bundle.pem"}),
         ("truststore.p12", {"truststore.p12"}),
@@ -204,12 +206,16 @@ def test_client_certificate(run_module: Any, options: dict[str, Any]) -> None:
     assert path == Path(options["directory"]) / "clients/ada.pem"
     assert path.stat().st_mode & 0o777 == 0o600
     pair = _x509.load(path.read_bytes(), path.read_bytes())
-    assert pair.certificate.subject.rfc4514_string() == "CN=ada"
+    assert pair.certificate.subject.rfc4514_string() == "CN=ada,O=Cavern"
+    issuer = _x509.load_certificates(_files(options)["client-ca.pem"])[0]
+    assert _x509.is_signed_by(pair.certificate, issuer)
     assert result["certificate"]["fingerprint"] == _x509.fingerprint(pair.certificate)
     assert "PRIVATE" not in str(result)
     assert not run_module(client_certificate, **wanted)["changed"]
     assert run_module(client_certificate, **wanted, force=True)["reasons"] == ["asked for"]
     run_module(certificates, **options, rotate=["ca"])
+    assert not run_module(client_certificate, **wanted)["changed"]
+    run_module(certificates, **options, rotate=["client-ca"])
     assert run_module(client_certificate, **wanted)["reasons"] == ["not signed by the present CA"]
     assert run_module(client_certificate, **wanted, state="absent")["changed"]
     assert not path.exists()
@@ -250,3 +256,142 @@ def test_user_names_that_the_services_refuse_get_no_certificate(
         in run_module(client_certificate, user=user, directory=options["directory"])["msg"]
     )
     assert not (Path(options["directory"]) / "clients").exists()
+
+
+def _issue(run_module: Any, options: dict[str, Any], user: str, **further: Any) -> Any:
+    """A certificate that the user is issued now."""
+    result = run_module(client_certificate, user=user, directory=options["directory"], force=True, **further)
+    return _x509.load_certificates(
+        Path(result["path"]).read_bytes().partition(b"-----END PRIVATE KEY-----\n")[2]
+    )[0]
+
+
+def _revoked(options: dict[str, Any]) -> list[set[int]]:
+    """What is revoked by each of the lists."""
+    content = (Path(options["directory"]) / "client-crl.pem").read_bytes()
+    return [set(_x509.revoked_by(crl)) for crl in _x509.load_revocations(content)]
+
+
+def test_all_certificates_of_a_user_are_revoked(
+    run_module: Any, options: dict[str, Any], tmp_path: Path
+) -> None:
+    run_module(certificates, **options)
+    revoke = {"user": "ada", "directory": options["directory"], "state": "revoked"}
+    assert "No certificate of ada is known" in str(run_module(client_certificate, **revoke)["warnings"])
+    mine = [
+        _issue(run_module, options, "ada"),
+        _issue(run_module, options, "ada"),
+        _issue(run_module, options, "ada", path=str(tmp_path / "elsewhere.pem")),
+    ]
+    other = _issue(run_module, options, "eve")
+    serials = {certificate.serial_number for certificate in mine}
+    before = _files(options)["client-crl.pem"]
+    checked = run_module(client_certificate, check=True, **revoke)
+    assert _files(options)["client-crl.pem"] == before
+    result = run_module(client_certificate, **revoke)
+    assert result["revoked"] == checked["revoked"] == [f"{serial:x}" for serial in sorted(serials)]
+    assert _revoked(options) == [serials]
+    assert other.serial_number not in serials
+    assert not (Path(options["directory"]) / "clients/ada.pem").exists()
+    again = run_module(client_certificate, **revoke)
+    assert not again["changed"]
+    assert again["revoked"] == []
+    # What is issued afterwards is good, and the list stays as it is.
+    new = _issue(run_module, options, "ada")
+    assert new.serial_number not in _revoked(options)[0]
+    assert not run_module(certificates, **options)["changed"]
+
+
+def test_a_revoked_certificate_is_issued_again(run_module: Any, options: dict[str, Any]) -> None:
+    run_module(certificates, **options)
+    _issue(run_module, options, "ada")
+    path = Path(options["directory"]) / "clients/ada.pem"
+    content = path.read_bytes()
+    run_module(client_certificate, user="ada", directory=options["directory"], state="revoked")
+    path.write_bytes(content)
+    result = run_module(client_certificate, user="ada", directory=options["directory"])
+    assert result["reasons"] == ["was revoked"]
+
+
+def test_client_certificates_of_the_ca_before_are_good_until_told(
+    run_module: Any, options: dict[str, Any]
+) -> None:
+    run_module(certificates, **options)
+    old = _issue(run_module, options, "ada")
+    run_module(client_certificate, user="eve", directory=options["directory"], force=True)
+    first = _files(options)
+    checked = run_module(certificates, check=True, **options, rotate=["client-ca"])
+    result = run_module(certificates, **options, rotate=["client-ca"])
+    assert result["actions"] == checked["actions"]
+    assert _names(result) == [
+        ("certificate", "client-ca"),
+        ("file", "client-ca-previous.key"),
+        ("file", "client-crl.pem"),
+    ]
+    files = _files(options)
+    present, previous = _x509.load_certificates(files["client-ca.pem"])
+    assert _x509.pem(previous) == first["client-ca.pem"]
+    assert files["client-ca-previous.key"] == first["client-ca.key"]
+    assert (Path(options["directory"]) / "client-ca-previous.key").stat().st_mode & 0o777 == 0o600
+    assert not run_module(certificates, **options)["changed"]
+    # Each goes on revoking what it issued.
+    new = _issue(run_module, options, "ada")
+    assert _x509.is_signed_by(new, present)
+    run_module(client_certificate, user="ada", directory=options["directory"], state="revoked")
+    assert _revoked(options) == [{new.serial_number}, {old.serial_number}]
+    result = run_module(certificates, **options, rotate=["previous"])
+    assert {name for _, name in _names(result)} == {
+        "client-ca-previous.key",
+        "client-ca.pem",
+        "client-crl.pem",
+    }
+    assert "client-ca-previous.key" not in _files(options)
+    assert _revoked(options) == [{new.serial_number}]
+    assert not run_module(certificates, **options)["changed"]
+
+
+@pytest.mark.parametrize("rotate", [[], ["ca"]])
+def test_a_deployment_of_before_keeps_its_client_certificates(
+    run_module: Any, options: dict[str, Any], rotate: list[str]
+) -> None:
+    """Its CA of servers issued them; the same file named whose certificates were accepted."""
+    run_module(certificates, **options)
+    directory = Path(options["directory"])
+    ca = _x509.load((directory / "ca.pem").read_bytes(), (directory / "ca.key").read_bytes())
+    old = _x509.issue_client(ca, "ada", 20, "ec")
+    (directory / "clients").mkdir()
+    (directory / "clients/ada.pem").write_bytes(old.certificate_pem + old.key_pem)
+    for name in ("client-ca.key", "client-crl.pem"):
+        (directory / name).unlink()
+    (directory / "client-ca.pem").write_bytes(ca.certificate_pem)
+    run_module(certificates, **options, rotate=rotate)
+    files = _files(options)
+    assert _x509.load_certificates(files["client-ca.pem"])[1:] == [ca.certificate]
+    assert files["client-ca-previous.key"] == ca.key_pem
+    assert _revoked(options) == [set(), set()]
+    assert not run_module(certificates, **options)["changed"]
+    # They can be revoked as any other.
+    run_module(client_certificate, user="ada", directory=options["directory"], state="revoked")
+    assert _revoked(options) == [set(), {old.certificate.serial_number}]
+
+
+def test_an_interrupted_rotation_loses_no_ca(run_module: Any, options: dict[str, Any]) -> None:
+    run_module(certificates, **options)
+    before = _files(options)
+    run_module(certificates, **options, rotate=["client-ca"])
+    # As if it had ended before the file that all read.
+    (Path(options["directory"]) / "client-ca.pem").write_bytes(before["client-ca.pem"])
+    run_module(certificates, **options)
+    files = _files(options)
+    assert [_x509.pem(found) for found in _x509.load_certificates(files["client-ca.pem"])][1:] == [
+        before["client-ca.pem"]
+    ]
+    assert files["client-ca-previous.key"] == before["client-ca.key"]
+
+
+def test_a_damaged_register_is_told(run_module: Any, options: dict[str, Any]) -> None:
+    run_module(certificates, **options)
+    _issue(run_module, options, "ada")
+    (Path(options["directory"]) / "clients/issued.json").write_text("{")
+    result = run_module(client_certificate, user="ada", directory=options["directory"], state="revoked")
+    assert "issued.json cannot be read" in result["msg"]

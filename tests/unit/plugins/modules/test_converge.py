@@ -86,8 +86,8 @@ def test_everything_in_order_and_once(run_module: Any, options: dict[str, Any], 
     result = run_module(converge, **options)
     assert result["actions"] == checked["actions"]
     objects = [action["object"] for action in result["actions"]]
-    assert objects[:5] == ["directory", "directory", "certificate", "certificate", "file"]
-    assert set(objects[5:]) == {"file"}
+    assert objects[:6] == ["directory", "directory", *["certificate"] * 3, "file"]
+    assert set(objects[6:]) == {"file"}
     assert result["actions"][-1]["name"] == options["hosts_entries"]["path"]
     assert result["server"]["names"] == ["DNS:a.example", "DNS:localhost", "IP:127.0.0.1"]
     assert not run_module(converge, **options)["changed"]
