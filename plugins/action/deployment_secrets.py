@@ -94,6 +94,7 @@ class ActionModule(ActionBase):
                 _files.write_atomic(path, content.encode(), 0o600)
             elif loose and not check_mode:
                 path.chmod(0o600)
+        secrets = present | new | {name: str(value) for name, value in overrides.items()}
         return {
             "changed": bool(new or loose),
             "path": str(path),
@@ -101,7 +102,8 @@ class ActionModule(ActionBase):
             "rotated": rotated,
             "overridden": sorted(overrides),
             "ephemeral": sorted(new) if check_mode else [],
-            "secrets": present | new | {name: str(value) for name, value in overrides.items()},
+            "secrets": secrets,
+            "issuer_key_id": _secrets.key_id(secrets["iam_signing_key"]),
             # Callbacks show nothing of a result that succeeded; errors, which hold no value, are shown.
             "_ansible_no_log": True,
         }

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
+import json
 import secrets
 import string
 from collections.abc import Callable
@@ -109,6 +111,22 @@ SECRETS: dict[str, Kind] = {
     "vospace_preauth_key": HEX_KEY,
     "haproxy_proof": PASSWORD,
 }
+
+
+def key_id(pem: str) -> str:
+    """Name under which the issuer publishes its key: the thumbprint (RFC 7638) of the public half."""
+    key = serialization.load_pem_private_key(pem.encode(), password=None)
+    if not isinstance(key, rsa.RSAPrivateKey):
+        raise SecretError("iam_signing_key must be an RSA private key")
+    numbers = key.public_key().public_numbers()
+    public = {"e": _base64(numbers.e), "kty": "RSA", "n": _base64(numbers.n)}
+    canonical = json.dumps(public, sort_keys=True, separators=(",", ":")).encode()
+    return base64.urlsafe_b64encode(hashlib.sha256(canonical).digest()).rstrip(b"=").decode()
+
+
+def _base64(number: int) -> str:
+    data = number.to_bytes((number.bit_length() + 7) // 8, "big")
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 class SecretError(Exception):

@@ -97,6 +97,10 @@ ephemeral:
   returned: if O(state=present)
   type: list
   elements: str
+issuer_key_id:
+  description: Name under which the issuer publishes the public half of the key C(iam_signing_key).
+  returned: if O(state=present)
+  type: str
 secrets:
   description: Every secret by name.
   returned: if O(state=present)

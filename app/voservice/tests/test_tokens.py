@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import jwt
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from voservice.auth import USERNAME, AuthenticationError, Identity, IssuerUnavailable, TokenVerifier, bearer
 from voservice.auth import issuer as issuer_module
 from voservice.auth import verifier as verifier_module
@@ -340,6 +340,58 @@ async def test_a_payload_that_is_no_object(verifier: TokenVerifier) -> None:
     assert "not valid" in await refused(verifier, made)
 
 
+# -- kinds of tokens -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["at+jwt", "application/at+jwt", "AT+JWT", "JWT", "jwt", None])
+async def test_access_tokens_by_their_type(verifier: TokenVerifier, kind: str | None) -> None:
+    """PyJWT leaves the type out where it is told so, as INDIGO IAM does."""
+    assert (await verifier.verify(token(headers={"kid": "rsa", "typ": kind}))).username == "ada"
+
+
+@pytest.mark.parametrize(
+    "kind", ["id+jwt", "logout+jwt", "dpop+jwt", "secevent+jwt", "at", "", 1, ["at+jwt"]]
+)
+async def test_tokens_of_other_types(verifier: TokenVerifier, kind: Any) -> None:
+    payload = json.dumps(claims()).encode()
+    header = json.dumps({"alg": "RS256", "kid": "rsa", "typ": kind}).encode()
+    signed = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in (header, payload))
+    signature = RSA.sign(signed, padding.PKCS1v15(), hashes.SHA256())
+    made = f"{signed.decode()}.{base64.urlsafe_b64encode(signature).rstrip(b'=').decode()}"
+    assert await refused(verifier, made) == "The token's type (typ) is not that of an access token"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"nonce": "n"},
+        {"at_hash": "h"},
+        {"c_hash": "h"},
+        {"s_hash": "h"},
+        {"events": {"http://schemas.openid.net/event/backchannel-logout": {}}},
+        {"typ": "ID"},
+        {"typ": "Refresh"},
+        {"typ": 1},
+        {"token_use": "id"},
+    ],
+)
+async def test_an_id_token_is_no_access_token(verifier: TokenVerifier, changes: dict[str, Any]) -> None:
+    assert await refused(verifier, token(**changes)) == "The token is not an access token"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"typ": "Bearer", "nonce": "n"}, {"token_use": "access"}, {"client_id": "c", "scope": "openid"}],
+)
+async def test_access_tokens_that_say_so_by_a_claim(verifier: TokenVerifier, changes: dict[str, Any]) -> None:
+    assert (await verifier.verify(token(**changes))).username == "ada"
+
+
+async def test_the_type_of_an_access_token_settles_it(verifier: TokenVerifier) -> None:
+    made = token(headers={"kid": "rsa", "typ": "at+jwt"}, nonce="n")
+    assert (await verifier.verify(made)).username == "ada"
+
+
 # -- issuer and audience -------------------------------------------------------------------------------------
 
 
@@ -586,6 +638,19 @@ async def test_a_new_key_is_found_and_the_old_one_is_gone(
     clock.now += issuer_module.REFRESH_INTERVAL
     assert (await verifier.verify(token(OTHER, headers={"kid": "new"}))).username == "ada"
     assert "does not publish" in await refused(verifier, token())
+
+
+async def test_a_key_that_is_rotated_is_dropped_at_once(
+    make: Callable[..., TokenVerifier], fake: FakeIssuer, clock: Clock
+) -> None:
+    """Who is told of the new key believes the old one no longer, although the issuer still publishes it."""
+    told = make(key_ids=["new"])
+    with pytest.raises(IssuerUnavailable):
+        await told.verify(token())
+    fake.keys = [published(OTHER, "new"), published(RSA, "rsa")]
+    clock.now += issuer_module.RETRY_INTERVAL
+    assert (await told.verify(token(OTHER, headers={"kid": "new"}))).username == "ada"
+    assert "does not publish" in await refused(told, token())
 
 
 async def test_made_up_key_ids_do_not_hammer_the_issuer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from base64 import b64decode
@@ -23,7 +24,7 @@ from iam.config import CLIENT_CREDENTIALS, RESOURCE_OWNER, Client, Directory, Ia
 from iam.tokens import ALGORITHM, Signer
 
 LARGEST_BODY = 64 << 10
-MOST_DIGITS = 18
+NUMBER = re.compile("[0-9]{1,18}")
 SCOPES = ("openid", "profile", "groups")
 ERROR = {
     "description": "What is wrong (RFC 6749 section 5.2), or a line of text",
@@ -284,7 +285,7 @@ def create_app() -> FastAPI:
 def _lifetime(text: str, settings: IamSettings) -> int:
     if not text:
         return settings.iam_default_lifetime
-    if not text.isdecimal() or len(text) > MOST_DIGITS or not 1 <= int(text) <= settings.iam_max_lifetime:
+    if not NUMBER.fullmatch(text) or not 1 <= int(text) <= settings.iam_max_lifetime:
         raise OAuthError("invalid_request", f"expires_in: seconds from 1 to {settings.iam_max_lifetime}")
     return int(text)
 

@@ -73,6 +73,12 @@ class PreparerSettings(ServiceSettings):
     preparer_max_rate: int = Field(
         6000, ge=1, description="Most requests of one user in a minute, in each server process"
     )
+    preparer_estimate_rate: int = Field(
+        60, ge=1, description="Most estimates of one user in a minute, for each process"
+    )
+    preparer_estimate_files: int = Field(
+        10_000, ge=1, description="Most files of an estimate of which the RSE is asked"
+    )
     preparer_user_tasks: int = Field(4, ge=1, description="Tasks of one user that are staged at once")
     preparer_site_tasks: int = Field(32, ge=1, description="Tasks of the site that are staged at once")
     preparer_file_concurrency: int = Field(16, ge=1, description="Files of one task in transfer at once")

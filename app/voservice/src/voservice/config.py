@@ -80,6 +80,10 @@ class ServiceSettings(BaseSettings):
     oidc_algorithms: CommaList = Field(
         default=["RS256", "ES256"], description="Signature algorithms that are accepted"
     )
+    oidc_key_ids: CommaList = Field(
+        default=[],
+        description="Ids of the issuer's keys that are good; without any, all that it publishes",
+    )
     trusted_proxies: CommaList = Field(
         default=[],
         description="Addresses of proxies whose X-Forwarded headers are believed, with the proof",

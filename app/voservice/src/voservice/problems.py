@@ -11,6 +11,8 @@ from starlette.exceptions import HTTPException
 
 from voservice.auth.errors import AuthenticationError
 
+LONGEST_TEXT = 1000
+
 
 class Problem(Exception):
     """An error that its reader can act on; becomes a response by one handler."""
@@ -80,11 +82,26 @@ class Unavailable(Problem):
     status, title = 503, "Temporarily unavailable"
 
 
+def _short(value: Any) -> Any:
+    """What a document quotes of a request, which may be of any length."""
+    if isinstance(value, str) and len(value) > LONGEST_TEXT:
+        return f"{value[:LONGEST_TEXT]}…"
+    if isinstance(value, dict):
+        return {name: _short(inner) for name, inner in value.items()}
+    return [_short(inner) for inner in value] if isinstance(value, list) else value
+
+
 def document(
     status: int, title: str, detail: str, headers: dict[str, str] | None = None, **members: Any
 ) -> JSONResponse:
     """Render a problem document."""
-    body = {"type": "about:blank", "title": title, "status": status, "detail": detail, **members}
+    body = {
+        "type": "about:blank",
+        "title": title,
+        "status": status,
+        "detail": _short(detail),
+        **_short(members),
+    }
     return JSONResponse(body, status, headers, media_type="application/problem+json")
 
 

@@ -111,6 +111,29 @@ class Settings(ServiceSettings):
     vospace_bulk_max_bytes: int = Field(
         64 << 20, ge=1024, description="Largest request of a bulk pull, in bytes"
     )
+    vospace_user_share: float = Field(
+        0.75, gt=0, le=1, description="Part of all slots of a kind that the jobs of one user may have"
+    )
+    vospace_user_jobs: int = Field(10_000, ge=1, description="Most jobs of one user that have not begun")
+    vospace_user_kept_bytes: int = Field(
+        8 << 30,
+        ge=1 << 20,
+        description="Most bytes of one user's large requests, of 64 KiB or more each, that are kept with their jobs",
+    )
+    vospace_user_bodies: int = Field(
+        8, ge=1, description="Most large requests of one user that arrive at once in a process"
+    )
+    vospace_user_packages: int = Field(
+        4, ge=1, description="Most packages that one user, or all who have no name, download at once"
+    )
+    vospace_anonymous_jobs: int = Field(
+        1000, ge=1, description="Most jobs of callers without a name that are kept; older ones are destroyed"
+    )
+    vospace_anonymous_retention: int = Field(
+        3600,
+        ge=60,
+        description="Time after its creation when a job without an owner is destroyed, in seconds",
+    )
     vospace_job_lease: float = Field(
         15.0, gt=0, description="Silence of a process after which its jobs are another's, in seconds"
     )
@@ -133,6 +156,10 @@ class Settings(ServiceSettings):
     def service_url(self) -> str:
         """Public URL of the service, without a trailing slash."""
         return self.public_url.rstrip("/") + "/" + self.vospace_context_path.strip("/")
+
+    def share_of(self, slots: int) -> int:
+        """How many of *slots* of each process one user may have, in all processes together."""
+        return max(1, int(slots * self.workers * self.vospace_user_share))
 
     @property
     def root(self) -> Path:

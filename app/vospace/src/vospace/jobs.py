@@ -17,15 +17,17 @@ from voservice.sources import SourcePolicy
 
 from vospace.bulk.handlers import KIND as BULK
 from vospace.bulk.handlers import BulkHandlers
+from vospace.bulk.model import PARAMETERS
 from vospace.bulk.runner import BulkRunner
 from vospace.bulk.store import RowStore
 from vospace.config import Settings
 from vospace.control.state import Control, State
 from vospace.handlers.files import CallerOf
-from vospace.handlers.transfers import PACKAGE, SYNCTRANS, TRANSFERS, TransferHandlers
+from vospace.handlers.transfers import SYNCTRANS, TRANSFERS, TransferHandlers
 from vospace.methods import Methods
+from vospace.package.handlers import KIND as PACKAGE
 from vospace.package.handlers import PackageHandlers, interrupted
-from vospace.recursive.handlers import DELETE, SETPROPS, RecursiveHandlers
+from vospace.recursive.handlers import DELETE, SETPROPS, RecursiveHandlers, parameters_of_delete
 from vospace.recursive.runner import RecursiveDelete, RecursiveUpdate
 from vospace.services.changes import Changes
 from vospace.services.preauth import Preauth
@@ -35,7 +37,7 @@ from vospace.transfers.negotiation import Negotiator
 from vospace.transfers.runner import TransferRunner
 from vospace.transfers.sender import Sender
 from vospace.uws.executor import Executor, Pool
-from vospace.uws.model import Job, Limits
+from vospace.uws.model import Job, Limits, Share
 from vospace.uws.notices import Notices
 from vospace.uws.routes import Create, job_list
 from vospace.uws.service import JobService, Owner
@@ -53,7 +55,7 @@ class Jobs:
         self._space = space
         retention = settings.vospace_job_retention
         transfer = Limits(settings.vospace_transfer_duration, retention)
-        self.store = JobStore(engine)
+        self.store = JobStore(engine, Share(settings.vospace_user_jobs, settings.vospace_user_kept_bytes))
         self.notices = Notices(partial(_connect, _dsn(settings), timeout=10, connection_class=LiveConnection))
         self.service = JobService(
             self.store,
@@ -66,8 +68,10 @@ class Jobs:
                 DELETE: Limits(86_400, retention),
                 SETPROPS: Limits(86_400, retention),
             },
+            {BULK: PARAMETERS, DELETE: parameters_of_delete(space)},
+            settings.vospace_anonymous_retention,
         )
-        self.rows = RowStore(engine)
+        self.rows = RowStore(engine, self.store)
         self.negotiator = Negotiator(space, preauth, settings.service_url)
         self.control = Control(engine, self.notices)
         self.control.observe(self._pause)
@@ -102,13 +106,20 @@ class Jobs:
                     "transfers",
                     settings.vospace_transfer_slots,
                     {TRANSFERS: transfers, SYNCTRANS: transfers, PACKAGE: interrupted},
+                    settings.share_of(settings.vospace_transfer_slots),
                 ),
                 Pool(
                     "recursive",
                     settings.vospace_recursive_slots,
                     {DELETE: RecursiveDelete(self._space), SETPROPS: RecursiveUpdate(self._space)},
+                    settings.share_of(settings.vospace_recursive_slots),
                 ),
-                Pool("bulk", settings.vospace_bulk_slots, {BULK: bulk}),
+                Pool(
+                    "bulk",
+                    settings.vospace_bulk_slots,
+                    {BULK: bulk},
+                    settings.share_of(settings.vospace_bulk_slots),
+                ),
             )
             self.executor = Executor(
                 self.store,
@@ -116,6 +127,7 @@ class Jobs:
                 pools,
                 lease=settings.vospace_job_lease,
                 max_attempts=settings.vospace_job_attempts,
+                anonymous_jobs=settings.vospace_anonymous_jobs,
             )
             await self.control.read()
             self._pause()
@@ -143,7 +155,12 @@ class Jobs:
             self._space, self.service, self.negotiator, url, owner_of, self.control.require_writable
         )
         packages = PackageHandlers(
-            self._space, self.service, lambda: self.executor, owner_of, context.strip("/").replace("/", "-")
+            self._space,
+            self.service,
+            lambda: self.executor,
+            owner_of,
+            context.strip("/").replace("/", "-"),
+            self._settings.vospace_user_packages,
         )
         bulk = BulkHandlers(self.service, self.rows, self._settings, owner_of)
         recursive = RecursiveHandlers(self.service, changes, self._space)

@@ -28,6 +28,7 @@ from voservice.proxy import client_address
 from voservice.responses import text as plain
 
 from vospace import openapi
+from vospace.bodies import Arrivals
 from vospace.config import Settings
 from vospace.control import handlers as operation
 from vospace.control.handlers import Operators
@@ -163,6 +164,7 @@ def build(settings: Settings, known: Identities) -> FastAPI:
         )
     )
     app.state.jobs, app.state.space, app.state.engine = jobs, space, engine
+    app.state.arrivals = Arrivals(settings.vospace_user_bodies, space.spool)
     openapi.install(app, context)
     _install_errors(app, methods)
     protect(app, settings, lambda status, reason: plain(f"PermissionDenied: {reason}\n", status))
@@ -188,7 +190,7 @@ def _install_errors(app: FastAPI, methods: Methods) -> None:
     @app.exception_handler(Fault)
     async def fault(_: Request, error: Fault) -> Response:
         text = error.detail if isinstance(error, QuotaExceeded) and error.detail else error.text
-        headers = {"Retry-After": "10"} if error.status == 503 else None
+        headers = {"Retry-After": "10"} if error.status in (429, 503) else None
         return plain(text + "\n", error.status, headers)
 
     @app.exception_handler(AuthenticationError)

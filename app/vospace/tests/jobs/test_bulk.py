@@ -221,17 +221,17 @@ def test_a_request_is_read_in_pieces_of_any_size():
     rows = [{"source": f"http://s/{n}", "target": f"vos://x~y/é{n}", "size": n} for n in range(100)]
     content = json.dumps({"concurrency": 3, "rows": rows, "if_exists": "fail"}, ensure_ascii=False).encode()
     for step in (1, 7, 1000, len(content)):
-        reader = RequestReader(max_rows=100, max_concurrency=16)
+        reader = RequestReader(max_rows=100)
         for start in range(0, len(content), step):
             reader.feed(content[start : start + step])
         reader.end()
         taken = reader.take()
         assert [(r[0], r[2], r[3]) for r in taken] == [(n, f"vos://x~y/é{n}", n) for n in range(100)]
         assert (reader.concurrency, reader.if_exists) == (3, "fail")
-    small = RequestReader(max_rows=99, max_concurrency=16)
+    small = RequestReader(max_rows=99)
     with pytest.raises(RequestTooLarge):
         small.feed(content)
-    cut = RequestReader(max_rows=100, max_concurrency=16)
+    cut = RequestReader(max_rows=100)
     cut.feed(content[:-1])
     with pytest.raises(InvalidArgument):
         cut.end()

@@ -6,6 +6,7 @@ storage element does. What is on the disk in the end is the same by every path.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -161,7 +162,11 @@ async def test_one_request_asks_of_many_what_one_cannot_tell(rse: HabitualServer
         cavern: Any = SimpleNamespace(children=nothing, node=lambda *_: none())
         ledger: Any = SimpleNamespace(history=nothing)
         shared: Any = SimpleNamespace(
-            rse=Rse(settings, session), settings=settings, cavern=cavern, ledger=ledger
+            rse=Rse(settings, session),
+            settings=settings,
+            cavern=cavern,
+            ledger=ledger,
+            asking=asyncio.Semaphore(32),
         )
         who: Any = SimpleNamespace(token="ada", identity=SimpleNamespace(username="ada"))
         told = await estimate(shared, who, files)

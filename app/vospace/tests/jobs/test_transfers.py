@@ -341,13 +341,18 @@ async def test_a_negotiated_push_makes_a_node_only_where_it_may_succeed(box):
     token = "ivo://ivoa.net/sso#token"
     for target, protocol, user in (
         ("/box/f", ("httpsput", None, token), "bob"),
-        ("/box/f", ("httpsput", None, None), ""),
         ("/box/f", ("ftpput", None, token), "ada"),
         ("/none/f", ("httpsput", None, token), "ada"),
         ("/box/old", ("httpsput", None, token), "bob"),
     ):
         endpoints, phase, _ = await negotiate(box, document(ROOT + target, "pushToVoSpace", protocol), user)
         assert (endpoints, phase) == ([], "ERROR")
+    anonymous = await box.client.post(
+        f"{box.url}/synctrans",
+        content=document(f"{ROOT}/box/f", "pushToVoSpace", ("httpsput", None, None)),
+        headers={"Content-Type": "text/xml"},
+    )
+    assert (anonymous.status_code, anonymous.text.split(":")[0]) == (403, "PermissionDenied")
     os.symlink("behind", box.file("box/link"))
     for target in ("/box/old", "/box/link"):
         content = document(ROOT + target, "pushToVoSpace", ("httpsput", None, token))
@@ -419,13 +424,23 @@ async def test_a_package_tells_nothing_of_what_may_not_be_read(box):
         await box.container(path, public=public)
     await box.put("/open/closed/f", b"x")
     view = '<vos:view uri="vos://cadc.nrc.ca~vospace/CADC/std/Pkg-1.0"/>'
-    for target, names in (("/box", []), ("/open/closed", []), ("/open", ["open", "open/shared"])):
+    for target, user, names in (
+        ("/box", "bob", []),
+        ("/open/closed", "bob", []),
+        ("/open", "bob", ["open", "open/shared"]),
+        ("/open", "", ["open", "open/shared"]),
+        ("/open/closed", "", None),
+    ):
+        caller = box.as_user(user)
         answer = await box.client.post(
             f"{box.url}/synctrans",
             content=document(ROOT + target, "pullFromVoSpace", view=view),
-            headers={"Content-Type": "text/xml"},
+            headers={"Content-Type": "text/xml"} | caller,
         )
-        packed = (await box.client.get(answer.headers["location"])).content
+        if names is None:  # of callers without a name nothing is kept that leads to nothing
+            assert answer.status_code == 403
+            continue
+        packed = (await box.client.get(answer.headers["location"], headers=caller)).content
         with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
             assert archive.getnames() == names
         assert names or packed == bytes(1024)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import pytest
 from lxml import etree
@@ -311,3 +311,20 @@ async def test_paths_that_cannot_be(client, ada, path):
     for method in ("GET", "DELETE"):
         answer = await client.request(method, f"/nodes{path}", headers=ada)
         assert answer.status_code in (400, 403, 404), answer.text
+
+
+@pytest.mark.parametrize("name", ["a%C2%80", "%C2%9B2J", "x%C2%85y", "%C2%9F"])
+async def test_names_hold_no_further_control_characters(client, ada, box, root, name):
+    """C1: some terminals obey them as they obey escape sequences."""
+    plain = unquote(name)
+    for path, content in ((f"/nodes{box}/{name}", MINIMAL), (f"/files{box}/{name}", b"x")):
+        answer = await client.put(path, content=content, headers=ada)
+        assert (answer.status_code, answer.text.split(":")[0]) == (400, "InvalidURI")
+    await client.put(f"/files{box}/f", content=b"x", headers=ada)
+    # What a mount or an earlier version brought is found, and taken away.
+    (root / box.strip("/") / "f").rename(root / box.strip("/") / plain)
+    assert plain in [
+        unquote(child) for child in children((await client.get(f"/nodes{box}", headers=ada)).content)
+    ]
+    assert (await client.get(f"/files{box}/{name}", headers=ada)).content == b"x"
+    assert (await client.delete(f"/nodes{box}/{name}", headers=ada)).status_code == 200

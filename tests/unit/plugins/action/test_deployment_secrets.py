@@ -15,6 +15,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.playbook.task import Task
 from ansible_collections.skasrc.cavern.plugins.action.deployment_secrets import ActionModule
 from ansible_collections.skasrc.cavern.plugins.module_utils import _secrets
+from iam.tokens import Signer
 
 
 @pytest.fixture
@@ -105,6 +106,14 @@ def test_rotation_replaces_what_is_named(path: Path) -> None:
     assert yaml.safe_load(path.read_text()) == result["secrets"]
     everything = run(path, rotate=["all"])["secrets"]
     assert not set(everything.values()) & set(result["secrets"].values())
+
+
+def test_the_issuer_s_key_is_named_as_the_issuer_names_it(path: Path) -> None:
+    first = run(path)
+    signer = Signer("https://issuer", first["secrets"]["iam_signing_key"])
+    assert first["issuer_key_id"] == signer.kid
+    assert run(path, rotate=["iam_user_password"])["issuer_key_id"] == signer.kid
+    assert run(path, rotate=["iam_signing_key"])["issuer_key_id"] != signer.kid
 
 
 def test_overrides_win_and_are_not_written(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
@@ -22,11 +23,13 @@ from voservice.problems import TooMany, Unauthorized
 
 from preparer.cavern import Cavern
 from preparer.config import PreparerSettings
+from preparer.core.body import Arrivals, read_json
 from preparer.core.outbox import Outbox
 from preparer.credentials import Vault
 from preparer.ledger import Ledger
 from preparer.rse import Rse
 
+ASKING = 32
 HOW = "Send a token of {issuer}: Authorization: Bearer <token>"
 
 
@@ -42,21 +45,35 @@ class Context:
     outbox: Outbox
     cavern: Cavern
     rse: Rse
-    recent: dict[str, deque[float]] = field(default_factory=lambda: defaultdict(deque))
+    arrivals: Arrivals
+    # Requests about files to the RSE, of all estimates.
+    asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(ASKING))
+    # Who asks for an estimate at this moment.
+    estimating: set[str] = field(default_factory=set)
+    recent: dict[tuple[str, str], deque[float]] = field(default_factory=lambda: defaultdict(deque))
     # By the digest of a caller's token: when it was exchanged, for what, and when that ends.
     exchanged: dict[bytes, tuple[float, str, datetime | None]] = field(default_factory=dict)
 
-    def limit(self, username: str) -> None:
-        """Refuse a user who submits more often than the site allows."""
-        now, moments = time.monotonic(), self.recent[username]
+    def limit(self, username: str, what: str = "requests", most: int | None = None) -> None:
+        """Refuse a user who asks more often than the site allows."""
+        most = self.settings.preparer_max_rate if most is None else most
+        now, moments = time.monotonic(), self.recent[username, what]
         while moments and now - moments[0] > 60:
             moments.popleft()
-        if len(moments) >= self.settings.preparer_max_rate:
+        if len(moments) >= most:
             raise TooMany(
-                f"At most {self.settings.preparer_max_rate} requests a minute; put more files into one request",
+                f"At most {most} {what} a minute; put more files into one request",
                 headers={"Retry-After": str(int(60 - (now - moments[0])) + 1)},
             )
         moments.append(now)
+
+    async def read_json(self, request: Request, who: Caller) -> Any:
+        """Read the JSON body of a request, of which a user has so many a minute."""
+        username, settings = who.identity.username, self.settings
+        self.limit(username)
+        return await read_json(
+            request, self.arrivals, username, settings.preparer_max_body, settings.preparer_max_items
+        )
 
 
 @dataclass(frozen=True)

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from voservice.problems import Unavailable
+from voservice.problems import TooLarge, TooMany, Unavailable
 
 from preparer.cavern import ADLER32, DATE, LENGTH, MD5, CavernError, Node
 from preparer.core.context import Caller, Context
 from preparer.ledger import NewFile
 from preparer.rse import RseError, Source
 
-CONCURRENCY = 32
+MOST_CONTAINERS = 1000
 # Of coordinate descent, which needs few for three costs.
 ROUNDS = 50
+
+
+@contextmanager
+def one_at_a_time(shared: Context, who: Caller) -> Iterator[None]:
+    """An estimate asks a storage element and Cavern many times: each user has one, and so many a minute."""
+    username = who.identity.username
+    if username in shared.estimating:
+        raise TooMany("An estimate of yours is being made; wait for its end", headers={"Retry-After": "5"})
+    shared.limit(username, "estimates", shared.settings.preparer_estimate_rate)
+    shared.estimating.add(username)
+    try:
+        yield
+    finally:
+        shared.estimating.discard(username)
 
 
 async def estimate(shared: Context, who: Caller, files: Sequence[NewFile]) -> dict[str, Any]:
@@ -29,13 +44,18 @@ async def estimate(shared: Context, who: Caller, files: Sequence[NewFile]) -> di
         quota_left = await _quota_left(shared, who)
     except CavernError as exc:
         raise Unavailable(f"Cavern does not answer: {exc.detail}") from exc
-    limit = asyncio.Semaphore(CONCURRENCY)
+    most = shared.settings.preparer_estimate_files
+    asked = sum(_must_ask(file, staged.get(file.target)) for file in files)
+    if asked > most:
+        raise TooLarge(
+            f"/files: the storage element would be asked of {asked} files, {most} are the most;"
+            " divide the request, or give the files' sizes"
+        )
 
     async def source(file: NewFile) -> Source | None:
-        node = staged.get(file.target)
-        if file.size is not None and (node is None or file.md5 or file.adler32):
+        if not _must_ask(file, staged.get(file.target)):
             return Source(file.size)
-        async with limit:
+        async with shared.asking:
             try:
                 return await shared.rse.head(shared.rse.url(file.path))
             except RseError as exc:
@@ -105,10 +125,20 @@ def in_place(file: NewFile, source: Source, node: Node | None) -> bool:
     return source.size is not None and source.modified is not None and source.modified <= written
 
 
+def _must_ask(file: NewFile, node: Node | None) -> bool:
+    """Whether only the RSE can tell what is to be known of a file."""
+    return file.size is None or (node is not None and not file.md5 and not file.adler32)
+
+
 async def _staged(shared: Context, who: Caller, files: Sequence[NewFile]) -> dict[str, Node]:
     """Nodes by path in the containers that the files are to go to."""
     staged: dict[str, Node] = {}
-    for container in sorted({file.target.rpartition("/")[0] for file in files}):
+    containers = sorted({file.target.rpartition("/")[0] for file in files})
+    if len(containers) > MOST_CONTAINERS:
+        raise TooLarge(
+            f"/files: they go to {len(containers)} containers, {MOST_CONTAINERS} are the most; divide it"
+        )
+    for container in containers:
         for name, node in (await shared.cavern.children(container, who.token)).items():
             staged[f"{container}/{name}"] = node
     return staged

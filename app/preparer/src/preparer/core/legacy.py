@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from voservice.problems import Invalid, NotFound
 
-from preparer.core.body import read_json
+from preparer.core.body import idempotency_key
 from preparer.core.context import Caller, caller, context
 from preparer.core.submission import Item, Submission
 from preparer.ledger import TaskState
@@ -38,10 +38,11 @@ BODY = {
 async def submit(request: Request, who: Annotated[Caller, Depends(caller)]) -> dict[str, str]:
     """Stage the files of ``[[did, path on the RSE, destination], …]``, each to a place in the user's area."""
     shared = context(request)
-    body = await read_json(request, shared.settings.preparer_max_body)
+    key = idempotency_key(request)
+    body = await shared.read_json(request, who)
     submission = Submission(shared)
     files = submission.check(who, [_item(number, entry) for number, entry in enumerate(_list(body))], "")
-    task, _ = await submission.submit(who, files, key=request.headers.get("idempotency-key"))
+    task, _ = await submission.submit(who, files, key=key)
     return {"task_id": str(task.id)}
 
 

@@ -23,6 +23,7 @@ from preparer import tasks
 from preparer.cavern import Cavern
 from preparer.config import PreparerSettings
 from preparer.core import legacy, v1
+from preparer.core.body import Arrivals
 from preparer.core.context import Context, context
 from preparer.core.outbox import Outbox
 from preparer.credentials import Vault
@@ -79,6 +80,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
                 else None
             ),
             outbox=outbox,
+            arrivals=Arrivals(settings.preparer_max_body),
             cavern=Cavern(settings.cavern_api_url, settings.preparer_vos_uri, session),
             rse=Rse(settings, session),
         )

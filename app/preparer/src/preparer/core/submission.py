@@ -126,6 +126,15 @@ class Submission:
             item.adler32.lower().zfill(8) if item.adler32 else None,
         )
 
+    def approach(self, name: str | None) -> str:
+        """The approach that is asked for, or the site's."""
+        default = self.settings.prepare_data_approach
+        offered = {*self.settings.supported_approaches, default}
+        if name and name not in offered:
+            names = ", ".join(sorted(offered))
+            raise Invalid(f"/approach: {name[:80]!r} is not offered here; choose one of {names}")
+        return name or default
+
     async def submit(
         self,
         caller: Caller,
@@ -139,11 +148,7 @@ class Submission:
         """Write the request down; returns the task and whether it is new."""
         context, settings = self.context, self.settings
         username = caller.identity.username
-        context.limit(username)
-        chosen = approach or settings.prepare_data_approach
-        if chosen not in {*settings.supported_approaches, settings.prepare_data_approach}:
-            names = ", ".join(sorted({*settings.supported_approaches, settings.prepare_data_approach}))
-            raise Invalid(f"/approach: {chosen!r} is not offered here; choose one of {names}")
+        chosen = self.approach(approach)
         if callback is not None:
             try:
                 check(callback, settings.preparer_callback_hosts)

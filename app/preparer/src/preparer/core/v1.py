@@ -13,9 +13,9 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from voservice.problems import Conflict, Invalid
 
-from preparer.core.body import read_json
+from preparer.core.body import idempotency_key
 from preparer.core.context import Caller, Context, caller, context
-from preparer.core.estimate import estimate
+from preparer.core.estimate import estimate, one_at_a_time
 from preparer.core.legacy import find
 from preparer.core.submission import Item, Submission
 from preparer.ledger import ACTIVE, FileState, NewFile, SameUnderWay, TaskState
@@ -75,9 +75,9 @@ def schema(model: type[BaseModel]) -> dict[str, Any]:
     }
 
 
-async def parse(request: Request, model: type[M]) -> M:
+async def parse(request: Request, who: Caller, model: type[M]) -> M:
     """Read and check a body."""
-    body = await read_json(request, context(request).settings.preparer_max_body)
+    body = await context(request).read_json(request, who)
     try:
         return model.model_validate(body)
     except ValidationError as exc:
@@ -99,7 +99,8 @@ def checked(shared: Context, who: Caller, body: TaskRequest) -> list[NewFile]:
 async def submit(request: Request, who: Who) -> JSONResponse:
     """Stage files. 200 instead of 201 where the same request is under way already, or its Idempotency-Key is known."""
     shared = context(request)
-    body = await parse(request, TaskRequest)
+    key = idempotency_key(request)
+    body = await parse(request, who, TaskRequest)
     files = checked(shared, who, body)
     task, created = await Submission(shared).submit(
         who,
@@ -107,7 +108,7 @@ async def submit(request: Request, who: Who) -> JSONResponse:
         approach=body.approach,
         callback=body.callback,
         lifetime=body.lifetime,
-        key=request.headers.get("idempotency-key"),
+        key=key,
     )
     location = f"{shared.settings.api_root_path}/v1/tasks/{task.id}"
     return JSONResponse(task_document(task), 201 if created else 200, {"Location": location})
@@ -194,7 +195,7 @@ async def renew(request: Request, task_id: str, who: Who) -> dict[str, Any]:
     """Let staged copies live longer."""
     shared = context(request)
     found = await find(request, task_id, who)
-    body = await parse(request, Lifetime)
+    body = await parse(request, who, Lifetime)
     if found.state in ACTIVE or found.expires is None:
         raise Conflict("Only a finished task with a lifetime can be renewed")
     Submission(shared).check_lifetime(body.lifetime, found.credential_expires)
@@ -232,4 +233,7 @@ async def events(request: Request, task_id: str, who: Who) -> StreamingResponse:
 async def estimate_request(request: Request, who: Who) -> dict[str, Any]:
     """Bytes still to stage, files in place already, what is missing on the RSE, the quota that is left, the time."""
     shared = context(request)
-    return await estimate(shared, who, checked(shared, who, await parse(request, TaskRequest)))
+    with one_at_a_time(shared, who):
+        body = await parse(request, who, TaskRequest)
+        Submission(shared).approach(body.approach)
+        return await estimate(shared, who, checked(shared, who, body))

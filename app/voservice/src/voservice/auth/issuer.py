@@ -90,10 +90,14 @@ def signing_keys(document: Iterable[dict[str, Any]]) -> list[SigningKey]:
 class Issuer:
     """An OpenID Connect issuer, as its discovery document and key set describe it."""
 
-    def __init__(self, url: str, client: httpx.AsyncClient) -> None:
-        """Ask the issuer at *url*, which is spelled as in the claim ``iss``, through *client*."""
+    def __init__(self, url: str, client: httpx.AsyncClient, key_ids: Iterable[str] = ()) -> None:
+        """Ask the issuer at *url*, which is spelled as in the claim ``iss``, through *client*.
+
+        With *key_ids* no other keys are good, whatever it publishes.
+        """
         self.url = url
         self.client = client
+        self._key_ids = frozenset(key_ids)
         self._metadata: Metadata | None = None
         self._keys: list[SigningKey] = []
         self._fetched = self._tried = float("-inf")
@@ -160,6 +164,10 @@ class Issuer:
                 raise ValueError(f"its endpoint {endpoint} is not https")
         answer = await self.client.get(metadata.jwks_uri)
         keys = signing_keys(KeyDocument.model_validate_json(answer.raise_for_status().content).keys)
+        if self._key_ids:
+            keys = [key for key in keys if key.kid in self._key_ids]
         if not keys:
-            raise ValueError("it publishes no key for signatures")
+            raise ValueError(
+                f"it publishes no key for signatures{' that is expected' if self._key_ids else ''}"
+            )
         self._metadata, self._keys, self._fetched = metadata, keys, monotonic()

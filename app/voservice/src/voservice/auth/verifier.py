@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import OrderedDict
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,6 +27,9 @@ EXPIRY_LEEWAY = 5
 LONGEST_TOKEN = 16_384
 KEPT_TOKENS = 10_000
 
+ACCESS_TYPE = "at+jwt"
+OTHER_USES = frozenset({"nonce", "at_hash", "c_hash", "s_hash", "events"})
+"""Claims of ID tokens (OpenID Connect Core 1.0 sections 2 and 3.3.2.11) and of logout tokens."""
 GROUP_CLAIMS = ("groups", "wlcg.groups")
 
 
@@ -48,6 +52,7 @@ class TokenVerifier:
         client: httpx.AsyncClient,
         algorithms: list[str] | None = None,
         require_audience: bool = True,
+        key_ids: Iterable[str] = (),
     ) -> None:
         """Accept tokens of *issuer* meant for one of *audiences*."""
         self.algorithms = ["RS256", "ES256"] if algorithms is None else algorithms
@@ -55,7 +60,7 @@ class TokenVerifier:
             raise ValueError(f"not a public-key signature algorithm: {', '.join(sorted(unknown))}")
         self.audiences = audiences
         self.require_audience = require_audience
-        self.issuer = Issuer(issuer, client)
+        self.issuer = Issuer(issuer, client, key_ids)
         self._kept: OrderedDict[bytes, Kept] = OrderedDict()
 
     @classmethod
@@ -67,6 +72,7 @@ class TokenVerifier:
             client=client,
             algorithms=settings.oidc_algorithms,
             require_audience=settings.oidc_require_audience,
+            key_ids=settings.oidc_key_ids,
         )
 
     async def verify(self, token: str) -> Identity:
@@ -115,6 +121,9 @@ class TokenVerifier:
         algorithm = header.get("alg")
         if not isinstance(algorithm, str) or algorithm not in self.algorithms:
             raise AuthenticationError(f"The token's algorithm is not one of {', '.join(self.algorithms)}")
+        kind = header.get("typ", "JWT")
+        if not isinstance(kind, str) or kind.lower().removeprefix("application/") not in (ACCESS_TYPE, "jwt"):
+            raise AuthenticationError("The token's type (typ) is not that of an access token")
         key = await self.issuer.key(header.get("kid"), algorithm)
         required = ["exp", "iss", "sub", *(["aud"] if self.require_audience else [])]
         try:
@@ -143,6 +152,8 @@ class TokenVerifier:
         if not claims["sub"]:
             raise AuthenticationError("The token lacks the claim sub")
         self._check_audience(claims.get("aud"))
+        if not kind.lower().endswith(ACCESS_TYPE):
+            _check_use(claims)
         return claims, _expiry(claims["exp"])
 
     def _check_audience(self, claim: Any) -> None:
@@ -172,6 +183,21 @@ class TokenVerifier:
         if info.get("sub") != claims["sub"]:
             raise AuthenticationError("The issuer's answer is about another user than the token")
         return info
+
+
+def _check_use(claims: dict[str, Any]) -> None:
+    """Refuse what is plainly no access token, of a token that does not say to be one (RFC 9068 section 2.1).
+
+    Of the issuers that say it in a claim, Keycloak has ``typ``, and its access tokens may have a nonce; Cognito has
+    ``token_use``. INDIGO IAM says nothing.
+    """
+    said = claims.get("typ", claims.get("token_use"))
+    if said is not None:
+        good = isinstance(said, str) and said.lower() in ("bearer", "access")
+    else:
+        good = OTHER_USES.isdisjoint(claims)
+    if not good:
+        raise AuthenticationError("The token is not an access token")
 
 
 def _expiry(claim: Any) -> datetime:

@@ -4,12 +4,14 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response, StreamingResponse
 from voservice.browsers import is_of
 
+from vospace.bodies import Arrivals
 from vospace.bulk.request import RequestReader
 from vospace.bulk.store import RowStore
 from vospace.config import Settings
@@ -17,12 +19,10 @@ from vospace.models.errors import (
     InvalidArgument,
     JobNotFound,
     PermissionDenied,
-    RequestTooLarge,
-    ServiceBusy,
     UnsupportedMediaType,
 )
 from vospace.uws.model import Job, Parameter, is_job_id
-from vospace.uws.parameters import Parameters, wants_run
+from vospace.uws.parameters import Parameters, run_id, wants_run
 from vospace.uws.routes import OwnerOf
 from vospace.uws.service import JobService, Owner
 from vospace.uws.tables import ROWS_CHANNEL
@@ -31,9 +31,8 @@ KIND = "bulk-pull"
 LINES = 1000
 RECHECK = 20.0
 COPY_ROWS = 5000
-BODY_TIMEOUT = 300.0
 SUBMISSIONS = 4
-"""Requests that are read at a time in a process: each holds a database connection."""
+"""Requests, all of them there, that are taken apart at a time in a process: each holds a database connection."""
 
 
 class BulkHandlers:
@@ -86,35 +85,25 @@ class BulkHandlers:
                 f"Content-Type: the request must be sent as application/json, not as {kind[:80]}"
             )
         query = Parameters(request.query_params.multi_items())
-        if self._submissions.locked():
-            raise ServiceBusy("too many bulk pulls are being submitted")
+        run, name = wants_run(query), run_id(query)
         settings = self._settings
-        reader = RequestReader(settings.vospace_bulk_max_rows, 256)
-        job = self._jobs.new(KIND, owner, run_id=query.first("RUNID"))
-        async with self._submissions:
-            try:
-                async with asyncio.timeout(BODY_TIMEOUT), self._rows.creating(job) as writer:
-                    size = 0
-                    async for chunk in request.stream():
-                        size += len(chunk)
-                        if size > settings.vospace_bulk_max_bytes:
-                            raise RequestTooLarge(
-                                f"the request is larger than {settings.vospace_bulk_max_bytes} bytes"
-                            )
-                        reader.feed(chunk)
-                        if reader.pending >= COPY_ROWS:
-                            await writer.write(reader.take())
-                    reader.end()
-                    await writer.write(reader.take())
-                    concurrency = reader.concurrency or settings.vospace_bulk_concurrency
-                    writer.parameters = (
-                        Parameter("rows", str(reader.count)),
-                        Parameter("if_exists", reader.if_exists.value),
-                        Parameter("concurrency", str(concurrency)),
-                    )
-            except TimeoutError:
-                raise InvalidArgument(f"the request did not arrive within {BODY_TIMEOUT:.0f} s") from None
-        return await self._jobs.run(job) if wants_run(query) else job
+        arrivals: Arrivals = request.app.state.arrivals
+        reader = RequestReader(settings.vospace_bulk_max_rows)
+        async with arrivals.spooled(request, settings.vospace_bulk_max_bytes) as body, self._submissions:
+            job = replace(self._jobs.new(KIND, owner, run_id=name), size=body.size)
+            async with self._rows.creating(job) as writer:
+                async for block in body.blocks():
+                    reader.feed(block)
+                    if reader.pending >= COPY_ROWS:
+                        await writer.write(reader.take())
+                reader.end()
+                await writer.write(reader.take())
+                writer.parameters = (
+                    Parameter("rows", str(reader.count)),
+                    Parameter("if_exists", reader.if_exists.value),
+                    Parameter("concurrency", str(reader.concurrency or settings.vospace_bulk_concurrency)),
+                )
+        return await self._jobs.run(job) if run else job
 
     async def _lines(self, job_id: str, after: int, follow: bool) -> AsyncIterator[bytes]:
         with self._jobs.notices.subscribe(job_id, ROWS_CHANNEL) as changed:

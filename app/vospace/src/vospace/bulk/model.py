@@ -8,7 +8,9 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+from vospace.models.errors import InvalidArgument
 from vospace.transfers.expected import Expected
+from vospace.uws.service import Checks
 
 
 class IfExists(StrEnum):
@@ -18,6 +20,32 @@ class IfExists(StrEnum):
     """Skip it if its checksum is the one asked for, or that of the bytes that were fetched; else replace it."""
     REPLACE = "replace"
     FAIL = "fail"
+
+
+MAX_CONCURRENCY = 256
+
+
+def if_exists(value: object) -> IfExists:
+    """Raises InvalidArgument."""
+    try:
+        return IfExists(str(value))
+    except ValueError:
+        raise InvalidArgument(f"if_exists must be {', '.join(IfExists)}") from None
+
+
+def concurrency(value: object) -> int:
+    """A number of files to fetch at a time. Raises InvalidArgument."""
+    if type(value) is not int or not 1 <= value <= MAX_CONCURRENCY:
+        raise InvalidArgument(f"concurrency must be a number from 1 to {MAX_CONCURRENCY}")
+    return value
+
+
+def _concurrency_text(text: str) -> str:
+    return str(concurrency(int(text) if text.isascii() and text.isdecimal() and len(text) < 4 else text))
+
+
+PARAMETERS: Checks = {"if_exists": lambda text: if_exists(text).value, "concurrency": _concurrency_text}
+"""What may be changed of a bulk pull before it starts."""
 
 
 class RowState(StrEnum):

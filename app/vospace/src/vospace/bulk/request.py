@@ -10,11 +10,12 @@ import ijson
 from ijson.common import JSONError
 from ijson.utils import sendable_list
 
-from vospace.bulk.model import IfExists
+from vospace.bulk.model import IfExists, concurrency, if_exists
 from vospace.models.errors import InvalidArgument, RequestTooLarge
 from vospace.transfers.expected import adler32_hex, md5_hex
 
 MAX_URI = 8192
+MAX_VALUE = 256 << 10
 _ROW_KEYS = frozenset({"source", "target", "size", "md5", "adler32"})
 
 RowValues = tuple[int, str, str, int | None, str | None, str | None]
@@ -26,7 +27,6 @@ class RequestReader:
     """Feed it the body; `take` gives the rows that are complete. What is wrong is named: `rows[3].md5: ...`."""
 
     max_rows: int
-    max_concurrency: int
     if_exists: IfExists = IfExists.VERIFY
     concurrency: int | None = None
     count: int = 0
@@ -38,11 +38,17 @@ class RequestReader:
     _depth: int = 0
     _in_rows: bool = False
     _seen_rows: bool = False
+    _silent: int = 0
 
     def feed(self, chunk: bytes) -> None:
         """Raises InvalidArgument, RequestTooLarge."""
         if chunk:  # to the parser an empty one is the end
-            self._parse(lambda parser: parser.send(chunk))
+            # Which looks at a value anew with each piece of it.
+            self._silent = (
+                self._silent + len(chunk) if self._parse(lambda parser: parser.send(chunk)) == 0 else 0
+            )
+            if self._silent > MAX_VALUE:
+                raise InvalidArgument(f"the request has a value of more than {MAX_VALUE} bytes")
 
     def end(self) -> None:
         """Raises InvalidArgument for a request that is not whole."""
@@ -61,16 +67,22 @@ class RequestReader:
         rows, self._rows = self._rows, []
         return rows
 
-    def _parse(self, step: Callable[[Any], None]) -> None:
+    def _parse(self, step: Callable[[Any], None]) -> int:
+        """How many events the step brought."""
         if self._parser is None:
             self._parser = ijson.basic_parse_coro(self._events)
         try:
             step(self._parser)
         except (JSONError, UnicodeDecodeError) as error:
             raise InvalidArgument(f"the request is not JSON: {error}") from None
+        except (SystemError, ArithmeticError, ValueError):
+            # Of the parser's number types, in its C code's own way.
+            raise InvalidArgument("the request has a number that is too large") from None
         for event, value in self._events:
             self._on(event, value)
+        brought = len(self._events)
         del self._events[:]
+        return brought
 
     def _on(self, event: str, value: Any) -> None:
         if event in ("start_map", "start_array"):
@@ -84,7 +96,9 @@ class RequestReader:
         elif event == "map_key":
             self._key = value
         elif self._row is not None:
-            self._row[self._key or ""] = value
+            if self._key not in _ROW_KEYS:
+                raise InvalidArgument(f"rows[{self.count}]: unknown field {(self._key or '')[:40]!r}")
+            self._row[self._key] = value
         elif self._depth == 1:
             self._option(self._key or "", value)
         else:
@@ -113,14 +127,9 @@ class RequestReader:
     def _option(self, key: str, value: Any) -> None:
         match key:
             case "if_exists":
-                try:
-                    self.if_exists = IfExists(value)
-                except ValueError:
-                    raise InvalidArgument("if_exists must be verify, replace or fail") from None
+                self.if_exists = if_exists(value)
             case "concurrency":
-                if type(value) is not int or not 1 <= value <= self.max_concurrency:
-                    raise InvalidArgument(f"concurrency must be a number from 1 to {self.max_concurrency}")
-                self.concurrency = value
+                self.concurrency = concurrency(value)
             case "rows":
                 raise InvalidArgument("rows must be a list of {source, target}")
             case _:
@@ -133,9 +142,6 @@ class RequestReader:
         number = self.count
         if number >= self.max_rows:
             raise RequestTooLarge(f"more than {self.max_rows} rows: send several bulk pulls")
-        unknown = row.keys() - _ROW_KEYS
-        if unknown:
-            raise InvalidArgument(f"rows[{number}]: unknown field {min(unknown)[:40]!r}")
         texts = []
         for key in ("source", "target"):
             text = row.get(key)

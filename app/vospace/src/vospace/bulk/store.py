@@ -48,15 +48,16 @@ _FINISH = text(
 class RowStore:
     """The rows of bulk pulls behind an engine."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, jobs: JobStore) -> None:
         self._engine = engine
+        self._jobs = jobs
         self._reader = database.reader(engine)
 
     @asynccontextmanager
     async def creating(self, job: Job) -> AsyncIterator[RowWriter]:
         """A job and its rows, all or nothing: committed at the end of the block."""
         async with self._engine.begin() as connection:
-            await JobStore.insert_with(connection, job)
+            await self._jobs.insert_with(connection, job)
             raw = await connection.get_raw_connection()
             writer = RowWriter(job.id, raw.driver_connection)
             yield writer

@@ -13,7 +13,7 @@ from voservice.digests import Digester
 from vospace.bulk.model import Finished, IfExists, Row, RowState
 from vospace.models.caller import Caller
 from vospace.models.errors import DuplicateNode, Fault, InvalidArgument, InvalidURI
-from vospace.models.uri import Path
+from vospace.models.uri import Path, check_new_name
 from vospace.space.lookup import Located
 from vospace.space.space import Space
 from vospace.storage import attributes
@@ -127,8 +127,10 @@ class Targets:
             except BaseException:
                 place.directory.close()
                 raise
-        if kind is None and entry.may_create is not None:
-            raise entry.may_create
+        if kind is None:
+            check_new_name(place.name)
+            if entry.may_create is not None:
+                raise entry.may_create
         return self._judge(row, place, entry, kind, started)
 
     def _judge(

@@ -1,5 +1,6 @@
 """`/synctrans`, `/transfers` and `/xfer` (VOSpace 2.1 section 3.6), in Cavern's forms."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Annotated
 
@@ -8,8 +9,10 @@ from fastapi.responses import RedirectResponse, Response
 from voservice.responses import xml
 from voservice.vosi import CERTIFICATE, TOKEN
 
-from vospace.models.caller import Caller
+from vospace.models.caller import ANONYMOUS, Caller
 from vospace.models.errors import Fault, InvalidArgument, JobNotFound, PermissionDenied
+from vospace.package.handlers import KIND as PACKAGE
+from vospace.package.request import check_package
 from vospace.space.space import Space
 from vospace.transfers.documents import (
     BIDIRECTIONAL,
@@ -24,14 +27,14 @@ from vospace.transfers.documents import (
 from vospace.transfers.faults import job_text
 from vospace.transfers.negotiation import Negotiator
 from vospace.uws.model import ErrorSummary, ExecutionPhase, Job, Result, is_job_id
-from vospace.uws.parameters import Parameters, document_or_parameters, wants_run
+from vospace.uws.parameters import Parameters, document_or_parameters, run_id, wants_run
 from vospace.uws.routes import OwnerOf, see_other
 from vospace.uws.service import MAX_WAIT, JobService, Owner
 
 MAX_DOCUMENT = 4 << 20
+MAX_ANONYMOUS = 16 << 10
 TRANSFERS = "transfers"
 SYNCTRANS = "synctrans"
-PACKAGE = "pkg"
 _NEGOTIATED = (PUSH_TO, PULL_FROM)
 
 
@@ -71,7 +74,7 @@ class TransferHandlers:
 
         @router.post("/synctrans", summary="Negotiate a transfer by a document, or by parameters of a form")
         async def post_synctrans(request: Request, owner: Annotated[Owner, Depends(owner_of)]) -> Response:
-            content, parameters = await document_or_parameters(request, MAX_DOCUMENT)
+            content, parameters = await document_or_parameters(request, _limit(owner))
             if content:
                 return await self._by_document(content, owner)
             if not parameters.items:
@@ -89,22 +92,26 @@ class TransferHandlers:
 
     async def create(self, request: Request, owner: Owner) -> Job:
         """A job of POST /transfers: a document, or the parameters that stand for one."""
-        content, parameters = await document_or_parameters(request, MAX_DOCUMENT)
+        content, parameters = await document_or_parameters(request, _limit(owner))
+        run, name = wants_run(parameters), run_id(parameters)
         if content:
-            self._check(read_transfer(content.encode()))
+            transfer = self._check(read_transfer(content.encode()))
         elif parameters.first("TARGET"):
-            content = write_transfer(self._check(_from_parameters(parameters, owner))).decode()
+            transfer = self._check(_from_parameters(parameters, owner))
+            content = write_transfer(transfer).decode()
         else:
             raise InvalidArgument("no transfer document")
-        job = self._jobs.new(
-            TRANSFERS,
-            owner,
-            job_info=content,
-            job_info_type="text/xml",
-            run_id=parameters.first("RUNID"),
-        )
+        if owner.name is None:
+            await self._negotiate_anonymously(transfer)
+        job = self._jobs.new(TRANSFERS, owner, job_info=content, job_info_type="text/xml", run_id=name)
         job = await self._jobs.create(job)
-        return await self._jobs.run(job) if wants_run(parameters) else job
+        return await self._jobs.run(job) if run else job
+
+    async def _negotiate_anonymously(self, transfer: Transfer) -> None:
+        """Of callers without a name nothing is kept but what they may do: read public nodes. Raises a Fault."""
+        if transfer.direction != PULL_FROM:
+            raise PermissionDenied(f"{transfer.direction[:100]} needs a token or a certificate")
+        await self._negotiator.negotiate(ANONYMOUS, transfer)
 
     def details(self, job: Job) -> bytes:
         """The negotiated document; as it was sent where nothing was negotiated, without endpoints if that failed."""
@@ -125,11 +132,14 @@ class TransferHandlers:
             and transfer.view is not None
             and transfer.view.uri == VIEW_PACKAGE
         ):
+            await asyncio.to_thread(check_package, self._space, Caller.from_record(owner.record), transfer)
             job = self._jobs.new(
                 PACKAGE, owner, phase=ExecutionPhase.SUSPENDED, job_info=content, job_info_type="text/xml"
             )
             await self._jobs.create(job)
             return see_other(f"{self._service_url}/pkg/{job.id}/run")
+        if owner.name is None:
+            await self._negotiate_anonymously(transfer)
         if transfer.direction in _NEGOTIATED:
             job = await self._negotiate(owner, transfer, content)
         else:
@@ -172,6 +182,10 @@ class TransferHandlers:
         found = await self._negotiator.negotiate(Caller.from_record(owner.record), transfer)
         endpoint = found.transfer.protocols[0].endpoint or ""
         return RedirectResponse(endpoint, status_code=303)
+
+
+def _limit(owner: Owner) -> int:
+    return MAX_DOCUMENT if owner.name is not None else MAX_ANONYMOUS
 
 
 def _from_parameters(parameters: Parameters, owner: Owner) -> Transfer:

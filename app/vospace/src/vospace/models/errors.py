@@ -128,6 +128,12 @@ class PreconditionFailed(Fault):
     name, status = "PreconditionFailed", 412
 
 
+class TooManyRequests(Fault):
+    """One user, or all who have no name, ask for more than their part."""
+
+    name, status, transient = "TooManyRequests", 429, True
+
+
 class ServiceBusy(Fault):
     name, status, transient = "ServiceBusy", 503, True
 

@@ -39,6 +39,13 @@ def check_name(name: str) -> str:
     return name
 
 
+def check_new_name(name: str) -> None:
+    """Refuse further control characters (C1), which terminals obey too, in the name of a node that is to be made. Nodes
+    that have them already are found, and may be removed or renamed. Raises InvalidURI."""
+    if any(0x80 <= ord(c) < 0xA0 for c in name):
+        raise InvalidURI(f"a node name must not hold control characters: {name[:80]!r}")
+
+
 def parse_path(text: str) -> Path:
     """A decoded path with slashes; a slash at either end does not count. Raises InvalidURI."""
     stripped = text.strip("/")

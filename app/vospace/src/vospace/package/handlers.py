@@ -10,11 +10,12 @@ from starlette.concurrency import iterate_in_threadpool
 from voservice.browsers import SANDBOX
 
 from vospace.models.caller import Caller
-from vospace.models.errors import InvalidArgument, JobNotFound, ServiceBusy
-from vospace.package.archive import STREAMS, TAR, ZIP, packed
+from vospace.models.errors import InvalidArgument, JobNotFound, ServiceBusy, TooManyRequests
+from vospace.package.archive import TAR, packed
+from vospace.package.request import read_package
 from vospace.space.space import Space
 from vospace.transfers.commit import uninterrupted
-from vospace.transfers.documents import PARAM_FORMAT, read_transfer
+from vospace.transfers.documents import read_transfer
 from vospace.uws.executor import Executor, Run
 from vospace.uws.model import (
     ErrorSummary,
@@ -28,6 +29,7 @@ from vospace.uws.model import (
 from vospace.uws.routes import OwnerOf
 from vospace.uws.service import JobService, Owner
 
+KIND = "pkg"
 logger = logging.getLogger(__name__)
 
 
@@ -41,13 +43,15 @@ class PackageHandlers:
         executor: Callable[[], Executor | None],
         owner_of: OwnerOf,
         prefix: str,
+        most: int,
     ) -> None:
-        """`prefix`: what the names of downloads begin with."""
+        """`prefix`: what the names of downloads begin with; `most`: downloads of one user at a time."""
         self._space = space
         self._jobs = jobs
         self._executor = executor
         self._owner_of = owner_of
         self._prefix = prefix
+        self._most = most
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["packages"])
@@ -58,19 +62,20 @@ class PackageHandlers:
             if not is_job_id(job_id):
                 raise JobNotFound(job_id)
             job = await self._jobs.get(job_id, owner)
-            if job.kind != "pkg":
+            if job.kind != KIND:
                 raise JobNotFound(job_id)
             if job.phase is not ExecutionPhase.SUSPENDED:
                 raise InvalidArgument(f"the package is {job.phase}: ask for a new one")
             executor = self._executor()
             if executor is None:
                 raise ServiceBusy("the service is starting or stopping")
-            transfer = read_transfer(job.job_info or "")
-            kind = (transfer.view.param(PARAM_FORMAT) if transfer.view else None) or TAR
-            if kind not in STREAMS:
-                raise InvalidArgument(f"param {PARAM_FORMAT} must be {TAR} or {ZIP}, not {kind[:80]}")
+            if await self._jobs.store.running(KIND, job.owner) >= self._most:
+                whose = "of yours" if job.owner else "of callers without a name"
+                raise TooManyRequests(
+                    f"{self._most} packages {whose} are on their way: wait for the end of one"
+                )
+            kind, paths = read_package(self._space, read_transfer(job.job_info or ""))
             caller = Caller.from_record(job.caller)
-            paths = [self._space.naming.path(target) for target in transfer.targets]
             name = paths[0][-1] if len(paths) == 1 and paths[0] else job.id
             headers = SANDBOX | {
                 "Content-Disposition": f"inline;filename={_file_name(self._prefix, name, kind)}"

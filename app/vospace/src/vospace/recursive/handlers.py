@@ -9,18 +9,31 @@ from fastapi import Request
 
 from vospace.documents import CREATOR, MAX_DOCUMENT, QUOTA, read_node
 from vospace.models.caller import Caller
-from vospace.models.errors import InvalidArgument, PermissionDenied
+from vospace.models.errors import InvalidArgument, InvalidURI, PermissionDenied
 from vospace.recursive.runner import change_record
 from vospace.services.changes import Changes, names_groups
 from vospace.space.space import Space
 from vospace.uws.model import Job, Parameter
-from vospace.uws.parameters import document_or_parameters, read_parameters, wants_run
-from vospace.uws.service import JobService, Owner
+from vospace.uws.parameters import document_or_parameters, read_parameters, run_id, wants_run
+from vospace.uws.service import Checks, JobService, Owner
 
 DELETE = "async-delete"
 SETPROPS = "async-setprops"
 _ADMIN = frozenset({CREATOR, QUOTA})
 """What others than the root owner send in vain; of him it is taken seriously, and refused."""
+
+
+def parameters_of_delete(space: Space) -> Checks:
+    """What may be said of a recursive deletion, and changed before it starts."""
+
+    def target(uri: str) -> str:
+        try:
+            space.naming.path(uri)
+        except InvalidURI as fault:
+            raise InvalidURI(f"target: {fault.detail}") from None
+        return uri
+
+    return {"target": target}
 
 
 class RecursiveHandlers:
@@ -35,19 +48,18 @@ class RecursiveHandlers:
         """A form with `target`."""
         _require_user(owner)
         parameters = await read_parameters(request)
-        target = parameters.first("target")
-        if not target:
+        run, name = wants_run(parameters), run_id(parameters)
+        if not parameters.first("target"):
             raise InvalidArgument("target is missing: the vos URI of the node to delete")
-        job = self._jobs.new(
-            DELETE, owner, parameters=parameters.without("PHASE", "RUNID"), run_id=parameters.first("RUNID")
-        )
-        job = await self._jobs.create(job)
-        return await self._jobs.run(job) if wants_run(parameters) else job
+        given = self._jobs.checked(DELETE, parameters.without("PHASE", "RUNID"))
+        job = await self._jobs.create(self._jobs.new(DELETE, owner, parameters=given, run_id=name))
+        return await self._jobs.run(job) if run else job
 
     async def create_update(self, request: Request, owner: Owner) -> Job:
         """A node document, whose properties are set on the node and all below it."""
         _require_user(owner)
         content, query = await document_or_parameters(request, MAX_DOCUMENT)
+        run, name = wants_run(query), run_id(query)
         document = read_node(content.encode())
         if document.uri is None:
             raise InvalidArgument("the node document lacks attribute uri")
@@ -65,10 +77,10 @@ class RecursiveHandlers:
             parameters=(Parameter("target", document.uri),),
             job_info=content,
             job_info_type="text/xml",
-            run_id=query.first("RUNID"),
+            run_id=name,
         )
         job = await self._jobs.create(replace(job, checkpoint=checkpoint))
-        return await self._jobs.run(job) if wants_run(query) else job
+        return await self._jobs.run(job) if run else job
 
 
 def _require_user(owner: Owner) -> None:

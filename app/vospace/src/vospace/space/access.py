@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from vospace.models.caller import Caller
 from vospace.models.errors import NodeLocked, PermissionDenied
 from vospace.models.sizes import byte_count
-from vospace.models.uri import Naming, Path
+from vospace.models.uri import Naming, Path, check_new_name
 from vospace.storage import attributes
 from vospace.storage.posix_acl import READ, WRITE
 from vospace.storage.tree import Directory, Kind, Status
@@ -93,7 +93,8 @@ class Gate:
         return self.may_write(directory.status)
 
     def require_create(self, directory: Directory, name: str, *, container: bool = False) -> None:
-        """Raises PermissionDenied or NodeLocked."""
+        """Raises PermissionDenied, NodeLocked, or InvalidURI for a name that no node may get."""
+        check_new_name(name)
         if not self.may_create_in(directory, name, container=container):
             raise PermissionDenied(self.rules.naming.uri(directory.path))
         require_unlocked(directory, directory.descriptor)

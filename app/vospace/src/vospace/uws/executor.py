@@ -82,6 +82,8 @@ class Pool:
     name: str
     slots: int
     runners: Mapping[str, Runner]
+    most: int | None = None
+    """Jobs of one owner that run at a time in all processes."""
 
 
 @dataclass(slots=True)
@@ -104,6 +106,7 @@ class Executor:
         lease: float = 15.0,
         max_attempts: int = 5,
         housekeeping: float = 30.0,
+        anonymous_jobs: int = 1000,
     ) -> None:
         self.worker = secrets.token_hex(8)
         self._store = store
@@ -111,6 +114,7 @@ class Executor:
         self._lease = lease
         self._max_attempts = max_attempts
         self._housekeeping = housekeeping
+        self._anonymous_jobs = anonymous_jobs
         self._running: dict[str, _Running] = {}
         self._wake = asyncio.Event()
         self._look_in: set[Pool] = set()
@@ -187,7 +191,8 @@ class Executor:
         busy = sum(running.pool == pool.name for running in self._running.values())
         if busy >= pool.slots:
             return
-        for job in await self._store.claim(self.worker, tuple(pool.runners), pool.slots - busy, self._lease):
+        free = pool.slots - busy
+        for job in await self._store.claim(self.worker, tuple(pool.runners), free, self._lease, pool.most):
             if (
                 job.id in self._running
             ):  # our own lease ran out while the loop was stalled: begin it anew later
@@ -313,6 +318,8 @@ class Executor:
             try:
                 await self._store.end_overdue("the execution duration is exceeded")
                 while await self._store.destroy_expired():
+                    pass
+                while await self._store.drop_anonymous(self._anonymous_jobs):
                     pass
             except DATABASE_ERRORS as error:
                 logger.warning("cannot clean up jobs: %s", error)

@@ -74,6 +74,16 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """What one user's jobs may take of the table."""
+
+    waiting: int
+    """Jobs that have not begun."""
+    size: int
+    """Bytes of large requests that are kept."""
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One job as the database holds it. Times are UTC; durations are seconds, 0 is without limit."""
 
@@ -96,6 +106,8 @@ class Job:
     job_info_type: str | None = None
     checkpoint: dict[str, Any] = field(default_factory=dict)
     attempt: int = 0
+    size: int = 0
+    """Bytes of the request."""
 
     def parameter(self, name: str) -> str | None:
         """The first parameter of that name; names are case-insensitive (UWS 1.1 section 2.2.2)."""

@@ -9,12 +9,14 @@ from urllib.parse import parse_qsl
 from starlette.requests import Request
 from voservice.browsers import is_of
 
+from vospace.bodies import Arrivals
 from vospace.models.errors import InvalidArgument, UnsupportedMediaType
 from vospace.uws.model import Parameter
 
 FORM = "application/x-www-form-urlencoded"
 MULTIPART = "multipart/form-data"
 MAX_FIELDS = 10_000
+MAX_RUN_ID = 256
 MAX_INTEGER = 2**63 - 1
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -57,8 +59,19 @@ class Parameters:
 
 
 def wants_run(parameters: Parameters) -> bool:
-    """Whether a creating request asks to start the job at once."""
-    return (parameters.first("PHASE") or "").upper() == "RUN"
+    """Whether a creating request asks to start the job at once. Raises InvalidArgument for any other phase."""
+    phase = parameters.first("PHASE")
+    if phase is not None and phase.upper() != "RUN":
+        raise InvalidArgument(f"PHASE must be RUN, or be left out, not {phase[:40]!r}")
+    return phase is not None
+
+
+def run_id(parameters: Parameters) -> str | None:
+    """The name that a client gives to a new job. Raises InvalidArgument."""
+    name = parameters.first("RUNID")
+    if name is not None and len(name) > MAX_RUN_ID:
+        raise InvalidArgument(f"RUNID must have at most {MAX_RUN_ID} characters, not {len(name)}")
+    return name
 
 
 def media_type(request: Request) -> str:
@@ -72,22 +85,12 @@ def require_xml(request: Request) -> None:
         raise UnsupportedMediaType(f"Content-Type: the document must be sent as text/xml, not as {kind[:80]}")
 
 
-async def limited_body(request: Request, limit: int) -> bytes:
-    """The body. Raises InvalidArgument if it is longer than `limit` bytes."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise InvalidArgument(f"the request body is larger than {limit} bytes")
-    return bytes(body)
-
-
 async def read_parameters(request: Request, limit: int = 1 << 20) -> Parameters:
     """Parameters of the query and, if the body is a form, of the body."""
     items = list(request.query_params.multi_items())
     kind = media_type(request)
     if kind == FORM:
-        items += form_items(await limited_body(request, limit))
+        items += form_items(await _body(request, limit))
     elif kind == MULTIPART:
         async with request.form(max_files=0, max_fields=100, max_part_size=min(limit, 64 << 10)) as form:
             items += [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
@@ -100,12 +103,17 @@ async def document_or_parameters(request: Request, limit: int) -> tuple[str, Par
     if media_type(request) == MULTIPART:
         return "", await read_parameters(request)
     items = list(request.query_params.multi_items())
-    body = await limited_body(request, limit)
+    body = await _body(request, limit)
     if media_type(request) == FORM and not body.lstrip().startswith(b"<"):
         return "", Parameters(items + form_items(body))
     if document := body.decode("utf-8", "replace").strip():
         require_xml(request)
     return document, Parameters(items)
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    arrivals: Arrivals = request.app.state.arrivals
+    return await arrivals.read(request, limit)
 
 
 def form_items(body: bytes) -> list[tuple[str, str]]:

@@ -97,18 +97,21 @@ def job_list(
                 raise InvalidArgument(f"ACTION must be DELETE, not {action[:40]!r}")
             await service.delete(job)
             return see_other(list_url)
-        changed = False
-        for field in ("destruction", "executionduration", "phase"):
-            if (value := parameters.first(field)) is not None:
-                job = await _set(service, job, field, value)
-                changed = True
+        changes = [
+            _change(service, field, value)
+            for field in ("destruction", "executionduration", "phase")
+            if (value := parameters.first(field)) is not None
+        ]
         others = parameters.without("PHASE", "DESTRUCTION", "EXECUTIONDURATION")
-        if others:
-            await service.set_parameters(job, others)
-        elif not changed:
+        if not changes and not others:
             raise InvalidArgument(
                 "nothing to do: give ACTION, PHASE, DESTRUCTION, EXECUTIONDURATION or parameters"
             )
+        # All was read by now, and a job that is to run runs with its new parameters.
+        if others:
+            job = await service.set_parameters(job, others)
+        for change in changes:
+            job = await change(job)
         return see_other(url_of(job))
 
     @router.delete(path + "/{job_id}", summary="Stop and forget a job")
@@ -163,29 +166,35 @@ def job_list(
         value = parameters.first(name)
         if value is None:
             raise InvalidArgument(f"{name.upper()} is missing")
-        await _set(service, job, name, value)
+        await _change(service, name, value)(job)
         return see_other(url_of(job))
 
     return router
 
 
-async def _set(service: JobService, job: Job, field: str, value: str) -> Job:
+def _change(service: JobService, field: str, value: str) -> Callable[[Job], Awaitable[Job]]:
+    """What makes of a job the one that is asked for. Raises InvalidArgument for what nothing can make."""
     match field:
         case "phase":
             match value.upper():
                 case "RUN":
-                    return await service.run(job)
+                    return service.run
                 case "ABORT":
-                    await service.abort(job)
-                    return job
+                    return service.abort
             raise InvalidArgument(f"PHASE must be RUN or ABORT, not {value[:40]!r}")
         case "executionduration":
             if not value.isdecimal() or len(value) > 9:
                 raise InvalidArgument(f"EXECUTIONDURATION must be a number of seconds, not {value[:40]!r}")
-            return await service.set_execution_duration(job, int(value))
+            seconds = int(value)
+            return lambda job: service.set_execution_duration(job, seconds)
         case "destruction":
-            return await service.set_destruction(job, _time("DESTRUCTION", value))
+            moment = _time("DESTRUCTION", value)
+            return lambda job: service.set_destruction(job, moment)
     _time("QUOTE", value)
+    return _unchanged
+
+
+async def _unchanged(job: Job) -> Job:
     return job
 
 

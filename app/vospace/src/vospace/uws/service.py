@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -37,13 +37,48 @@ class Owner:
     record: dict[str, Any] | None
 
 
+Checks = Mapping[str, Callable[[str], str]]
+"""Parameters of a kind of jobs by their names in lower case: what each is taken for, or a Fault that names it."""
+
+
 class JobService:
     """Jobs as one caller sees them: his own, and anonymous ones."""
 
-    def __init__(self, store: JobStore, notices: Notices, limits: Mapping[str, Limits]) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        notices: Notices,
+        limits: Mapping[str, Limits],
+        checks: Mapping[str, Checks] | None = None,
+        anonymous_destruction: int | None = None,
+    ) -> None:
+        """`checks`: by kind; others have no parameters. `anonymous_destruction`: life of jobs that nobody owns, in
+        seconds."""
         self.store = store
         self.notices = notices
         self._limits = limits
+        self._checks = checks or {}
+        self._anonymous_destruction = anonymous_destruction
+
+    def _destruction(self, kind: str, owner: str | None) -> timedelta:
+        seconds = self._limits[kind].destruction
+        if owner is None and self._anonymous_destruction is not None:
+            seconds = min(seconds, self._anonymous_destruction)
+        return timedelta(seconds=seconds)
+
+    def checked(self, kind: str, parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:
+        """Parameters as a job of this kind takes them. Raises InvalidArgument, or another Fault that names one."""
+        known = self._checks.get(kind, {})
+        taken: dict[str, str] = {}
+        for parameter in parameters:
+            name = parameter.name.lower()
+            if name not in known:
+                those = f"there are {', '.join(known)}" if known else "there are none"
+                raise InvalidArgument(f"{parameter.name[:40]} is no parameter of {kind}: {those}")
+            if name in taken:
+                raise InvalidArgument(f"{name} must be given once")
+            taken[name] = known[name](parameter.value)
+        return tuple(Parameter(name, value) for name, value in taken.items())
 
     def new(
         self,
@@ -68,13 +103,14 @@ class JobService:
             phase=phase,
             creation_time=created,
             start_time=started,
-            destruction_time=created + timedelta(seconds=limits.destruction),
+            destruction_time=created + self._destruction(kind, owner.name),
             execution_duration=limits.execution,
             quote=_quote(created, limits.execution),
             parameters=tuple(parameters),
             job_info=job_info,
             job_info_type=job_info_type,
             run_id=run_id,
+            size=len(job_info or ""),
         )
 
     async def create(self, job: Job) -> Job:
@@ -151,9 +187,9 @@ class JobService:
             return replace(job, phase=phase)
         raise InvalidArgument(f"PHASE=RUN: the job is {phase or 'gone'}; only a PENDING job can be started")
 
-    async def abort(self, job: Job) -> None:
+    async def abort(self, job: Job) -> Job:
         """Abort whatever is not finished; a finished job stays as it is."""
-        await self.store.abort(job.id)
+        return await self.store.abort(job.id) or job
 
     async def delete(self, job: Job) -> None:
         """Stop the job and forget it with all that belongs to it."""
@@ -172,14 +208,15 @@ class JobService:
 
     async def set_destruction(self, job: Job, moment: datetime) -> Job:
         """What lies beyond the kind's limit is cut down to it."""
-        limit = job.creation_time + timedelta(seconds=self._limits[job.kind].destruction)
+        limit = job.creation_time + self._destruction(job.kind, job.owner)
         return await self._change(job, {"destruction_time": min(moment, limit)})
 
     async def set_parameters(self, job: Job, parameters: Sequence[Parameter]) -> Job:
-        """Replace parameters by name while the job is PENDING."""
-        names = {p.name.lower() for p in parameters}
+        """Replace parameters by name while the job is PENDING. Raises a Fault that names what is wrong."""
+        given = self.checked(job.kind, parameters)
+        names = {p.name for p in given}
         kept = [p for p in job.parameters if p.name.lower() not in names]
-        values = {"parameters": [[p.name, p.value] for p in (*kept, *parameters)]}
+        values = {"parameters": [[p.name, p.value] for p in (*kept, *given)]}
         changed = await self.store.change(job.id, (ExecutionPhase.PENDING,), values)
         if changed is None:
             raise InvalidArgument("parameters can only be changed while the job is PENDING")

@@ -13,10 +13,24 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, delete, func, insert, or_, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    and_,
+    delete,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    text,
+    true,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from voservice import database
 
+from vospace.models.errors import TooManyRequests
 from vospace.uws.model import (
     FINAL,
     ErrorSummary,
@@ -27,28 +41,57 @@ from vospace.uws.model import (
     Outcome,
     Parameter,
     Result,
+    Share,
 )
-from vospace.uws.tables import job
+from vospace.uws.tables import LARGE, job
 
 Phase = ExecutionPhase
+WAITING = (Phase.PENDING, Phase.QUEUED, Phase.HELD, Phase.SUSPENDED)
 STOPPABLE = (Phase.PENDING, Phase.QUEUED, Phase.EXECUTING, Phase.HELD, Phase.SUSPENDED)
 
 
 class JobStore:
     """The job table behind an engine."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, share: Share | None = None) -> None:
+        """`share`: what the jobs of one user may take; all there is without."""
         self.engine = engine
+        self._share = share
         self._reader = database.reader(engine)
 
     async def insert(self, new: Job) -> None:
         async with self.engine.begin() as connection:
             await self.insert_with(connection, new)
 
-    @staticmethod
-    async def insert_with(connection: AsyncConnection, new: Job) -> None:
-        """Insert inside the caller's transaction, so that what belongs to the job appears with it or not at all."""
+    async def insert_with(self, connection: AsyncConnection, new: Job) -> None:
+        """Insert inside the caller's transaction, so that what belongs to the job appears with it or not at all.
+
+        Raises TooManyRequests where that would exceed the user's share."""
+        if self._share is not None and new.owner is not None:
+            await self._require_share(connection, new, self._share)
         await connection.execute(insert(job).values(_values(new)))
+
+    @staticmethod
+    async def _require_share(connection: AsyncConnection, new: Job, share: Share) -> None:
+        if new.phase in WAITING:
+            mine = (
+                select(literal(1))
+                .where(job.c.owner == new.owner, job.c.phase.in_([p.value for p in WAITING]))
+                .limit(share.waiting)
+                .subquery()
+            )
+            if (
+                await connection.execute(select(func.count()).select_from(mine))
+            ).scalar_one() >= share.waiting:
+                raise TooManyRequests(f"{share.waiting} jobs of yours wait: start, abort or delete some")
+        if new.size >= LARGE:
+            kept = select(func.coalesce(func.sum(job.c.size), 0)).where(
+                job.c.owner == new.owner, job.c.size >= LARGE
+            )
+            if (await connection.execute(kept)).scalar_one() + new.size > share.size:
+                raise TooManyRequests(
+                    f"{share.size} bytes of your requests are kept: delete jobs that have ended"
+                )
 
     async def get(self, job_id: str) -> Job | None:
         async with self._reader.connect() as connection:
@@ -121,10 +164,13 @@ class JobStore:
 
     # What the executor does with jobs.
 
-    async def claim(self, worker: str, kinds: Collection[str], limit: int, lease: float) -> list[Job]:
+    async def claim(
+        self, worker: str, kinds: Collection[str], limit: int, lease: float, most: int | None = None
+    ) -> list[Job]:
         """Lease up to `limit` jobs: queued ones, and running ones whose process stopped renewing its lease.
 
-        Owners take turns: first come jobs of who has the fewest running, of each owner the oldest."""
+        Owners take turns: first come jobs of who has the fewest running, of each owner the oldest; of no owner run more
+        than `most` in all processes."""
         claimable = and_(
             job.c.kind.in_(kinds),
             or_(
@@ -152,7 +198,7 @@ class JobStore:
         candidates = (
             select(job.c.id)
             .join(turns, turns.c.id == job.c.id)
-            .where(claimable)
+            .where(claimable, true() if most is None else turns.c.turn <= most)
             .order_by(turns.c.turn, job.c.queue)
             .limit(limit)
             .with_for_update(skip_locked=True, of=job)
@@ -172,6 +218,17 @@ class JobStore:
         async with self.engine.begin() as connection:
             rows = (await connection.execute(statement)).all()
         return [_job(row) for row in rows]
+
+    async def running(self, kind: str, owner: str | None) -> int:
+        """How many jobs of one kind and owner somebody works on."""
+        query = select(func.count()).where(
+            job.c.owner.is_not_distinct_from(owner),
+            job.c.kind == kind,
+            job.c.phase == Phase.EXECUTING.value,
+            job.c.lease_until >= func.clock_timestamp(),
+        )
+        async with self._reader.connect() as connection:
+            return int((await connection.execute(query)).scalar_one())
 
     async def hold(self, worker: str, job_id: str, lease: float) -> Job | None:
         """SUSPENDED to EXECUTING under this worker's lease, for work done inside a request."""
@@ -302,6 +359,20 @@ class JobStore:
             statement = delete(job).where(job.c.id.in_(expired.scalar_subquery())).returning(job.c.id)
             return list((await connection.execute(statement)).scalars())
 
+    async def drop_anonymous(self, keep: int, limit: int = 1000) -> int:
+        """Delete what exceeds the youngest jobs that nobody owns; how many there were."""
+        excess = (
+            select(job.c.id)
+            .where(job.c.owner.is_(None))
+            .order_by(job.c.creation_time.desc())
+            .offset(keep)
+            .limit(limit)
+        )
+        async with self.engine.begin() as connection:
+            return (
+                await connection.execute(delete(job).where(job.c.id.in_(excess.scalar_subquery())))
+            ).rowcount
+
     async def ready(self) -> None:
         """Raise if the table cannot be read (VOSI availability)."""
         async with self._reader.connect() as connection:
@@ -339,6 +410,7 @@ def _values(new: Job) -> dict[str, Any]:
         "job_info": new.job_info,
         "job_info_type": new.job_info_type,
         "checkpoint": new.checkpoint,
+        "size": new.size,
     } | _error_values(new.error)
 
 
@@ -362,6 +434,7 @@ def _job(row: Row[Any]) -> Job:
         job_info_type=row.job_info_type,
         checkpoint=row.checkpoint,
         attempt=row.attempt,
+        size=row.size,
     )
     if row.error_message is None:
         return base

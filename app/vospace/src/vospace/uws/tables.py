@@ -22,6 +22,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 SCHEMA = "vospace"
 PHASE_CHANNEL = "vospace_job"
 ROWS_CHANNEL = "vospace_rows"
+LARGE = 65_536
+"""Bytes of a request from which on it counts as large."""
 SETTING_CHANNEL = "vospace_setting"
 
 metadata = MetaData(schema=SCHEMA)
@@ -58,7 +60,14 @@ job = Table(
     Column(
         "attempt", Integer, nullable=False, server_default=text("0"), comment="starts since the last progress"
     ),
+    Column("size", BigInteger, nullable=False, server_default=text("0"), comment="bytes of the request"),
     Index("job_by_owner", "owner", "kind", "creation_time"),
+    Index(
+        "job_waiting",
+        "owner",
+        postgresql_where=text("phase IN ('PENDING', 'QUEUED', 'HELD', 'SUSPENDED')"),
+    ),
+    Index("job_large", "owner", postgresql_include=["size"], postgresql_where=text(f"size >= {LARGE}")),
     Index("job_by_destruction", "destruction_time"),
     Index(
         "job_to_run",

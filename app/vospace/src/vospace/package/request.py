@@ -1,0 +1,33 @@
+"""What a package is asked to hold, and in which form."""
+
+from __future__ import annotations
+
+from vospace.models.caller import Caller
+from vospace.models.errors import Fault, InvalidArgument, PermissionDenied
+from vospace.models.uri import Path
+from vospace.package.archive import STREAMS, TAR, ZIP
+from vospace.space.space import Space
+from vospace.transfers.documents import PARAM_FORMAT, Transfer
+
+
+def read_package(space: Space, transfer: Transfer) -> tuple[str, list[Path]]:
+    """The media type and the nodes of a package. Raises a Fault that names what is wrong."""
+    kind = (transfer.view.param(PARAM_FORMAT) if transfer.view else None) or TAR
+    if kind not in STREAMS:
+        raise InvalidArgument(f"param {PARAM_FORMAT} must be {TAR} or {ZIP}, not {kind[:80]}")
+    return kind, [space.naming.path(target) for target in transfer.targets]
+
+
+def check_package(space: Space, caller: Caller, transfer: Transfer) -> None:
+    """Refuse what no package can be made of, and to callers without a name one that they may read nothing of. Raises a
+    Fault."""
+    _, paths = read_package(space, transfer)
+    if caller.anonymous and not any(_is_readable(space, caller, path) for path in paths):
+        raise PermissionDenied("nothing of this can be read without a token or a certificate")
+
+
+def _is_readable(space: Space, caller: Caller, path: Path) -> bool:
+    try:
+        return bool(space.node(caller, path, follow=True).readable)
+    except Fault:
+        return False
