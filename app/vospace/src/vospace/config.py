@@ -111,8 +111,8 @@ class Settings(ServiceSettings):
     vospace_bulk_max_bytes: int = Field(
         64 << 20, ge=1024, description="Largest request of a bulk pull, in bytes"
     )
-    vospace_user_share: float = Field(
-        0.75, gt=0, le=1, description="Part of all slots of a kind that the jobs of one user may have"
+    vospace_user_share: int = Field(
+        75, ge=1, le=100, description="Most of all slots of a kind that one user's jobs may have, in percent"
     )
     vospace_user_jobs: int = Field(10_000, ge=1, description="Most jobs of one user that have not begun")
     vospace_user_kept_bytes: int = Field(
@@ -159,7 +159,7 @@ class Settings(ServiceSettings):
 
     def share_of(self, slots: int) -> int:
         """How many of *slots* of each process one user may have, in all processes together."""
-        return max(1, int(slots * self.workers * self.vospace_user_share))
+        return max(1, slots * self.workers * self.vospace_user_share // 100)
 
     @property
     def root(self) -> Path:
