@@ -238,6 +238,8 @@ def test_the_stand_in_refuses_what_cavern_would(
     container = site.engine.containers.run(
         "cavern-contract/cavern:stand-in",
         detach=True,
+        # Whatever becomes of this run, the next one clears it away with the rest.
+        labels={"int.skao.src.cavern.project": site.project},
         network="contract43",
         user="0:0",
         extra_hosts={site.public_name: "172.28.43.2"},

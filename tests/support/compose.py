@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import yaml
 from deployment import Deployment, playbook
 
-PROJECT = "cavern-compose"
 PATIENCE = 180
 
 
 class Compose:
     """The same deployment in docker-compose's hands."""
 
-    def __init__(self, stack: Deployment) -> None:
-        """Use the Compose file that the deployment renders."""
-        playbook("playbooks/compose.yml")
+    def __init__(self, stack: Deployment, run: Callable[[str], Any] = playbook) -> None:
+        """Use the Compose file that the deployment renders when its playbook is *run*."""
+        run("playbooks/compose.yml")
+        self.project = f"{stack.project}-compose"
         self.file = stack.state / "docker-compose.yml"
         self.engine = stack.engine
 
     def __call__(self, *arguments: str) -> str:
         """Run a command of docker-compose and return what it printed."""
-        command = ["docker-compose", "--project-name", PROJECT, "--file", str(self.file), *arguments]
+        command = ["docker-compose", "--project-name", self.project, "--file", str(self.file), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr}")

@@ -8,6 +8,7 @@ writes them anew, for whoever reads the difference.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -254,6 +255,16 @@ def test_trusted_services(site: str, service: str) -> None:
     catalina = properties(files(site, service)["catalina.properties"])
     assert catalina["ca.nrc.cadc.auth.IdentityManager"] == ["org.opencadc.auth.StandardIdentityManager"]
     assert catalina["ca.nrc.cadc.auth.PrincipalExtractor.enableClientCertHeader"] == ["true"]
+
+
+@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("service", ["posix_mapper", "cavern"])
+def test_a_new_signing_key_asks_for_new_containers(site: str, service: str) -> None:
+    """They keep the issuer's keys for ten minutes, and refuse every token that a newer one has signed."""
+    local = SITES[site].issuer == f"https://{SITES[site].name}/iam"
+    digest = hashlib.sha256(b"iam_signing_key").hexdigest()
+    assert (digest in files(site, service)["registered"]) is local
+    assert ("iam" in rendered(site)[service]["depends_on"]) is local
 
 
 @pytest.mark.parametrize("site", SITES)
