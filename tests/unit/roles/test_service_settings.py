@@ -11,7 +11,7 @@ import pytest
 import yaml
 from ansible_collections.skasrc.cavern.plugins.plugin_utils import _settings
 
-pytest.importorskip("voservice", reason="ansible-test runs these files without the services")
+pytest.importorskip("rendering", reason="ansible-test runs these files without the playbooks' environment")
 
 from iam.config import IamSettings
 from posix_mapper.config import PosixMapperSettings
