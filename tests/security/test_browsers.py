@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import requests
 from deployment import Deployment
+from lxml import etree
 
 XML = "text/xml"
 PACKAGE = "vos://cadc.nrc.ca~vospace/CADC/std/Pkg-1.0"
@@ -38,7 +39,7 @@ def test_a_user_s_page_runs_no_script(stack: Deployment, http: requests.Session,
 
 
 def test_a_package_runs_no_script(stack: Deployment, http: requests.Session, home: str) -> None:
-    target = f"vos://{_authority(stack)}/{home}/page.html"
+    target = f"{_root(stack, http)}/{home}/page.html"
     asked = TRANSFER.format(target=target, direction="pullFromVoSpace").replace(
         "<vos:keepBytes>false</vos:keepBytes>", f'<vos:view uri="{PACKAGE}"/>'
     )
@@ -64,7 +65,7 @@ def test_pages_of_other_sites_change_nothing(
     stack: Deployment, http: requests.Session, home: str, headers: dict[str, str]
 ) -> None:
     service = f"{stack.url}/src/cavern"
-    uri = f"vos://{_authority(stack)}/{home}"
+    uri = f"{_root(stack, http)}/{home}"
     form = {"target": uri}
     for method, path, options in (
         ("POST", f"{service}/async-delete?PHASE=RUN", {"data": form}),
@@ -86,7 +87,7 @@ def test_what_any_page_can_send_is_no_document(
 ) -> None:
     service = f"{stack.url}/src/cavern"
     headers = {"Content-Type": kind}
-    uri = f"vos://{_authority(stack)}/{home}"
+    uri = f"{_root(stack, http)}/{home}"
     move = TRANSFER.format(target=f"{uri}/page.html", direction=f"{uri}/moved.html")
     change = NODE.replace("<node ", f'<node uri="{uri}" ')
     for path, document in (
@@ -104,6 +105,6 @@ def test_what_any_page_can_send_is_no_document(
     assert http.get(f"{service}/files/{home}/page.html", timeout=30).status_code == 200
 
 
-def _authority(stack: Deployment) -> str:
-    resource: str = stack.told("cavern")["vospace_resource_id"]
-    return resource.removeprefix("ivo://").replace("/", "~")
+def _root(stack: Deployment, http: requests.Session) -> str:
+    told = http.get(f"{stack.url}/src/cavern/nodes?limit=0", timeout=30)
+    return str(etree.fromstring(told.content).get("uri"))
