@@ -172,14 +172,15 @@ def _submissions(stack: Deployment) -> dict[str, Any]:
         requested = []
         for number, did in enumerate(dids):
             body = json.dumps({"files": [{"did": did}], "destination": run})
-            options = {
-                "url": f"{stack.url}/prepare-data/v1/tasks",
-                "cacert": stack.ca,
-                "header": f"Authorization: Bearer {stack.token(users[number % USERS])}",
-                "data": body,
-                "output": f"{answers}/{number}",
-            }
-            given = "".join(f"{name} = {json.dumps(value)}\n" for name, value in options.items())
+            options = [
+                ("url", f"{stack.url}/prepare-data/v1/tasks"),
+                ("cacert", stack.ca),
+                ("header", f"Authorization: Bearer {stack.token(users[number % USERS])}"),
+                ("header", "Content-Type: application/json"),
+                ("data", body),
+                ("output", f"{answers}/{number}"),
+            ]
+            given = "".join(f"{name} = {json.dumps(value)}\n" for name, value in options)
             requested.append(f"fail\nsilent\nshow-error\nhttp1.1\n{given}")
         command = [
             "curl",
