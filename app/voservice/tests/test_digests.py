@@ -8,7 +8,8 @@ import os
 import zlib
 
 import pytest
-from voservice.digests import Digester, Stated, stated
+from voservice.content import Content
+from voservice.digests import Digester, stated
 
 BODY = os.urandom(1_000_003)
 MD5 = hashlib.md5(BODY, usedforsecurity=False)
@@ -45,14 +46,14 @@ def test_nothing_has_checksums_too() -> None:
 @pytest.mark.parametrize(
     ("headers", "found"),
     [
-        ({}, Stated()),
-        ({"Digest": "adler32=3a4B"}, Stated(adler32="00003a4b")),
-        ({"Digest": f"MD5={BASE64}, adler32=0000000f"}, Stated(MD5.hexdigest(), "0000000f")),
-        ({"Content-MD5": BASE64}, Stated(MD5.hexdigest())),
-        ({"Digest": "sha-256=AAAA"}, Stated()),
-        *(({"Digest": f"adler32={value}"}, Stated()) for value in ("-1", "0x12", "1_0", "123456789", "é")),
-        *(({"Digest": f"md5={value}"}, Stated()) for value in ("", "AAAA", "no base64!", MD5.hexdigest())),
+        ({}, Content()),
+        ({"Digest": "adler32=3a4B"}, Content(adler32="00003a4b")),
+        ({"Digest": f"MD5={BASE64}, adler32=0000000f"}, Content(None, MD5.hexdigest(), "0000000f")),
+        ({"Content-MD5": BASE64}, Content(md5=MD5.hexdigest())),
+        ({"Digest": "sha-256=AAAA"}, Content()),
+        *(({"Digest": f"adler32={value}"}, Content()) for value in ("-1", "0x12", "1_0", "123456789", "é")),
+        *(({"Digest": f"md5={value}"}, Content()) for value in ("", "AAAA", "no base64!", MD5.hexdigest())),
     ],
 )
-def test_what_headers_state(headers: dict[str, str], found: Stated) -> None:
+def test_what_headers_state(headers: dict[str, str], found: Content) -> None:
     assert stated(headers) == found

@@ -11,7 +11,8 @@ from urllib.parse import quote
 
 import aiohttp
 from voservice.answers import IDENTITY, Representation, Unreadable, seconds_asked
-from voservice.digests import WANT_DIGEST, Stated
+from voservice.content import Content
+from voservice.digests import WANT_DIGEST
 from voservice.sources import RedirectedTooOften, SourcePolicy, SourceRefused, follow
 
 from preparer.config import PreparerSettings
@@ -45,7 +46,7 @@ class Sending:
         """Nothing is read yet."""
         self._answer = answer
         self.size = told.length
-        self.stated: Stated = told.stated
+        self.stated: Content = told.stated
         self.media_type = told.media_type
         self.encoding = told.encoding
         self._decoder = told.decoder()

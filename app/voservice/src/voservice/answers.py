@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from voservice.digests import Stated, stated
+from voservice.content import UNKNOWN, Content
+from voservice.digests import stated
 
 IDENTITY = {"Accept-Encoding": "identity"}
 """Asks for the bytes of a file as they are (RFC 9110 section 12.5.3)."""
 
-NOTHING_STATED = Stated()
 _DECIMAL = re.compile(r"[0-9]{1,18}")
 _FIELD = re.compile(r"[!-~]([ -~]*[!-~])?")
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - the grammar's word for a name
@@ -83,7 +83,7 @@ class Representation:
     """
 
     length: int | None = None
-    stated: Stated = NOTHING_STATED
+    stated: Content = UNKNOWN
     media_type: str | None = None
     encoding: str | None = None
     coding: str | None = None
@@ -108,7 +108,7 @@ class Representation:
         if coding not in _DECODED:
             raise Unreadable(f"the source sends it coded as {coding[:40]!r}, and was asked for it as it is")
         # Length and checksums are those of what is on the wire (RFC 3230 section 4.1).
-        return replace(plain, length=None, stated=NOTHING_STATED, coding=coding)
+        return replace(plain, length=None, stated=UNKNOWN, coding=coding)
 
     def decoder(self) -> Decoder | None:
         """Return what undoes the coding, if there is one."""

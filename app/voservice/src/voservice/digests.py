@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 from zlib_ng import zlib_ng
+
+from voservice.content import ADLER32_HEX, Content
 
 MD5 = "md5"
 ADLER32 = "adler32"
 """Algorithms that a Digester always computes."""
-
-MD5_HEX = re.compile(r"[0-9a-f]{32}")
-ADLER32_HEX = re.compile(r"[0-9a-f]{8}")
 
 WANT_DIGEST = {"Want-Digest": "adler32, md5;q=0.9"}
 """Storage elements tell the checksums that they keep to those who ask (RFC 3230)."""
@@ -61,6 +58,11 @@ class Digester:
         """8 hexadecimal digits."""
         return f"{self._adler32:08x}"
 
+    @property
+    def content(self) -> Content:
+        """Size and checksums of all bytes so far."""
+        return Content(self.size, self.md5, self.adler32)
+
     def value(self, algorithm: str) -> bytes:
         """Raw digest by one of the algorithms that are computed."""
         if algorithm == MD5:
@@ -70,15 +72,11 @@ class Digester:
         return self._more[algorithm].digest()
 
 
-class Stated(NamedTuple):
-    """Lower-case hexadecimal checksums of a whole file, as far as they are known."""
+def stated(headers: Mapping[str, str]) -> Content:
+    """Return the checksums of the whole file that a source states in `Digest` (RFC 3230) and `Content-MD5`.
 
-    md5: str | None = None
-    adler32: str | None = None
-
-
-def stated(headers: Mapping[str, str]) -> Stated:
-    """What a source says of the whole file in `Digest` (RFC 3230) and `Content-MD5`; what cannot be read is ignored."""
+    What cannot be read is ignored; the size is not looked for.
+    """
     md5 = adler32 = None
     for part in headers.get("Digest", "").split(","):
         algorithm, _, value = part.strip().partition("=")
@@ -86,7 +84,7 @@ def stated(headers: Mapping[str, str]) -> Stated:
             md5 = _base64_md5(value)
         elif algorithm.lower() == "adler32" and ADLER32_HEX.fullmatch(value.lower().rjust(8, "0")):
             adler32 = value.lower().rjust(8, "0")
-    return Stated(md5 or _base64_md5(headers.get("Content-MD5", "")), adler32)
+    return Content(None, md5 or _base64_md5(headers.get("Content-MD5", "")), adler32)
 
 
 def _base64_md5(text: str) -> str | None:

@@ -396,11 +396,8 @@ class Lookup:
 
 def _compare_stated(sending: Sending, measured: Digester) -> None:
     """Raise ``CavernError`` where bytes have another checksum than the RSE states of them."""
-    for name, of_rse, found in zip(
-        ("md5", "adler32"), sending.stated, (measured.md5, measured.adler32), strict=True
-    ):
-        if of_rse is not None and of_rse != found:
-            raise CavernError("ChecksumMismatch", f"{name} is {found}, the RSE says {of_rse}", transient=True)
+    if (mismatch := sending.stated.differs(measured.content, "the RSE says")) is not None:
+        raise CavernError(mismatch.fault, mismatch.detail, transient=True)
 
 
 def _compare(file: File, size: int | None, md5: str | None, adler32: str | None) -> None:

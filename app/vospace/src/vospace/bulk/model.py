@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+from voservice.content import UNKNOWN, Content
+
 from vospace.models.errors import InvalidArgument
-from vospace.transfers.expected import Expected
 from vospace.uws.service import Checks
 
 
@@ -62,7 +63,7 @@ class Row:
     index: int
     source: str
     target: str
-    expected: Expected
+    expected: Content
     stamp: list[int] | None = None
 
 
@@ -73,9 +74,7 @@ class Finished:
     index: int
     state: RowState
     started: float
-    bytes: int | None = None
-    md5: str | None = None
-    adler32: str | None = None
+    content: Content = UNKNOWN
     fault: str | None = None
     detail: str | None = None
     transient: bool = False

@@ -9,10 +9,10 @@ from typing import Any
 import ijson
 from ijson.common import JSONError
 from ijson.utils import sendable_list
+from voservice.content import parse_adler32, parse_md5
 
 from vospace.bulk.model import IfExists, concurrency, if_exists
 from vospace.models.errors import InvalidArgument, RequestTooLarge
-from vospace.transfers.expected import adler32_hex, md5_hex
 
 MAX_URI = 8192
 MAX_VALUE = 256 << 10
@@ -151,8 +151,8 @@ class RequestReader:
         size = row.get("size")
         if size is not None and (type(size) is not int or not 0 <= size < 1 << 63):
             raise InvalidArgument(f"rows[{number}].size: expected a number of bytes")
-        md5 = self._checksum(number, row, "md5", md5_hex)
-        adler32 = self._checksum(number, row, "adler32", adler32_hex)
+        md5 = self._checksum(number, row, "md5", parse_md5)
+        adler32 = self._checksum(number, row, "adler32", parse_adler32)
         self._rows.append((number, texts[0], texts[1], size, md5, adler32))
         self.count += 1
 

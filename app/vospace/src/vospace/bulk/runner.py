@@ -351,8 +351,7 @@ class _Pull:
 
 
 def _finished(item: Arrived, state: RowState) -> Finished:
-    target, fetched = item.target, item.fetched
-    return Finished(target.row.index, state, target.started, fetched.length, fetched.md5, fetched.adler32)
+    return Finished(item.target.row.index, state, item.target.started, item.fetched)
 
 
 def _unfetched(target: Target, error: Exception) -> Finished:

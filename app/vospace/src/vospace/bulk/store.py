@@ -9,11 +9,11 @@ from typing import Any
 from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from voservice import database
+from voservice.content import Content
 from voservice.texts import legible
 
 from vospace.bulk.model import Finished, Line, Row, RowState, moment
 from vospace.bulk.request import RowValues
-from vospace.transfers.expected import Expected
 from vospace.uws.model import Job, Parameter, format_time
 from vospace.uws.store import JobStore
 from vospace.uws.tables import ROWS_CHANNEL, SCHEMA, bulk_row
@@ -77,7 +77,7 @@ class RowStore:
         async with self._reader.connect() as connection:
             rows = (await connection.execute(query)).all()
         return [
-            Row(r.row, r.source, r.target, Expected(r.size, r.md5, r.adler32), r.stamp and list(r.stamp))
+            Row(r.row, r.source, r.target, Content(r.size, r.md5, r.adler32), r.stamp and list(r.stamp))
             for r in rows
         ]
 
@@ -124,9 +124,9 @@ class RowStore:
             "rows": [f.index for f in done],
             "events": list(range(event, event + len(done))),
             "states": [f.state.value for f in done],
-            "bytes": [f.bytes for f in done],
-            "md5": [f.md5 for f in done],
-            "adler32": [f.adler32 for f in done],
+            "bytes": [f.content.size for f in done],
+            "md5": [f.content.md5 for f in done],
+            "adler32": [f.content.adler32 for f in done],
             "faults": [f.fault for f in done],
             "details": [None if f.detail is None else legible(f.detail)[:2000] for f in done],
             "transient": [f.transient for f in done],

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import OrderedDict
 
+from voservice.content import Content
 from voservice.digests import Digester
 
 from vospace.bulk.model import Finished, IfExists, Row, RowState
@@ -166,21 +167,16 @@ class Targets:
         except (Fault, OSError):
             return False
         try:
-            if os.fstat(descriptor).st_size != fetched.length:
+            if os.fstat(descriptor).st_size != fetched.size:
                 return False
-            found = target.place.directory.properties.read(descriptor)
-            return found.get(attributes.MD5) == fetched.md5
+            found = _stored(target.place, descriptor)
+            return Content(md5=fetched.md5).differs(found) is None
         finally:
             os.close(descriptor)
 
     @staticmethod
     def _present(row: Row, place: Located, descriptor: int, started: float, state: RowState) -> Finished:
-        found = place.directory.properties.read(descriptor)
-        size = os.fstat(descriptor).st_size
-        md5, adler32 = found.get(attributes.MD5), found.get(attributes.ADLER32)
-        return Finished(
-            row.index, state, started, size, md5 or row.expected.md5, adler32 or row.expected.adler32
-        )
+        return Finished(row.index, state, started, _stored(place, descriptor).completed(row.expected))
 
     def _entry(self, path: Path) -> _Entry:
         entry = self._entries.get(path)
@@ -218,22 +214,26 @@ def failed(row: Row, started: float, fault: Fault) -> Finished:
     )
 
 
+def _stored(place: Located, descriptor: int) -> Content:
+    """Return the content of a data node, with the checksums that are stored with it."""
+    found = place.directory.properties.read(descriptor)
+    size = os.fstat(descriptor).st_size
+    return Content(size, found.get(attributes.MD5), found.get(attributes.ADLER32))
+
+
 def _same(row: Row, place: Located, descriptor: int, size: int) -> bool:
     """Whether a file is the one asked for; without a checksum to compare nothing is known."""
     expected = row.expected
-    if (expected.md5 is None and expected.adler32 is None) or (
-        expected.length is not None and size != expected.length
-    ):
+    if not expected.has_checksum or expected.size not in (None, size):
         return False
-    found = place.directory.properties.read(descriptor)
-    md5, adler32 = found.get(attributes.MD5), found.get(attributes.ADLER32)
-    if (expected.md5 is not None and md5 is None) or (expected.adler32 is not None and adler32 is None):
+    found = _stored(place, descriptor)
+    if (expected.md5 is not None and found.md5 is None) or (
+        expected.adler32 is not None and found.adler32 is None
+    ):
         digester = Digester()
         position = 0
         while block := os.pread(descriptor, _BLOCK, position):
             digester.update(block)
             position += len(block)
-        md5, adler32 = digester.md5, digester.adler32
-    return (expected.md5 is None or md5 == expected.md5) and (
-        expected.adler32 is None or adler32 == expected.adler32
-    )
+        found = digester.content
+    return expected.differs(found) is None

@@ -18,13 +18,13 @@ from typing import Protocol
 
 import aiohttp
 from voservice.answers import IDENTITY, Decoder, Representation, Unreadable, seconds_asked, total_of_range
+from voservice.content import UNKNOWN, Content
 from voservice.digests import WANT_DIGEST
 from voservice.sources import RedirectedTooOften, SourcePolicy, SourceRefused, follow
 from yarl import URL
 
 from vospace.models.errors import TransferFailed
 from vospace.storage import attributes
-from vospace.transfers.expected import Expected
 
 logger = logging.getLogger(__name__)
 
@@ -68,18 +68,14 @@ class FetchLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
-    """What arrived: length in bytes, lower-case hex checksums, and the source's content type if it named one; the
-    encoding of a file that is coded itself."""
+class Fetched(Content):
+    """What arrived, with the source's content type if it named one, and the encoding of a file that is coded itself."""
 
-    length: int
-    md5: str
-    adler32: str
     content_type: str | None = None
     encoding: str | None = None
 
-    def properties(self) -> dict[str, str]:
-        """What a node is to say of these bytes."""
+    def properties(self) -> dict[str, str | None]:
+        """Properties of a node with these bytes."""
         found = {attributes.MD5: self.md5, attributes.ADLER32: self.adler32}
         if self.content_type and self.content_type != "application/octet-stream":
             found[attributes.TYPE] = self.content_type
@@ -119,7 +115,7 @@ class Fetcher:
         self._policy = policy
         self._limits = limits
 
-    async def fetch(self, url: str, sink: Sink, expected: Expected, room: int | None = None) -> Fetched:
+    async def fetch(self, url: str, sink: Sink, expected: Content, room: int | None = None) -> Fetched:
         """Fill the sink with the file behind `url`; `room`: bytes left of a quota. Raises TransferFailed; the sink's
         bytes are then worthless."""
         try:
@@ -169,7 +165,7 @@ class _Attempt:
         limits: FetchLimits,
         source: URL,
         sink: Sink,
-        expected: Expected,
+        expected: Content,
         room: int | None,
     ) -> None:
         self._session = session
@@ -182,7 +178,7 @@ class _Attempt:
         self._forget()
 
     def _forget(self) -> None:
-        self._stated = Expected()
+        self._stated = UNKNOWN
         self._told = Representation()
         self._decoder: Decoder | None = None
         self._resumed = False
@@ -192,7 +188,7 @@ class _Attempt:
         self._forget()
 
     async def run(self) -> Fetched:
-        if self._stated.length is not None and self._sink.length == self._stated.length:
+        if self._stated.size is not None and self._sink.length == self._stated.size:
             return await self._verify()  # broke behind the last byte
         validator = self._told.validator
         if self._sink.length and validator is None:
@@ -234,27 +230,27 @@ class _Attempt:
 
     def _take_statements(self, response: aiohttp.ClientResponse) -> None:
         told = Representation.of(
-            response.status, response.headers, self._source.path, wanted=self._expected.length
+            response.status, response.headers, self._source.path, wanted=self._expected.size
         )
         self._told, self._decoder = told, told.decoder()
-        self._stated = Expected(told.length, told.stated.md5, told.stated.adler32)
+        self._stated = told.stated.completed(Content(told.length))
 
     def _resume(self, response: aiohttp.ClientResponse) -> None:
         match = _START_OF_RANGE.match(response.headers.get("Content-Range", ""))
         if match is None or int(match[1]) != self._sink.length:
             raise _Retry("the source sent another range than asked", start_over=True)
         total = total_of_range(response.headers)
-        if self._stated.length is not None and total is not None and total != self._stated.length:
+        if self._stated.size is not None and total is not None and total != self._stated.size:
             raise _Retry("the file changed at the source", start_over=True)
         self._resumed = True
 
     def _check_announced(self) -> None:
-        length = self._stated.length
+        length = self._stated.size
         if length is None:
             return
-        if self._expected.length is not None and length != self._expected.length:
+        if self._expected.size is not None and length != self._expected.size:
             raise TransferFailed(
-                "SizeMismatch", f"{_show(self._source)} has {length} bytes, expected {self._expected.length}"
+                "SizeMismatch", f"{_show(self._source)} has {length} bytes, expected {self._expected.size}"
             )
         self._check_size(length)
 
@@ -279,26 +275,26 @@ class _Attempt:
 
     async def _write(self, data: bytes) -> None:
         await self._sink.write(data)
-        if self._expected.length is not None and self._sink.length > self._expected.length:
+        if self._expected.size is not None and self._sink.length > self._expected.size:
             raise TransferFailed(
                 "SizeMismatch",
-                f"{_show(self._source)} has more than the expected {self._expected.length} bytes",
+                f"{_show(self._source)} has more than the expected {self._expected.size} bytes",
             )
         self._check_size(self._sink.length)
 
     async def _verify(self) -> Fetched:
         sink = self._sink
-        if self._stated.length is not None and sink.length != self._stated.length:
-            raise _Retry(f"the source sent {sink.length} of {self._stated.length} bytes")
+        if self._stated.size is not None and sink.length != self._stated.size:
+            raise _Retry(f"the source sent {sink.length} of {self._stated.size} bytes")
+        found = Content(sink.length, sink.md5, sink.adler32)
         for expected, whose in ((self._stated, "stated by the source"), (self._expected, "asked for")):
-            problem = expected.mismatch(sink.length, sink.md5, sink.adler32)
-            if problem is None:
+            mismatch = expected.differs(found)
+            if mismatch is None:
                 continue
             if self._resumed:  # the pieces may be of two versions of the file
-                raise _Retry(f"{problem} ({whose})", start_over=True)
-            fault = "SizeMismatch" if problem.startswith("length") else "ChecksumMismatch"
-            raise TransferFailed(fault, f"{_show(self._source)}: {problem} ({whose})")
-        return Fetched(sink.length, sink.md5, sink.adler32, self._told.media_type, self._told.encoding)
+                raise _Retry(f"{mismatch} ({whose})", start_over=True)
+            raise TransferFailed(mismatch.fault, f"{_show(self._source)}: {mismatch} ({whose})")
+        return Fetched(found.size, found.md5, found.adler32, self._told.media_type, self._told.encoding)
 
 
 def _show(url: URL) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 
+from voservice.content import Content, parse_adler32, parse_md5
+
 from vospace.models.caller import Caller
 from vospace.models.errors import Fault, InvalidArgument, ProtocolNotSupported, TransferFailed
 from vospace.models.sizes import byte_count
@@ -31,7 +33,6 @@ from vospace.transfers.documents import (
     read_transfer,
     write_transfer,
 )
-from vospace.transfers.expected import Expected, adler32_hex, md5_hex
 from vospace.transfers.faults import job_failure
 from vospace.transfers.fetcher import Fetched, Fetcher
 from vospace.transfers.negotiation import Negotiator, check_view, single_target
@@ -106,8 +107,8 @@ class TransferRunner:
         upload = await asyncio.to_thread(self._space.upload, caller, target, keep_properties=False)
         sink = FileSink(upload.descriptor)
         try:
-            if expected.length is not None:
-                await asyncio.to_thread(upload.check_room, expected.length)
+            if expected.size is not None:
+                await asyncio.to_thread(upload.check_room, expected.size)
             fetched = await self._fetch_any(protocols, sink, expected, upload.room)
             await asyncio.to_thread(upload.prepare, fetched.properties())
             results = (*self._details(run), self.data_node(upload.path))
@@ -118,7 +119,7 @@ class TransferRunner:
         return None
 
     async def _fetch_any(
-        self, protocols: list[Protocol], sink: FileSink, expected: Expected, room: int | None
+        self, protocols: list[Protocol], sink: FileSink, expected: Content, room: int | None
     ) -> Fetched:
         """From the first endpoint that delivers (VOSpace 2.1 section 3.6.1)."""
         failures: list[TransferFailed] = []
@@ -194,17 +195,17 @@ def _usable(transfer: Transfer, uris: frozenset[str]) -> list[Protocol]:
     return protocols
 
 
-def _expected(transfer: Transfer) -> Expected:
+def _expected(transfer: Transfer) -> Content:
     """What the document says the bytes are. Raises InvalidArgument."""
     length, md5, adler32 = (transfer.param(uri) for uri in (PARAM_LENGTH, PARAM_MD5, PARAM_ADLER32))
     size = None if length is None else byte_count(length)
     if length is not None and size is None:
         raise InvalidArgument(f"param {PARAM_LENGTH} must be a number of bytes, not {length[:40]!r}")
     try:
-        return Expected(
+        return Content(
             size,
-            None if md5 is None else md5_hex(md5),
-            None if adler32 is None else adler32_hex(adler32),
+            None if md5 is None else parse_md5(md5),
+            None if adler32 is None else parse_adler32(adler32),
         )
     except ValueError as error:
         raise InvalidArgument(f"param: {error}") from None
