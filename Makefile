@@ -38,7 +38,7 @@ $(DEPLOY) $(DEV): elsewhere
 .PHONY: elsewhere
 endif
 
-$(DEPLOY): requirements/deploy.txt requirements/uv.txt bin/environment app/preparer/pyproject.toml
+$(DEPLOY): requirements/deploy.txt requirements/uv.txt bin/environment app/prepare_data_client/pyproject.toml
 	@bin/environment deploy
 
 $(DEV): requirements/dev.txt requirements/deploy.txt bin/environment $(wildcard app/*/pyproject.toml)

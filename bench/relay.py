@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from preparer.did import DID
+from prepare_data_client.did import DID
 
 from bench.staging import _files, _follow
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from preparer.did import DID
+from prepare_data_client.did import DID
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/support"))
 from deployment import Deployment

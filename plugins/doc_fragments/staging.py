@@ -13,5 +13,5 @@ options:
     description: URL of prepare-data. The path V(/prepare-data) below O(url) if omitted.
     type: str
 requirements:
-  - preparer (Python package), the client of prepare-data
+  - prepare-data-client (Python package)
 """

@@ -14,7 +14,7 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.skasrc.cavern.plugins.module_utils import _http
 
 try:
-    from preparer.client import Client, PrepareDataError
+    from prepare_data_client import Client, PrepareDataError
 except ImportError:
     Client = None
     PrepareDataError = Exception
@@ -37,7 +37,7 @@ STAGING_RULES: dict[str, Any] = {
 def connect(module: AnsibleModule) -> Any:
     """Return the client that the module's options describe; the module ends where they are wrong."""
     if IMPORT_ERROR is not None:
-        module.fail_json(msg=missing_required_lib("preparer"), exception=IMPORT_ERROR)
+        module.fail_json(msg=missing_required_lib("prepare-data-client"), exception=IMPORT_ERROR)
     params = module.params
     try:
         for option in ("url", "service_url"):

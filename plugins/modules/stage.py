@@ -151,7 +151,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.skasrc.cavern.plugins.module_utils import _staging
 
 try:
-    from preparer.client import Item
+    from prepare_data_client import Item
 except ImportError:
     Item = None  # reported by _staging.connect
 

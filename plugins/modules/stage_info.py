@@ -95,7 +95,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.skasrc.cavern.plugins.module_utils import _staging
 
 try:
-    from preparer.client import NotFound
+    from prepare_data_client import NotFound
 except ImportError:
     NotFound = Exception  # reported by _staging.connect
 

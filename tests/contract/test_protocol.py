@@ -19,7 +19,7 @@ import yaml
 from contract_site import Site, changed
 from deployment import playbook
 from lxml import etree
-from preparer.did import DID
+from prepare_data_client.did import DID
 from preparer.ledger.tables import ACTIVE
 from vo_clients import Shell
 

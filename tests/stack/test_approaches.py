@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import requests
 from deployment import Deployment, playbook
-from preparer.did import DID
+from prepare_data_client.did import DID
 
 SERVICES = "core,celery_worker"
 APPROACHES = ["cavern_api_approach", "copy_to_user_area", "symbolic_link"]

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import requests
 from deployment import Deployment, playbook
-from preparer.did import DID
+from prepare_data_client.did import DID
 
 SERVICES = "core,celery_worker"
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import requests
 from deployment import CATALOGUE, Deployment
-from preparer.did import DID
+from prepare_data_client.did import DID
 
 Place = Callable[[str, bytes], Path]
 FINAL = {"SUCCEEDED", "FAILED", "CANCELLED", "LOST"}

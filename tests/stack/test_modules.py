@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from deployment import ROOT, Deployment, playbook
-from preparer.did import DID
+from prepare_data_client.did import DID
 
 PLAYBOOKS = sorted((ROOT / "tests/stack/modules").glob("*.yml"))
 

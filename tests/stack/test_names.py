@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pytest
 import requests
 from deployment import Deployment
-from preparer.did import DID
+from prepare_data_client.did import DID
 
 FINAL = {"SUCCEEDED", "FAILED", "CANCELLED", "LOST"}
 Place = Callable[[str, bytes], Path]

@@ -18,7 +18,7 @@ import jwt
 import pytest
 import requests
 from deployment import Deployment
-from preparer.did import DID
+from prepare_data_client.did import DID
 
 Place = Callable[[str, bytes], Path]
 FINAL = {"SUCCEEDED", "FAILED", "CANCELLED", "LOST"}

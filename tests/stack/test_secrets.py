@@ -9,7 +9,7 @@ from pathlib import Path
 import requests
 import yaml
 from deployment import Deployment, playbook
-from preparer.did import DID
+from prepare_data_client.did import DID
 
 
 def test_all_secrets_are_rotated(

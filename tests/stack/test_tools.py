@@ -18,7 +18,7 @@ import jwt
 import pytest
 import requests
 from deployment import INVENTORY, ROOT, Deployment, playbook, settings
-from preparer.did import DID
+from prepare_data_client.did import DID
 
 # Other deployments may run beside the one under test.
 TOOL = (Path.home() / "bin/docker-static-ip", f"--project={settings()['project']}")

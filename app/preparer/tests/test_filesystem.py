@@ -15,10 +15,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from prepare_data_client.did import DID
 from preparer.approaches.base import Job, StagingError
 from preparer.approaches.filesystem import CopyApproach, FilesystemApproach, LinkApproach
 from preparer.config import PreparerSettings
-from preparer.did import DID
 from preparer.ledger import FileState, Outcome
 
 Stage = Callable[..., dict[int, Outcome]]

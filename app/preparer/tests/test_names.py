@@ -10,11 +10,11 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from prepare_data_client.did import DID, UNPRINTABLE, InvalidDID, InvalidPath, destination
+from prepare_data_client.items import from_json
 from preparer.cavern import Cavern
-from preparer.client.items import from_json
 from preparer.config import PreparerSettings
 from preparer.core.submission import Item, Submission
-from preparer.did import DID, UNPRINTABLE, InvalidDID, InvalidPath, destination
 from preparer.ledger import NewFile
 from preparer.rse import Rse
 from vospace.models.uri import Naming, check_name

@@ -11,7 +11,9 @@ import pytest
 from ansible_collections.skasrc.cavern.plugins.module_utils import _staging
 from ansible_collections.skasrc.cavern.plugins.modules import stage, stage_info
 
-pytest.importorskip("preparer", reason="the modules' client is not installed in ansible-test's environment")
+pytest.importorskip(
+    "prepare_data_client", reason="the modules' client is not installed in ansible-test's environment"
+)
 
 ID = "00000000-0000-0000-0000-000000000007"
 TASK = f"/prepare-data/v1/tasks/{ID}"
@@ -160,7 +162,7 @@ def test_refusal_of_the_service(run_module: Any, service: Any) -> None:
 
 def test_without_the_client(run_module: Any, service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_staging, "IMPORT_ERROR", "traceback")
-    assert "preparer" in run_module(stage, **options(service))["msg"]
+    assert "prepare-data-client" in run_module(stage, **options(service))["msg"]
 
 
 def test_info_of_a_task(run_module: Any, service: Any, tmp_path: Path) -> None:

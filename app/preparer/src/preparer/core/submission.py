@@ -13,12 +13,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import jwt
+from prepare_data_client.did import DID, InvalidDID, InvalidPath, destination
 from voservice.auth import AuthenticationError
 from voservice.problems import Conflict, Invalid, TooLarge, TooMany
 
 from preparer.callbacks import CallbackRefused, check
 from preparer.core.context import Caller, Context
-from preparer.did import DID, InvalidDID, InvalidPath, destination
 from preparer.ledger import KeyReused, NewFile, NewTask, Task
 
 MD5 = re.compile(r"[0-9a-fA-F]{32}")

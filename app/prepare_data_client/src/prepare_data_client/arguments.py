@@ -8,7 +8,7 @@ import re
 from enum import IntEnum
 from typing import Any
 
-from preparer.client.models import FILE_STATES, TASK_STATES
+from prepare_data_client.models import FILE_STATES, TASK_STATES
 
 URL = "https://haproxy.cadc.dao.nrc.ca/prepare-data"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from preparer.client.arguments import Exit, parser
-from preparer.client.commands import Commands
-from preparer.client.errors import (
+from prepare_data_client.arguments import Exit, parser
+from prepare_data_client.commands import Commands
+from prepare_data_client.errors import (
     InvalidItem,
     InvalidTask,
     NotFound,
@@ -17,7 +17,7 @@ from preparer.client.errors import (
     Unreachable,
     WaitTimeout,
 )
-from preparer.client.tokens import NoToken
+from prepare_data_client.tokens import NoToken
 
 _STATUS: list[tuple[type[PrepareDataError], Exit]] = [
     (InvalidItem, Exit.USAGE),

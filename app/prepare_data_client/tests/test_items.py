@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
-from preparer.client import InvalidItem, Item
-from preparer.client.items import collect, read
+from prepare_data_client import InvalidItem, Item
+from prepare_data_client.items import collect, read
 
 DID = "testing:prepare_data_test.txt"
 PATH = "testing/84/1c/prepare_data_test.txt"

@@ -17,9 +17,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from preparer.client.errors import InvalidItem
-from preparer.client.models import Item
-from preparer.did import Algorithm
+from prepare_data_client.did import Algorithm
+from prepare_data_client.errors import InvalidItem
+from prepare_data_client.models import Item
 
 WORDS = {"path": "path", "to": "destination", "size": "size", "md5": "md5", "adler32": "adler32"}
 KEYS = {"did", *WORDS.values()}

@@ -1,7 +1,7 @@
 """Client of prepare-data: `Client`, what it returns, and what it raises."""
 
-from preparer.client.api import Client
-from preparer.client.errors import (
+from prepare_data_client.api import Client
+from prepare_data_client.errors import (
     Fault,
     InvalidItem,
     InvalidTask,
@@ -12,7 +12,7 @@ from preparer.client.errors import (
     Unreachable,
     WaitTimeout,
 )
-from preparer.client.models import Estimate, File, Item, Task
+from prepare_data_client.models import Estimate, File, Item, Task
 
 __all__ = [
     "Client",

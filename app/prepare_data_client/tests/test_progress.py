@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 
 import pytest
-from preparer.client import Task
-from preparer.client.progress import Meter, Rate, duration
+from prepare_data_client import Task
+from prepare_data_client.progress import Meter, Rate, duration
 from rich.console import Console
 
 from .conftest import task
@@ -37,7 +37,7 @@ def test_duration(seconds: float, text: str) -> None:
 
 def test_lines_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 1.0, 2.0, 20.0])
-    monkeypatch.setattr("preparer.client.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("prepare_data_client.progress.time.monotonic", lambda: next(clock))
     out = io.StringIO()
     with Meter(Console(file=out, width=200)) as meter:
         for done, state in ((0, "RUNNING"), (1, "RUNNING"), (2, "RUNNING"), (10, "SUCCEEDED")):
@@ -51,7 +51,7 @@ def test_lines_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_bar_tells_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 2.0])
-    monkeypatch.setattr("preparer.client.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("prepare_data_client.progress.time.monotonic", lambda: next(clock))
     meter = Meter(Console(file=io.StringIO(), force_terminal=True, width=200))
     for done in (0, 4):
         meter.show(

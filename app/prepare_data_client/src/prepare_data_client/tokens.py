@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from preparer.client.errors import PrepareDataError, Refused, Unreachable
-from preparer.client.transport import Transport
+from prepare_data_client.errors import PrepareDataError, Refused, Unreachable
+from prepare_data_client.transport import Transport
 
 VARIABLE = "PREPARE_DATA_TOKEN"
 DEVICE = "urn:ietf:params:oauth:grant-type:device_code"

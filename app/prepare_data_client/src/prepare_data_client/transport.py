@@ -19,7 +19,7 @@ import requests
 from requests.auth import AuthBase, HTTPBasicAuth
 from requests.utils import get_environ_proxies
 
-from preparer.client.errors import Fault, NotFound, PrepareDataError, Refused, Unauthorized, Unreachable
+from prepare_data_client.errors import Fault, NotFound, PrepareDataError, Refused, Unauthorized, Unreachable
 
 TokenSource = str | Callable[[], str] | None
 

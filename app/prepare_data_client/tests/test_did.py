@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from preparer.did import DID, InvalidDID, InvalidPath, destination, relative
+from prepare_data_client.did import DID, InvalidDID, InvalidPath, destination, relative
 
 # The first three are paths of public files in SKA's data lake.
 VECTORS = [

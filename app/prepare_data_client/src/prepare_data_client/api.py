@@ -19,10 +19,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from preparer.client import events
-from preparer.client.errors import InvalidTask, Unreachable, WaitTimeout
-from preparer.client.models import Estimate, File, Item, Task
-from preparer.client.transport import TokenSource, Transport
+from prepare_data_client import events
+from prepare_data_client.errors import InvalidTask, Unreachable, WaitTimeout
+from prepare_data_client.models import Estimate, File, Item, Task
+from prepare_data_client.transport import TokenSource, Transport
 
 PAGE = 1000
 # The service sends a comment at least every 15 s; three missed ones mean that the connection is dead.

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from preparer.client import (
+from prepare_data_client import (
     Client,
     InvalidTask,
     Item,
@@ -26,7 +26,7 @@ ID = task()["id"]
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no test wait for a pause between two tries."""
-    monkeypatch.setattr("preparer.client.transport.LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr("prepare_data_client.transport.LONGEST_PAUSE", 0.01)
 
 
 @pytest.fixture

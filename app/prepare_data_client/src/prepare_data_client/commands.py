@@ -15,12 +15,12 @@ from typing import Any
 from rich.console import Console
 from rich.filesize import decimal
 
-from preparer.client import items, tokens
-from preparer.client.api import Client
-from preparer.client.arguments import Exit
-from preparer.client.errors import InvalidItem
-from preparer.client.models import Item, Task
-from preparer.client.progress import Meter, duration
+from prepare_data_client import items, tokens
+from prepare_data_client.api import Client
+from prepare_data_client.arguments import Exit
+from prepare_data_client.errors import InvalidItem
+from prepare_data_client.models import Item, Task
+from prepare_data_client.progress import Meter, duration
 
 SHOWN_FAILURES = 20
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from preparer.client.errors import InvalidItem
-from preparer.did import DID, Algorithm, InvalidDID, InvalidPath, destination
+from prepare_data_client.did import DID, Algorithm, InvalidDID, InvalidPath, destination
+from prepare_data_client.errors import InvalidItem
 
 FINAL = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "LOST"})
 TASK_STATES = ("QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED", "LOST")

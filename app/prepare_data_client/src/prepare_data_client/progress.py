@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-from preparer.client.models import Task
+from prepare_data_client.models import Task
 
 WINDOW = 15.0  # s, over which rates are measured
 LINE_EVERY = 5.0  # s

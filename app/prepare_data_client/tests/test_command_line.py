@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from preparer.client.__main__ import main
+from prepare_data_client.__main__ import main
 
 from .conftest import TASK, TOKEN, Service, answer, event, file, hang_up, problem, stream, task
 
@@ -19,7 +19,7 @@ Run = Callable[..., int]
 
 @pytest.fixture
 def run(service: Service, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setattr("preparer.client.transport.LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr("prepare_data_client.transport.LONGEST_PAUSE", 0.01)
     monkeypatch.setenv("PREPARE_DATA_TOKEN", TOKEN)
     monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
     return lambda *arguments: main(["--url", service.url, *arguments])
