@@ -19,7 +19,7 @@ def test_the_registry_leads_to_the_service(shell: Any) -> None:
     printed = shell.python(
         "from cadcutils.net import wscapabilities, ws, Subject\n"
         "import os\n"
-        "client = ws.BaseWsClient('ivo://opencadc.org/cavern', Subject(), 'test/1.0',"
+        f"client = ws.BaseWsClient('ivo://{shell.stack.authority}/cavern', Subject(), 'test/1.0',"
         " host=os.environ['LOCAL_VOSPACE_WEBSERVICE'])\n"
         "print(client._get_url(('ivo://ivoa.net/std/VOSpace/v2.0#nodes', None)))\n"
         "print(client.is_available())\n"
@@ -69,7 +69,7 @@ def test_vosi_documents_are_read(shell: Any) -> None:
 
 
 def test_a_job_is_driven_from_beginning_to_end(shell: Any, home: str) -> None:
-    target = f"vos://opencadc.org~cavern/home/{shell.user}"
+    target = f"vos://{shell.stack.authority}~cavern/home/{shell.user}"
     printed = shell.python(
         SESSION
         + "from pyvo.dal import AsyncTAPJob\n"

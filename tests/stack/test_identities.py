@@ -14,13 +14,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from deployment import Deployment, playbook
 from strangers import self_signed
 
-GROUP = "ivo://opencadc.org/gms?team"
 MEMBER = "groupmember"
 NODE = (
     '<vos:node xmlns:vos="http://www.ivoa.net/xml/VOSpace/v2.0" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"'
     ' xsi:type="vos:ContainerNode"><vos:properties>{properties}</vos:properties><vos:nodes/></vos:node>'
 )
-GROUP_READ = f'<vos:property uri="ivo://ivoa.net/vospace/core#groupread">{GROUP}</vos:property>'
 
 
 def certificate(stack: Deployment, user: str) -> Path:
@@ -97,7 +95,7 @@ def test_the_group_service_is_asked_for_what_no_token_tells(
     nodes, files = f"{stack.url}/src/cavern/nodes/home/{user}", f"{stack.url}/src/cavern/files/home/{user}"
     inherit = (
         '<vos:property uri="ivo://cadc.nrc.ca/vospace/core#inheritPermissions">true</vos:property>'
-        + GROUP_READ
+        + f'<vos:property uri="ivo://ivoa.net/vospace/core#groupread">ivo://{stack.authority}/gms?team</vos:property>'
     )
     assert http.put(nodes, data=NODE.format(properties=inherit), timeout=30).status_code == 201
     assert http.put(f"{files}/f", data=b"for the team", timeout=30).status_code == 201

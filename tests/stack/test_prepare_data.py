@@ -25,7 +25,7 @@ FINAL = {"SUCCEEDED", "FAILED", "CANCELLED", "LOST"}
 CORE = "ivo://ivoa.net/vospace/core#"
 AREA = (
     '<vos:node xmlns:vos="http://www.ivoa.net/xml/VOSpace/v2.0" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"'
-    ' xsi:type="vos:ContainerNode" uri="vos://opencadc.org~cavern/home/{user}"><vos:properties>{properties}'
+    ' xsi:type="vos:ContainerNode" uri="vos://{authority}~cavern/home/{user}"><vos:properties>{properties}'
     "</vos:properties><vos:nodes/></vos:node>"
 )
 
@@ -262,12 +262,12 @@ def test_estimate(http: requests.Session, api: str, rse: Place) -> None:
     assert estimate["missing"] == [f"testing:{files.run}_nowhere"]
 
 
-def area_document(user: str, **properties: Any) -> str:
+def area_document(stack: Deployment, user: str, **properties: Any) -> str:
     """Document of a user's area with these properties of the standard."""
     entries = "".join(
         f'<vos:property uri="{CORE}{name}">{value}</vos:property>' for name, value in properties.items()
     )
-    return AREA.format(user=user, properties=entries)
+    return AREA.format(authority=stack.authority, user=user, properties=entries)
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["sizes of the request", "sizes of the RSE"])
@@ -285,7 +285,7 @@ def test_a_set_of_files_that_exceeds_the_quota_is_refused_as_a_whole(
     directory = stack.data / "cavern_data/cavern/home" / user / files.run
     with stack.session("cavernadmin") as administrator:
         made = administrator.put(
-            area, data=area_document(user, creator=user, quota=5 * size // 2), timeout=30
+            area, data=area_document(stack, user, creator=user, quota=5 * size // 2), timeout=30
         )
         assert made.status_code == 201, made.text
 
@@ -304,7 +304,7 @@ def test_a_set_of_files_that_exceeds_the_quota_is_refused_as_a_whole(
         assert {file["fault"] for file in results(http, api, again["id"])} == {"QuotaExceeded"}
         assert len(list(directory.iterdir())) == 2
 
-        more = administrator.post(area, data=area_document(user, quota=4 * size), timeout=30)
+        more = administrator.post(area, data=area_document(stack, user, quota=4 * size), timeout=30)
         assert more.status_code == 200, more.text
     assert http.post(f"{api}/v1/tasks/{again['id']}/retry", timeout=30).status_code == 202
     staged = follow(http, api, again["id"])

@@ -66,7 +66,7 @@ def test_registry(stack: Deployment, anonymous: requests.Session) -> None:
     assert answer.status_code == 200
     assert answer.headers["Content-Type"].startswith("text/plain")
     lines = dict(line.split(" = ") for line in answer.text.splitlines() if not line.startswith("#"))
-    assert lines["ivo://opencadc.org/cavern"] == f"{stack.url}/src/cavern/capabilities"
+    assert lines[f"ivo://{stack.authority}/cavern"] == f"{stack.url}/src/cavern/capabilities"
 
 
 def test_root_node(stack: Deployment, anonymous: requests.Session) -> None:

@@ -69,6 +69,8 @@ class Deployment:
     public_name: str
     url: str
     """Public base URL, without a trailing slash."""
+    authority: str
+    """Authority of the services' resource ids: ``ivo://<authority>/cavern``."""
     state: Path
     data: Path
     logs: Path

@@ -83,6 +83,7 @@ async def client(
         "PREPARER_MAX_RATE": "40",
         "PREPARER_ESTIMATE_RATE": "5",
         "PREPARER_ESTIMATE_FILES": "50",
+        "PREPARER_USER_EVENTS": "2",
     }
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
@@ -94,6 +95,7 @@ async def client(
         httpx.AsyncClient(transport=transport, base_url="http://core", timeout=60) as client,
     ):
         app.state.context.verifier = Verifier()
+        client.following = app.state.context.following  # type: ignore[attr-defined]
         yield client
 
 
@@ -231,3 +233,38 @@ async def test_a_user_has_so_many_estimates(client: httpx.AsyncClient, elements:
     answers = [await client.post("/v1/estimate", json=files(1), headers=as_user("ada")) for _ in range(5)]
     assert [answer.status_code for answer in answers] == [200] * 4 + [429]
     assert answers[-1].json()["detail"].startswith("At most 5 estimates a minute")
+
+
+# -- event streams -------------------------------------------------------------------------------------------
+
+
+async def test_a_user_has_so_many_event_streams(client: httpx.AsyncClient) -> None:
+    task = (await client.post("/v1/tasks", json=files(1), headers=as_user("ada"))).json()["id"]
+    events = f"/v1/tasks/{task}/events"
+
+    def follow() -> asyncio.Task[httpx.Response]:
+        return asyncio.create_task(client.get(events, headers=as_user("ada")))
+
+    async def opened(count: int) -> None:
+        async with asyncio.timeout(30):
+            while client.following["ada"] != count:  # type: ignore[attr-defined]  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    left, stays = follow(), follow()
+    await opened(2)
+    refused = await client.get(events, headers=as_user("ada"))
+    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "5")
+    assert refused.headers["Content-Type"] == "application/problem+json"
+    assert refused.json()["detail"].startswith("At most 2 event streams of one user (preparer_user_events);")
+    # Nobody else's part is taken, and the task itself can be asked for.
+    assert (await client.get(events, headers=as_user("bob"))).status_code == 404
+    assert (await client.get(f"/v1/tasks/{task}", headers=as_user("ada"))).status_code == 200
+
+    left.cancel()
+    await opened(1)
+    again = follow()
+    await opened(2)
+    assert (await client.post(f"/v1/tasks/{task}/cancel", headers=as_user("ada"))).status_code == 202
+    for followed in (stays, again):
+        assert "event: final" in (await followed).text
+    await opened(0)

@@ -79,6 +79,9 @@ class PreparerSettings(ServiceSettings):
     preparer_estimate_files: int = Field(
         10_000, ge=1, description="Most files of an estimate of which the RSE is asked"
     )
+    preparer_user_events: int = Field(
+        100, ge=1, description="Most event streams of one user that are open at once, in each server process"
+    )
     preparer_user_tasks: int = Field(4, ge=1, description="Tasks of one user that are staged at once")
     preparer_site_tasks: int = Field(32, ge=1, description="Tasks of the site that are staged at once")
     preparer_file_concurrency: int = Field(16, ge=1, description="Files of one task in transfer at once")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import io
 import os
@@ -9,16 +10,20 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+import threading
 import time
 import zipfile
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path, PurePosixPath
 from xml.sax.saxutils import escape
 
+import httpx
 import pytest
 from stream_unzip import stream_unzip
-from vospace.package import zip_stream
+from vospace.config import Settings
+from vospace.package import handlers, zip_stream
 
 ROOT = "vos://opencadc.org~cavern"
 TAR, ZIP = "application/x-tar", "application/zip"
@@ -38,21 +43,29 @@ MTIME = 1_600_000_000
 Package = Callable[..., Awaitable[bytes]]
 
 
+async def ask(
+    client: httpx.AsyncClient, *paths: str, kind: str = ZIP, headers: dict[str, str] | None = None
+) -> str:
+    """URL of the package of some paths."""
+    targets = "".join(f"<vos:target>{escape(ROOT + path)}</vos:target>" for path in paths)
+    asked = (
+        f'<vos:transfer xmlns:vos="http://www.ivoa.net/xml/VOSpace/v2.0" version="2.1">{targets}'
+        "<vos:direction>pullFromVoSpace</vos:direction>"
+        '<vos:view uri="vos://cadc.nrc.ca~vospace/CADC/std/Pkg-1.0">'
+        f'<vos:param uri="ivo://ivoa.net/vospace/core#format">{kind}</vos:param></vos:view></vos:transfer>'
+    )
+    sent = {"Content-Type": "text/xml"} | (headers or {})
+    answer = await client.post("/synctrans", content=asked, headers=sent)
+    assert answer.status_code == 303, answer.text
+    return answer.headers["location"]
+
+
 @pytest.fixture
 def package(client) -> Package:
     """Ask as anybody for a package of some paths, and download it."""
 
     async def package(*paths: str, kind: str = ZIP) -> bytes:
-        targets = "".join(f"<vos:target>{escape(ROOT + path)}</vos:target>" for path in paths)
-        asked = (
-            f'<vos:transfer xmlns:vos="http://www.ivoa.net/xml/VOSpace/v2.0" version="2.1">{targets}'
-            "<vos:direction>pullFromVoSpace</vos:direction>"
-            '<vos:view uri="vos://cadc.nrc.ca~vospace/CADC/std/Pkg-1.0">'
-            f'<vos:param uri="ivo://ivoa.net/vospace/core#format">{kind}</vos:param></vos:view></vos:transfer>'
-        )
-        answer = await client.post("/synctrans", content=asked, headers={"Content-Type": "text/xml"})
-        assert answer.status_code == 303, answer.text
-        answer = await client.get(answer.headers["location"])
+        answer = await client.get(await ask(client, *paths, kind=kind))
         assert answer.status_code == 200
         return answer.content
 
@@ -316,6 +329,53 @@ def links_below(directory: Path) -> set[str]:
         assert not PurePosixPath(os.readlink(link)).is_absolute()
         assert link.resolve().is_relative_to(directory)
     return {str(link.relative_to(directory)) for link in links}
+
+
+@pytest.mark.usefixtures("client")
+async def test_one_user_downloads_so_many_packages_at_once(
+    settings: Settings,
+    running: Callable[[Settings], AbstractAsyncContextManager[httpx.AsyncClient]],
+    place: Path,
+    ada: dict[str, str],
+    bob: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Everybody else's are served meanwhile, and those without a name have one part together."""
+    write(place, {"f": b"content"})
+    going, packed = threading.Event(), handlers.packed
+
+    def held(*arguments: object) -> Iterator[bytes]:
+        assert going.wait(60)
+        yield from packed(*arguments)
+
+    async with running(settings.model_copy(update={"vospace_user_packages": 2})) as client:
+
+        async def url(caller: dict[str, str]) -> str:
+            return await ask(client, f"/{place.name}", headers=caller)
+
+        refused = {"of yours": ada, "of callers without a name": {}}
+        monkeypatch.setattr(handlers, "packed", held)
+        downloads = []
+        for caller in refused.values():
+            for _ in range(2):
+                location = await url(caller)
+                downloads.append(asyncio.create_task(client.get(location, headers=caller)))
+                async with asyncio.timeout(30):
+                    phase = f"{location.removesuffix('run')}phase"
+                    while (await client.get(phase, headers=caller)).text != "EXECUTING":  # noqa: ASYNC110
+                        await asyncio.sleep(0.01)
+        further = [(await url(caller), caller) for caller in refused.values()]
+        for (location, caller), whose in zip(further, refused, strict=True):
+            answer = await client.get(location, headers=caller)
+            assert answer.status_code == 429
+            assert f"2 packages {whose} are on their way: wait for the end of one" in answer.text
+        monkeypatch.setattr(handlers, "packed", packed)
+        assert (await client.get(await url(bob), headers=bob)).status_code == 200
+        going.set()
+        assert [answer.status_code for answer in await asyncio.gather(*downloads)] == [200] * 4
+        # What was refused can be had afterwards.
+        for location, caller in further:
+            assert (await client.get(location, headers=caller)).status_code == 200
 
 
 async def test_a_file_that_changes_while_it_is_read_breaks_the_package(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -50,6 +50,8 @@ class Context:
     asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(ASKING))
     # Who asks for an estimate at this moment.
     estimating: set[str] = field(default_factory=set)
+    # Event streams that are open, by user.
+    following: Counter[str] = field(default_factory=Counter)
     recent: dict[tuple[str, str], deque[float]] = field(default_factory=lambda: defaultdict(deque))
     # By the digest of a caller's token: when it was exchanged, for what, and when that ends.
     exchanged: dict[bytes, tuple[float, str, datetime | None]] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
-from voservice.problems import Conflict, Invalid
+from voservice.problems import Conflict, Invalid, TooMany
 
 from preparer.core.body import idempotency_key
 from preparer.core.context import Caller, Context, caller, context
@@ -203,7 +203,25 @@ async def renew(request: Request, task_id: str, who: Who) -> dict[str, Any]:
     return task_document(await find(request, task_id, who))
 
 
-@router.get("/tasks/{task_id}/events", summary="Follow a task")
+async def event_stream(request: Request, who: Who) -> AsyncIterator[None]:
+    """Count a user's open streams until the response has ended: each asks the ledger twice a second."""
+    shared, username = context(request), who.identity.username
+    most = shared.settings.preparer_user_events
+    if shared.following[username] >= most:
+        raise TooMany(
+            f"At most {most} event streams of one user (preparer_user_events); close one, or ask for the task itself",
+            headers={"Retry-After": "5"},
+        )
+    shared.following[username] += 1
+    try:
+        yield
+    finally:
+        shared.following[username] -= 1
+        if not shared.following[username]:
+            del shared.following[username]
+
+
+@router.get("/tasks/{task_id}/events", summary="Follow a task", dependencies=[Depends(event_stream)])
 async def events(request: Request, task_id: str, who: Who) -> StreamingResponse:
     """Server-sent events: ``progress`` whenever the task changes, ``final`` once, at its end."""
     found = await find(request, task_id, who)
