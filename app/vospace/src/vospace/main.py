@@ -89,7 +89,6 @@ def identities(settings: Settings) -> Identities:
 
 def build(settings: Settings, known: Identities) -> FastAPI:
     """Wire one server process."""
-    os.umask(UMASK)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a bulk pull holds a batch of files open
     space = Space(settings)
@@ -103,6 +102,7 @@ def build(settings: Settings, known: Identities) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        mask = os.umask(UMASK)
         threads = ThreadPoolExecutor(THREADS, thread_name_prefix="space")
         asyncio.get_running_loop().set_default_executor(threads)
         await database.wait(engine)
@@ -113,6 +113,7 @@ def build(settings: Settings, known: Identities) -> FastAPI:
         stopping.set()
         await sweeping
         await engine.dispose()
+        os.umask(mask)
 
     app = FastAPI(
         title="VOSpace",
