@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 from deployment import Deployment
-from vospace_client import ADMINISTRATOR, CORE, Space
+from user_space import ADMINISTRATOR, Space
+from vospace_client.terms import CORE
 
 DEFAULT = "ivo://default-group-should-be-ignored.opencadc.org/default-group?"
 MANY = 1200

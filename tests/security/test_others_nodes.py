@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import pytest
 from deployment import Deployment
-from vospace_client import ADMINISTRATOR, CORE, Space
+from user_space import ADMINISTRATOR, Space
+from vospace_client.terms import CORE, HTTP_GET
 
 REFUSED = ("ERROR", "PermissionDenied")
 
@@ -91,7 +92,7 @@ ATTACKS: dict[str, Callable[[Space, str, str], object]] = {
     "fetch over a file": lambda bob, path, home: bob.transfer(
         f"{path}/file",
         "pullToVoSpace",
-        f'<vos:protocol uri="{CORE}httpget"><vos:endpoint>http://rse-web:80/rse/x</vos:endpoint></vos:protocol>',
+        (HTTP_GET, "http://rse-web:80/rse/x"),
     ),
     "pull over a file": pull_over,
     "change a file": lambda bob, path, home: (

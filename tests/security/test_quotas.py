@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 from deployment import Deployment
-from vospace_client import ADMINISTRATOR, CORE, Space
+from user_space import ADMINISTRATOR, Space
+from vospace_client.terms import CORE, QUOTA
 
-QUOTA = f"{CORE}quota"
 REFUSED = ("ERROR", "PermissionDenied")
 
 

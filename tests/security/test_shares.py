@@ -10,9 +10,9 @@ import pytest
 import requests
 import wire
 from deployment import Deployment
-from vospace_client import VOS, Space
+from user_space import Space
+from vospace_client.terms import CORE, VOS
 
-CORE = "ivo://ivoa.net/vospace/core#"
 XML = {"Content-Type": "text/xml"}
 SUBMISSIONS = 12
 """More than all processes take apart at a time."""

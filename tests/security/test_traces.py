@@ -9,7 +9,8 @@ from pathlib import Path
 
 import requests
 from deployment import Deployment
-from vospace_client import ADMINISTRATOR, CORE, Space
+from user_space import ADMINISTRATOR, Space
+from vospace_client.terms import CORE
 
 
 def test_questions_bring_no_names_into_the_mapping(stack: Deployment, user: str) -> None:

@@ -11,11 +11,10 @@ from xml.sax.saxutils import escape, quoteattr
 
 from aiohttp import web
 from lxml import etree
-from preparer.cavern import BULK_PULL
 from voservice.uris import encode_node_path
+from vospace_client.terms import BULK_PULL, CORE
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-CORE = "ivo://ivoa.net/vospace/core#"
 
 
 def path_of(uri: str) -> str:

@@ -17,9 +17,9 @@ from aiohttp import web
 from cavern_double import CavernDouble
 from preparer.approaches.base import Job, StagingError
 from preparer.approaches.cavern import CavernApproach
-from preparer.cavern import Cavern, fault
 from preparer.config import PreparerSettings
 from preparer.ledger import FileState, Outcome
+from vospace_client.client import Cavern, fault
 
 CONTENT = {"a.dat": b"a" * 3_000_000, "b.dat": b"bb", "empty.dat": b""}
 CORE = "ivo://ivoa.net/vospace/core#"

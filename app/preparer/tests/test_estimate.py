@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from preparer.cavern import ADLER32, DATE, LENGTH, MD5, Node
 from preparer.core.estimate import Source, in_place, predict
 from preparer.ledger import NewFile
+from vospace_client.documents import Node
+from vospace_client.terms import ADLER32, DATE, LENGTH, MD5
 
 STAGED = datetime(2026, 11, 24, 12, tzinfo=UTC)
 PROPERTIES = {LENGTH: "3", MD5: "m" * 32, ADLER32: "a" * 8, DATE: "2026-11-24T12:00:00.000"}

@@ -19,7 +19,6 @@ from cavern_double import CavernDouble
 from cryptography.fernet import Fernet
 from preparer.approaches.base import Job
 from preparer.approaches.cavern import CavernApproach
-from preparer.cavern import Cavern
 from preparer.config import PreparerSettings
 from preparer.credentials import Vault
 from preparer.ledger import ACTIVE, Ledger, NewFile, NewTask, Outcome, TaskState
@@ -29,6 +28,7 @@ from preparer.worker import runner as worker
 from preparer.worker.runner import Runner
 from sqlalchemy.ext.asyncio import create_async_engine
 from voservice.testing import database_url, postgres
+from vospace_client.client import Cavern
 
 __all__ = ["database_url", "postgres"]
 

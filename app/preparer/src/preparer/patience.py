@@ -7,8 +7,9 @@ import logging
 import random
 import time
 
+from vospace_client.errors import Service, TransferError
+
 from preparer.config import PreparerSettings
-from preparer.faults import Service, TransferError
 
 logger = logging.getLogger("preparer.staging")
 

@@ -14,9 +14,9 @@ from voservice.answers import IDENTITY, Representation, Unreadable, seconds_aske
 from voservice.content import Content
 from voservice.digests import WANT_DIGEST
 from voservice.sources import RedirectedTooOften, SourcePolicy, SourceRefused, follow
+from vospace_client.errors import AWAY_STATUS, PASSING_STATUS, TransferError, is_away
 
 from preparer.config import PreparerSettings
-from preparer.faults import AWAY_STATUS, PASSING_STATUS, TransferError, is_away
 
 CHUNK = 1 << 20
 MISSING = {404, 410}

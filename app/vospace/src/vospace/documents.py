@@ -12,28 +12,35 @@ from urllib.parse import quote
 from xml.sax.saxutils import escape, quoteattr
 
 from lxml import etree
+from vospace_client.terms import (
+    ADLER32,
+    AVAILABLE_SPACE,
+    CONTENT_DATE,
+    CORE,
+    CREATOR,
+    DATE,
+    GROUP_READ,
+    GROUP_WRITE,
+    INHERIT,
+    LENGTH,
+    LOCKED,
+    MD5,
+    PUBLIC,
+    QUOTA,
+    READABLE,
+    VOS,
+    WRITABLE,
+    XSI,
+)
 
 from vospace.models.errors import InvalidArgument, RequestTooLarge, TypeNotSupported
 from vospace.models.node import Node
 from vospace.models.uri import XML_SPACE, Naming
 from vospace.parsing import children, parse, text_of, uri_of
-from vospace.storage.attributes import ADLER32, CORE, LOCKED, MD5, STAMP
+from vospace.storage.attributes import STAMP
 
-VOS = "http://www.ivoa.net/xml/VOSpace/v2.0"
-XSI = "http://www.w3.org/2001/XMLSchema-instance"
 MAX_DOCUMENT = 32 << 10
 """Bytes; Cavern's limit."""
-
-LENGTH = f"{CORE}length"
-DATE = f"{CORE}date"
-CREATOR = f"{CORE}creator"
-QUOTA = f"{CORE}quota"
-PUBLIC = f"{CORE}ispublic"
-GROUP_READ = f"{CORE}groupread"
-GROUP_WRITE = f"{CORE}groupwrite"
-INHERIT = "ivo://cadc.nrc.ca/vospace/core#inheritPermissions"
-READABLE = "ivo://cadc.nrc.ca/vospace/core#readable"
-WRITABLE = "ivo://cadc.nrc.ca/vospace/core#writable"
 
 READ_ONLY = frozenset(
     {
@@ -46,8 +53,8 @@ READ_ONLY = frozenset(
         WRITABLE,
         ADLER32,
         STAMP,
-        f"{CORE}content-date",
-        f"{CORE}availableSpace",
+        CONTENT_DATE,
+        AVAILABLE_SPACE,
     }
 )
 _STANDARD = frozenset(

@@ -14,7 +14,6 @@ from vospace.control.state import Control
 from vospace.uws.executor import Executor, Pool, Run
 from vospace.uws.model import (
     ErrorSummary,
-    ExecutionPhase,
     Job,
     JobFailure,
     LeaseLost,
@@ -26,6 +25,7 @@ from vospace.uws.model import (
 )
 from vospace.uws.service import JobService, Owner
 from vospace.uws.tables import metadata
+from vospace_client.terms import ExecutionPhase
 
 Phase = ExecutionPhase
 ADA = Owner("ada", {"username": "ada"})

@@ -10,9 +10,10 @@ import pytest
 from vospace.bulk.request import MAX_VALUE, RequestReader
 from vospace.models.errors import InvalidArgument, TooManyRequests
 from vospace.uws.executor import Executor, Pool, Run
-from vospace.uws.model import ExecutionPhase, Limits, Outcome, Share
+from vospace.uws.model import Limits, Outcome, Share
 from vospace.uws.service import JobService, Owner
 from vospace.uws.store import JobStore
+from vospace_client.terms import ExecutionPhase
 
 ADA, BOB, NOBODY = Owner("ada", {}), Owner("bob", {}), Owner(None, None)
 LIMITS = {"test": Limits(execution=3600, destruction=86400)}

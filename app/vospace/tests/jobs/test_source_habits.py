@@ -17,12 +17,12 @@ import aiohttp
 import pytest
 from preparer.approaches.base import Job
 from preparer.approaches.cavern import CavernApproach
-from preparer.cavern import Cavern
 from preparer.config import PreparerSettings
 from preparer.core.estimate import estimate
 from preparer.ledger import NewFile, Outcome
 from preparer.rse import Rse, RseError, Source
 from rse_habits import HabitualServer, habits
+from vospace_client.client import Cavern
 
 CORE = "ivo://ivoa.net/vospace/core#"
 

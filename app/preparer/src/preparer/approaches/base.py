@@ -8,8 +8,9 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+from vospace_client.errors import Service, TransferError
+
 from preparer.config import PreparerSettings
-from preparer.faults import Service, TransferError
 from preparer.ledger import GOOD, File, FileState, Outcome, Task
 from preparer.patience import Patience, delay
 

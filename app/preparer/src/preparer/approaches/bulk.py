@@ -11,18 +11,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
+from vospace_client.client import Cavern, CavernError, JobVanished, PullNotImplemented, Row
+from vospace_client.errors import tells_of_outage
+from vospace_client.terms import STARTABLE_PHASES, UNFINISHED_PHASES
+
 from preparer.approaches.base import Job, StagingError, logger
-from preparer.cavern import (
-    ACTIVE_PHASES,
-    WAITING_PHASES,
-    Cavern,
-    CavernError,
-    JobVanished,
-    PullNotImplemented,
-    Row,
-)
 from preparer.config import PreparerSettings
-from preparer.faults import tells_of_outage
 from preparer.ledger import File, FileState, Outcome
 from preparer.patience import Patience, delay
 
@@ -82,7 +76,7 @@ class BulkPull:
             return False
         bulk = job.bulk
         try:
-            if await self.cavern.phase(bulk, job.token) in WAITING_PHASES:
+            if await self.cavern.phase(bulk, job.token) in STARTABLE_PHASES:
                 await self.cavern.run(bulk, job.token)
             await self._follow(job, bulk, files)
         except JobVanished:
@@ -172,7 +166,7 @@ class BulkPull:
                 continue
             failures = 0
             patience.answered("Cavern")
-            if phase not in ACTIVE_PHASES:
+            if phase not in UNFINISHED_PHASES:
                 break
         await job.hold(None)
         if given_up:

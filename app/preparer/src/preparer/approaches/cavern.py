@@ -14,7 +14,12 @@ from functools import partial
 
 import aiohttp
 from voservice.auth import AuthenticationError, ClientCredentials
+from voservice.content import Content
 from voservice.digests import Digester
+from vospace_client.client import Cavern, CavernError, PullNotImplemented, Row
+from vospace_client.documents import Node
+from vospace_client.errors import TransferError
+from vospace_client.terms import ADLER32, CORE, ENCODING, LENGTH
 
 from preparer.approaches.base import (
     Approach,
@@ -26,19 +31,7 @@ from preparer.approaches.base import (
     until_final,
 )
 from preparer.approaches.bulk import BulkPull
-from preparer.cavern import (
-    ADLER32,
-    CORE,
-    ENCODING,
-    LENGTH,
-    Cavern,
-    CavernError,
-    Node,
-    PullNotImplemented,
-    Row,
-)
 from preparer.config import PreparerSettings
-from preparer.faults import TransferError
 from preparer.ledger import File, FileState, Outcome, Task
 from preparer.rse import Rse, RseError, Sending
 
@@ -96,7 +89,7 @@ class CavernApproach(Approach):
         """Refuse a set of files that does not fit into what is left of the user's quota, as far as can be told."""
         try:
             home = await self._ensure_home(job.task, job.token)
-            room = home.room if home else None
+            room = home.quota_left if home else None
             if room is None:
                 return
             needed = 0
@@ -140,7 +133,9 @@ class CavernApproach(Approach):
 
     def row(self, file: File) -> Row:
         """What is asked of Cavern for one file."""
-        return Row(self.rse.url(file.path), self.cavern.uri(file.target), file.size, file.md5, file.adler32)
+        return Row(
+            self.rse.url(file.path), self.cavern.uri(file.target), Content(file.size, file.md5, file.adler32)
+        )
 
     # -- staging ---------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from io import FileIO
 from pathlib import Path
 
 from voservice.digests import Digester
+from vospace_client.errors import TransferError
 
 from preparer.approaches.base import (
     Approach,
@@ -28,7 +29,6 @@ from preparer.approaches.base import (
     until_final,
 )
 from preparer.config import PreparerSettings
-from preparer.faults import TransferError
 from preparer.ledger import File, FileState, Outcome, Task
 
 CHUNK = 4 << 20

@@ -20,8 +20,8 @@ from voservice.auth import (
 )
 from voservice.logging import bind
 from voservice.problems import TooMany, Unauthorized
+from vospace_client.client import Cavern
 
-from preparer.cavern import Cavern
 from preparer.config import PreparerSettings
 from preparer.core.body import Arrivals, read_json
 from preparer.core.outbox import Outbox

@@ -9,8 +9,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from voservice.problems import TooLarge, TooMany, Unavailable
+from vospace_client.client import CavernError
+from vospace_client.documents import Node
+from vospace_client.terms import ADLER32, DATE, LENGTH, MD5
 
-from preparer.cavern import ADLER32, DATE, LENGTH, MD5, CavernError, Node
 from preparer.core.context import Caller, Context
 from preparer.ledger import NewFile
 from preparer.rse import RseError, Source
@@ -147,4 +149,4 @@ async def _staged(shared: Context, who: Caller, files: Sequence[NewFile]) -> dic
 async def _quota_left(shared: Context, who: Caller) -> int | None:
     """Bytes left in the user's area, or None without a quota."""
     node = await shared.cavern.node(f"{shared.settings.preparer_home}/{who.identity.username}", who.token)
-    return node.room if node else None
+    return node.quota_left if node else None

@@ -18,9 +18,9 @@ from voservice.config import load
 from voservice.logging import AccessLog, configure
 from voservice.middleware import protect
 from voservice.problems import Forbidden
+from vospace_client.client import Cavern
 
 from preparer import tasks
-from preparer.cavern import Cavern
 from preparer.config import PreparerSettings
 from preparer.core import legacy, v1
 from preparer.core.body import Arrivals

@@ -17,13 +17,13 @@ from celery.signals import setup_logging
 from prometheus_client import start_http_server
 from voservice import database
 from voservice.auth import ClientCredentials
+from vospace_client.client import Cavern
 
 import preparer.ledger
 from preparer import tasks
 from preparer.approaches.base import Approach
 from preparer.approaches.cavern import CavernApproach
 from preparer.approaches.filesystem import CopyApproach, LinkApproach
-from preparer.cavern import Cavern
 from preparer.config import PreparerSettings
 from preparer.credentials import Vault
 from preparer.ledger import Ledger

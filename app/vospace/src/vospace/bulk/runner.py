@@ -26,6 +26,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 
+from vospace_client.terms import ExecutionPhase
+
 from vospace.bulk.model import Finished, IfExists, Row, RowState
 from vospace.bulk.store import RowStore
 from vospace.bulk.targets import Target, Targets, failed
@@ -39,7 +41,7 @@ from vospace.storage.system_calls import sync_file_system
 from vospace.transfers.commit import uninterrupted
 from vospace.transfers.fetcher import Fetched, Fetcher
 from vospace.uws.executor import Run
-from vospace.uws.model import ErrorSummary, ExecutionPhase, Outcome, Result
+from vospace.uws.model import ErrorSummary, Outcome, Result
 
 logger = logging.getLogger(__name__)
 

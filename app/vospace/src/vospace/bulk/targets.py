@@ -10,6 +10,7 @@ from collections import OrderedDict
 
 from voservice.content import Content
 from voservice.digests import Digester
+from vospace_client import terms
 
 from vospace.bulk.model import Finished, IfExists, Row, RowState
 from vospace.models.caller import Caller
@@ -17,7 +18,6 @@ from vospace.models.errors import DuplicateNode, Fault, InvalidArgument, Invalid
 from vospace.models.uri import Path, check_new_name
 from vospace.space.lookup import Located
 from vospace.space.space import Space
-from vospace.storage import attributes
 from vospace.storage.tree import Kind, Status
 from vospace.transfers.fetcher import Fetched
 
@@ -218,7 +218,7 @@ def _stored(place: Located, descriptor: int) -> Content:
     """Return the content of a data node, with the checksums that are stored with it."""
     found = place.directory.properties.read(descriptor)
     size = os.fstat(descriptor).st_size
-    return Content(size, found.get(attributes.MD5), found.get(attributes.ADLER32))
+    return Content(size, found.get(terms.MD5), found.get(terms.ADLER32))
 
 
 def _same(row: Row, place: Located, descriptor: int, size: int) -> bool:

@@ -17,9 +17,9 @@ from typing import cast
 import http_sf
 from starlette.datastructures import Headers
 from voservice.digests import ADLER32, MD5
+from vospace_client import terms
 
 from vospace.models.errors import ChecksumMismatch, InvalidArgument
-from vospace.storage import attributes
 from vospace.storage.sinks import FileSink
 
 _SIZES = {MD5: 16, ADLER32: 4, "sha1": 20, "sha256": 32, "sha512": 64}
@@ -67,7 +67,7 @@ class Known:
 
     def __init__(self, properties: Mapping[str, str]) -> None:
         """`properties`: of its node."""
-        found = {MD5: properties.get(attributes.MD5), ADLER32: properties.get(attributes.ADLER32)}
+        found = {MD5: properties.get(terms.MD5), ADLER32: properties.get(terms.ADLER32)}
         self._values = {
             algorithm: raw for algorithm, text in found.items() if (raw := _raw(algorithm, text)) is not None
         }

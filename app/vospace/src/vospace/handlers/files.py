@@ -12,6 +12,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response, StreamingResponse
 from voservice.browsers import SANDBOX
+from vospace_client import terms
 
 from vospace.handlers import conditions
 from vospace.handlers.digests import Known, Stated
@@ -22,7 +23,6 @@ from vospace.models.uri import Path, decode_path
 from vospace.services.preauth import PREFIX, Mode, Preauth
 from vospace.space.lookup import OpenFile
 from vospace.space.space import Space
-from vospace.storage import attributes
 from vospace.storage.sinks import FileSink
 
 BLOCK = 1 << 20
@@ -141,12 +141,12 @@ class FileHandlers:
             if announced is not None and sink.length != announced:
                 raise InvalidArgument(f"the body has {sink.length} bytes, announced were {announced}")
             stated.verify(sink)
-            properties = {attributes.MD5: sink.md5, attributes.ADLER32: sink.adler32}
+            properties = {terms.MD5: sink.md5, terms.ADLER32: sink.adler32}
             kind = request.headers.get("content-type")
             if kind:
-                properties[attributes.TYPE] = kind
+                properties[terms.TYPE] = kind
             if encoding := request.headers.get("content-encoding"):
-                properties[attributes.ENCODING] = encoding
+                properties[terms.ENCODING] = encoding
             await asyncio.to_thread(upload.commit, properties)
             written = os.fstat(upload.descriptor)
         finally:
@@ -187,8 +187,8 @@ def _headers(opened: OpenFile, name: str) -> dict[str, str]:
         "Accept-Ranges": "bytes",
     }
     properties = opened.properties
-    headers["Content-Type"] = _header_value(properties.get(attributes.TYPE)) or "application/octet-stream"
-    if encoding := _header_value(properties.get(attributes.ENCODING)):
+    headers["Content-Type"] = _header_value(properties.get(terms.TYPE)) or "application/octet-stream"
+    if encoding := _header_value(properties.get(terms.ENCODING)):
         headers["Content-Encoding"] = encoding
     return headers
 

@@ -12,8 +12,8 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 from voservice.auth import USERNAME
 from voservice.responses import xml
+from vospace_client import terms
 
-from vospace import documents
 from vospace.documents import (
     MAX_DOCUMENT,
     READ_ONLY,
@@ -160,9 +160,9 @@ class NodeHandlers:
     ) -> list[Node]:
         by, descending = sort
         nodes = list(self._space.children(caller, path))
-        if by == documents.LENGTH:
+        if by == terms.LENGTH:
             nodes.sort(key=lambda n: (n.length, n.path[-1]), reverse=descending)
-        elif by == documents.DATE:
+        elif by == terms.DATE:
             nodes.sort(key=lambda n: (n.modified_ns, n.path[-1]), reverse=descending)
         else:
             nodes.sort(key=lambda n: n.path[-1], reverse=descending)
@@ -183,7 +183,7 @@ class NodeHandlers:
         return b"".join([part async for part in self._xml(node, iter(()), "properties")])
 
     async def _json(self, node: Node, children: Iterator[Node], detail: str) -> AsyncIterator[bytes]:
-        spaces = {"@xmlns:vos": documents.VOS, "@xmlns:xsi": documents.XSI}
+        spaces = {"@xmlns:vos": terms.VOS, "@xmlns:xsi": terms.XSI}
         content = _json_node(self._space, node, await self._names([node]), detail)
         text = json.dumps({"vos:node": spaces | content})
         if node.kind != "ContainerNode":
@@ -235,7 +235,7 @@ class NodeHandlers:
             container = document.kind == "ContainerNode"
             await asyncio.to_thread(self._space.require_create, caller, path, container=container)
         change = await self._changes.of(document, admin=admin)
-        creator = document.properties.get(documents.CREATOR)
+        creator = document.properties.get(terms.CREATOR)
         owner = await self._owner(creator) if admin and creator else None
         match document.kind:
             case "ContainerNode":
@@ -265,11 +265,11 @@ class NodeHandlers:
         """uid and gid of a user given by name or, as Cavern allows too, by number."""
         if not creator.isdecimal():
             if not USERNAME.match(creator):
-                raise InvalidArgument(f"{documents.CREATOR}: not a user: {creator[:80]!r}")
+                raise InvalidArgument(f"{terms.CREATOR}: not a user: {creator[:80]!r}")
             return await self._identities.account(creator)
         name = await self._identities.name(int(creator)) if len(creator) < 11 else None
         if name is None:
-            raise InvalidArgument(f"{documents.CREATOR}: nobody has the uid {creator[:80]}")
+            raise InvalidArgument(f"{terms.CREATOR}: nobody has the uid {creator[:80]}")
         return await self._identities.account(name)
 
     def _link_target(self, target: str) -> Path | str:
@@ -338,8 +338,8 @@ def _sort(parameters: Parameters) -> tuple[str, bool] | None:
     by, order = parameters.first("sort"), parameters.first("order")
     if by is None and order is None:
         return None
-    if by not in (None, documents.LENGTH, documents.DATE, "ivo://ivoa.net/vospace/core#title"):
-        raise InvalidArgument(f"sort must be {documents.DATE} or {documents.LENGTH}")
+    if by not in (None, terms.LENGTH, terms.DATE, terms.TITLE):
+        raise InvalidArgument(f"sort must be {terms.DATE} or {terms.LENGTH}")
     if (order or "asc").lower() not in ("asc", "desc"):
         raise InvalidArgument("order must be asc or desc")
     return by or "", (order or "asc").lower() == "desc"

@@ -8,25 +8,17 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import RedirectResponse, Response
 from voservice.responses import xml
 from voservice.vosi import CERTIFICATE, TOKEN
+from vospace_client.terms import BIDIRECTIONAL, PULL_FROM, PUSH_TO, VIEW_PACKAGE, ExecutionPhase
 
 from vospace.models.caller import ANONYMOUS, Caller
 from vospace.models.errors import Fault, InvalidArgument, JobNotFound, PermissionDenied
 from vospace.package.handlers import KIND as PACKAGE
 from vospace.package.request import check_package
 from vospace.space.space import Space
-from vospace.transfers.documents import (
-    BIDIRECTIONAL,
-    PULL_FROM,
-    PUSH_TO,
-    VIEW_PACKAGE,
-    Protocol,
-    Transfer,
-    read_transfer,
-    write_transfer,
-)
+from vospace.transfers.documents import Protocol, Transfer, read_transfer, write_transfer
 from vospace.transfers.faults import job_text
 from vospace.transfers.negotiation import Negotiator
-from vospace.uws.model import ErrorSummary, ExecutionPhase, Job, Result, is_job_id
+from vospace.uws.model import ErrorSummary, Job, Result, is_job_id
 from vospace.uws.parameters import Parameters, document_or_parameters, run_id, wants_run
 from vospace.uws.routes import OwnerOf, see_other
 from vospace.uws.service import MAX_WAIT, JobService, Owner

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
 from voservice import vosi
 from voservice.responses import xml
+from vospace_client import terms
 
 from vospace.control.state import State
 
@@ -21,14 +22,14 @@ OPEN = (vosi.ANONYMOUS,)
 CAPABILITIES: list[tuple[str, str, str, tuple[str, ...]]] = [
     ("ivo://ivoa.net/std/VOSI#capabilities", "capabilities", "full", OPEN),
     ("ivo://ivoa.net/std/VOSI#availability", "availability", "full", OPEN),
-    ("ivo://ivoa.net/std/VOSpace/v2.0#nodes", "nodes", "base", EVERYBODY),
-    ("ivo://ivoa.net/std/VOSpace#files-proto", "files", "base", EVERYBODY),
-    ("ivo://ivoa.net/std/VOSpace/v2.0#transfers", "transfers", "full", EVERYBODY),
-    ("ivo://ivoa.net/std/VOSpace#sync-2.1", "synctrans", "full", EVERYBODY),
-    ("vos://cadc.nrc.ca~vospace/CADC/std/Pkg-1.0", "pkg", "full", EVERYBODY),
-    ("ivo://ivoa.net/std/VOSpace#recursive-nodeprops-proto", "async-setprops", "full", KNOWN),
-    ("ivo://ivoa.net/std/VOSpace#recursive-delete-proto", "async-delete", "full", KNOWN),
-    ("ivo://skao.int/std/VOSpace#bulk-pull-1.0", "bulk-pull", "full", KNOWN),
+    (terms.NODES, "nodes", "base", EVERYBODY),
+    (terms.FILES, "files", "base", EVERYBODY),
+    (terms.TRANSFERS, "transfers", "full", EVERYBODY),
+    (terms.SYNCTRANS, "synctrans", "full", EVERYBODY),
+    (terms.PACKAGE, "pkg", "full", EVERYBODY),
+    (terms.RECURSIVE_PROPERTIES, "async-setprops", "full", KNOWN),
+    (terms.RECURSIVE_DELETE, "async-delete", "full", KNOWN),
+    (terms.BULK_PULL, "bulk-pull", "full", KNOWN),
     ("vos://cadc.nrc.ca~vospace/CADC/std/LOGGING#logControl-1.0", "logControl", "full", KNOWN),
 ]
 

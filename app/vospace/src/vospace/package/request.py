@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from vospace_client.terms import FORMAT
+
 from vospace.models.caller import Caller
 from vospace.models.errors import Fault, InvalidArgument, PermissionDenied
 from vospace.models.uri import Path
 from vospace.package.archive import STREAMS, TAR, ZIP
 from vospace.space.space import Space
-from vospace.transfers.documents import PARAM_FORMAT, Transfer
+from vospace.transfers.documents import Transfer
 
 
 def read_package(space: Space, transfer: Transfer) -> tuple[str, list[Path]]:
     """The media type and the nodes of a package. Raises a Fault that names what is wrong."""
-    kind = (transfer.view.param(PARAM_FORMAT) if transfer.view else None) or TAR
+    kind = (transfer.view.param(FORMAT) if transfer.view else None) or TAR
     if kind not in STREAMS:
-        raise InvalidArgument(f"param {PARAM_FORMAT} must be {TAR} or {ZIP}, not {kind[:80]}")
+        raise InvalidArgument(f"param {FORMAT} must be {TAR} or {ZIP}, not {kind[:80]}")
     return kind, [space.naming.path(target) for target in transfer.targets]
 
 

@@ -6,8 +6,9 @@ import asyncio
 from dataclasses import replace
 
 from fastapi import Request
+from vospace_client.terms import CREATOR, QUOTA
 
-from vospace.documents import CREATOR, MAX_DOCUMENT, QUOTA, read_node
+from vospace.documents import MAX_DOCUMENT, read_node
 from vospace.models.caller import Caller
 from vospace.models.errors import InvalidArgument, InvalidURI, PermissionDenied
 from vospace.recursive.runner import change_record

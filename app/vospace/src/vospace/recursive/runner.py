@@ -8,6 +8,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import islice
 
+from vospace_client.terms import ExecutionPhase
+
 from vospace.models.caller import Caller
 from vospace.models.errors import Fault, InvalidArgument, NodeNotFound
 from vospace.models.node import Change
@@ -17,7 +19,7 @@ from vospace.storage.tree import Kind
 from vospace.transfers.copying import Flag
 from vospace.transfers.faults import job_failure
 from vospace.uws.executor import Run
-from vospace.uws.model import ErrorSummary, ExecutionPhase, Outcome, Result
+from vospace.uws.model import ErrorSummary, Outcome, Result
 
 logger = logging.getLogger(__name__)
 STEP = 500

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from voservice.auth import GROUP
+from vospace_client import terms
+from vospace_client.terms import LOCKED
 
 from vospace import documents
 from vospace.documents import NodeDocument
@@ -12,10 +14,9 @@ from vospace.models.errors import InvalidArgument
 from vospace.models.node import Change
 from vospace.models.sizes import byte_count
 from vospace.services.identities import Identities
-from vospace.storage.attributes import LOCKED
 
 _BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
-_HANDLED = frozenset({documents.PUBLIC, documents.GROUP_READ, documents.GROUP_WRITE, documents.INHERIT})
+_HANDLED = frozenset({terms.PUBLIC, terms.GROUP_READ, terms.GROUP_WRITE, terms.INHERIT})
 
 
 class Changes:
@@ -32,7 +33,7 @@ class Changes:
         for key, value in given.items():
             if key in _HANDLED:
                 continue
-            if key == documents.QUOTA and admin:
+            if key == terms.QUOTA and admin:
                 if value is not None and byte_count(value) is None:
                     raise InvalidArgument(f"quota must be a number of bytes, not {value[:40]!r}")
                 properties[key] = value
@@ -43,10 +44,10 @@ class Changes:
                     documents.check_key(key)
                 properties[key] = value or None
         return Change(
-            public=_flag(given, documents.PUBLIC),
-            read_gids=await self._groups(given, documents.GROUP_READ),
-            write_gids=await self._groups(given, documents.GROUP_WRITE),
-            inherits=_flag(given, documents.INHERIT),
+            public=_flag(given, terms.PUBLIC),
+            read_gids=await self._groups(given, terms.GROUP_READ),
+            write_gids=await self._groups(given, terms.GROUP_WRITE),
+            inherits=_flag(given, terms.INHERIT),
             properties=properties,
         )
 
@@ -64,7 +65,7 @@ class Changes:
 
 def names_groups(document: NodeDocument) -> bool:
     """Whether groups get numbers for what a document asks, if they have none."""
-    return any(document.properties.get(key) for key in (documents.GROUP_READ, documents.GROUP_WRITE))
+    return any(document.properties.get(key) for key in (terms.GROUP_READ, terms.GROUP_WRITE))
 
 
 def _flag(given: Mapping[str, str | None], key: str) -> bool | None:

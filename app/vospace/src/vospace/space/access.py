@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from vospace_client import terms
+
 from vospace.models.caller import Caller
 from vospace.models.errors import NodeLocked, PermissionDenied
 from vospace.models.sizes import byte_count
 from vospace.models.uri import Naming, Path, check_new_name
-from vospace.storage import attributes
 from vospace.storage.posix_acl import READ, WRITE
 from vospace.storage.tree import Directory, Kind, Status
-
-QUOTA = f"{attributes.CORE}quota"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ class Gate:
             return
         if path[:-1] in self.rules.allocation_parents:
             self.allocation_uid = directory.status.stat.st_uid
-        limit = directory.properties.one(directory.descriptor, QUOTA)
+        limit = directory.properties.one(directory.descriptor, terms.QUOTA)
         if limit is not None and (size := byte_count(limit)) is not None:
             self.quota = (path, size)
 
@@ -145,7 +144,7 @@ class Gate:
 
 def require_unlocked(directory: Directory, descriptor: int) -> None:
     """Raises NodeLocked for a directory, or what is open in it, that is locked."""
-    if directory.properties.one(descriptor, attributes.LOCKED) == "true":
+    if directory.properties.one(descriptor, terms.LOCKED) == "true":
         raise NodeLocked
 
 

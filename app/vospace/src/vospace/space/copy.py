@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from vospace_client import terms
+from vospace_client.terms import QUOTA
+
 from vospace.models.caller import Caller
 from vospace.models.node import Change
 from vospace.models.uri import Path
-from vospace.space.access import QUOTA
 from vospace.space.create import Creator
 from vospace.space.describe import Descriptions
 from vospace.space.lookup import Lookup
 from vospace.space.write import Upload, Writer
-from vospace.storage import attributes
 from vospace.storage.staging import keep
 from vospace.storage.tree import Directory
 
@@ -32,7 +33,7 @@ class Copies:
     def copy_container(self, caller: Caller, source: Path, target: Path) -> None:
         """A new empty container with the properties of another."""
         node = self._descriptions.node(caller, source)
-        kept = {key: value for key, value in node.properties.items() if key not in (QUOTA, attributes.LOCKED)}
+        kept = {key: value for key, value in node.properties.items() if key not in (QUOTA, terms.LOCKED)}
         self._creator.create_container(caller, target, Change(properties=kept))
 
     def build_container(self, caller: Caller, source: Path, staging: Path) -> Directory:
@@ -71,7 +72,7 @@ class Copies:
                     if count == 0:
                         break
                     done += count
-                upload.prepare({k: v for k, v in opened.properties.items() if k != attributes.LOCKED})
+                upload.prepare({k: v for k, v in opened.properties.items() if k != terms.LOCKED})
                 return upload
             except BaseException:
                 upload.close()

@@ -6,11 +6,13 @@ import os
 from contextlib import suppress
 from dataclasses import replace
 
+from vospace_client.terms import QUOTA
+
 from vospace.models.caller import Caller, Ids
 from vospace.models.errors import ContainerNotFound, DuplicateNode, PermissionDenied
 from vospace.models.node import Change, Node
 from vospace.models.uri import Path
-from vospace.space.access import QUOTA, Gate, Rules
+from vospace.space.access import Gate, Rules
 from vospace.space.describe import Descriptions
 from vospace.space.lookup import Located, Lookup
 from vospace.space.update import apply

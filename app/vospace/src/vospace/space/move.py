@@ -7,10 +7,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from vospace_client.terms import QUOTA
+
 from vospace.models.caller import Caller
 from vospace.models.errors import DuplicateNode, InvalidArgument, NodeNotFound, PermissionDenied
 from vospace.models.uri import Path
-from vospace.space.access import QUOTA, Rules, require_unlocked
+from vospace.space.access import Rules, require_unlocked
 from vospace.space.lookup import Located, Lookup
 from vospace.space.quota import Quotas
 from vospace.space.usage import Usage, measure

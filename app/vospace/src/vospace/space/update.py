@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 
+from vospace_client.terms import QUOTA
+
 from vospace.models.caller import Caller
 from vospace.models.errors import InvalidArgument, PermissionDenied
 from vospace.models.node import Change, Node
 from vospace.models.uri import Path
-from vospace.space.access import QUOTA, Rules
+from vospace.space.access import Rules
 from vospace.space.describe import Descriptions
 from vospace.space.lookup import Lookup
 from vospace.space.permissions import acl_for

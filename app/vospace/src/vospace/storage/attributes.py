@@ -12,23 +12,19 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from vospace_client.terms import ADLER32, ENCODING, MD5, SKAO, TYPE
+
 from vospace.models.errors import InvalidArgument
 from vospace.models.uri import XML_SPACE
 from vospace.storage.keepers import Keeper, NoRoom
 
-CORE = "ivo://ivoa.net/vospace/core#"
-MD5 = f"{CORE}MD5"
-ADLER32 = "ivo://skao.int/vospace/core#adler32"
-TYPE = f"{CORE}type"
-ENCODING = f"{CORE}encoding"
-LOCKED = "ivo://cadc.nrc.ca/vospace/core#islocked"
 OF_CONTENT = frozenset({MD5, ADLER32, TYPE, ENCODING})
 """Properties that go with the bytes."""
 
 OF_EMPTY = {MD5: "d41d8cd98f00b204e9800998ecf8427e", ADLER32: "00000001"}
 """Checksums of no bytes."""
 
-STAMP = "ivo://skao.int/vospace/core#stamp"
+STAMP = f"{SKAO}stamp"
 _CHECKSUMS = (MD5, ADLER32)
 
 

@@ -5,29 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from lxml import etree
+from vospace_client.terms import VOS
 
 from vospace.models.errors import InvalidArgument
 from vospace.parsing import children, parse, text_of, uri_of
 
-VOS = "http://www.ivoa.net/xml/VOSpace/v2.0"
 _CHILDREN = ("target", "direction", "view", "protocol", "keepBytes", "param")
 _PROTOCOL_CHILDREN = ("endpoint", "param", "securityMethod")
 _REPEATED = ("target", "protocol", "param", "securityMethod")
-
-CORE = "ivo://ivoa.net/vospace/core#"
-PUSH_TO = "pushToVoSpace"
-PULL_TO = "pullToVoSpace"
-PUSH_FROM = "pushFromVoSpace"
-PULL_FROM = "pullFromVoSpace"
-BIDIRECTIONAL = "ivo://cadc.nrc.ca/vospace#biDirectional"
-
-PARAM_LENGTH = f"{CORE}length"
-PARAM_MD5 = f"{CORE}MD5"
-PARAM_ADLER32 = "ivo://skao.int/vospace/core#adler32"
-PARAM_FORMAT = f"{CORE}format"
-VIEW_DEFAULT = f"{CORE}defaultview"
-VIEW_DATA = "ivo://cadc.nrc.ca/vospace/view#data"
-VIEW_PACKAGE = "vos://cadc.nrc.ca~vospace/CADC/std/Pkg-1.0"
 
 
 @dataclass(frozen=True, slots=True)

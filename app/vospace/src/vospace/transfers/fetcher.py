@@ -21,10 +21,10 @@ from voservice.answers import IDENTITY, Decoder, Representation, Unreadable, sec
 from voservice.content import UNKNOWN, Content
 from voservice.digests import WANT_DIGEST
 from voservice.sources import RedirectedTooOften, SourcePolicy, SourceRefused, follow
+from vospace_client import terms
 from yarl import URL
 
 from vospace.models.errors import TransferFailed
-from vospace.storage import attributes
 
 logger = logging.getLogger(__name__)
 
@@ -76,11 +76,11 @@ class Fetched(Content):
 
     def properties(self) -> dict[str, str | None]:
         """Properties of a node with these bytes."""
-        found = {attributes.MD5: self.md5, attributes.ADLER32: self.adler32}
+        found = {terms.MD5: self.md5, terms.ADLER32: self.adler32}
         if self.content_type and self.content_type != "application/octet-stream":
-            found[attributes.TYPE] = self.content_type
+            found[terms.TYPE] = self.content_type
         if self.encoding:
-            found[attributes.ENCODING] = self.encoding
+            found[terms.ENCODING] = self.encoding
         return found
 
 

@@ -8,6 +8,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from voservice.vosi import CERTIFICATE, TOKEN
+from vospace_client.terms import (
+    HTTP_GET,
+    HTTP_PUT,
+    HTTPS_GET,
+    HTTPS_PUT,
+    LENGTH,
+    PULL_FROM,
+    PUSH_TO,
+    VIEW_DATA,
+    VIEW_DEFAULT,
+)
 
 from vospace.models.caller import ANONYMOUS, Caller
 from vospace.models.errors import (
@@ -23,16 +34,7 @@ from vospace.models.uri import Path, encode_path
 from vospace.services.preauth import PREFIX, Mode, Preauth
 from vospace.space.space import Space
 from vospace.storage.tree import Kind
-from vospace.transfers.documents import (
-    CORE,
-    PARAM_LENGTH,
-    PULL_FROM,
-    PUSH_TO,
-    VIEW_DATA,
-    VIEW_DEFAULT,
-    Protocol,
-    Transfer,
-)
+from vospace.transfers.documents import Protocol, Transfer
 
 _ANONYMOUS = (None, "ivo://ivoa.net/sso#anonymous")
 _WITH_CREDENTIAL = frozenset(
@@ -43,8 +45,8 @@ _WITH_CREDENTIAL = frozenset(
     }
 )
 _PROTOCOLS = {
-    PULL_FROM: frozenset({f"{CORE}httpget", f"{CORE}httpsget"}),
-    PUSH_TO: frozenset({f"{CORE}httpput", f"{CORE}httpsput"}),
+    PULL_FROM: frozenset({HTTP_GET, HTTPS_GET}),
+    PUSH_TO: frozenset({HTTP_PUT, HTTPS_PUT}),
 }
 
 
@@ -142,10 +144,10 @@ def check_view(transfer: Transfer) -> None:
 
 
 def _length(transfer: Transfer) -> int | None:
-    text = transfer.param(PARAM_LENGTH)
+    text = transfer.param(LENGTH)
     if text is None:
         return None
     size = byte_count(text)
     if size is None:
-        raise InvalidArgument(f"param {PARAM_LENGTH} must be a number of bytes, not {text[:40]!r}")
+        raise InvalidArgument(f"param {LENGTH} must be a number of bytes, not {text[:40]!r}")
     return size

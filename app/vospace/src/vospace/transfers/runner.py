@@ -10,6 +10,20 @@ import asyncio
 import os
 
 from voservice.content import Content, parse_adler32, parse_md5
+from vospace_client.terms import (
+    ADLER32,
+    HTTP_GET,
+    HTTP_PUT,
+    HTTPS_GET,
+    HTTPS_PUT,
+    LENGTH,
+    MD5,
+    PULL_FROM,
+    PULL_TO,
+    PUSH_FROM,
+    PUSH_TO,
+    ExecutionPhase,
+)
 
 from vospace.models.caller import Caller
 from vospace.models.errors import Fault, InvalidArgument, ProtocolNotSupported, TransferFailed
@@ -19,30 +33,17 @@ from vospace.space.space import Space
 from vospace.storage.sinks import FileSink
 from vospace.transfers.commit import move, place
 from vospace.transfers.copying import Copier
-from vospace.transfers.documents import (
-    CORE,
-    PARAM_ADLER32,
-    PARAM_LENGTH,
-    PARAM_MD5,
-    PULL_FROM,
-    PULL_TO,
-    PUSH_FROM,
-    PUSH_TO,
-    Protocol,
-    Transfer,
-    read_transfer,
-    write_transfer,
-)
+from vospace.transfers.documents import Protocol, Transfer, read_transfer, write_transfer
 from vospace.transfers.faults import job_failure
 from vospace.transfers.fetcher import Fetched, Fetcher
 from vospace.transfers.negotiation import Negotiator, check_view, single_target
 from vospace.transfers.sender import Sender
 from vospace.uws.executor import Run
-from vospace.uws.model import ExecutionPhase, Outcome, Result
+from vospace.uws.model import Outcome, Result
 
-_GET = frozenset({f"{CORE}httpget", f"{CORE}httpsget", f"{CORE}httpput", f"{CORE}httpsput"})
+_GET = frozenset({HTTP_GET, HTTPS_GET, HTTP_PUT, HTTPS_PUT})
 """The standard's own example of a pull names `httpput`; there the service does a GET all the same."""
-_PUT = frozenset({f"{CORE}httpput", f"{CORE}httpsput"})
+_PUT = frozenset({HTTP_PUT, HTTPS_PUT})
 
 
 class TransferRunner:
@@ -197,10 +198,10 @@ def _usable(transfer: Transfer, uris: frozenset[str]) -> list[Protocol]:
 
 def _expected(transfer: Transfer) -> Content:
     """What the document says the bytes are. Raises InvalidArgument."""
-    length, md5, adler32 = (transfer.param(uri) for uri in (PARAM_LENGTH, PARAM_MD5, PARAM_ADLER32))
+    length, md5, adler32 = (transfer.param(uri) for uri in (LENGTH, MD5, ADLER32))
     size = None if length is None else byte_count(length)
     if length is not None and size is None:
-        raise InvalidArgument(f"param {PARAM_LENGTH} must be a number of bytes, not {length[:40]!r}")
+        raise InvalidArgument(f"param {LENGTH} must be a number of bytes, not {length[:40]!r}")
     try:
         return Content(
             size,

@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator
 import aiohttp
 from voservice.answers import field_value
 from voservice.sources import SourcePolicy, SourceRefused
+from vospace_client import terms
 
 from vospace.models.errors import TransferFailed
 from vospace.space.lookup import OpenFile
-from vospace.storage import attributes
 from vospace.transfers.fetcher import PASSING_STATUS, FetchLimits
 
 logger = logging.getLogger(__name__)
@@ -37,11 +37,11 @@ class Sender:
             raise TransferFailed("InvalidArgument", str(error)) from error
         size = opened.status.stat.st_size
         headers = {"Content-Length": str(size)}
-        if (md5 := opened.properties.get(attributes.MD5)) is not None:
+        if (md5 := opened.properties.get(terms.MD5)) is not None:
             headers["Digest"] = "md5=" + base64.b64encode(bytes.fromhex(md5)).decode()
-        if (kind := field_value(opened.properties.get(attributes.TYPE))) is not None:
+        if (kind := field_value(opened.properties.get(terms.TYPE))) is not None:
             headers["Content-Type"] = kind
-        if (encoding := field_value(opened.properties.get(attributes.ENCODING))) is not None:
+        if (encoding := field_value(opened.properties.get(terms.ENCODING))) is not None:
             headers["Content-Encoding"] = encoding
         for attempt in range(1, self._limits.attempts + 1):
             try:

@@ -18,17 +18,9 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
+from vospace_client.terms import ExecutionPhase
 
-from vospace.uws.model import (
-    ErrorSummary,
-    ExecutionPhase,
-    Job,
-    JobFailure,
-    LeaseLost,
-    Outcome,
-    Result,
-    now,
-)
+from vospace.uws.model import ErrorSummary, Job, JobFailure, LeaseLost, Outcome, Result, now
 from vospace.uws.notices import Notices
 from vospace.uws.store import JobStore
 

@@ -7,38 +7,9 @@ import secrets
 import string
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Any
 
-
-class ExecutionPhase(StrEnum):
-    """UWS 1.1 section 2.1.3."""
-
-    PENDING = "PENDING"
-    QUEUED = "QUEUED"
-    EXECUTING = "EXECUTING"
-    COMPLETED = "COMPLETED"
-    ERROR = "ERROR"
-    UNKNOWN = "UNKNOWN"
-    HELD = "HELD"
-    SUSPENDED = "SUSPENDED"
-    ABORTED = "ABORTED"
-    ARCHIVED = "ARCHIVED"
-
-    @property
-    def active(self) -> bool:
-        """Whether a client that WAITs is made to wait (UWS 1.1 section 2.2.1.2)."""
-        return self in ACTIVE
-
-    @property
-    def final(self) -> bool:
-        return self in FINAL
-
-
-ACTIVE = frozenset({ExecutionPhase.PENDING, ExecutionPhase.QUEUED, ExecutionPhase.EXECUTING})
-FINAL = frozenset(
-    {ExecutionPhase.COMPLETED, ExecutionPhase.ERROR, ExecutionPhase.ABORTED, ExecutionPhase.ARCHIVED}
-)
+from vospace_client.terms import ExecutionPhase
 
 
 @dataclass(frozen=True, slots=True)

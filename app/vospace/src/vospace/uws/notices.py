@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from asyncpg.exceptions import InterfaceError, PostgresError
+from vospace_client.terms import ACTIVE_PHASES
 
-from vospace.uws.model import ACTIVE
 from vospace.uws.tables import PHASE_CHANNEL, ROWS_CHANNEL, SETTING_CHANNEL
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class Notices:
     def _on_phase(self, _connection: Any, _pid: int, _channel: str, payload: Any) -> None:
         job_id, phase, kind = str(payload).split(" ", 2)
         self._wake(PHASE_CHANNEL, job_id)
-        if phase not in ACTIVE:
+        if phase not in ACTIVE_PHASES:
             self._wake(ROWS_CHANNEL, job_id)
         for observer in self._observers:
             observer(job_id, phase, kind)

@@ -11,10 +11,11 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import RedirectResponse, Response
 from voservice.responses import text, xml
+from vospace_client.terms import ExecutionPhase
 
 from vospace.models.errors import InvalidArgument, JobNotFound
 from vospace.uws import documents
-from vospace.uws.model import ExecutionPhase, Job, format_time, is_job_id, parse_time
+from vospace.uws.model import Job, format_time, is_job_id, parse_time
 from vospace.uws.parameters import Parameters, read_parameters
 from vospace.uws.service import JobService, Owner
 

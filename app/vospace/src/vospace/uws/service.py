@@ -9,18 +9,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from vospace_client.terms import ExecutionPhase
+
 from vospace.models.errors import InvalidArgument, JobNotFound, PermissionDenied
-from vospace.uws.model import (
-    ErrorSummary,
-    ExecutionPhase,
-    Job,
-    JobReference,
-    Limits,
-    Parameter,
-    Result,
-    new_job_id,
-    now,
-)
+from vospace.uws.model import ErrorSummary, Job, JobReference, Limits, Parameter, Result, new_job_id, now
 from vospace.uws.notices import Notices
 from vospace.uws.store import JobStore
 

@@ -29,20 +29,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from voservice import database
+from vospace_client.terms import FINAL_PHASES, ExecutionPhase
 
 from vospace.models.errors import TooManyRequests
-from vospace.uws.model import (
-    FINAL,
-    ErrorSummary,
-    ExecutionPhase,
-    Job,
-    JobReference,
-    LeaseLost,
-    Outcome,
-    Parameter,
-    Result,
-    Share,
-)
+from vospace.uws.model import ErrorSummary, Job, JobReference, LeaseLost, Outcome, Parameter, Result, Share
 from vospace.uws.tables import LARGE, job
 
 Phase = ExecutionPhase
@@ -305,7 +295,7 @@ class JobStore:
         values: dict[str, Any] = {
             "phase": outcome.phase.value,
             "results": [[r.id, r.href] for r in outcome.results],
-            "end_time": func.clock_timestamp() if outcome.phase in FINAL else None,
+            "end_time": func.clock_timestamp() if outcome.phase in FINAL_PHASES else None,
             "lease_until": None,
         }
         statement = (

@@ -11,12 +11,9 @@ from urllib.parse import urlsplit
 import jwt
 import requests
 from deployment import Deployment
-from lxml import etree
+from vospace_client.documents import node_document, parse, read_node, transfer_document
+from vospace_client.terms import FINAL_PHASES
 
-CORE = "ivo://ivoa.net/vospace/core#"
-LOCKED = "ivo://cadc.nrc.ca/vospace/core#islocked"
-VOS = "http://www.ivoa.net/xml/VOSpace/v2.0"
-ENDED = {"COMPLETED", "ERROR", "ABORTED"}
 ADMINISTRATOR = "cavernadmin"
 
 
@@ -49,25 +46,16 @@ class Space:
         self.url = f"{stack.url}/src/cavern"
         self.http = stack.session()
         self.http.headers["Authorization"] = f"Bearer {token(stack, user, groups or [])}"
-        root = etree.fromstring(self.get("/nodes?limit=0").content)
+        root = parse(self.get("/nodes?limit=0").content)
         self.root = str(root.get("uri"))
         self.groups = f"ivo://{urlsplit(self.root).netloc.partition('~')[0]}/gms?"
 
     def get(self, path: str, method: str = "GET") -> requests.Response:
         return self.http.request(method, self.url + path, timeout=60, allow_redirects=False)
 
-    def document(self, kind: str, path: str, properties: Mapping[str, str], target: str = "") -> str:
+    def document(self, kind: str, path: str, properties: Mapping[str, str], target: str = "") -> bytes:
         """A node document as clients send it."""
-        given = "".join(
-            f'<vos:property uri="{key}">{value}</vos:property>' for key, value in properties.items()
-        )
-        tail = "<vos:nodes/>" if kind == "ContainerNode" else ""
-        tail += f"<vos:target>{self.root}{target}</vos:target>" if target else ""
-        return (
-            f'<vos:node xmlns:vos="{VOS}" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"'
-            f' uri="{self.root}{path}" xsi:type="vos:{kind}">'
-            f"<vos:properties>{given}</vos:properties>{tail}</vos:node>"
-        )
+        return node_document(kind, self.root + path, properties, self.root + target if target else None)
 
     def make(
         self,
@@ -92,8 +80,7 @@ class Space:
         return self.http.delete(f"{self.url}/nodes{path}", timeout=60)
 
     def properties(self, path: str) -> dict[str, str]:
-        found = etree.fromstring(self.get(f"/nodes{path}?limit=0").content)
-        return {str(prop.get("uri")): prop.text or "" for prop in found.iter(f"{{{VOS}}}property")}
+        return read_node(self.get(f"/nodes{path}?limit=0").content).properties
 
     # Jobs: how they end, and what they say of an error.
 
@@ -101,13 +88,9 @@ class Space:
         return self.transfer(path, self.root + to)
 
     def transfer(
-        self, path: str, direction: str, protocol: str = "", *, keep: bool = False
+        self, path: str, direction: str, *protocols: tuple[str, str | None], keep: bool = False
     ) -> tuple[str, str]:
-        content = (
-            f'<vos:transfer xmlns:vos="{VOS}" version="2.1"><vos:target>{self.root}{path}</vos:target>'
-            f"<vos:direction>{direction}</vos:direction>{protocol}"
-            f"<vos:keepBytes>{str(keep).lower()}</vos:keepBytes></vos:transfer>"
-        )
+        content = transfer_document(self.root + path, direction, protocols, keep_bytes=keep)
         return self.run("transfers", data=content, headers={"Content-Type": "text/xml"})
 
     def delete_tree(self, path: str) -> tuple[str, str]:
@@ -130,6 +113,6 @@ class Space:
         """Last phase of a job, and what it says of an error."""
         while True:
             phase = self.http.get(f"{job}/phase?WAIT=20", timeout=60).text
-            if phase in ENDED:
+            if phase in FINAL_PHASES:
                 error = self.http.get(f"{job}/error", timeout=60)
                 return phase, error.text if error.status_code == 200 else ""

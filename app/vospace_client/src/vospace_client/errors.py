@@ -1,4 +1,4 @@
-"""Why a request about a file failed: for good, for now, or because a service is away."""
+"""Why a request about a file failed: permanently, transiently, or because a service is unavailable."""
 
 from __future__ import annotations
 

@@ -12,47 +12,54 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote, unquote, urljoin, urlsplit
-from xml.sax.saxutils import escape, quoteattr
 
 import aiohttp
 from lxml import etree
 from voservice.answers import IDENTITY, seconds_asked
+from voservice.content import UNKNOWN, Content
 from voservice.logging import field
 from voservice.uris import encode_node_path
 from yarl import URL
 
-from preparer.faults import (
+from vospace_client.documents import (
+    Node,
+    job_phase,
+    job_result,
+    node_document,
+    parse,
+    read_capabilities,
+    read_children,
+    read_node,
+    transfer_document,
+)
+from vospace_client.errors import (
     AWAY_STATUS,
     PASSING_STATUS,
+    Service,
     TransferError,
     is_away,
     tells_of_outage,
 )
-from preparer.patience import Patience
-
-BULK_PULL = "ivo://skao.int/std/VOSpace#bulk-pull-1.0"
-CORE = "ivo://ivoa.net/vospace/core#"
-ADLER32 = "ivo://skao.int/vospace/core#adler32"
-QUOTA = f"{CORE}quota"
-LENGTH = f"{CORE}length"
-MD5 = f"{CORE}MD5"
-DATE = f"{CORE}date"
-ENCODING = f"{CORE}encoding"
-PUBLIC = f"{CORE}ispublic"
-GROUPS = (f"{CORE}groupread", f"{CORE}groupwrite")
-INHERIT = "ivo://cadc.nrc.ca/vospace/core#inheritPermissions"
-VOS = "http://www.ivoa.net/xml/VOSpace/v2.0"
-HREF = "{http://www.w3.org/1999/xlink}href"
-XSI = "http://www.w3.org/2001/XMLSchema-instance"
+from vospace_client.terms import (
+    ADLER32,
+    BULK_PULL,
+    FAULT_BY_STATUS,
+    HTTP_GET,
+    HTTPS_GET,
+    JOB_MISSING,
+    LENGTH,
+    MD5,
+    NODE_MISSING,
+    PULL_TO,
+    TRANSIENT_FAULTS,
+    UNFINISHED_PHASES,
+)
 
 CAPABILITIES_AGE = 600.0
-ACTIVE_PHASES = {"PENDING", "QUEUED", "EXECUTING", "SUSPENDED", "HELD", "UNKNOWN"}
-WAITING_PHASES = {"PENDING", "HELD"}
+"""Seconds for which a service's capabilities are kept."""
 XML = {"Content-Type": "text/xml"}
-MISSING_JOB = {"NodeNotFound", "JobNotFound"}
-TRANSIENT_FAULTS = ("NodeBusy", "NodeLocked", "ServiceBusy", "TransientException", "TransferFailed")
 
 
 class CavernError(TransferError):
@@ -67,58 +74,41 @@ class JobVanished(CavernError):
     """The job is no longer known: Cavern lost it."""
 
 
+class Waiting(Protocol):
+    """Decides how long a call waits for a service that is unavailable, and when it is cancelled."""
+
+    @property
+    def cancelled(self) -> asyncio.Event:
+        """Set once nobody waits for the result any more."""
+        ...
+
+    def answered(self, *services: Service) -> None:
+        """Note that these services answer; all of them without a name."""
+        ...
+
+    async def outlast(self, error: TransferError, tries: int) -> bool:
+        """Wait before the next of *tries*; False if *error* is no reason to wait, or has lasted for too long."""
+        ...
+
+
 @dataclass(frozen=True)
 class Row:
-    """One file of a bulk pull."""
+    """One file of a bulk pull: where it comes from, where it goes, and what is known of its bytes."""
 
     source: str
     target: str
-    size: int | None = None
-    md5: str | None = None
-    adler32: str | None = None
+    content: Content = UNKNOWN
 
     def document(self) -> dict[str, Any]:
-        """JSON of the row, without what is unknown."""
+        """Return the JSON of the row, without what is not known."""
         pairs = {
             "source": self.source,
             "target": self.target,
-            "size": self.size,
-            "md5": self.md5,
-            "adler32": self.adler32,
+            "size": self.content.size,
+            "md5": self.content.md5,
+            "adler32": self.content.adler32,
         }
         return {key: value for key, value in pairs.items() if value is not None}
-
-
-@dataclass(frozen=True)
-class Node:
-    """What is asked of a node's document."""
-
-    kind: str
-    properties: dict[str, str]
-
-    def number(self, uri: str) -> int | None:
-        """Value of a numeric property."""
-        text = self.properties.get(uri, "")
-        return int(text) if text.isdecimal() else None
-
-    @property
-    def md5(self) -> str | None:
-        """MD5 of a file as 32 hexadecimal digits, where Cavern tells it."""
-        return self.properties.get(MD5, "").removeprefix("md5:").lower() or None
-
-    @property
-    def inherited(self) -> dict[str, str]:
-        """Permissions that a container gives to what is made in it; empty if there is nothing to give."""
-        if self.properties.get(INHERIT) != "true":
-            return {}
-        found = {uri: value for uri in GROUPS if (value := self.properties.get(uri))}
-        return found | ({PUBLIC: "true"} if self.properties.get(PUBLIC) == "true" else {})
-
-    @property
-    def room(self) -> int | None:
-        """Bytes left of an allocation's quota; None without a quota."""
-        quota = self.number(QUOTA)
-        return None if quota is None else max(quota - (self.number(LENGTH) or 0), 0)
 
 
 def fault(status: int, body: str, retry_after: str | None = None) -> CavernError:
@@ -128,14 +118,7 @@ def fault(status: int, body: str, retry_after: str | None = None) -> CavernError
     name, colon, detail = line.partition(":")
     # Names of faults begin with a capital, which tells "limit: 0" and the like from them.
     if not colon or " " in name.strip() or not name[:1].isupper():
-        defaults = {
-            401: "NotAuthenticated",
-            403: "PermissionDenied",
-            404: "NodeNotFound",
-            409: "DuplicateNode",
-        }
-        defaults |= {412: "ChecksumMismatch", 413: "QuotaExceeded", 423: "NodeLocked"}
-        name, detail = defaults.get(status, "InternalFault"), line or f"HTTP {status}"
+        name, detail = FAULT_BY_STATUS.get(status, "InternalFault"), line or f"HTTP {status}"
     return CavernError(
         name.strip(),
         detail.strip(),
@@ -153,16 +136,6 @@ def broken(what: str, exc: Exception, *, sending: bool = False) -> CavernError:
         transient=True,
         away="Cavern" if is_away(exc, sending=sending) else None,
     )
-
-
-def _node(element: etree._Element) -> Node:
-    listed = element.iterfind(f"{{{VOS}}}properties/{{{VOS}}}property")
-    properties = {entry.get("uri", ""): (entry.text or "").strip() for entry in listed}
-    return Node(element.get(f"{{{XSI}}}type", "").partition(":")[2], properties)
-
-
-def _phase(job: etree._Element) -> str:
-    return str(job.findtext("{*}phase") or "UNKNOWN").strip()
 
 
 class Cavern:
@@ -239,28 +212,24 @@ class Cavern:
                 "GET", self.node_url(path), token, params={"limit": "0", "detail": "max"}
             )
         except CavernError as exc:
-            if exc.fault in {"NodeNotFound", "ContainerNotFound"}:
+            if exc.fault in NODE_MISSING:
                 return None
             raise
-        return _node(etree.fromstring(body, etree.XMLParser(resolve_entities=False, no_network=True)))
+        return read_node(body)
 
     async def children(self, path: str, token: str) -> dict[str, Node]:
         """What is in a container, by name; nothing if there is no such container."""
         try:
             _, body, _ = await self._request("GET", self.node_url(path), token)
         except CavernError as exc:
-            if exc.fault in {"NodeNotFound", "ContainerNotFound"}:
+            if exc.fault in NODE_MISSING:
                 return {}
             raise
-        root = etree.fromstring(
-            body, etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=True)
-        )
-        found = root.iterfind(f"{{{VOS}}}nodes/{{{VOS}}}node")
-        return {unquote(child.get("uri", "").rpartition("/")[2]): _node(child) for child in found}
+        return read_children(body)
 
     async def create_container(self, path: str, token: str, properties: dict[str, str] | None = None) -> bool:
         """Create a container; False if it was there already."""
-        document = self._document("ContainerNode", path, properties or {})
+        document = node_document("ContainerNode", self.uri(path), properties or {})
         try:
             await self._request("PUT", self.node_url(path), token, data=document, headers=XML)
         except CavernError as exc:
@@ -271,19 +240,8 @@ class Cavern:
 
     async def update(self, path: str, properties: dict[str, str], token: str) -> None:
         """Set properties of a data node; it keeps the others."""
-        document = self._document("DataNode", path, properties)
+        document = node_document("DataNode", self.uri(path), properties)
         await self._request("POST", self.node_url(path), token, data=document, headers=XML)
-
-    def _document(self, kind: str, path: str, properties: dict[str, str]) -> bytes:
-        entries = "".join(
-            f"<vos:property uri={quoteattr(uri)}>{escape(value)}</vos:property>"
-            for uri, value in properties.items()
-        )
-        inside = "<vos:nodes/>" if kind == "ContainerNode" else ""
-        return (
-            f'<vos:node xmlns:vos="{VOS}" xmlns:xsi="{XSI}" xsi:type="vos:{kind}" uri={quoteattr(self.uri(path))}>'
-            f"<vos:properties>{entries}</vos:properties>{inside}</vos:node>"
-        ).encode()
 
     async def delete(self, path: str, token: str) -> None:
         """Delete the node at *path*; that it is gone already is as good."""
@@ -303,17 +261,11 @@ class Cavern:
         try:
             async with self.session.get(f"{self.url}/capabilities") as answer:
                 answer.raise_for_status()
-                root = etree.fromstring(
-                    await answer.read(), etree.XMLParser(resolve_entities=False, no_network=True)
-                )
+                found = read_capabilities(await answer.read())
         except (aiohttp.ClientError, TimeoutError, etree.XMLSyntaxError) as exc:
             if known:
                 return known
             raise broken("Cavern does not say what it can do", exc) from exc
-        found = {
-            c.get("standardID", ""): (c.findtext(".//{*}accessURL") or "").strip()
-            for c in root.iter("{*}capability")
-        }
         self._capabilities = (time.monotonic(), found)
         return found
 
@@ -350,7 +302,7 @@ class Cavern:
         try:
             await self._request("POST", f"{job}/phase", token, ok=(200, 303), data={"PHASE": "RUN"})
         except CavernError as exc:
-            if exc.fault in MISSING_JOB:
+            if exc.fault in JOB_MISSING:
                 raise JobVanished("JobNotFound", "Cavern no longer knows the job", transient=True) from exc
             raise
 
@@ -383,7 +335,7 @@ class Cavern:
 
     async def phase(self, job: str, token: str, wait: int = 0) -> str:
         """Phase of a job; with *wait*, answered when it changes or after so many seconds."""
-        return _phase(await self._job(job, token, wait))
+        return job_phase(await self._job(job, token, wait))
 
     async def _job(self, job: str, token: str, wait: int = 0) -> etree._Element:
         params = {"WAIT": str(wait)} if wait else {}
@@ -391,17 +343,17 @@ class Cavern:
         try:
             _, body, _ = await self._request("GET", job, token, params=params, timeout=timeout)
         except CavernError as exc:
-            if exc.fault in MISSING_JOB:
+            if exc.fault in JOB_MISSING:
                 raise JobVanished("JobNotFound", "Cavern no longer knows the job", transient=True) from exc
             raise
-        return etree.fromstring(body, etree.XMLParser(resolve_entities=False, no_network=True))
+        return parse(body)
 
     async def abort(self, job: str, token: str) -> None:
         """Ask a job to end."""
         try:
             await self._request("POST", f"{job}/phase", token, ok=(200, 303), data={"PHASE": "ABORT"})
         except CavernError as exc:
-            if exc.fault not in MISSING_JOB:
+            if exc.fault not in JOB_MISSING:
                 raise
 
     async def error(self, job: str, token: str) -> CavernError:
@@ -424,21 +376,18 @@ class Cavern:
 
     # -- one transfer ----------------------------------------------------------------------------------------
 
-    async def pull(self, row: Row, token: str, patience: Patience) -> None:
+    async def pull(self, row: Row, token: str, patience: Waiting) -> None:
         """Let Cavern pull one file, and wait for the end of its job (VOSpace 2.1 section 3.6.2).
 
         A Cavern that goes away meanwhile is waited for with *patience*, and the same job followed when it is back.
         """
-        protocol = "httpsget" if row.source.startswith("https:") else "httpget"
-        params = [(LENGTH, row.size), (f"{CORE}MD5", row.md5), (ADLER32, row.adler32)]
-        document = (
-            f'<vos:transfer xmlns:vos="{VOS}" version="2.1"><vos:target>{escape(row.target)}</vos:target>'
-            f'<vos:direction>pullToVoSpace</vos:direction><vos:protocol uri="{CORE}{protocol}">'
-            f"<vos:endpoint>{escape(row.source)}</vos:endpoint></vos:protocol>"
-            + "".join(
-                f'<vos:param uri="{uri}">{value}</vos:param>' for uri, value in params if value is not None
-            )
-            + "</vos:transfer>"
+        protocol = HTTPS_GET if row.source.startswith("https:") else HTTP_GET
+        known = row.content
+        document = transfer_document(
+            row.target,
+            PULL_TO,
+            [(protocol, row.source)],
+            params={LENGTH: known.size, MD5: known.md5, ADLER32: known.adler32},
         )
         async with AsyncExitStack() as asking:
             if self._pulls is None:
@@ -462,7 +411,7 @@ class Cavern:
         if error:
             raise error
 
-    async def _end_of_pull(self, job: str, token: str, patience: Patience, asking: AsyncExitStack) -> str:
+    async def _end_of_pull(self, job: str, token: str, patience: Waiting, asking: AsyncExitStack) -> str:
         """Final phase of a pull; lets others ask, too, as soon as it is clear that this Cavern pulls."""
         seen, tries = "", 0
         while not patience.cancelled.is_set():
@@ -477,7 +426,7 @@ class Cavern:
                 continue
             tries = 0
             patience.answered("Cavern")
-            if phase not in ACTIVE_PHASES:
+            if phase not in UNFINISHED_PHASES:
                 return phase
             if phase == seen == "EXECUTING":
                 # Who does not implement it says so as soon as it begins.
@@ -486,17 +435,15 @@ class Cavern:
             seen = phase
         raise CavernError("Cancelled", "Cancelled while it was pulled")
 
-    async def _start(self, document: str, token: str) -> str:
+    async def _start(self, document: bytes, token: str) -> str:
         job = await self._make_job("transfers", document, token)
         await self.run(job, token)
         return job
 
-    async def _make_job(self, endpoint: str, document: str, token: str) -> str:
+    async def _make_job(self, endpoint: str, document: bytes, token: str) -> str:
         """URL of a new job at an endpoint for transfers."""
         url = f"{self.url}/{endpoint}"
-        _, _, answer = await self._request(
-            "POST", url, token, ok=(200, 303), data=document.encode(), headers=XML
-        )
+        _, _, answer = await self._request("POST", url, token, ok=(200, 303), data=document, headers=XML)
         job = urljoin(url, str(answer.get("Location", ""))).removesuffix("/results/transferDetails")
         if job == url or urlsplit(job).netloc != urlsplit(url).netloc:
             raise CavernError("InternalFault", f"{url} leads to no job, but to {job}", transient=True)
@@ -504,24 +451,19 @@ class Cavern:
 
     async def move(self, source: str, target: str, token: str) -> None:
         """Move a node (VOSpace 2.1 section 3.3.2): a synchronous job, which is over when its making is answered."""
-        document = (
-            f'<vos:transfer xmlns:vos="{VOS}" version="2.1"><vos:target>{escape(self.uri(source))}</vos:target>'
-            f"<vos:direction>{escape(self.uri(target))}</vos:direction><vos:keepBytes>false</vos:keepBytes></vos:transfer>"
-        )
+        document = transfer_document(self.uri(source), self.uri(target), keep_bytes=False)
         # The answer is the same whatever became of it: the job tells.
         job = await self._make_job("synctrans", document, token)
         pause = 0.02
-        while _phase(ended := await self._job(job, token)) in ACTIVE_PHASES:
+        while job_phase(ended := await self._job(job, token)) in UNFINISHED_PHASES:
             await asyncio.sleep(pause)
             pause = min(2.0, pause * 2)
-        if _phase(ended) != "COMPLETED":
+        if job_phase(ended) != "COMPLETED":
             error = await self.error(job, token)
             # Something has come into its place meanwhile; who tries again looks what it is.
             error.transient |= error.fault == "DuplicateNode"
             raise error
-        ends = [
-            result.get(HREF, "") for result in ended.iter("{*}result") if result.get("id") == "destination"
-        ]
+        ends = job_result(ended, "destination")
         for place in map(self.path, ends):
             if place.rpartition("/")[2] != source.rpartition("/")[2]:
                 continue

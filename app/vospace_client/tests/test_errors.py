@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
-from preparer.faults import tells_of_outage
 from voservice.answers import seconds_asked
+from vospace_client.errors import tells_of_outage
 
 
 @pytest.mark.parametrize(
