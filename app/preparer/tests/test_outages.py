@@ -454,6 +454,7 @@ AWAY = {
     "fault": "TransferFailed",
     "detail": "http://rse/s/1: ClientConnectorError: Cannot connect to host rse:80",
     "transient": True,
+    "away": "source",
 }
 
 

@@ -109,7 +109,11 @@ async def test_attempts_end(fetcher, source):
     source.script = ["status:503"] * 10
     with pytest.raises(TransferFailed) as caught:
         await fetcher.fetch(source.url("/d/f"), MemorySink(), Content())
-    assert (caught.value.name, caught.value.transient) == ("TransferFailed", True)
+    assert (caught.value.name, caught.value.transient, caught.value.away) == (
+        "TransferFailed",
+        True,
+        "source",
+    )
     assert len(source.requests) == LIMITS.attempts
 
 
@@ -133,6 +137,25 @@ async def test_what_the_source_states_is_compared(fetcher, source):
         await fetcher.fetch(source.url("/d/f"), MemorySink(), Content())
     source.digest = source.md5_digest(BODY)
     assert (await fetcher.fetch(source.url("/d/f"), MemorySink(), Content())).md5 == MD5
+
+
+@pytest.mark.parametrize(
+    ("script", "away"),
+    [("status:500", None), ("cut:0", None), ("stall:1000", "source"), ("status:504", "source")],
+)
+async def test_what_did_not_answer_is_told_from_what_answered_badly(fetcher, source, script, away):
+    source.etag = None
+    source.script = [script] * 10
+    with pytest.raises(TransferFailed) as caught:
+        await fetcher.fetch(source.url("/d/f"), MemorySink(), Content())
+    assert (caught.value.transient, caught.value.away) == (True, away)
+
+
+async def test_a_source_that_is_not_there(session, fetcher):
+    nobody = Fetcher(session, SourcePolicy(["http://127.0.0.1:1"]), LIMITS)
+    with pytest.raises(TransferFailed) as caught:
+        await nobody.fetch("http://127.0.0.1:1/f", MemorySink(), Content())
+    assert (caught.value.transient, caught.value.away) == (True, "source")
 
 
 async def test_size_limit(session, fetcher, source):

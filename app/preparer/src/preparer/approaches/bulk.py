@@ -12,7 +12,6 @@ from contextlib import aclosing
 from typing import Any
 
 from vospace_client.client import Cavern, CavernError, JobVanished, PullNotImplemented, Row
-from vospace_client.errors import tells_of_outage
 from vospace_client.terms import STARTABLE_PHASES, UNFINISHED_PHASES
 
 from preparer.approaches.base import Job, StagingError, logger
@@ -199,7 +198,7 @@ class BulkPull:
             if outcome is None:
                 continue
             if outcome.state == FileState.FAILED and line.get("transient"):
-                if outcome.fault == "TransferFailed" and tells_of_outage(outcome.detail):
+                if line.get("away") == "source":
                     # It stays pending, and costs the file no try.
                     away = outcome
                     continue

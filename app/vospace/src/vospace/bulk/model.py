@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from voservice.content import UNKNOWN, Content
+from vospace_client.terms import Unavailable
 
 from vospace.models.errors import InvalidArgument
 from vospace.uws.service import Checks
@@ -78,6 +79,7 @@ class Finished:
     fault: str | None = None
     detail: str | None = None
     transient: bool = False
+    away: Unavailable | None = None
     ended: float = 0.0
 
     def __post_init__(self) -> None:

@@ -34,12 +34,12 @@ _FINISH = text(
     UPDATE {SCHEMA}.bulk_row AS r
        SET state = n.state, event = n.event, bytes = n.bytes, fault = n.fault, detail = n.detail,
            md5 = coalesce(n.md5, r.md5), adler32 = coalesce(n.adler32, r.adler32), transient = n.transient,
-           started = n.started, ended = n.ended
+           away = n.away, started = n.started, ended = n.ended
       FROM unnest(CAST(:rows AS int[]), CAST(:events AS int[]), CAST(:states AS text[]), CAST(:bytes AS bigint[]),
                   CAST(:md5 AS text[]), CAST(:adler32 AS text[]), CAST(:faults AS text[]),
-                  CAST(:details AS text[]), CAST(:transient AS boolean[]), CAST(:started AS timestamptz[]),
-                  CAST(:ended AS timestamptz[]))
-           AS n(row, event, state, bytes, md5, adler32, fault, detail, transient, started, ended)
+                  CAST(:details AS text[]), CAST(:transient AS boolean[]), CAST(:away AS text[]),
+                  CAST(:started AS timestamptz[]), CAST(:ended AS timestamptz[]))
+           AS n(row, event, state, bytes, md5, adler32, fault, detail, transient, away, started, ended)
      WHERE r.job_id = :job AND r.row = n.row AND r.event IS NULL
     """  # noqa: S608 - SCHEMA is a constant of ours, values are bound
 )
@@ -130,6 +130,7 @@ class RowStore:
             "faults": [f.fault for f in done],
             "details": [None if f.detail is None else legible(f.detail)[:2000] for f in done],
             "transient": [f.transient for f in done],
+            "away": [f.away for f in done],
             "started": [moment(f.started) for f in done],
             "ended": [moment(f.ended) for f in done],
         }
@@ -180,6 +181,7 @@ def _line(row: Any) -> Line:
         "fault": row.fault,
         "detail": row.detail,
         "transient": row.transient,
+        "away": row.away,
         "started": None if row.started is None else format_time(row.started),
         "ended": None if row.ended is None else format_time(row.ended),
     }

@@ -211,6 +211,7 @@ def failed(row: Row, started: float, fault: Fault) -> Finished:
         fault=fault.name,
         detail=fault.detail or row.target,
         transient=fault.transient,
+        away=fault.away,
     )
 
 

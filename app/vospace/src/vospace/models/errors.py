@@ -7,6 +7,7 @@ The body of an error is text/plain, one line that starts with the fault's name; 
 from __future__ import annotations
 
 from voservice.texts import legible
+from vospace_client.terms import Unavailable
 
 
 class Fault(Exception):
@@ -15,6 +16,8 @@ class Fault(Exception):
     name = "InternalFault"
     status = 500
     transient = False
+    away: Unavailable | None = None
+    """What did not answer, if that is the reason: nothing is wrong with the file then."""
 
     def __init__(self, detail: str = "") -> None:
         super().__init__(detail)
@@ -103,11 +106,20 @@ class TransferFailed(Fault):
 
     name = "TransferFailed"
 
-    def __init__(self, name: str, detail: str, *, status: int = 500, transient: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        detail: str,
+        *,
+        status: int = 500,
+        transient: bool = False,
+        away: Unavailable | None = None,
+    ) -> None:
         super().__init__(legible(detail))
         self.name = name
         self.status = status
         self.transient = transient
+        self.away = away
 
 
 class RequestTooLarge(Fault):

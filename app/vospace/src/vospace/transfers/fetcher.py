@@ -22,6 +22,7 @@ from voservice.content import UNKNOWN, Content
 from voservice.digests import WANT_DIGEST
 from voservice.sources import RedirectedTooOften, SourcePolicy, SourceRefused, follow
 from vospace_client import terms
+from vospace_client.terms import Unavailable
 from yarl import URL
 
 from vospace.models.errors import TransferFailed
@@ -29,6 +30,8 @@ from vospace.models.errors import TransferFailed
 logger = logging.getLogger(__name__)
 
 PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+UNAVAILABLE_STATUS = frozenset({502, 503, 504})
+"""What a proxy answers for a source that is not there, and a source that cannot serve anybody now."""
 _START_OF_RANGE = re.compile(r"bytes ([0-9]{1,18})-")
 
 
@@ -87,10 +90,13 @@ class Fetched(Content):
 class _Retry(Exception):
     """This attempt failed for a reason that may pass."""
 
-    def __init__(self, detail: str, after: float = 0.0, *, start_over: bool = False) -> None:
+    def __init__(
+        self, detail: str, after: float = 0.0, *, start_over: bool = False, away: Unavailable | None = None
+    ) -> None:
         super().__init__(detail)
         self.after = after
         self.start_over = start_over
+        self.away = away
 
 
 def open_session(limits: FetchLimits, connections: int) -> aiohttp.ClientSession:
@@ -133,16 +139,19 @@ class Fetcher:
             except (RedirectedTooOften, Unreadable) as error:
                 raise TransferFailed("TransferFailed", f"{_show(source)}: {error}") from error
             except _Retry as retry:
-                problem, after = str(retry), retry.after
+                problem, after, away = str(retry), retry.after, retry.away
                 if retry.start_over:
                     await attempt.start_over()
             except aiohttp.ClientSSLError as error:
                 raise TransferFailed("TransferFailed", f"{_show(source)}: {error}") from error
             except (TimeoutError, aiohttp.ClientError, OSError) as error:
                 problem, after = f"{type(error).__name__}: {error}".rstrip(": "), 0.0
+                away = "source" if _is_outage(error) else None
             failures = 1 if sink.length > before else failures + 1
             if failures >= self._limits.attempts:
-                raise TransferFailed("TransferFailed", f"{_show(source)}: {problem}", transient=True)
+                raise TransferFailed(
+                    "TransferFailed", f"{_show(source)}: {problem}", transient=True, away=away
+                )
             delay = min(self._limits.backoff * 2 ** (failures - 1), self._limits.backoff_max)
             delay = max(delay * random.uniform(0.5, 1.0), min(after, self._limits.backoff_max))  # noqa: S311 - jitter
             logger.info(
@@ -221,7 +230,8 @@ class _Attempt:
             raise TransferFailed("SourceNotFound", f"{_show(self._source)}: {status} {response.reason}")
         elif status in PASSING_STATUS:
             after = seconds_asked(response.headers.get("Retry-After")) or 0.0
-            raise _Retry(f"source answered {status} {response.reason}", after)
+            away: Unavailable | None = "source" if status in UNAVAILABLE_STATUS else None
+            raise _Retry(f"source answered {status} {response.reason}", after, away=away)
         else:
             raise TransferFailed(
                 "TransferFailed", f"{_show(self._source)}: source answered {status} {response.reason}"
@@ -295,6 +305,13 @@ class _Attempt:
                 raise _Retry(f"{mismatch} ({whose})", start_over=True)
             raise TransferFailed(mismatch.fault, f"{_show(self._source)}: {mismatch} ({whose})")
         return Fetched(found.size, found.md5, found.adler32, self._told.media_type, self._told.encoding)
+
+
+def _is_outage(error: Exception) -> bool:
+    """Whether the source did not answer, or the connection to it broke: not what it sent was wrong."""
+    if isinstance(error, aiohttp.ClientPayloadError):
+        error = error.__cause__ if isinstance(error.__cause__, Exception) else error
+    return isinstance(error, (TimeoutError, aiohttp.ClientConnectionError, OSError))
 
 
 def _show(url: URL) -> str:

@@ -92,6 +92,7 @@ bulk_row = Table(
     Column("fault", String(32)),
     Column("detail", Text),
     Column("transient", Boolean, nullable=False, server_default=text("false")),
+    Column("away", String(6), comment="what did not answer: 'source', or NULL"),
     Column("stamp", ARRAY(BigInteger), comment="inode, size, mtime of the file about to appear"),
     Column("started", DateTime(timezone=True)),
     Column("ended", DateTime(timezone=True)),
