@@ -11,7 +11,7 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from iam.main import create_app
+from iam.app import create_app
 from voservice.auth import AuthenticationError, ClientCredentials, TokenVerifier
 from voservice.testing_api import answers_as_described
 from voservice.testing_docs import shown_api

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import posix_mapper
 import pytest
+from posix_mapper.app import create_app
 from posix_mapper.config import PosixMapperSettings
-from posix_mapper.main import create_app
 from voservice import database
 from voservice.auth import TokenVerifier
 from voservice.testing import database_url, postgres

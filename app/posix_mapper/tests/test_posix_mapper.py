@@ -15,9 +15,10 @@ import posix_mapper
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from lxml import etree
+from posix_mapper.app import create_app
 from posix_mapper.config import PosixMapperSettings
-from posix_mapper.main import TRACKED, create_app
-from posix_mapper.storage import MappingStore
+from posix_mapper.services.levels import TRACKED
+from posix_mapper.storage.mapping import MappingStore
 from pydantic import ValidationError
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine

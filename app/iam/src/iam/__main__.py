@@ -15,7 +15,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="iam", description=__doc__)
     parser.add_argument("command", choices=["serve"])
     parser.parse_args()
-    serve("iam.main:create_app", "iam", load(IamSettings))
+    serve("iam.app:create_app", "iam", load(IamSettings))
 
 
 if __name__ == "__main__":

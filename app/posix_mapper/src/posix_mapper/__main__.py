@@ -21,7 +21,7 @@ def main(port: int = 8080) -> None:
     settings = load(PosixMapperSettings)
     configure("posix-mapper", settings.log_level)
     database.migrate(settings, Path(__file__).parent / "migrations")
-    serve("posix_mapper.main:create_app", "posix-mapper", settings, port)
+    serve("posix_mapper.app:create_app", "posix-mapper", settings, port)
 
 
 if __name__ == "__main__":

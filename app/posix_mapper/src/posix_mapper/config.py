@@ -9,7 +9,7 @@ from pydantic_settings import NoDecode
 from voservice.auth import USERNAME
 from voservice.config import CommaList, ServiceSettings
 
-from posix_mapper.models import LARGEST
+from posix_mapper.models.entries import LARGEST
 
 
 class PosixMapperSettings(ServiceSettings):

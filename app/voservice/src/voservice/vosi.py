@@ -1,13 +1,21 @@
-"""VOSI documents: availability 1.0 and capabilities 1.0 (VOSI 1.1, sections 2 and 5)."""
+"""VOSI availability 1.0 and capabilities 1.0 (VOSI 1.1, sections 2 and 5): documents, and the routes that give them."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Literal
 
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
 from lxml import etree
+
+from voservice.proxy import client_address
+from voservice.responses import xml
 
 AVAILABILITY = "http://www.ivoa.net/xml/VOSIAvailability/v1.0"
 CAPABILITIES = "http://www.ivoa.net/xml/VOSICapabilities/v1.0"
@@ -15,8 +23,14 @@ DATA_SERVICE = "http://www.ivoa.net/xml/VODataService/v1.1"
 XSI = "http://www.w3.org/2001/XMLSchema-instance"
 
 ANONYMOUS = ""
+AVAILABILITY_ID = "ivo://ivoa.net/std/VOSI#availability"
+CAPABILITIES_ID = "ivo://ivoa.net/std/VOSI#capabilities"
 TOKEN = "ivo://ivoa.net/sso#token"  # noqa: S105 - an identifier of the SSO standard
 CERTIFICATE = "ivo://ivoa.net/sso#tls-with-certificate"
+CHECK_SECONDS = 5
+"""Seconds after which what a service needs counts as not answering."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,3 +67,51 @@ def capabilities(entries: list[Capability]) -> bytes:
             attributes = {"standardID": method} if method else {}
             etree.SubElement(interface, "securityMethod", attributes)
     return bytes(etree.tostring(root, xml_declaration=True, encoding="UTF-8", pretty_print=True))
+
+
+def own_capabilities(url: str) -> list[Capability]:
+    """Capabilities of the routes of `router` at *url*."""
+    return [
+        Capability(AVAILABILITY_ID, f"{url}/availability", methods=(ANONYMOUS,)),
+        Capability(CAPABILITIES_ID, f"{url}/capabilities", methods=(ANONYMOUS,)),
+    ]
+
+
+def router(
+    entries: list[Capability],
+    *,
+    ready: Callable[[], Awaitable[object]] | None = None,
+    unready: str = "not ready",
+    note: str = "service is accepting requests",
+    state: Callable[[], tuple[bool, str]] | None = None,
+) -> APIRouter:
+    """Routes ``/capabilities`` and ``/availability`` of a service with the capabilities *entries*.
+
+    *ready* raises where something that the service needs does not answer; the note then begins with *unready*. *state*
+    tells whether the service takes requests, and its note, where operators change that. With ``detail=min``
+    availability is a status alone, a sign of life that says nothing of maintenance: whatever restarts the service when
+    it is dead must leave it alone then.
+    """
+    routes = APIRouter(tags=["VOSI"])
+
+    @routes.head("/capabilities", include_in_schema=False)
+    @routes.get("/capabilities", summary="What the service offers and where")
+    async def get_capabilities() -> Response:
+        return xml(capabilities(entries))
+
+    @routes.head("/availability", include_in_schema=False)
+    @routes.get("/availability", summary="Whether the service and what it needs answer")
+    async def get_availability(request: Request) -> Response:
+        alive, (open_, told) = True, (True, note) if state is None else state()
+        if ready is not None:
+            try:
+                async with asyncio.timeout(CHECK_SECONDS):
+                    await ready()
+            except Exception as exc:  # whatever is wrong is the answer
+                logger.warning("%s: %s", unready, exc)
+                alive, told = False, f"{unready}: {type(exc).__name__}"
+        if {key.lower(): value for key, value in request.query_params.items()}.get("detail") == "min":
+            return Response(status_code=200 if alive else 503)
+        return xml(availability(alive and open_, told, client_address(request)))
+
+    return routes

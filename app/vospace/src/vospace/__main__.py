@@ -10,8 +10,8 @@ from voservice import database
 from voservice.config import load
 from voservice.server import serve
 
+from vospace.app import MIGRATIONS
 from vospace.config import Settings
-from vospace.main import MIGRATIONS
 from vospace.space.space import open_tree
 from vospace.storage import keepers, transport
 from vospace.storage.tree import Tree
@@ -39,7 +39,7 @@ def main() -> None:
     except (ValueError, OSError) as error:
         raise SystemExit(f"vospace: {error}") from error
     database.migrate(settings, MIGRATIONS)
-    serve("vospace.main:create_app", "vospace", settings)
+    serve("vospace.app:create_app", "vospace", settings)
 
 
 def manage(tree: Tree, action: str) -> None:

@@ -12,6 +12,7 @@ from fastapi import Request
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 from voservice import database
+from voservice.app import Methods
 from voservice.database import LiveConnection
 from voservice.sources import SourcePolicy
 
@@ -24,7 +25,6 @@ from vospace.config import Settings
 from vospace.control.state import Control, State
 from vospace.handlers.files import CallerOf
 from vospace.handlers.transfers import SYNCTRANS, TRANSFERS, TransferHandlers
-from vospace.methods import Methods
 from vospace.package.handlers import KIND as PACKAGE
 from vospace.package.handlers import PackageHandlers, interrupted
 from vospace.recursive.handlers import DELETE, SETPROPS, RecursiveHandlers, parameters_of_delete
@@ -164,8 +164,7 @@ class Jobs:
         )
         bulk = BulkHandlers(self.service, self.rows, self._settings, owner_of)
         recursive = RecursiveHandlers(self.service, changes, self._space)
-        for router in (transfers.router(), packages.router(), bulk.router()):
-            methods.include(router)
+        methods.include(transfers.router(), packages.router(), bulk.router())
         guard = self.control.require_writable
         for path, kinds, listed, create in (
             ("/transfers", ANY_TRANSFER, (TRANSFERS,), transfers.create),

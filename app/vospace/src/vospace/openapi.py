@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastapi import FastAPI
-from voservice import openapi
+from voservice import openapi, operations
 from voservice.openapi import Object, Operation, answer, content, form, parameter
 
 _WHOLE: Object = {"type": "integer", "minimum": 0}
@@ -168,10 +168,7 @@ OPERATIONS = {
             parameter("follow", "false ends the answer with what there is"),
         ],
     ),
-    "GET /logControl": Operation(answers={200: answer("A logger and its level a line", "text/plain")}),
-    "POST /logControl": Operation(
-        answers={303: answer("To the levels")}, body=form(level="DEBUG, INFO, …", package="A logger")
-    ),
+    **operations.OPERATIONS,
     "GET /availability": Operation(openapi.AVAILABILITY, [openapi.DETAIL]),
     "POST /availability": Operation(
         answers={303: answer("To the availability")}, body=form(state="ReadWrite, ReadOnly or Offline")

@@ -14,8 +14,8 @@ from voservice import database
 from voservice.auth import AuthenticationError, bearer
 from voservice.config import load
 from voservice.logging import configure
+from vospace.app import MIGRATIONS, build
 from vospace.config import Settings
-from vospace.main import MIGRATIONS, build
 from vospace.models.caller import ANONYMOUS, Caller
 
 USERS = {"cavernadmin": 9999, "ada": 10001, "bob": 10002}

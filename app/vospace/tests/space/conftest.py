@@ -16,8 +16,8 @@ import pytest
 from fastapi import FastAPI
 from voservice import database
 from voservice.testing import database_url, postgres
+from vospace.app import MIGRATIONS, build
 from vospace.config import Settings
-from vospace.main import MIGRATIONS, build
 from vospace.space.space import Space
 from vospace.storage.keepers import keeper
 

@@ -15,7 +15,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.playbook.task import Task
 from ansible_collections.skasrc.cavern.plugins.action.deployment_secrets import ActionModule
 from ansible_collections.skasrc.cavern.plugins.module_utils import _secrets
-from iam.tokens import Signer
+from iam.services.signer import Signer
 
 
 @pytest.fixture

@@ -1,11 +1,11 @@
-"""`/logControl`, and the changes of state that are POSTed to `/availability`, as OpenCADC's services have them."""
+"""Changes of the service's state, POSTed to `/availability` as OpenCADC's services have them, and who may operate."""
 
 from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
-from voservice.responses import text
+from voservice.operations import Operators
 
 from vospace.control.state import Control
 from vospace.models.caller import Caller
@@ -14,45 +14,38 @@ from vospace.uws.parameters import read_parameters
 from vospace.uws.routes import see_other
 
 CallerOf = Callable[[Request], Awaitable[Caller]]
+OperatorOf = Callable[[Request], Awaitable[str]]
 
 
-class Operators:
-    """Who may operate the service: the root owner, and the users and groups that are configured."""
+def operator_of(caller_of: CallerOf, operators: Operators, root_uid: int) -> OperatorOf:
+    """Return the dependency that gives an operator's name: the root owner is one, and who is configured.
 
-    def __init__(self, words: list[str], root_uid: int) -> None:
-        self._words = frozenset(words)
-        self._root_uid = root_uid
+    `caller_of` must answer when the service is offline too. Raises PermissionDenied.
+    """
 
-    def require(self, caller: Caller) -> str:
-        """The caller's name. Raises PermissionDenied."""
+    async def operator(request: Request) -> str:
+        caller = await caller_of(request)
         if caller.username is not None and (
-            caller.uid == self._root_uid
-            or caller.username in self._words
-            or not self._words.isdisjoint(caller.groups)
+            caller.uid == root_uid or operators.include(caller.username, caller.groups)
         ):
             return caller.username
         raise PermissionDenied("permission denied")
 
+    return operator
 
-def router(control: Control, operators: Operators, url: str, caller_of: CallerOf) -> APIRouter:
-    """Routes of the service at *url*. `caller_of` must answer when the service is offline too."""
+
+async def log_parameters(request: Request) -> tuple[list[str], list[str]]:
+    """Return the values of `level` and `package`, of the query and the form. Raises InvalidArgument."""
+    parameters = await read_parameters(request)
+    return parameters.all("level"), parameters.all("package")
+
+
+def router(control: Control, url: str, operator: OperatorOf) -> APIRouter:
+    """Routes of the service at *url*."""
     routes = APIRouter(tags=["operation"])
 
-    @routes.get("/logControl", summary="Levels of logs: a logger and its level a line")
-    async def get_levels(caller: Annotated[Caller, Depends(caller_of)]) -> Response:
-        operators.require(caller)
-        return text(control.levels.text())
-
-    @routes.post("/logControl", summary="Set the level of each package given, or of all")
-    async def set_levels(request: Request, caller: Annotated[Caller, Depends(caller_of)]) -> Response:
-        who = operators.require(caller)
-        parameters = await read_parameters(request)
-        await control.set_level(parameters.first("level"), parameters.all("package"), who)
-        return see_other(f"{url}/logControl")
-
     @routes.post("/availability", summary="Change the state: ReadWrite, ReadOnly or Offline")
-    async def set_state(request: Request, caller: Annotated[Caller, Depends(caller_of)]) -> Response:
-        who = operators.require(caller)
+    async def set_state(request: Request, who: Annotated[str, Depends(operator)]) -> Response:
         state = (await read_parameters(request)).first("state")
         if state is None:
             raise InvalidArgument("state is missing: ReadWrite, ReadOnly or Offline")

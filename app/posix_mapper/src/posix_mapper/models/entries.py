@@ -6,14 +6,12 @@ from dataclasses import dataclass
 
 from voservice.auth import GROUP
 
+from posix_mapper.models.errors import InvalidGroup
+
 LARGEST = 2**31 - 1
 """Largest uid or gid that the tables hold."""
 DEFAULT_GROUP = "ivo://default-group-should-be-ignored.opencadc.org/default-group?"
 """Beginning of the identifiers of users' own groups, whose gid is the user's uid."""
-
-
-class InvalidGroup(ValueError):
-    """The text is no group identifier."""
 
 
 @dataclass(frozen=True)

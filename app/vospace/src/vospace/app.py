@@ -16,29 +16,27 @@ import httpx
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from voservice import database, docs
+from voservice import database, operations, vosi
+from voservice.app import Methods, service
 from voservice.auth import AuthenticationError, ClientCredentials, TokenVerifier
 from voservice.certificates import ClientCertificates
 from voservice.config import load
-from voservice.logging import AccessLog, bind, configure
-from voservice.middleware import CallerHeaders, protect
-from voservice.proxy import client_address
+from voservice.logging import bind, configure
+from voservice.operations import Operators
 from voservice.responses import text as plain
 
 from vospace import openapi
 from vospace.bodies import Arrivals
 from vospace.config import Settings
-from vospace.control import handlers as operation
-from vospace.control.handlers import Operators
-from vospace.handlers import vosi
+from vospace.control import handlers as control
+from vospace.control.state import State
+from vospace.handlers import overview
 from vospace.handlers.files import FileHandlers
 from vospace.handlers.nodes import NodeHandlers
 from vospace.jobs import Jobs
-from vospace.methods import Methods
 from vospace.models.caller import Caller
-from vospace.models.errors import Fault, QuotaExceeded
+from vospace.models.errors import Fault, InvalidArgument, QuotaExceeded
 from vospace.services.changes import Changes
 from vospace.services.identities import Identities, MappingUnavailable, Registry
 from vospace.services.preauth import Preauth
@@ -115,15 +113,15 @@ def build(settings: Settings, known: Identities) -> FastAPI:
         await engine.dispose()
         os.umask(mask)
 
-    app = FastAPI(
+    app = service(
+        settings,
         title="VOSpace",
+        prefix=context,
         lifespan=lifespan,
-        docs_url=None,
-        openapi_url=f"{context}/openapi.json",
-        redoc_url=None,
-        redirect_slashes=False,
+        refuse=lambda status, reason: plain(f"PermissionDenied: {reason}\n", status),
+        quiet=("/availability",),
+        caller_headers=True,
     )
-    docs.install(app, context)
 
     async def identified(request: Request) -> Caller:
         caller = await known.caller(request)
@@ -149,29 +147,37 @@ def build(settings: Settings, known: Identities) -> FastAPI:
         require_writable=guard,
     )
     methods = Methods(app, context)
-    methods.include(files.router())
-    methods.include(nodes.router())
+    methods.include(files.router(), nodes.router())
     jobs.install(methods, caller_of, changes)
-    operators = Operators(settings.vospace_operators, settings.vospace_root_owner_uid)
-    methods.include(operation.router(jobs.control, operators, settings.service_url, identified))
+    url = settings.service_url
+    operator = control.operator_of(
+        identified, Operators(settings.vospace_operators), settings.vospace_root_owner_uid
+    )
+
+    async def ready() -> None:
+        await jobs.store.ready()
+        await asyncio.to_thread(os.statvfs, settings.root)
+
+    def state() -> tuple[bool, str]:
+        found = jobs.control.state
+        return found is not State.OFFLINE, found.note
+
     methods.include(
-        vosi.router(
-            settings.vospace_resource_id,
-            settings.service_url,
-            jobs.store.ready,
-            lambda: os.statvfs(settings.root),
-            lambda: jobs.control.state,
-            client_address,
-        )
+        operations.router(
+            jobs.control,
+            url,
+            operator=operator,
+            parameters=control.log_parameters,
+            invalid=InvalidArgument,
+        ),
+        control.router(jobs.control, url, operator),
+        vosi.router(overview.capabilities(url), ready=ready, state=state),
+        overview.router(settings.vospace_resource_id, url),
     )
     app.state.jobs, app.state.space, app.state.engine = jobs, space, engine
     app.state.arrivals = Arrivals(settings.vospace_user_bodies, space.spool)
     openapi.install(app, context)
     _install_errors(app, methods)
-    protect(app, settings, lambda status, reason: plain(f"PermissionDenied: {reason}\n", status))
-    app.add_middleware(AccessLog, quiet=(f"{context}/availability",))
-
-    app.add_middleware(CallerHeaders)
     return app
 
 
@@ -208,12 +214,7 @@ def _install_errors(app: FastAPI, methods: Methods) -> None:
         app, lambda: plain("ServiceBusy: the database does not answer\n", 503, {"Retry-After": "10"})
     )
 
-    @app.exception_handler(HTTPException)
-    async def http(request: Request, error: HTTPException) -> Response:
-        if error.status_code != 405:
-            return plain(f"{error.detail}\n", error.status_code, error.headers)
-        allowed = ", ".join(methods.of(request.url.path))
-        return plain(f"unsupported: HTTP {request.method}\n", 405, {"Allow": allowed})
+    methods.answer_in_text()
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from posix_mapper.models import DEFAULT_GROUP, InvalidGroup, PosixGroup, PosixUser
+from posix_mapper.models.entries import DEFAULT_GROUP, PosixGroup, PosixUser
+from posix_mapper.models.errors import InvalidGroup, NumbersExhausted
 
 # Nothing is drawn from a sequence for a name that is known. Whatever the conflict, a race for the name or a number that
 # somebody has already, nothing is added, and the caller looks again.
@@ -34,10 +35,6 @@ _KNOWN_GROUPS = text("SELECT groupuri FROM mapping.groups WHERE groupuri = ANY(:
 ATTEMPTS = 1000
 
 logger = logging.getLogger(__name__)
-
-
-class NumbersExhausted(Exception):
-    """A free number was not found among those that the sequence gave."""
 
 
 class MappingStore:
@@ -127,24 +124,6 @@ class MappingStore:
                 raise ValueError(
                     f"POSIX_MAPPER_RESERVED_USERS: {name}:{uid} cannot be reserved: a group has gid {uid}"
                 )
-
-    async def log_levels(self) -> dict[str, str]:
-        """Levels that operators have set, by logger."""
-        async with self.engine.connect() as connection:
-            rows = await connection.execute(text("SELECT logger, level FROM mapping.log_levels"))
-            return {row.logger: row.level for row in rows}
-
-    async def set_log_levels(self, levels: Mapping[str, str], who: str) -> None:
-        """Keep levels for all processes."""
-        async with self.engine.begin() as connection:
-            await connection.execute(
-                text(
-                    "INSERT INTO mapping.log_levels (logger, level, changed_by) VALUES (:logger, :level, :who)"
-                    " ON CONFLICT (logger) DO UPDATE SET level = excluded.level, changed_by = excluded.changed_by,"
-                    " changed = clock_timestamp()"
-                ),
-                [{"logger": name, "level": levels[name], "who": who} for name in sorted(levels)],
-            )
 
     async def check(self) -> None:
         """Raise what the database raises, if it cannot answer."""

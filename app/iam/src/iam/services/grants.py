@@ -1,0 +1,131 @@
+"""Grants of the token endpoint: who gets a token, for whom, and with what in it."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass, field
+from typing import Any
+
+import jwt
+from voservice.auth import ACCESS_TOKEN, EXCHANGE, USERNAME
+
+from iam.config import IamSettings
+from iam.models.directory import CLIENT_CREDENTIALS, RESOURCE_OWNER, Client, Directory
+from iam.models.errors import OAuthError
+from iam.services.signer import Signer
+
+SCOPES = ("openid", "profile", "groups")
+TOKEN_TYPES = (ACCESS_TOKEN, "urn:ietf:params:oauth:token-type:jwt")
+_SECONDS = re.compile("[0-9]{1,18}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenRequest:
+    """The form of a request for a token (RFC 6749 sections 4.3 and 4.4, RFC 8693 section 2.1), unchecked.
+
+    ``expires_in`` is no standard parameter: the lifetime wanted, in seconds.
+    """
+
+    grant_type: str
+    username: str = ""
+    password: str = ""
+    subject_token: str = ""
+    subject_token_type: str = ""
+    requested_token_type: str = ACCESS_TOKEN
+    actor_token: str = ""
+    expires_in: str = ""
+    audiences: list[str] = field(default_factory=list)
+    scope: str = ""
+
+
+class Grants:
+    """Issues tokens by the grants that a client may use."""
+
+    def __init__(self, settings: IamSettings, directory: Directory, signer: Signer) -> None:
+        """Issue tokens of *signer* to the clients and users of *directory*."""
+        self._settings = settings
+        self._directory = directory
+        self._signer = signer
+
+    def issue(self, client: Client, asked: TokenRequest) -> dict[str, Any]:
+        """Return the body of the answer with a token for *client* (RFC 6749 section 5.1). Raises `OAuthError`."""
+        if asked.grant_type not in {RESOURCE_OWNER, CLIENT_CREDENTIALS, EXCHANGE}:
+            raise OAuthError(
+                "unsupported_grant_type", f"grant_type: {asked.grant_type!r} is not one of this issuer's"
+            )
+        if asked.grant_type not in client.grants:
+            raise OAuthError("unauthorized_client", f"The client may not use {asked.grant_type}")
+        lifetime = self._lifetime(asked.expires_in)
+        scope = asked.scope
+        if asked.grant_type == RESOURCE_OWNER:
+            name = self._resource_owner(asked)
+        elif asked.grant_type == CLIENT_CREDENTIALS:
+            if client.username is None:
+                raise OAuthError("unauthorized_client", "The client acts as no user")
+            name = client.username
+        else:
+            name, granted = self._exchanged(asked)
+            scope = " ".join(word for word in scope.split() if word in granted)
+        audiences = asked.audiences or self._settings.oidc_audiences
+        token = self._signer.issue(
+            name,
+            self._directory.groups(name),
+            client.client_id,
+            audiences[0] if len(audiences) == 1 else audiences,
+            lifetime,
+            scope,
+        )
+        body = {"access_token": token, "token_type": "Bearer", "expires_in": lifetime, "scope": scope}
+        if asked.grant_type == EXCHANGE:
+            body |= {"issued_token_type": asked.requested_token_type}
+        return body
+
+    def introspect(self, token: str) -> dict[str, Any]:
+        """Return the body of an introspection (RFC 7662 section 2.2)."""
+        try:
+            claims = self._signer.read(token)
+            return {
+                "active": True,
+                "token_type": "Bearer",
+                "username": claims["preferred_username"],
+                **claims,
+            }
+        except jwt.PyJWTError:
+            return {"active": False}
+
+    def _lifetime(self, text: str) -> int:
+        if not text:
+            return self._settings.iam_default_lifetime
+        longest = self._settings.iam_max_lifetime
+        if not _SECONDS.fullmatch(text) or not 1 <= int(text) <= longest:
+            raise OAuthError("invalid_request", f"expires_in: seconds from 1 to {longest}")
+        return int(text)
+
+    def _resource_owner(self, asked: TokenRequest) -> str:
+        """Return the user whose name and password were given."""
+        if not USERNAME.match(asked.username):
+            raise OAuthError(
+                "invalid_request", "username: letters, digits and _.@-, beginning with a letter or digit"
+            )
+        password = self._settings.iam_user_password.get_secret_value()
+        if not secrets.compare_digest(asked.password.encode(), password.encode()):
+            raise OAuthError("invalid_grant", "Wrong password")
+        return asked.username
+
+    def _exchanged(self, asked: TokenRequest) -> tuple[str, list[str]]:
+        """Return user and scopes of the token to be exchanged: one that the services of this deployment accept."""
+        if asked.subject_token_type not in TOKEN_TYPES:
+            raise OAuthError("invalid_request", f"subject_token_type: {' or '.join(TOKEN_TYPES)}")
+        if asked.requested_token_type not in TOKEN_TYPES:
+            raise OAuthError("invalid_request", f"requested_token_type: {' or '.join(TOKEN_TYPES)}")
+        if asked.actor_token:
+            raise OAuthError("invalid_request", "actor_token: delegation is not offered")
+        try:
+            claims = self._signer.read(asked.subject_token)
+        except jwt.PyJWTError as exc:
+            raise OAuthError("invalid_grant", "subject_token: not a valid token of this issuer") from exc
+        audiences = [claims["aud"]] if isinstance(claims.get("aud"), str) else claims.get("aud") or []
+        if not set(audiences) & set(self._settings.oidc_audiences):
+            raise OAuthError("invalid_grant", "subject_token: meant for another audience")
+        return str(claims["preferred_username"]), str(claims.get("scope", "")).split()
