@@ -32,3 +32,26 @@ def test_metrics_stay_inside(stack: Deployment, path: str) -> None:
         answer = wire.ask(stack, "GET", f"/{service}/{path}")
         assert answer.startswith(b"HTTP/1.1 404"), service
         assert b"prepare_data_tasks" not in answer
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /<evil> HTTP/1.1\r\nHost: x\r\n<evil>\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: <evil>\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: <evil>\r\nHost: <evil>x\r\n\r\n",
+        b"GET /" + b"<evil>" * 10_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"<evil>\r\n\r\n",
+    ],
+    ids=["header", "length", "hosts", "long", "none"],
+)
+def test_what_is_no_request_is_refused_without_a_word_of_it(stack: Deployment, sent: bytes) -> None:
+    """HAProxy's own page, before any of its configuration is looked at, and so without headers of ours."""
+    with wire.connect_tls(stack) as connection:
+        connection.sendall(sent)
+        answer = b""
+        while block := connection.recv(1 << 16):
+            answer += block
+    assert answer.startswith(b"HTTP/1.1 4")
+    assert b"connection: close" in answer.lower()
+    assert b"evil" not in answer

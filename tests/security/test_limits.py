@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -11,13 +14,18 @@ from contextlib import ExitStack
 import pytest
 import requests
 import wire
-from deployment import Deployment
+from deployment import Deployment, playbook
 
 CONNECTIONS = 512
 REQUESTS = 20_000
 WINDOW = 10
 PATIENCE = 30
 """Seconds in which a body must have brought something."""
+RESPONSE_PATIENCE = 5
+CONTAINER = (
+    "<vos:node xmlns:vos='http://www.ivoa.net/xml/VOSpace/v2.0' xsi:type='vos:ContainerNode'"
+    " xmlns:xsi='http://www.w3.org/2001/XMLSchema-instance'/>"
+)
 
 
 @pytest.fixture
@@ -127,10 +135,8 @@ def test_a_document_that_is_dribbled_ends(stack: Deployment) -> None:
 
 
 def test_a_file_that_is_dribbled_ends(stack: Deployment, http: requests.Session, user: str) -> None:
-    node = "<vos:node xmlns:vos='http://www.ivoa.net/xml/VOSpace/v2.0' xsi:type='vos:ContainerNode'"
-    node += " xmlns:xsi='http://www.w3.org/2001/XMLSchema-instance'/>"
     home = f"{stack.url}/src/cavern/nodes/home/{user}"
-    http.put(home, data=node, headers={"Content-Type": "text/xml"}, timeout=30).raise_for_status()
+    http.put(home, data=CONTAINER, headers={"Content-Type": "text/xml"}, timeout=30).raise_for_status()
     path = f"/src/cavern/files/home/{user}/slow"
     with wire.connect_tls(stack) as connection:
         head = (f"Authorization: {http.headers['Authorization']!s}", "Content-Length: 10000")
@@ -139,3 +145,45 @@ def test_a_file_that_is_dribbled_ends(stack: Deployment, http: requests.Session,
     assert seconds < PATIENCE + 10
     assert answer.startswith(b"HTTP/1.1 408")
     assert http.get(f"{stack.url}{path}", timeout=30).status_code == 404
+
+
+@pytest.fixture
+def impatient(stack: Deployment) -> Iterator[None]:
+    """Give Cavern less patience than a deployment has, which is more than a test has."""
+    playbook("site.yml", "-e", json.dumps({"cavern_settings": {"response_patience": RESPONSE_PATIENCE}}))
+    yield
+    playbook("site.yml")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_file_that_is_hardly_read_is_held_for_nobody(
+    stack: Deployment, http: requests.Session, user: str
+) -> None:
+    """A byte in a while keeps every silence short, and yet ends."""
+    size = 64 << 20  # more than all the buffers on the way
+    home = f"{stack.url}/src/cavern/nodes/home/{user}"
+    http.put(home, data=CONTAINER, headers={"Content-Type": "text/xml"}, timeout=30).raise_for_status()
+    path = f"/src/cavern/files/home/{user}/large"
+    http.put(f"{stack.url}{path}", data=os.urandom(size), timeout=120).raise_for_status()
+    with wire.connect_tls(stack, receive_buffer=8192) as connection:
+        authorization = f"Authorization: {http.headers['Authorization']!s}"
+        connection.sendall(wire.request(stack, "GET", path, authorization))
+        begin = time.time()
+        taken = 0
+        while time.time() < begin + 3 * RESPONSE_PATIENCE:
+            taken += len(connection.recv(1))
+            time.sleep(0.2)
+        told = stack.container("src-cavern").logs(since=begin - 1)
+        assert b"a response was cut off: its client took" in told
+        # What was on the way by then is all that is left.
+        while block := _rest(connection):
+            taken += len(block)
+    assert 0 < taken < size
+    assert len(http.get(f"{stack.url}{path}", timeout=120).content) == size
+
+
+def _rest(connection: ssl.SSLSocket) -> bytes:
+    try:
+        return connection.recv(1 << 16)
+    except (ConnectionResetError, ssl.SSLError):
+        return b""

@@ -10,16 +10,26 @@ from urllib.parse import urlsplit
 from deployment import Deployment
 
 
-def connect(stack: Deployment, timeout: float = 30) -> socket.socket:
-    """Bare TCP connection to the published port."""
+def connect(stack: Deployment, timeout: float = 30, receive_buffer: int | None = None) -> socket.socket:
+    """Bare TCP connection to the published port, with room for *receive_buffer* bytes that nobody has read yet."""
     parts = urlsplit(stack.url)
-    return socket.create_connection((str(parts.hostname), parts.port or 443), timeout=timeout)
+    connection = socket.socket()
+    connection.settimeout(timeout)
+    if receive_buffer is not None:
+        # The window is told with the first packet.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    try:
+        connection.connect((str(parts.hostname), parts.port or 443))
+    except OSError:
+        connection.close()
+        raise
+    return connection
 
 
-def connect_tls(stack: Deployment, timeout: float = 30) -> ssl.SSLSocket:
+def connect_tls(stack: Deployment, timeout: float = 30, receive_buffer: int | None = None) -> ssl.SSLSocket:
     """TLS connection that speaks HTTP/1.1."""
     context = ssl.create_default_context(cafile=stack.ca)
-    return context.wrap_socket(connect(stack, timeout), server_hostname=stack.public_name)
+    return context.wrap_socket(connect(stack, timeout, receive_buffer), server_hostname=stack.public_name)
 
 
 def request(stack: Deployment, method: str, target: str, *headers: str) -> bytes:

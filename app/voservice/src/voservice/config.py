@@ -103,6 +103,15 @@ class ServiceSettings(BaseSettings):
         description="Seconds over which the pace of a request's body is measured; a slower one is answered with 408",
     )
     body_pace: int = Field(500, ge=0, description="Lowest pace of a request's body, in bytes a second")
+    response_patience: float = Field(
+        600.0,
+        gt=0,
+        description="Seconds of waiting for a client over which the pace is measured at which it takes a response;"
+        " a slower one is cut off",
+    )
+    response_pace: int = Field(
+        500, ge=0, description="Lowest pace at which a client takes a response, in bytes a second"
+    )
     workers: int = Field(1, ge=1, le=64, description="Server processes")
     database_url: str = Field("", description="postgresql://role@host:port/database, without the password")
     database_password: SecretStr = Field(SecretStr(""), description="Password of the database role")

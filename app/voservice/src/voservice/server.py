@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection
 from functools import partial
 from typing import Any
@@ -12,21 +13,56 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from voservice import logging as logs
 from voservice.boundaries import RequestBoundaries
 from voservice.config import ServiceSettings
+from voservice.pace import ResponsePace
 from voservice.proxy import ProvenProxy
 
 
 class Protocol(HttpToolsProtocol):
     """HTTP/1.1 as every service speaks it, whatever its application does.
 
-    No body becomes another's request, and nobody but the proxy speaks for it.
+    No body becomes another's request, nobody but the proxy speaks for it, and no client keeps a response for ever.
     """
 
     def __init__(
-        self, *arguments: Any, proxies: Collection[str] = (), proof: str = "", **options: Any
+        self,
+        *arguments: Any,
+        proxies: Collection[str] = (),
+        proof: str = "",
+        response_patience: float = 600,
+        response_pace: int = 0,
+        **options: Any,
     ) -> None:
         """Serve one connection."""
         super().__init__(*arguments, **options)
         self.app = RequestBoundaries(ProvenProxy(self.app, proxies, proof))
+        self._patience = response_patience
+        self._least = response_pace
+        self._pace: ResponsePace
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to serve a client."""
+        super().connection_made(transport)
+        self._pace = ResponsePace(transport, self.loop, self._patience, self._least)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End with the client."""
+        self._pace.resume()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """Begin with a request."""
+        self._pace.begin()
+        super().on_message_begin()
+
+    def pause_writing(self) -> None:
+        """Wait for a client that takes less than it is sent."""
+        self._pace.pause()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """Go on with a client that has taken what it was sent."""
+        self._pace.resume()
+        super().resume_writing()
 
 
 def serve(app: str, service: str, settings: ServiceSettings, port: int = 8080, root_path: str = "") -> None:
@@ -36,7 +72,13 @@ def serve(app: str, service: str, settings: ServiceSettings, port: int = 8080, r
     """
     logs.configure(service, settings.log_level)
     proof = settings.proxy_proof.get_secret_value()
-    protocol: Any = partial(Protocol, proxies=settings.trusted_proxies, proof=proof)
+    protocol: Any = partial(
+        Protocol,
+        proxies=settings.trusted_proxies,
+        proof=proof,
+        response_patience=settings.response_patience,
+        response_pace=settings.response_pace,
+    )
     uvicorn.run(
         app,
         factory=True,
