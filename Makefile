@@ -27,10 +27,10 @@ QUIET := 3>&1 1>&2 CAVERN_MESSAGES_DESCRIPTOR=3 ANSIBLE_STDOUT_CALLBACK=skasrc.c
 DEPLOY := $(VENV)/.deploy
 DEV := $(VENV)/.dev
 
-.PHONY: help up test smoke status logs token down purge lint unit stack contract bench lock check certificate revoke compose backup restore upgrade
+.PHONY: help up test smoke status logs token down purge test-all lint unit stack contract bench lock check certificate revoke compose backup restore upgrade
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 # An environment that came here with a copied or moved checkout goes on using the one that it was made for.
 ifneq ($(shell sed -n 's/^command = .* -m venv //p' $(VENV)/pyvenv.cfg 2>&-),$(CURDIR)/$(VENV))
@@ -91,6 +91,9 @@ restore: $(DEPLOY) ## Bring a backup back into a purged machine: make restore BA
 
 test: ## Everything that CI runs: lint, unit tests, a deployment and the tests against it
 	@bin/test
+
+test-all: ## The same, and the tests that take long
+	@bin/test all
 
 lint: $(DEV) ## Lint and type-check everything
 	@bin/lint

@@ -455,15 +455,9 @@ def told(reader: str, archive: Path) -> dict[str, int]:
 READERS = pytest.mark.parametrize("reader", ["zipfile", "unzip", "bsdtar", "jdk", "commons"])
 
 
-# Reading so much takes each of them 10 s of a core: one that seeks and one that streams stand for the others.
-@pytest.mark.parametrize(
-    "reader",
-    [
-        "zipfile",
-        "jdk",
-        *(pytest.param(reader, marks=pytest.mark.slow) for reader in ("unzip", "bsdtar", "commons")),
-    ],
-)
+# Writing so much takes 10 s of a core, and reading it as much for each of them.
+@pytest.mark.slow
+@READERS
 def test_members_of_more_than_4_gib(large: Path, reader: str) -> None:
     assert told(reader, large) == LARGE
 
