@@ -34,9 +34,10 @@ from vospace.bulk.targets import Target, Targets, failed
 from vospace.config import Settings
 from vospace.models.caller import Caller
 from vospace.models.errors import Fault, TransferFailed
+from vospace.space.receive import Receiver
 from vospace.space.space import Space
 from vospace.space.write import Upload
-from vospace.storage.sinks import FileSink, MemorySink, storage_failure
+from vospace.storage.sinks import storage_failure
 from vospace.storage.system_calls import sync_file_system
 from vospace.transfers.commit import uninterrupted
 from vospace.transfers.fetcher import Fetched, Fetcher
@@ -53,64 +54,16 @@ SMALL = 1 << 20
 """Files up to this size wait in memory for their batch; longer ones are written as they arrive."""
 
 
-class BulkSink:
-    """Memory at first, a staged file once the body grows beyond SMALL."""
-
-    def __init__(self, space: Space, target: Target) -> None:
-        self._space = space
-        self._target = target
-        self._sink: MemorySink | FileSink = MemorySink()
-        self.upload: Upload | None = None
-
-    @property
-    def length(self) -> int:
-        return self._sink.length
-
-    @property
-    def md5(self) -> str:
-        return self._sink.md5
-
-    @property
-    def adler32(self) -> str:
-        return self._sink.adler32
-
-    @property
-    def data(self) -> bytearray:
-        return self._sink.data if isinstance(self._sink, MemorySink) else bytearray()
-
-    async def write(self, data: bytes) -> None:
-        await self._sink.write(data)
-        if isinstance(self._sink, MemorySink) and self._sink.length > SMALL:
-            held = bytes(self._sink.data)
-            self.upload = await asyncio.to_thread(
-                self._space.upload_at, self._target.place, self._target.exists
-            )
-            self._sink = FileSink(self.upload.descriptor)
-            await self._sink.write(held)
-
-    async def flush(self) -> None:
-        await self._sink.flush()
-
-    async def restart(self) -> None:
-        await self._sink.restart()
-
-    async def close(self) -> None:
-        if isinstance(self._sink, FileSink):
-            await self._sink.close()
-        if self.upload is not None:
-            self.upload.close()
-
-
 @dataclass(slots=True)
 class Arrived:
     """A file that was fetched and waits for its batch."""
 
     target: Target
-    sink: BulkSink
+    receiver: Receiver
     fetched: Fetched
 
     async def close(self) -> None:
-        await self.sink.close()
+        await self.receiver.close()
         self.target.close()
 
 
@@ -162,7 +115,7 @@ class _Pull:
         self._arrivals: asyncio.Queue[Arrived | Finished | None] = asyncio.Queue(BATCH_FILES)
         self._staged: asyncio.Queue[Batch | None] = asyncio.Queue(1)
         self._waiting = 0
-        self._room = asyncio.Condition()
+        self._buffer_freed = asyncio.Condition()
         self._event = 0
 
     async def work(self) -> None:
@@ -223,27 +176,28 @@ class _Pull:
     async def _fetch_all(self, todo: asyncio.Queue[Target | None]) -> None:
         while (target := await todo.get()) is not None:
             target.started = time.time()
-            sink = BulkSink(self._space, target)
+            begin = partial(self._space.upload_at, target.place, target.exists)
+            receiver = Receiver(begin, buffer=SMALL)
             try:
-                room = (
-                    await asyncio.to_thread(self._space.room, target.place)
+                left = (
+                    await asyncio.to_thread(self._space.quota_left, target.place)
                     if target.place.gate.quota
                     else None
                 )
-                fetched = await self._fetcher.fetch(target.row.source, sink, target.row.expected, room)
+                fetched = await self._fetcher.fetch(target.row.source, receiver, target.row.expected, left)
             except Exception as error:
-                await sink.close()
+                await receiver.close()
                 target.close()
                 await self._arrivals.put(_unfetched(target, error))
             except BaseException:
-                await sink.close()
+                await receiver.close()
                 target.close()
                 raise
             else:
-                async with self._room:
-                    await self._room.wait_for(lambda: self._waiting < 2 * BATCH_BYTES)
-                    self._waiting += len(sink.data)
-                await self._arrivals.put(Arrived(target, sink, fetched))
+                async with self._buffer_freed:
+                    await self._buffer_freed.wait_for(lambda: self._waiting < 2 * BATCH_BYTES)
+                    self._waiting += receiver.buffered
+                await self._arrivals.put(Arrived(target, receiver, fetched))
 
     # Batches.
 
@@ -285,17 +239,17 @@ class _Pull:
             if item is None:
                 return batch, False
             batch.append(item)
-            size += len(item.sink.data) if isinstance(item, Arrived) else 0
+            size += item.receiver.buffered if isinstance(item, Arrived) else 0
         return batch, True
 
     async def _close(self, batch: Batch) -> None:
         freed = 0
         for item in batch.arrived:
-            freed += len(item.sink.data)
+            freed += item.receiver.buffered
             await item.close()
-        async with self._room:
+        async with self._buffer_freed:
             self._waiting -= freed
-            self._room.notify_all()
+            self._buffer_freed.notify_all()
 
     def _stage(self, batch: Batch) -> None:
         """Write the files of a batch under no name, and make all of them durable at once."""
@@ -304,7 +258,8 @@ class _Pull:
                 if self._if_exists is IfExists.VERIFY and self._targets.holds(item.target, item.fetched):
                     batch.done.append(_finished(item, RowState.SKIPPED))
                     continue
-                upload = self._stage_one(item)
+                properties = item.receiver.properties(item.fetched.media_type, item.fetched.encoding)
+                upload = item.receiver.stage(properties, sync=False)
                 batch.staged.append((item, upload))
                 batch.stamps[item.target.row.index] = upload.stamp
             except OSError as error:
@@ -323,16 +278,6 @@ class _Pull:
             await self._rows.finish(connection, self._run.job.id, self._event, batch.done)
             await self._run.progress(connection)
         self._event += len(batch.done)
-
-    def _stage_one(self, item: Arrived) -> Upload:
-        upload = item.sink.upload
-        if upload is None:
-            upload = item.sink.upload = self._space.upload_at(item.target.place, item.target.exists)
-            view = memoryview(item.sink.data)
-            while view:
-                view = view[os.write(upload.descriptor, view) :]
-        upload.prepare(item.fetched.properties(), sync=False)
-        return upload
 
     def _place(self, batch: Batch) -> None:
         """Give the files of a batch their names, and make the names durable."""

@@ -65,7 +65,7 @@ class Stated:
 class Known:
     """Digests of a file that are known without reading it."""
 
-    def __init__(self, properties: Mapping[str, str]) -> None:
+    def __init__(self, properties: Mapping[str, str | None]) -> None:
         """`properties`: of its node."""
         found = {MD5: properties.get(terms.MD5), ADLER32: properties.get(terms.ADLER32)}
         self._values = {

@@ -5,6 +5,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack
 from email.utils import formatdate
+from functools import partial
 from io import FileIO
 from typing import Annotated
 from urllib.parse import quote
@@ -22,8 +23,8 @@ from vospace.models.sizes import byte_count
 from vospace.models.uri import Path, decode_path
 from vospace.services.preauth import PREFIX, Mode, Preauth
 from vospace.space.lookup import OpenFile
+from vospace.space.receive import Receiver
 from vospace.space.space import Space
-from vospace.storage.sinks import FileSink
 
 BLOCK = 1 << 20
 SMALL = 256 << 10
@@ -127,31 +128,15 @@ class FileHandlers:
             # The Python client announces a very large file with an empty request, then sends it.
             return Response(status_code=201, headers={"Content-Length": "0"})
         require = conditions.writing(request.headers)
-        upload = await asyncio.to_thread(self._space.upload, caller, path, follow=False, require=require)
-        sink = FileSink(upload.descriptor, stated.algorithms)
-        try:
-            announced = None if declared is None else byte_count(declared)
-            if announced is not None:
-                await asyncio.to_thread(upload.check_room, announced)
-            async for chunk in request.stream():
-                await sink.write(chunk)
-                if upload.room is not None and sink.length > upload.room:
-                    await asyncio.to_thread(upload.check_room, sink.length)
-            await sink.flush()
-            if announced is not None and sink.length != announced:
-                raise InvalidArgument(f"the body has {sink.length} bytes, announced were {announced}")
+        begin = partial(self._space.upload, caller, path, follow=False, require=require)
+        async with Receiver(begin, algorithms=stated.algorithms) as receiver:
+            upload, sink = await receiver.open()
+            await receiver.receive(request.stream(), None if declared is None else byte_count(declared))
             stated.verify(sink)
-            properties = {terms.MD5: sink.md5, terms.ADLER32: sink.adler32}
             kind = request.headers.get("content-type")
-            if kind:
-                properties[terms.TYPE] = kind
-            if encoding := request.headers.get("content-encoding"):
-                properties[terms.ENCODING] = encoding
+            properties = receiver.properties(kind, request.headers.get("content-encoding"))
             await asyncio.to_thread(upload.commit, properties)
             written = os.fstat(upload.descriptor)
-        finally:
-            await sink.close()
-            upload.close()
         headers = {
             "ETag": conditions.tag(written),
             "Content-Length": "0",

@@ -60,7 +60,7 @@ class Copies:
             upload = self._writer.upload(caller, target, replace=False)
             try:
                 size = opened.status.stat.st_size
-                upload.check_room(size)
+                upload.check_quota(size)
                 done = 0
                 while done < size:
                     if cancelled():

@@ -20,10 +20,13 @@ class Quotas:
         self._tree = tree
         self._usage = usage
 
-    def room(self, place: Located, size: int = 1) -> int | None:
-        """Bytes that may be written there, None without a quota. Raises QuotaExceeded if they are fewer than `size`."""
+    def left(self, place: Located, size: int = 1) -> int | None:
+        """Return the bytes that may be written there, None without a quota.
+
+        Raises QuotaExceeded if they are fewer than `size`.
+        """
         quota = self.of(place)
-        return None if quota is None else self._usage.room(*quota, size)
+        return None if quota is None else self._usage.left(*quota, size)
 
     def of(self, place: Located) -> tuple[Path, int] | None:
         """The container whose quota binds what is written there, and that quota as it is now."""

@@ -74,7 +74,7 @@ class Space:
         self.walk = Walker(rules, tree, lookup, descriptions).walk
 
         quotas = Quotas(rules, tree, usage)
-        self.room = quotas.room
+        self.quota_left = quotas.left
 
         writer = Writer(rules, locks, usage, lookup, quotas)
         self.upload = writer.upload

@@ -45,16 +45,16 @@ class Usage:
         self._edition.touch(mode=0o600)
         self._tree = tree
 
-    def room(self, path: Path, limit: int, size: int = 1) -> int:
-        """Bytes left of `limit`. Raises QuotaExceeded if they are fewer than `size`."""
+    def left(self, path: Path, limit: int, size: int = 1) -> int:
+        """Return the bytes left of `limit`. Raises QuotaExceeded if they are fewer than `size`."""
         with self._record(path) as record:
-            self._make_room(record, path, limit, size)
+            self._require(record, path, limit, size)
             return limit - record.used - record.reserved
 
     def reserve(self, path: Path, limit: int, size: int) -> None:
         """Count bytes that are about to be added, unless they do not fit: QuotaExceeded."""
         with self._record(path) as record:
-            self._make_room(record, path, limit, size)
+            self._require(record, path, limit, size)
             record.reserved += size
 
     def settle(self, path: Path, size: int, *, added: bool) -> None:
@@ -92,7 +92,7 @@ class Usage:
         with Walk(self._tree, lambda _: None).container(path) as directory:
             return measure(directory.descriptor)
 
-    def _make_room(self, record: _Record, path: Path, limit: int, size: int) -> None:
+    def _require(self, record: _Record, path: Path, limit: int, size: int) -> None:
         age = time.time() - record.counted
         full = record.used + record.reserved + size > limit
         if not 0 <= age <= MAX_AGE or (full and record.reserved == 0 and age > MIN_AGE):

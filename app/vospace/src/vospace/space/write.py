@@ -45,7 +45,7 @@ class Upload:
         self._check = writer.check_upload
         self._place = place
         self._replace = replace
-        self.room = self._quotas.room(place)
+        self.quota_left = self._quotas.left(place)
         self._staged = StagedFile(place.directory)
 
     @property
@@ -60,10 +60,10 @@ class Upload:
     def stamp(self) -> list[int]:
         return self._staged.stamp
 
-    def check_room(self, size: int) -> None:
-        """Raises QuotaExceeded if a file of that many bytes does not fit. May have to count, so call it in a thread."""
-        if self.room is not None and size > self.room:
-            self.room = self._quotas.room(self._place, size)
+    def check_quota(self, size: int) -> None:
+        """Raise QuotaExceeded if a file of `size` bytes does not fit. May have to count, so call it in a thread."""
+        if self.quota_left is not None and size > self.quota_left:
+            self.quota_left = self._quotas.left(self._place, size)
 
     def prepare(
         self, properties: Mapping[str, str | None], *, sync: bool = True, owner: Ids | None = None

@@ -21,7 +21,6 @@ from voservice.answers import IDENTITY, Decoder, Representation, Unreadable, sec
 from voservice.content import UNKNOWN, Content
 from voservice.digests import WANT_DIGEST
 from voservice.sources import RedirectedTooOften, SourcePolicy, SourceRefused, follow
-from vospace_client import terms
 from vospace_client.terms import Unavailable
 from yarl import URL
 
@@ -72,19 +71,10 @@ class FetchLimits:
 
 @dataclass(frozen=True, slots=True)
 class Fetched(Content):
-    """What arrived, with the source's content type if it named one, and the encoding of a file that is coded itself."""
+    """What arrived, with the source's media type if it named one, and the encoding of a file that is coded itself."""
 
-    content_type: str | None = None
+    media_type: str | None = None
     encoding: str | None = None
-
-    def properties(self) -> dict[str, str | None]:
-        """Properties of a node with these bytes."""
-        found = {terms.MD5: self.md5, terms.ADLER32: self.adler32}
-        if self.content_type and self.content_type != "application/octet-stream":
-            found[terms.TYPE] = self.content_type
-        if self.encoding:
-            found[terms.ENCODING] = self.encoding
-        return found
 
 
 class _Retry(Exception):
@@ -121,14 +111,16 @@ class Fetcher:
         self._policy = policy
         self._limits = limits
 
-    async def fetch(self, url: str, sink: Sink, expected: Content, room: int | None = None) -> Fetched:
-        """Fill the sink with the file behind `url`; `room`: bytes left of a quota. Raises TransferFailed; the sink's
-        bytes are then worthless."""
+    async def fetch(self, url: str, sink: Sink, expected: Content, quota_left: int | None = None) -> Fetched:
+        """Fill the sink with the file behind `url`; `quota_left` is in bytes.
+
+        Raises TransferFailed; the sink's bytes are then worthless.
+        """
         try:
             source = self._policy.check(url)
         except SourceRefused as error:
             raise TransferFailed("InvalidArgument", str(error)) from error
-        attempt = _Attempt(self._session, self._policy, self._limits, source, sink, expected, room)
+        attempt = _Attempt(self._session, self._policy, self._limits, source, sink, expected, quota_left)
         failures = 0
         while True:
             before = sink.length
@@ -175,7 +167,7 @@ class _Attempt:
         source: URL,
         sink: Sink,
         expected: Content,
-        room: int | None,
+        quota_left: int | None,
     ) -> None:
         self._session = session
         self._policy = policy
@@ -183,7 +175,7 @@ class _Attempt:
         self._source = source
         self._sink = sink
         self._expected = expected
-        self._room = room
+        self._quota_left = quota_left
         self._forget()
 
     def _forget(self) -> None:
@@ -265,7 +257,7 @@ class _Attempt:
         self._check_size(length)
 
     def _check_size(self, length: int) -> None:
-        if self._room is not None and length > self._room:
+        if self._quota_left is not None and length > self._quota_left:
             raise TransferFailed("QuotaExceeded", f"{_show(self._source)} does not fit into the quota")
         if self._limits.max_bytes and length > self._limits.max_bytes:
             raise TransferFailed(
@@ -304,7 +296,11 @@ class _Attempt:
             if self._resumed:  # the pieces may be of two versions of the file
                 raise _Retry(f"{mismatch} ({whose})", start_over=True)
             raise TransferFailed(mismatch.fault, f"{_show(self._source)}: {mismatch} ({whose})")
-        return Fetched(found.size, found.md5, found.adler32, self._told.media_type, self._told.encoding)
+        named = self._told.media_type
+        media_type = (
+            None if named == "application/octet-stream" else named
+        )  # what a file is called by default
+        return Fetched(found.size, found.md5, found.adler32, media_type, self._told.encoding)
 
 
 def _is_outage(error: Exception) -> bool:

@@ -93,7 +93,7 @@ class Negotiator:
         upload = self._space.upload(caller, path)
         try:
             if length is not None:
-                upload.check_room(length)
+                upload.check_quota(length)
             return upload.path
         finally:
             upload.close()

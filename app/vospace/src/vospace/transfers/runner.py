@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from functools import partial
 
 from voservice.content import Content, parse_adler32, parse_md5
 from vospace_client.terms import (
@@ -29,6 +30,7 @@ from vospace.models.caller import Caller
 from vospace.models.errors import Fault, InvalidArgument, ProtocolNotSupported, TransferFailed
 from vospace.models.sizes import byte_count
 from vospace.models.uri import Path
+from vospace.space.receive import Receiver
 from vospace.space.space import Space
 from vospace.storage.sinks import FileSink
 from vospace.transfers.commit import move, place
@@ -105,22 +107,18 @@ class TransferRunner:
         if await self._already_there(run, caller):
             return Outcome(results=results)
         await run.announce(*results)
-        upload = await asyncio.to_thread(self._space.upload, caller, target, keep_properties=False)
-        sink = FileSink(upload.descriptor)
-        try:
-            if expected.size is not None:
-                await asyncio.to_thread(upload.check_room, expected.size)
-            fetched = await self._fetch_any(protocols, sink, expected, upload.room)
-            await asyncio.to_thread(upload.prepare, fetched.properties())
+        async with Receiver(partial(self._space.upload, caller, target, keep_properties=False)) as receiver:
+            upload, sink = await receiver.open()
+            await receiver.announce(expected.size)
+            fetched = await self._fetch_any(protocols, sink, expected, upload.quota_left)
+            properties = receiver.properties(fetched.media_type, fetched.encoding)
+            await asyncio.to_thread(receiver.stage, properties)
             results = (*self._details(run), self.data_node(upload.path))
             await place(run, upload, Outcome(results=results))
-        finally:
-            await sink.close()
-            upload.close()
         return None
 
     async def _fetch_any(
-        self, protocols: list[Protocol], sink: FileSink, expected: Content, room: int | None
+        self, protocols: list[Protocol], sink: FileSink, expected: Content, quota_left: int | None
     ) -> Fetched:
         """From the first endpoint that delivers (VOSpace 2.1 section 3.6.1)."""
         failures: list[TransferFailed] = []
@@ -128,7 +126,7 @@ class TransferRunner:
             if sink.length:
                 await sink.restart()
             try:
-                return await self._fetcher.fetch(protocol.endpoint or "", sink, expected, room)
+                return await self._fetcher.fetch(protocol.endpoint or "", sink, expected, quota_left)
             except TransferFailed as failure:
                 failures.append(failure)
         if len(failures) == 1:

@@ -1,0 +1,141 @@
+"""Receive the bytes of a data node: the way that every file takes into the space, whoever sends it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Iterable
+from types import TracebackType
+from typing import Self
+
+from vospace_client.terms import ADLER32, ENCODING, MD5, TYPE
+
+from vospace.models.errors import InvalidArgument
+from vospace.space.write import Upload
+from vospace.storage.sinks import FileSink, MemorySink
+
+
+class Receiver:
+    """Receives the bytes of one data node.
+
+    `open` begins the file. Without it, up to `buffer` bytes are kept in memory, and the file begins with the next ones
+    or with `stage`. `stage` makes the bytes durable, with their properties; the node appears when its `Upload` is
+    placed. Use it as an asynchronous context manager, or `close` it in any case.
+    """
+
+    def __init__(
+        self, begin: Callable[[], Upload], *, buffer: int = 0, algorithms: Iterable[str] = ()
+    ) -> None:
+        """`begin` begins the upload, in a thread. `algorithms`: names of digests besides MD5 and Adler-32."""
+        self._begin = begin
+        self._buffer = buffer
+        self._algorithms = algorithms
+        self._sink: MemorySink | FileSink = MemorySink()
+        self._upload: Upload | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # What is received, as a fetcher's `Sink`.
+
+    @property
+    def length(self) -> int:
+        return self._sink.length
+
+    @property
+    def md5(self) -> str:
+        return self._sink.md5
+
+    @property
+    def adler32(self) -> str:
+        return self._sink.adler32
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that are kept in memory."""
+        return self._sink.length if isinstance(self._sink, MemorySink) else 0
+
+    async def write(self, data: bytes) -> None:
+        await self._sink.write(data)
+        if isinstance(self._sink, MemorySink) and self._sink.length > self._buffer:
+            await self.open()
+
+    async def flush(self) -> None:
+        await self._sink.flush()
+
+    async def restart(self) -> None:
+        await self._sink.restart()
+
+    # The file.
+
+    async def open(self) -> tuple[Upload, FileSink]:
+        """Begin the file with what is in memory; return its upload and where further bytes go. Raises Faults."""
+        held = bytes(self._sink.data) if isinstance(self._sink, MemorySink) else b""
+        self._upload = upload = await asyncio.to_thread(self._begin)
+        self._sink = sink = FileSink(upload.descriptor, self._algorithms)
+        if held:
+            await sink.write(held)
+        return upload, sink
+
+    async def receive(self, chunks: AsyncIterator[bytes], announced: int | None) -> None:
+        """Take the whole of a body of `announced` bytes into the opened file.
+
+        Raises QuotaExceeded as soon as it is known, and InvalidArgument for another number of bytes.
+        """
+        upload, sink = self._upload, self._sink
+        assert upload is not None
+        await self.announce(announced)
+        async for chunk in chunks:
+            await sink.write(chunk)
+            if upload.quota_left is not None and sink.length > upload.quota_left:
+                await asyncio.to_thread(upload.check_quota, sink.length)
+        await sink.flush()
+        if announced is not None and sink.length != announced:
+            raise InvalidArgument(f"the body has {sink.length} bytes, announced were {announced}")
+
+    async def announce(self, size: int | None) -> None:
+        """Raise QuotaExceeded if a file of `size` bytes does not fit into what is left of the quota."""
+        upload = self._upload
+        if size is None or upload is None or upload.quota_left is None or size <= upload.quota_left:
+            return
+        await asyncio.to_thread(upload.check_quota, size)
+
+    def properties(self, media_type: str | None, encoding: str | None) -> dict[str, str | None]:
+        """Return the properties of a node with these bytes."""
+        found: dict[str, str | None] = {MD5: self.md5, ADLER32: self.adler32}
+        if media_type:
+            found[TYPE] = media_type
+        if encoding:
+            found[ENCODING] = encoding
+        return found
+
+    def stage(self, properties: dict[str, str | None], *, sync: bool = True) -> Upload:
+        """Make the bytes a file with `properties` that has no name yet; call it in a thread.
+
+        Without `sync` the caller makes it durable. Raises Faults, and OSError for what was in memory.
+        """
+        upload = self._upload
+        if upload is None:
+            upload = self._upload = self._begin()
+            if isinstance(self._sink, MemorySink):
+                _write_all(upload.descriptor, self._sink.data)
+        upload.prepare(properties, sync=sync)
+        return upload
+
+    async def close(self) -> None:
+        """Let go of the file; what was not placed is gone."""
+        if isinstance(self._sink, FileSink):
+            await self._sink.close()
+        if self._upload is not None:
+            self._upload.close()
+
+
+def _write_all(descriptor: int, data: bytearray) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
