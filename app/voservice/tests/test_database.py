@@ -166,13 +166,13 @@ async def test_away_is_a_server_that_does_not_answer_and_nothing_else(
         return caught.value
 
     for wrong in ("SELECT nonsense", "SELECT 1 / 0", "SELECT 'x'::integer"):
-        assert not database.away(await error(pool, wrong)), wrong
-    assert database.away(await error(pool, "SELECT pg_terminate_backend(pg_backend_pid())"))
+        assert not database.is_unavailable(await error(pool, wrong)), wrong
+    assert database.is_unavailable(await error(pool, "SELECT pg_terminate_backend(pg_backend_pid())"))
     await pool.dispose()
     for url in (f"postgresql://nobody@/nothing?host={tmp_path}", "postgresql://nobody@127.0.0.1:1/nothing"):
         nobody = database.engine(ServiceSettings(database_url=url))
-        assert database.away(await error(nobody, "SELECT 1")), url
-    assert not database.away(ValueError("x"))
+        assert database.is_unavailable(await error(nobody, "SELECT 1")), url
+    assert not database.is_unavailable(ValueError("x"))
 
 
 async def test_errors_tell_nothing_of_what_was_sent(database_url: str) -> None:
@@ -189,7 +189,7 @@ async def test_requests_are_answered_while_the_database_is_away_and_its_errors_s
 ) -> None:
     pool = database.engine(ServiceSettings(database_url=database_url))
     app = Starlette()
-    database.answer_while_away(app, lambda: Response("later", 503))
+    database.respond_when_unavailable(app, lambda: Response("later", 503))
 
     async def ask(request: Request) -> Response:
         async with pool.connect() as connection:

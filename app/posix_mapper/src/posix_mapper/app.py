@@ -115,7 +115,7 @@ def _install_errors(app: FastAPI, methods: Methods) -> None:
     async def bad(_: Request, error: BadParameter) -> Response:
         return text(f"{error}\n", 400)
 
-    database.answer_while_away(
+    database.respond_when_unavailable(
         app, lambda: text("The database does not answer\n", 503, {"Retry-After": "10"})
     )
     methods.answer_in_text(missing="not found")

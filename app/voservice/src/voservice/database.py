@@ -1,4 +1,4 @@
-"""PostgreSQL: the engine, waiting for the server, and the schema's migrations."""
+"""PostgreSQL: the engine, the wait for the server, and the migrations of the schema."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ KEEPALIVE = {
     socket.TCP_USER_TIMEOUT: 30_000,
 }
 # Connection lost, resources used up, stopped by the operator, trouble of the system (PostgreSQL, appendix A).
-_STATES_AWAY = ("08", "53", "57", "58")
-AWAY = (DBAPIError, PoolTimeout, ConnectionError)
-"""What is raised, among others, when the server does not answer; see `away`."""
+_STATES_UNAVAILABLE = ("08", "53", "57", "58")
+UNAVAILABLE = (DBAPIError, PoolTimeout, ConnectionError)
+"""Errors that may mean that the server does not answer; `is_unavailable` tells."""
 
 logger = logging.getLogger(__name__)
 
@@ -83,26 +83,26 @@ async def _connect(*arguments: Any, **options: Any) -> Any:
         raise asyncpg.CannotConnectNowError(str(exc) or type(exc).__name__) from exc
 
 
-def away(error: Exception) -> bool:
-    """Whether the server did not answer, so that what was asked may succeed later."""
+def is_unavailable(error: Exception) -> bool:
+    """Whether *error* means that the server did not answer, so that the same query may succeed later."""
     if not isinstance(error, DBAPIError):
-        return isinstance(error, AWAY)
+        return isinstance(error, UNAVAILABLE)
     if isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated:
         return True
     state = getattr(error.orig, "sqlstate", None)
-    return state is not None and state.startswith(_STATES_AWAY)
+    return state is not None and state.startswith(_STATES_UNAVAILABLE)
 
 
-def answer_while_away(app: Starlette, answer: Callable[[], Response]) -> None:
-    """Let *app* answer so, whatever was asked, where the server does not; other errors of the database stay errors."""
+def respond_when_unavailable(app: Starlette, answer: Callable[[], Response]) -> None:
+    """Answer requests of *app* by *answer* where the database is unreachable; its other errors stay errors."""
 
     async def respond(_: Request, error: Exception) -> Response:
-        if not away(error):
+        if not is_unavailable(error):
             raise error
         logger.warning("The database does not answer: %s", _gist(error))
         return answer()
 
-    for kind in AWAY:
+    for kind in UNAVAILABLE:
         app.add_exception_handler(kind, respond)
 
 
@@ -136,7 +136,7 @@ def engine(settings: ServiceSettings, pool_size: int = 12) -> AsyncEngine:
 
 
 def reader(database: AsyncEngine) -> AsyncEngine:
-    """The same pool for single queries that change nothing: without the round trips of a transaction."""
+    """Return the same pool for single queries that change nothing, without the round trips of a transaction."""
     return database.execution_options(isolation_level="AUTOCOMMIT")
 
 

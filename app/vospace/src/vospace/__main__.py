@@ -13,7 +13,7 @@ from voservice.server import serve
 from vospace.app import MIGRATIONS
 from vospace.config import Settings
 from vospace.space.space import open_tree
-from vospace.storage import keepers, transport
+from vospace.storage import property_store, transport
 from vospace.storage.tree import Tree
 
 
@@ -51,10 +51,10 @@ def manage(tree: Tree, action: str) -> None:
         done, missing = transport.import_lines(tree, sys.stdin)
         print(f"{done} nodes have their properties, {missing} are not there")
     else:
-        keeper = tree.properties.keeper
-        if not isinstance(keeper, keepers.Sidecar):
+        store = tree.properties.store
+        if not isinstance(store, property_store.Sidecar):
             raise ValueError("prune is for vospace_metadata=sidecar: extended attributes go with their nodes")
-        print(f"forgot the properties of {transport.prune(tree, keeper)} nodes")
+        print(f"forgot the properties of {transport.prune(tree, store)} nodes")
 
 
 if __name__ == "__main__":

@@ -210,7 +210,7 @@ def _install_errors(app: FastAPI, methods: Methods) -> None:
         logger.warning("%s", error)
         return plain(f"ServiceBusy: {error}\n", 503, {"Retry-After": "10"})
 
-    database.answer_while_away(
+    database.respond_when_unavailable(
         app, lambda: plain("ServiceBusy: the database does not answer\n", 503, {"Retry-After": "10"})
     )
 

@@ -143,7 +143,7 @@ def check_key(key: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Names of owners and groups, by number."""
+    """Names of owners by uid, and of groups by gid."""
 
     users: Mapping[int, str]
     groups: Mapping[int, str]
@@ -228,8 +228,8 @@ def properties_of(node: Node, names: Names, *, readable: bool) -> dict[str, str]
     return values
 
 
-def numbers_in(nodes: Iterable[Node]) -> tuple[set[int], set[int]]:
-    """uids and gids whose names are needed to write the nodes."""
+def ids_in(nodes: Iterable[Node]) -> tuple[set[int], set[int]]:
+    """Return the uids and gids whose names are needed to write the nodes."""
     uids: set[int] = set()
     gids: set[int] = set()
     for node in nodes:

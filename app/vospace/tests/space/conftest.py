@@ -19,7 +19,7 @@ from voservice.testing import database_url, postgres
 from vospace.app import MIGRATIONS, build
 from vospace.config import Settings
 from vospace.space.space import Space
-from vospace.storage.keepers import keeper
+from vospace.storage.property_store import open_store
 
 __all__ = ["database_url", "postgres"]
 
@@ -93,7 +93,7 @@ def stored(settings: Settings) -> Callable[[Path], dict[str, str]]:
     def stored(path: Path) -> dict[str, str]:
         descriptor = os.open(path, os.O_RDONLY)
         try:
-            kept = keeper(settings.vospace_metadata, settings.vospace_base_dir).load(descriptor)
+            kept = open_store(settings.vospace_metadata, settings.vospace_base_dir).load(descriptor)
             return {key: value.decode() for key, value in kept.items()}
         finally:
             os.close(descriptor)

@@ -17,8 +17,8 @@ from vospace.__main__ import main
 from vospace.config import Settings
 from vospace.space.space import open_tree
 from vospace.storage import identity as identities
-from vospace.storage import keepers, transport
-from vospace.storage.keepers import Sidecar
+from vospace.storage import property_store, transport
+from vospace.storage.property_store import Sidecar
 
 pytestmark = pytest.mark.parametrize("metadata", ["sidecar"], indirect=True, scope="session")
 
@@ -70,7 +70,7 @@ async def transfer(client, ada, source: str, target: str, keep: str) -> None:
 
 
 def records(settings: Settings) -> set[str]:
-    return {path.name for path in (settings.vospace_base_dir / keepers.NAME).glob("*/*")}
+    return {path.name for path in (settings.vospace_base_dir / property_store.NAME).glob("*/*")}
 
 
 async def test_a_reader_whom_a_writer_overtakes_gets_the_new_file_whole(
@@ -130,9 +130,9 @@ async def test_nothing_is_left_of_what_was_replaced_deleted_or_never_came(
 
 async def test_they_are_no_nodes(client, ada, box, noted, root):
     listed = await client.get("/nodes", headers=ada)
-    assert keepers.NAME not in listed.text
+    assert property_store.NAME not in listed.text
     assert os.listdir(root / box[1:]) == ["a"]
-    assert (await client.get(f"/nodes/{keepers.NAME}", headers=ada)).status_code == 400
+    assert (await client.get(f"/nodes/{property_store.NAME}", headers=ada)).status_code == 400
 
 
 async def test_what_is_done_by_hand(client, ada, box, noted, of, root):
@@ -157,7 +157,7 @@ async def test_prune_forgets_what_is_gone_alone(client, ada, box, noted, of, roo
     before = records(settings)
     (root / noted[1:]).unlink()
     tree = open_tree(settings)
-    keeper = tree.properties.keeper
+    keeper = tree.properties.store
     assert isinstance(keeper, Sidecar)
     assert transport.prune(tree, keeper) == 0  # it may be about to get its name
     monkeypatch.setattr(transport, "GRACE", -1)
@@ -235,15 +235,15 @@ def test_a_file_system_without_attributes_asks_for_a_sidecar(run):
 def test_a_damaged_record_is_told_and_written_anew(settings, tmp_path, caplog):
     keeper = Sidecar(tmp_path)
     descriptor = os.open(tmp_path, os.O_RDONLY)
-    keeper.store(descriptor, {"a": b"1", "b": b"2"})
-    (record,) = tmp_path.glob(f"{keepers.NAME}/*/*")
+    keeper.save(descriptor, {"a": b"1", "b": b"2"})
+    (record,) = tmp_path.glob(f"{property_store.NAME}/*/*")
     record.write_bytes(b'{"a": ')
     assert keeper.load(descriptor) == {}
     assert f"the properties in {record} cannot be read" in caplog.text
-    keeper.store(descriptor, {"c": b"3"})
+    keeper.save(descriptor, {"c": b"3"})
     assert keeper.load(descriptor) == {"c": b"3"}
-    keeper.store(descriptor, {"c": None})
-    assert list(tmp_path.glob(f"{keepers.NAME}/*/*")) == []
+    keeper.save(descriptor, {"c": None})
+    assert list(tmp_path.glob(f"{property_store.NAME}/*/*")) == []
     os.close(descriptor)
 
 
@@ -283,6 +283,6 @@ def test_a_file_system_that_tells_no_file_from_the_next_is_refused(tmp_path, mon
     def unknown(_: int) -> str:
         raise identities.NoIdentity(95, "the file system tells neither times of birth nor handles")
 
-    monkeypatch.setattr(keepers, "identity", unknown)
+    monkeypatch.setattr(property_store, "identity", unknown)
     with pytest.raises(ValueError, match="neither times of birth nor handles"):
         Sidecar(tmp_path).check(0)

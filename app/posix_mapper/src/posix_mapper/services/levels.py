@@ -41,6 +41,6 @@ class StoredLevels:
         while True:
             try:
                 await self.refresh()
-            except database.AWAY as exc:
+            except database.UNAVAILABLE as exc:
                 logger.warning("Levels of logs cannot be read: %s", exc)
             await asyncio.sleep(REFRESH_SECONDS)

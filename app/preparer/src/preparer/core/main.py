@@ -112,7 +112,7 @@ def create_app() -> FastAPI:
         detail = "The ledger does not answer; nothing was changed, try again"
         return problems.document(503, "Temporarily unavailable", detail, {"Retry-After": "5"})
 
-    database.answer_while_away(app, away)
+    database.respond_when_unavailable(app, away)
     protect(app, settings, lambda status, reason: problems.document(status, Forbidden.title, reason))
     app.add_middleware(AccessLog, quiet=("/health", "/ready", "/metrics"))
 

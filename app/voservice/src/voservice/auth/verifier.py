@@ -33,8 +33,11 @@ OTHER_USES = frozenset({"nonce", "at_hash", "c_hash", "s_hash", "events"})
 GROUP_CLAIMS = ("groups", "wlcg.groups")
 
 
-class Kept(NamedTuple):
-    """Whom a token belongs to: by which edition of the issuer's keys, and until when in seconds of the epoch."""
+class CachedToken(NamedTuple):
+    """Cached result of verifying a token.
+
+    ``edition`` is that of the issuer's key set, ``until`` the expiry in seconds of the epoch.
+    """
 
     edition: float
     until: float
@@ -61,7 +64,7 @@ class TokenVerifier:
         self.audiences = audiences
         self.require_audience = require_audience
         self.issuer = Issuer(issuer, client, key_ids)
-        self._kept: OrderedDict[bytes, Kept] = OrderedDict()
+        self._kept: OrderedDict[bytes, CachedToken] = OrderedDict()
 
     @classmethod
     def of(cls, settings: ServiceSettings, client: httpx.AsyncClient) -> TokenVerifier:
@@ -105,7 +108,7 @@ class TokenVerifier:
             expires=expires,
             claims=claims,
         )
-        self._kept[digest] = Kept(edition, expires.timestamp(), identity)
+        self._kept[digest] = CachedToken(edition, expires.timestamp(), identity)
         while len(self._kept) > KEPT_TOKENS:
             self._kept.popitem(last=False)
         return identity

@@ -1,17 +1,18 @@
 """The work of a bulk pull.
 
-Rows are read in pages, judged (containers made, permissions checked, files already there verified), fetched by a
-bounded number of workers, and placed in batches, one after the other. What is guaranteed of a row told as COMPLETED:
+Rows are read in pages, resolved to targets (containers made, permissions checked, files already there verified),
+fetched by a bounded number of workers, and placed in batches, one after the other. Guaranteed of a row that is reported
+as COMPLETED:
 
 - its bytes have the length and checksums that were asked for and that the source stated,
 - bytes, owner and properties were durable (one `syncfs` for a batch of several, which is what an `fsync` of each would
   give) before the file appeared under its name, at once and as a whole,
-- the name was durable (`fsync` of each directory of the batch) before the row was told.
+- the name was durable (`fsync` of each directory of the batch) before the row was reported.
 
-A batch is placed and told under the lock of the job's row: an abort comes before it or after it. A run that continues
-after a crash fetches again what it did not tell; where a file that is there would be a failure, it has noted which
-files it was about to place and so knows its own. A job needs memory for one page of rows and for the files in flight,
-not for its length.
+A batch is placed and reported under the lock of the job's row: an abort comes before it or after it. A run that
+continues after a crash fetches again what it did not report; where a file that is there would be a failure, it has
+noted which files it was about to place and so knows its own. A job needs memory for one page of rows and for the
+files in flight, not for its length.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class Arrived:
 
 
 class Batch:
-    """What is staged, placed and told together."""
+    """Files that are staged, and placed and reported in one transaction."""
 
     def __init__(self, items: list[Arrived | Finished]) -> None:
         self.arrived = [item for item in items if isinstance(item, Arrived)]
@@ -127,7 +128,7 @@ class _Pull:
                 group.create_task(self._place_all())
                 workers = [group.create_task(self._fetch_all(todo)) for _ in range(self._workers)]
                 try:
-                    async with aclosing(self._judge_all()) as targets:
+                    async with aclosing(self._resolve_all()) as targets:
                         async for target in targets:
                             await todo.put(target)
                 finally:
@@ -153,15 +154,15 @@ class _Pull:
             if (batch := self._staged.get_nowait()) is not None:
                 await self._close(batch)
 
-    async def _judge_all(self) -> AsyncGenerator[Target, None]:
+    async def _resolve_all(self) -> AsyncGenerator[Target, None]:
         """Targets to fetch for, in order; rows that need no fetch go straight to the committer."""
         after = -1
         while rows := await self._rows.open_rows(self._run.job.id, after, PAGE):
             after = rows[-1].index
-            judged = await asyncio.to_thread(self._judge, rows)
-            targets = deque(item for item in judged if isinstance(item, Target))
+            resolved = await asyncio.to_thread(self._resolve, rows)
+            targets = deque(item for item in resolved if isinstance(item, Target))
             try:
-                for item in judged:
+                for item in resolved:
                     if isinstance(item, Finished):
                         await self._arrivals.put(item)
                 while targets:
@@ -170,7 +171,7 @@ class _Pull:
                 for target in targets:
                     target.close()
 
-    def _judge(self, rows: list[Row]) -> list[Target | Finished]:
+    def _resolve(self, rows: list[Row]) -> list[Target | Finished]:
         return [self._targets.find(row, time.time()) for row in rows]
 
     async def _fetch_all(self, todo: asyncio.Queue[Target | None]) -> None:

@@ -106,7 +106,7 @@ class Targets:
                 row.index, RowState.ERROR, started, fault="InternalFault", detail=detail, transient=True
             )
         except Exception as error:  # no other row's trouble
-            logger.exception("row %d of a bulk pull cannot be judged", row.index)
+            logger.exception("row %d of a bulk pull cannot be resolved", row.index)
             detail = f"{row.target}: {type(error).__name__}"
             return Finished(row.index, RowState.ERROR, started, fault="InternalFault", detail=detail)
 
@@ -124,7 +124,7 @@ class Targets:
                 kind = place.kind
                 if kind is None:
                     self._space.check_upload(place, replace=True)
-                return self._judge(row, place, None, kind, started)
+                return self._resolve(row, place, None, kind, started)
             except BaseException:
                 place.directory.close()
                 raise
@@ -132,9 +132,9 @@ class Targets:
             check_new_name(place.name)
             if entry.may_create is not None:
                 raise entry.may_create
-        return self._judge(row, place, entry, kind, started)
+        return self._resolve(row, place, entry, kind, started)
 
-    def _judge(
+    def _resolve(
         self, row: Row, place: Located, entry: _Entry | None, kind: Kind | None, started: float
     ) -> Target | Finished:
         if kind is None:

@@ -20,7 +20,7 @@ from vospace.documents import (
     Names,
     NodeDocument,
     NodeWriter,
-    numbers_in,
+    ids_in,
     properties_of,
     read_node,
     target_of,
@@ -200,7 +200,7 @@ class NodeHandlers:
         yield (empty[1] + closing).encode()
 
     async def _names(self, nodes: Iterable[Node]) -> Names:
-        uids, gids = numbers_in(nodes)
+        uids, gids = ids_in(nodes)
         users: dict[int, str] = {}
         groups: dict[int, str] = {}
         for uid in uids:

@@ -14,10 +14,11 @@ Ids = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A caller with the numbers that the file system knows him by.
+    """A caller with the uid and gids by which the file system knows him.
 
-    `gids` are the numbers of all his groups, his own included; the names of the groups are in `groups`. What belongs to
-    `further` numbers is his as well."""
+    `gids` are those of all his groups, his own included; the names of the groups are in `groups`. What belongs to the
+    uids in `further` is his as well.
+    """
 
     username: str | None = None
     uid: int | None = None
@@ -39,7 +40,7 @@ class Caller:
         return self.uid, self.gid
 
     def owns(self, *uids: int | None) -> bool:
-        """Whether one of the numbers is his."""
+        """Whether one of the uids is his."""
         return self.uid is not None and (self.uid in uids or not self.further.isdisjoint(uids))
 
     def record(self) -> dict[str, Any]:

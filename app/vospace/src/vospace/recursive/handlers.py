@@ -21,7 +21,7 @@ from vospace.uws.service import Checks, JobService, Owner
 DELETE = "async-delete"
 SETPROPS = "async-setprops"
 _ADMIN = frozenset({CREATOR, QUOTA})
-"""What others than the root owner send in vain; of him it is taken seriously, and refused."""
+"""Properties that a recursive change ignores; sent by the root owner, they are refused."""
 
 
 def parameters_of_delete(space: Space) -> Checks:

@@ -45,7 +45,10 @@ class Preauth:
         return f"{body}.{_encode(self._mac(body))}"
 
     def caller(self, token: str, path: Path, mode: Mode) -> Caller:
-        """Whom the token lets act. Raises PermissionDenied if it is forged, over, or for something else."""
+        """Return the caller that the token authorises.
+
+        Raises PermissionDenied if it is invalid, expired, or for another node or mode.
+        """
         body, _, mac = token.partition(".")
         try:
             given = _decode(mac)

@@ -1,4 +1,4 @@
-"""Who may do what, by the numbers that the file system keeps, so that a mounted space grants the same."""
+"""Access control by uid, gid and ACL as the file system stores them, so that a mounted space grants the same."""
 
 from __future__ import annotations
 

@@ -28,8 +28,8 @@ from vospace.space.usage import Usage
 from vospace.space.walk import Walker
 from vospace.space.write import Writer
 from vospace.storage.attributes import Properties
-from vospace.storage.keepers import keeper
 from vospace.storage.locks import Locks
+from vospace.storage.property_store import open_store
 from vospace.storage.staging import sweep
 from vospace.storage.tree import Kind, Tree, Walk
 
@@ -43,7 +43,7 @@ def open_tree(settings: Settings) -> Tree:
     settings.root.mkdir(parents=True, exist_ok=True)
     where = settings.vospace_metadata
     try:
-        return Tree(settings.root, Properties(keeper(where, settings.vospace_base_dir)))
+        return Tree(settings.root, Properties(open_store(where, settings.vospace_base_dir)))
     except ValueError as error:
         raise ValueError(f"vospace_metadata: {where} at {settings.root}: {error}") from None
 

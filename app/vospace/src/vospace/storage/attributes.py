@@ -16,7 +16,7 @@ from vospace_client.terms import ADLER32, ENCODING, MD5, SKAO, TYPE
 
 from vospace.models.errors import InvalidArgument
 from vospace.models.uri import XML_SPACE
-from vospace.storage.keepers import Keeper, NoRoom
+from vospace.storage.property_store import NoRoom, PropertyStore
 
 OF_CONTENT = frozenset({MD5, ADLER32, TYPE, ENCODING})
 """Properties that go with the bytes."""
@@ -31,12 +31,12 @@ _CHECKSUMS = (MD5, ADLER32)
 class Properties:
     """Properties of open files and directories."""
 
-    def __init__(self, keeper: Keeper) -> None:
-        self.keeper = keeper
+    def __init__(self, store: PropertyStore) -> None:
+        self.store = store
 
     def read(self, descriptor: int) -> dict[str, str]:
         """All properties, checksums only if they still hold."""
-        found = {key: _text(value) for key, value in self.keeper.load(descriptor).items()}
+        found = {key: _text(value) for key, value in self.store.load(descriptor).items()}
         stamp = found.pop(STAMP, None)
         if stamp is not None and stamp != _stamp(os.fstat(descriptor)):
             for key in _CHECKSUMS:
@@ -47,7 +47,7 @@ class Properties:
 
     def one(self, descriptor: int, key: str) -> str | None:
         """One property, without regard to the bytes."""
-        value = self.keeper.one(descriptor, key)
+        value = self.store.one(descriptor, key)
         return None if value is None else _text(value)
 
     def write(self, descriptor: int, properties: Mapping[str, str | None]) -> None:
@@ -56,7 +56,7 @@ class Properties:
         if any(properties.get(key) is not None for key in _CHECKSUMS):
             changes[STAMP] = _stamp(os.fstat(descriptor)).encode()
         try:
-            self.keeper.store(descriptor, changes)
+            self.store.save(descriptor, changes)
         except NoRoom as error:
             raise InvalidArgument(str(error)) from error
 
@@ -66,7 +66,7 @@ class Properties:
         would keep the node under another name on NFS."""
         try:
             found = os.fstat(descriptor)
-            record = self.keeper.record(descriptor)
+            record = self.store.record(descriptor)
         finally:
             os.close(descriptor)
         yield
@@ -75,7 +75,7 @@ class Properties:
 
     def of_unnamed(self, descriptor: int) -> None:
         """Forget the properties of an open file without a name, if it has none."""
-        if os.fstat(descriptor).st_nlink == 0 and (record := self.keeper.record(descriptor)) is not None:
+        if os.fstat(descriptor).st_nlink == 0 and (record := self.store.record(descriptor)) is not None:
             record.unlink(missing_ok=True)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from vospace.models.errors import Fault
 from vospace.models.uri import Path
 from vospace.storage.identity import identity
-from vospace.storage.keepers import Sidecar
+from vospace.storage.property_store import Sidecar
 from vospace.storage.tree import Directory, Kind, Tree, Walk
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ GRACE = 3600.0
 def export_lines(tree: Tree) -> Iterator[str]:
     """A line for each node with properties: `path`, from the root of the space, and `properties` as they are kept."""
     for path, descriptor in _nodes(tree):
-        kept = tree.properties.keeper.load(descriptor)
+        kept = tree.properties.store.load(descriptor)
         if kept:
             values = {key: value.decode("utf-8", "replace") for key, value in sorted(kept.items())}
             yield json.dumps({"path": path, "properties": values}) + "\n"
@@ -39,21 +39,21 @@ def import_lines(tree: Tree, lines: Iterable[str]) -> tuple[int, int]:
         path, properties = _read(number, line)
         try:
             with _open(tree, path) as descriptor:
-                tree.properties.keeper.store(descriptor, properties)
+                tree.properties.store.save(descriptor, properties)
             done += 1
         except (Fault, FileNotFoundError):
             missing += 1
     return done, missing
 
 
-def prune(tree: Tree, keeper: Sidecar) -> int:
+def prune(tree: Tree, store: Sidecar) -> int:
     """Remove the properties of nodes that were removed behind the service's back; how many. A node that is moved
     meanwhile is found by the second of two looks."""
     before = time.time() - GRACE
     alive: set[str] = set()
     for _ in range(2):
         alive.update(identity(descriptor) for _, descriptor in _nodes(tree))
-    return keeper.prune(frozenset(alive), before)
+    return store.prune(frozenset(alive), before)
 
 
 def _read(number: int, line: str) -> tuple[Path, dict[str, bytes | None]]:

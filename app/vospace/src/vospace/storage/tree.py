@@ -170,7 +170,7 @@ class Tree:
         self.root = root
         self.properties = properties
         self._descriptor = os.open(root, _OPEN_DIRECTORY)
-        properties.keeper.check(self._descriptor)
+        properties.store.check(self._descriptor)
 
     def close(self) -> None:
         os.close(self._descriptor)

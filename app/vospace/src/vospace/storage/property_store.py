@@ -1,6 +1,6 @@
 """Where properties are kept: in extended attributes of the nodes, or beside the space where there are none of those.
 
-A keeper knows keys and bytes of open files and directories; what they mean is known in attributes.py.
+A property store knows keys and bytes of open files and directories; attributes.py knows their meaning.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class NoRoom(Exception):
         super().__init__(f"{what} cannot be stored: {error.strerror}")
 
 
-class Keeper(Protocol):
-    """Keeps properties of what a descriptor is open on."""
+class PropertyStore(Protocol):
+    """Stores the properties of the file or directory that a descriptor is open on."""
 
     def check(self, descriptor: int) -> None:
         """Raises ValueError if the file system of that directory cannot keep properties so."""
@@ -45,7 +45,7 @@ class Keeper(Protocol):
 
     def one(self, descriptor: int, key: str) -> bytes | None: ...
 
-    def store(self, descriptor: int, changes: Mapping[str, bytes | None]) -> None:
+    def save(self, descriptor: int, changes: Mapping[str, bytes | None]) -> None:
         """Set properties, or remove those of None: all or none. Raises NoRoom."""
 
     def record(self, descriptor: int) -> Path | None:
@@ -80,7 +80,7 @@ class ExtendedAttributes:
     def one(self, descriptor: int, key: str) -> bytes | None:
         return _get(descriptor, _PREFIX + key)
 
-    def store(self, descriptor: int, changes: Mapping[str, bytes | None]) -> None:
+    def save(self, descriptor: int, changes: Mapping[str, bytes | None]) -> None:
         before: dict[str, bytes | None] = {}
         # What is removed makes room for what is set.
         for key, value in sorted(changes.items(), key=lambda item: item[1] is not None):
@@ -145,7 +145,7 @@ class Sidecar:
     def one(self, descriptor: int, key: str) -> bytes | None:
         return self.load(descriptor).get(key)
 
-    def store(self, descriptor: int, changes: Mapping[str, bytes | None]) -> None:
+    def save(self, descriptor: int, changes: Mapping[str, bytes | None]) -> None:
         if not changes:
             return
         record = self.record(descriptor)
@@ -219,6 +219,6 @@ def _locked(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def keeper(where: str, base: Path) -> Keeper:
-    """The keeper for a value of the setting: `xattrs` or `sidecar`."""
+def open_store(where: str, base: Path) -> PropertyStore:
+    """Return the store for a value of the setting: `xattrs` or `sidecar`."""
     return Sidecar(base) if where == "sidecar" else ExtendedAttributes()
