@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -61,12 +62,19 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     shutil.rmtree(directory)
 
 
-@pytest.fixture
-def database_url(postgres: str) -> Iterator[str]:
-    """URL of an empty database that only one test has."""
+@contextmanager
+def new_database(postgres: str) -> Iterator[str]:
+    """URL of an empty database, until the end of the context."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     host = postgres.split("host=")[1]
     psql = [str(_binaries() / "psql"), "-h", host, "-U", "postgres", "-qc"]
     subprocess.run([*psql, f"CREATE DATABASE {name}"], check=True, cwd="/")
     yield postgres.format(name)
     subprocess.run([*psql, f"DROP DATABASE {name} WITH (FORCE)"], check=True, cwd="/")
+
+
+@pytest.fixture
+def database_url(postgres: str) -> Iterator[str]:
+    """URL of an empty database that only one test has."""
+    with new_database(postgres) as url:
+        yield url

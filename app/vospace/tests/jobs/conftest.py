@@ -7,9 +7,11 @@ import base64
 import hashlib
 import inspect
 import os
+import shutil
 import socket
+import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,8 @@ from aiohttp import web
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from voservice import database
-from voservice.testing import database_url, postgres
+from voservice.testing import database_url, new_database, postgres
+from vospace.uws import tables
 from vospace.uws.notices import Notices
 from vospace.uws.store import JobStore
 
@@ -124,8 +127,14 @@ class Source:
         return "md5=" + base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
 
 
+@pytest.fixture(scope="session")
+def source_port() -> int:
+    """Port of every test's source, which the service that they share is told of once."""
+    return free_port()
+
+
 @pytest.fixture
-async def source() -> AsyncIterator[Source]:
+async def source(source_port: int) -> AsyncIterator[Source]:
     source = Source()
     app = web.Application(client_max_size=1 << 30)
 
@@ -135,10 +144,8 @@ async def source() -> AsyncIterator[Source]:
     app.router.add_route("*", "/{path:.*}", handle)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port = runner.addresses[0][1]
-    source.base = f"http://127.0.0.1:{port}"
+    await web.TCPSite(runner, "127.0.0.1", source_port, reuse_address=True).start()
+    source.base = f"http://127.0.0.1:{source_port}"
     yield source
     source.gate.set()
     await runner.cleanup()
@@ -155,32 +162,26 @@ class Service:
     environment: dict[str, str]
     client: httpx.AsyncClient
     log: Path
-    process: asyncio.subprocess.Process | None = None
+    process: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:
         with self.log.open("ab") as log:
-            self.process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                str(Path(__file__).with_name("server.py")),
-                str(self.port),
-                env=self.environment,
-                stdout=log,
-                stderr=log,
-            )
+            server = [sys.executable, Path(__file__).with_name("server.py"), str(self.port)]
+            # Of no event loop, since it may outlive the test's.
+            self.process = subprocess.Popen(server, env=self.environment, stdout=log, stderr=log)  # noqa: ASYNC220
         while True:
             try:
                 await self.client.get(f"{self.url}/nodes?limit=0")
                 return
             except httpx.TransportError:
-                assert self.process.returncode is None, self.log.read_text()
+                assert self.process.poll() is None, self.log.read_text()
                 await asyncio.sleep(0.05)
 
     async def kill(self) -> None:
         """End it as a power cut would."""
         assert self.process is not None
-        if self.process.returncode is None:
-            self.process.kill()
-        await self.process.wait()
+        self.process.kill()
+        await asyncio.to_thread(self.process.wait)
 
     def file(self, path: str) -> Path:
         return self.root / path.lstrip("/")
@@ -264,37 +265,42 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def new_service(directory: Path, database: str, source: str, **settings: str) -> Service:
+    """A service that has not started, on a directory and a database, which pulls from a source."""
+    if os.geteuid() != 0:
+        pytest.skip("the service gives files to their owners, which only root can")
+    port = free_port()
+    environment = os.environ | {
+        "DATABASE_URL": database,
+        "PUBLIC_URL": f"http://127.0.0.1:{port}",
+        "VOSPACE_BASE_DIR": str(directory / "space"),
+        "VOSPACE_PREAUTH_KEY": "a key of tests, long enough for a MAC",
+        "VOSPACE_ROOT_WRITERS": "any",
+        "VOSPACE_PULL_SOURCES": f"{source}/d",
+        "VOSPACE_PUSH_DESTINATIONS": f"{source}/up",
+        "VOSPACE_PULL_BACKOFF": "0.01",
+        "VOSPACE_PULL_ATTEMPTS": "3",
+        "VOSPACE_JOB_LEASE": "1",
+        "VOSPACE_JOB_ATTEMPTS": "50",
+        **settings,
+    }
+    return Service(
+        url=f"http://127.0.0.1:{port}/src/cavern",
+        root=directory / "space/cavern",
+        port=port,
+        environment=environment,
+        client=httpx.AsyncClient(timeout=30),
+        log=directory / f"service-{port}.log",
+    )
+
+
 @pytest.fixture
 async def make_service(tmp_path: Path, database_url: str, source: Source) -> AsyncIterator[MakeService]:
     """Start processes on one database and one directory."""
-    if os.geteuid() != 0:
-        pytest.skip("the service gives files to their owners, which only root can")
     services: list[Service] = []
 
     async def make(**settings: str) -> Service:
-        port = free_port()
-        environment = os.environ | {
-            "DATABASE_URL": database_url,
-            "PUBLIC_URL": f"http://127.0.0.1:{port}",
-            "VOSPACE_BASE_DIR": str(tmp_path / "space"),
-            "VOSPACE_PREAUTH_KEY": "a key of tests, long enough for a MAC",
-            "VOSPACE_ROOT_WRITERS": "any",
-            "VOSPACE_PULL_SOURCES": f"{source.base}/d",
-            "VOSPACE_PUSH_DESTINATIONS": f"{source.base}/up",
-            "VOSPACE_PULL_BACKOFF": "0.01",
-            "VOSPACE_PULL_ATTEMPTS": "3",
-            "VOSPACE_JOB_LEASE": "1",
-            "VOSPACE_JOB_ATTEMPTS": "50",
-            **settings,
-        }
-        service = Service(
-            url=f"http://127.0.0.1:{port}/src/cavern",
-            root=tmp_path / "space" / "cavern",
-            port=port,
-            environment=environment,
-            client=httpx.AsyncClient(timeout=30),
-            log=tmp_path / f"service-{port}.log",
-        )
+        service = new_service(tmp_path, database_url, source.base, **settings)
         services.append(service)
         await service.start()
         return service
@@ -305,6 +311,33 @@ async def make_service(tmp_path: Path, database_url: str, source: Source) -> Asy
         await service.client.aclose()
 
 
+@pytest.fixture(scope="session")
+def shared_service(
+    postgres: str, source_port: int, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """One that starts with the first test that needs it, since its start takes longer than most tests."""
+    directory = tmp_path_factory.mktemp("shared")
+    with new_database(postgres) as database:
+        service = new_service(directory, database, f"http://127.0.0.1:{source_port}")
+        yield service
+        if service.process is not None:
+            service.process.kill()
+            service.process.wait()
+
+
 @pytest.fixture
-async def service(make_service: MakeService) -> Service:
-    return await make_service()
+async def service(shared_service: Service, source: Source) -> AsyncIterator[Service]:
+    """The service that tests share, with nothing in it."""
+    shared = shared_service
+    async with httpx.AsyncClient(timeout=30) as client:
+        shared.client = client
+        if shared.process is None or shared.process.poll() is not None:
+            await shared.start()
+        kept = set(shared.root.iterdir())
+        yield shared
+    # Jobs that still run lose their leases, and their sources end with the test.
+    connection = await asyncpg.connect(shared.environment["DATABASE_URL"])
+    await connection.execute(f"TRUNCATE {tables.job.fullname} CASCADE")
+    await connection.close()
+    for path in set(shared.root.iterdir()) - kept:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
