@@ -1,23 +1,23 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The deployment as a Compose file, for those who want one."""
+"""Write the deployment as a Compose file."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.skasrc.cavern.plugins.module_utils import _converge_compose
-from ansible_collections.skasrc.cavern.plugins.module_utils._converge_plan import PlanError
+from ansible_collections.skasrc.cavern.plugins.module_utils._converge import compose
+from ansible_collections.skasrc.cavern.plugins.module_utils._converge.errors import PlanError
 
 
 def to_compose(
     services: list[dict[str, Any]], project: str, network: dict[str, Any], config_dir: str
 ) -> dict[str, Any]:
-    """Compose file of the services that the module converge takes."""
+    """Return the Compose file of the services that the module converge takes."""
     try:
-        return _converge_compose.to_compose(services, project, network, config_dir)
+        return compose.to_compose(services, project, network, config_dir)
     except PlanError as exc:
         raise AnsibleFilterError(f"to_compose: {exc}") from exc
 

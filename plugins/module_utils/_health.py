@@ -24,13 +24,6 @@ from urllib.parse import urljoin
 
 from ansible_collections.skasrc.cavern.plugins.module_utils import _docker, _engine, _http, _xml
 
-try:
-    import docker
-    from docker import errors as docker_errors
-except ImportError:
-    docker = None
-    docker_errors = None
-
 AVAILABILITY = "{http://www.ivoa.net/xml/VOSIAvailability/v1.0}"
 
 # Options that each kind of check cannot do without.
@@ -209,14 +202,14 @@ _local = threading.local()
 
 
 def _client(path: str) -> Any:
-    if docker is None:
+    if _docker.LIBRARY_ERROR:
         raise Unhealthy("the Python package docker is needed to look at containers", final=True)
     try:
         # The SDK's sessions are not for use by several threads.
         if not hasattr(_local, "engine"):
             _local.engine = _docker.connect(path, timeout=30)
         return _local.engine
-    except docker_errors.DockerException as error:
+    except _docker.DockerException as error:
         raise Unhealthy(f"Docker Engine does not answer: {error}") from error
 
 
@@ -240,24 +233,17 @@ def check_container(check: Check, context: Context, timeout: float) -> Found:
         if health["Status"] == "healthy":
             return {"message": "runs and is healthy", **found}
         if health["Status"] == "starting":
-            output, passed = _run_test(engine, name, inspect["Config"]["Healthcheck"]["Test"])
+            passed, output = _docker.run_health_test(engine, name, inspect["Config"]["Healthcheck"]["Test"])
             if passed:
                 return {"message": "runs and passes its health test", **found}
         else:
             output = health["Log"][-1]["Output"] if health.get("Log") else ""
-    except docker_errors.NotFound as error:
+    except _docker.NotFound as error:
         raise Unhealthy("there is no such container", state="absent") from error
-    except (docker_errors.DockerException, OSError) as error:
+    except (_docker.DockerException, OSError, ValueError) as error:
         raise Unhealthy(f"Docker Engine: {error}") from error
     last = " ".join(output.split())[-_http.EXCERPT :]
     raise Unhealthy(f"the container is {found['health']}{': ' + last if last else ''}", **found)
-
-
-def _run_test(engine: Any, name: str, test: list[str]) -> tuple[str, bool]:
-    command = ["/bin/sh", "-c", test[1]] if test[0] == "CMD-SHELL" else test[1:]
-    run = engine.exec_create(name, command)
-    output = engine.exec_start(run["Id"])
-    return output.decode(errors="replace"), engine.exec_inspect(run["Id"])["ExitCode"] == 0
 
 
 CHECKS: dict[str, Callable[[Check, Context, float], Found]] = {

@@ -15,13 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.skasrc.cavern.plugins.module_utils import _files, _sbom
-
-try:
-    from docker.errors import DockerException
-    from requests.exceptions import RequestException
-except ImportError:
-    DockerException, RequestException = OSError, OSError
+from ansible_collections.skasrc.cavern.plugins.module_utils import _docker, _files, _sbom
 
 NOBODY = "65534:65534"
 CA_BUNDLE = "/ca-bundle.crt"
@@ -213,10 +207,10 @@ def _run(api: Any, image: str, arguments: list[str], host: dict[str, Any]) -> st
             output = api.logs(container, stdout=True, stderr=False).decode()
             errors = api.logs(container, stdout=False, stderr=True).decode().strip()
         finally:
-            with contextlib.suppress(DockerException, OSError):
+            with contextlib.suppress(_docker.DockerException, OSError):
                 api.remove_container(container, force=True)
-    except (DockerException, RequestException, OSError) as error:
-        raise ContentsError(f"{image}: {getattr(error, 'explanation', None) or error}") from error
+    except (_docker.DockerException, OSError) as error:
+        raise ContentsError(f"{image}: {_docker.explain(error)}") from error
     if code:
         raise ContentsError(f"{image}: {errors[-500:] or f'ended with {code}'}")
     return str(output)

@@ -16,7 +16,6 @@ import os
 import tarfile
 import tempfile
 import time
-import traceback
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -36,25 +35,11 @@ from ansible_collections.skasrc.cavern.plugins.module_utils._image_contents impo
 from ansible_collections.skasrc.cavern.plugins.module_utils._image_upkeep import Upkeep, digest
 from ansible_collections.skasrc.cavern.plugins.module_utils._phase import PhaseError, Result
 
-try:
-    import docker
-    from docker.errors import APIError, DockerException, ImageNotFound
-except ImportError:
-    DOCKER_ERROR: str | None = traceback.format_exc()
-    docker, APIError, DockerException, ImageNotFound = None, OSError, OSError, OSError
-else:
-    DOCKER_ERROR = None
-
 CA_BUNDLE = "ca-bundle.crt"
 
 
 class ImagesError(Exception):
     """An image cannot be had; the message says which, why, and what to do."""
-
-
-def connect(socket: str, timeout: int) -> Any:
-    """A client of the Engine. Each thread has its own. Errors: DockerException."""
-    return _docker.connect(socket, timeout)
 
 
 @contextmanager
@@ -97,14 +82,18 @@ class Images:
         self.has_contexts = any(recipe.get("context") for recipe in self.recipes.values())
 
     def _connect(self) -> Any:
-        if self.module.check_mode and docker is None:
+        if self.module.check_mode and _docker.LIBRARY_ERROR:
             return None
         try:
-            return connect(self.options["socket"], self.options["timeout"])
-        except DockerException as error:
+            return self._client()
+        except _docker.DockerException as error:
             if self.module.check_mode:
                 return None
             raise ImagesError(f"Docker Engine cannot be reached: {error}") from error
+
+    def _client(self) -> Any:
+        """Return a client of the Engine; each thread needs its own."""
+        return _docker.connect(self.options["socket"], self.options["timeout"])
 
     def reference(self, name: str) -> str:
         return f"{self.options['prefix']}/{name}:{self.options['tag']}"
@@ -180,7 +169,7 @@ class Images:
                 continue
             try:
                 self.api.remove_image(image)
-            except APIError as error:
+            except _docker.APIError as error:
                 if error.status_code != 409:
                     raise
                 self.actions.pop()
@@ -218,9 +207,7 @@ class Images:
             elif not check_mode:
                 file.unlink()
         if to_write and not check_mode:
-            for said in self.upkeep.write(
-                to_write, lambda: connect(self.options["socket"], self.options["timeout"])
-            ):
+            for said in self.upkeep.write(to_write, self._client):
                 self.module.warn(said)
 
     def _plan_builds(self) -> None:
@@ -274,7 +261,7 @@ class Images:
 
     def _build_one(self, name: str) -> None:
         build = self._build_from if self.recipes[name].get("from") else self._bootstrap
-        build(name, connect(self.options["socket"], self.options["timeout"]))
+        build(name, self._client())
 
     def _prune(self) -> None:
         """Delete build stages, and images that a newer one has replaced and no container uses."""
@@ -397,8 +384,8 @@ class Images:
                 for message in _docker.pull(self.api, f"{bare}{at}{digest}"):
                     if "error" in message:
                         raise ImagesError(f"{image} cannot be pulled: {message['error']}")
-            except APIError as error:
-                raise ImagesError(f"{image} cannot be pulled: {error.explanation or error}") from error
+            except _docker.APIError as error:
+                raise ImagesError(f"{image} cannot be pulled: {_docker.explain(error)}") from error
             if present and self._id(image) == present["Id"]:
                 self.actions.pop()
 
@@ -452,10 +439,7 @@ class Images:
     def _inspect(self, image: str) -> dict[str, Any] | None:
         if self.api is None:
             return None
-        try:
-            details: dict[str, Any] = self.api.inspect_image(image)
-        except ImageNotFound:
-            return None
+        details: dict[str, Any] | None = _docker.find(self.api.inspect_image, image)
         return details
 
     def _id(self, image: str) -> str:
@@ -488,8 +472,8 @@ class Images:
 
 def run(module: AnsibleModule, options: dict[str, Any]) -> Result:
     """Bring the images to the wanted state; `to_build` names those whose contexts are yet to be brought."""
-    if DOCKER_ERROR and not module.check_mode:
-        raise PhaseError(missing_required_lib("docker"), exception=DOCKER_ERROR)
+    if _docker.LIBRARY_ERROR and not module.check_mode:
+        raise PhaseError(missing_required_lib("docker"), exception=_docker.LIBRARY_ERROR)
     actions: list[dict[str, Any]] = []
     try:
         images = Images(module, options)
@@ -501,7 +485,7 @@ def run(module: AnsibleModule, options: dict[str, Any]) -> Result:
         _images.RecipeError,
         _apt.AptError,
         _bundle.BundleError,
-        DockerException,
+        _docker.DockerException,
         OSError,
     ) as error:
         raise PhaseError(str(error), actions=actions) from error

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.skasrc.cavern.plugins.module_utils import _engine
-from ansible_collections.skasrc.cavern.plugins.module_utils._converge_plan import LABEL, PROJECT
+from ansible_collections.skasrc.cavern.plugins.module_utils._converge.labels import LABEL, PROJECT
 from ansible_collections.skasrc.cavern.plugins.module_utils._phase import PhaseError, Result
 
 DIRECTORY = f"{LABEL}.directory"

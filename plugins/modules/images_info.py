@@ -62,7 +62,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.skasrc.cavern.plugins.module_utils import _image_store, _images, _sbom
+from ansible_collections.skasrc.cavern.plugins.module_utils import _docker, _images, _sbom
 from ansible_collections.skasrc.cavern.plugins.module_utils._image_contents import ContentsError, Update
 from ansible_collections.skasrc.cavern.plugins.module_utils._image_upkeep import Upkeep
 
@@ -74,13 +74,10 @@ def age_days(created: str) -> int:
 
 def look(options: dict[str, Any]) -> dict[str, Any]:
     """What there is to tell. Errors: DockerException, if the engine does not answer."""
-    api = _image_store.connect(options["socket"], options["timeout"])
+    api = _docker.connect(options["socket"], options["timeout"])
 
     def inspect(image: str) -> dict[str, Any] | None:
-        try:
-            details: dict[str, Any] = api.inspect_image(image)
-        except _image_store.ImageNotFound:
-            return None
+        details: dict[str, Any] | None = _docker.find(api.inspect_image, image)
         return details
 
     upkeep = Upkeep(api, options, inspect)
@@ -108,11 +105,11 @@ def look(options: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     module = AnsibleModule(_images.ARGUMENT_SPEC, supports_check_mode=True)
-    if _image_store.DOCKER_ERROR:
-        module.fail_json(msg=missing_required_lib("docker"), exception=_image_store.DOCKER_ERROR)
+    if _docker.LIBRARY_ERROR:
+        module.fail_json(msg=missing_required_lib("docker"), exception=_docker.LIBRARY_ERROR)
     try:
         result = look(module.params)
-    except _image_store.DockerException as error:
+    except _docker.DockerException as error:
         module.fail_json(msg=f"Docker Engine cannot be reached: {error}")
     module.exit_json(changed=False, **result)
 

@@ -97,17 +97,9 @@ missing:
 """
 
 import time
-import traceback
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.skasrc.cavern.plugins.module_utils import _docker, _engine, _logs
-
-try:
-    from docker.errors import DockerException, NotFound
-except ImportError:
-    LIBRARY_ERROR: str | None = traceback.format_exc()
-else:
-    LIBRARY_ERROR = None
 
 
 def main() -> None:
@@ -130,8 +122,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    if LIBRARY_ERROR:
-        module.fail_json(msg=missing_required_lib("docker"), exception=LIBRARY_ERROR)
+    if _docker.LIBRARY_ERROR:
+        module.fail_json(msg=missing_required_lib("docker"), exception=_docker.LIBRARY_ERROR)
     options = {"timestamps": True, "stdout": True, "stderr": True}
     if module.params["since"]:
         try:
@@ -147,11 +139,11 @@ def main() -> None:
         for wanted in module.params["containers"]:
             try:
                 output = client.logs(wanted["container"], **options)
-            except NotFound:
+            except _docker.NotFound:
                 missing.append(wanted["service"])
                 continue
             logs.append(_logs.parse(wanted["service"], output))
-    except DockerException as error:
+    except _docker.DockerException as error:
         module.fail_json(msg=f"Docker Engine: {error}")
     lines = _logs.interleave(logs, module.params["contains"])[-module.params["tail"] :]
     module.exit_json(

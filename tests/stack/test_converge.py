@@ -12,8 +12,9 @@ from typing import Any
 import docker
 import pytest
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible_collections.skasrc.cavern.plugins.module_utils import _converge_engine as engine
-from ansible_collections.skasrc.cavern.plugins.module_utils._converge_upgrade import Upgrader
+from ansible_collections.skasrc.cavern.plugins.module_utils._converge.errors import ConvergeError
+from ansible_collections.skasrc.cavern.plugins.module_utils._converge.project import Converger
+from ansible_collections.skasrc.cavern.plugins.module_utils._converge.upgrade import Upgrader
 from ansible_collections.skasrc.cavern.plugins.modules import converge
 
 PROJECT = "converge-test"
@@ -75,12 +76,12 @@ class Site:
         checked = validator(converge.ARGUMENTS).validate(wanted)
         assert not checked.error_messages
         parameters: dict[str, Any] = checked.validated_parameters
-        how = Upgrader if parameters["strategy"] == "one_by_one" else engine.Converger
+        how = Upgrader if parameters["strategy"] == "one_by_one" else Converger
         run = how(self.client, parameters, check)
         if parameters["state"] == "present":
-            run.look()
+            run.plan()
             if not check:
-                run.act()
+                run.apply()
         else:
             run.stop(remove=True)
         result: dict[str, Any] = run.result()
@@ -269,7 +270,7 @@ def test_a_stranger_with_a_name_of_ours_is_left_alone(site: Site) -> None:
     site.client.remove_container(BASE, force=True)
     site.client.create_container(GOOD, ["sleep", "infinity"], name=BASE)
     try:
-        with pytest.raises(engine.ConvergeError, match="is not of this deployment"):
+        with pytest.raises(ConvergeError, match="is not of this deployment"):
             site.run()
     finally:
         site.client.remove_container(BASE, force=True)
@@ -293,7 +294,7 @@ def test_a_service_that_fails_its_upgrade_gets_back_what_it_had(site: Site) -> N
     before = site.inspect("user")["Id"]
     site.services["base"]["image"] = NEWER
     site.services["user"]["image"] = BROKEN
-    with pytest.raises(engine.ConvergeError) as failed:
+    with pytest.raises(ConvergeError) as failed:
         site.run(strategy="one_by_one", timeout=2)
     message = str(failed.value)
     assert message.startswith("user: the container converge-test-user is not healthy after 2 s")
@@ -311,7 +312,7 @@ def test_its_configuration_comes_back_with_it_and_the_rest_is_not_reached(site: 
     site.services["base"]["image"] = BROKEN
     site.services["user"]["image"] = NEWER
     user = site.inspect("user")["Id"]
-    with pytest.raises(engine.ConvergeError, match="Not reached: user"):
+    with pytest.raises(ConvergeError, match="Not reached: user"):
         site.run(strategy="one_by_one", timeout=2)
     for path, (content, status) in before.items():
         assert path.read_bytes() == content
@@ -360,7 +361,7 @@ def test_a_volume_goes_back_with_a_service_that_fails_its_upgrade(site: Site) ->
     before = site.inspect("base")["Id"]
     site.services["base"] |= {"user": "8003:8003", "image": BROKEN}
     site.services["base"]["mounts"][0] |= {"owner": 8003, "former_owners": [8001]}
-    with pytest.raises(engine.ConvergeError, match="Rolled back"):
+    with pytest.raises(ConvergeError, match="Rolled back"):
         site.run(strategy="one_by_one", timeout=2)
     assert _owners(place) == {"_data": 8001, "old": 8001, "file": 8001, "other": 26}
     assert site.inspect("base")["Id"] == before

@@ -7,8 +7,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.skasrc.cavern.plugins.module_utils import _converge_compose as compose
-from ansible_collections.skasrc.cavern.plugins.module_utils._converge_plan import PlanError
+from ansible_collections.skasrc.cavern.plugins.module_utils._converge import compose
+from ansible_collections.skasrc.cavern.plugins.module_utils._converge.errors import PlanError
 
 NETWORK = {"name": "net", "subnet": "172.30.0.0/24", "gateway": None, "bridge": None, "mtu": None}
 DATABASE: dict[str, Any] = {

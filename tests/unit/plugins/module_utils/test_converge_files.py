@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.skasrc.cavern.plugins.module_utils import _converge_network as network
-from ansible_collections.skasrc.cavern.plugins.module_utils._converge_files import apply_files, plan_files
-from ansible_collections.skasrc.cavern.plugins.module_utils._converge_plan import PlanError
+from ansible_collections.skasrc.cavern.plugins.module_utils._converge import network
+from ansible_collections.skasrc.cavern.plugins.module_utils._converge.errors import PlanError
+from ansible_collections.skasrc.cavern.plugins.module_utils._converge.files import apply_files, plan_files
 
 
 def spec(*files: dict[str, Any]) -> dict[str, Any]:

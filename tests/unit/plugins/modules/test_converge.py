@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from ansible_collections.skasrc.cavern.plugins.module_utils import (
     _apt,
-    _converge_engine,
+    _docker,
     _engine,
-    _image_store,
     _x509,
 )
+from ansible_collections.skasrc.cavern.plugins.module_utils._converge.project import Converger
 from ansible_collections.skasrc.cavern.plugins.modules import converge
 
 IMAGE = "cavern/proxy:local"
@@ -47,6 +47,9 @@ def services(tmp_path: Path) -> list[dict[str, Any]]:
 class Idle:
     """An engine that has nothing of the deployment."""
 
+    def ping(self) -> bool:
+        return True
+
     def containers(self, **_options: Any) -> list[Any]:
         return []
 
@@ -54,14 +57,13 @@ class Idle:
         return None
 
     def inspect_image(self, image: str) -> None:
-        raise _image_store.ImageNotFound(image)
+        raise _docker.NotFound(image)
 
 
 @pytest.fixture
 def answering(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_engine, "ask", lambda _path, timeout=10.0: _engine.Answer("26.1.5", "1.45"))
-    monkeypatch.setattr(_converge_engine, "connect", lambda _socket: Idle())
-    monkeypatch.setattr(_image_store, "connect", lambda _socket, _timeout: Idle())
+    monkeypatch.setattr(_docker, "connect", lambda _socket, _timeout, **_options: Idle())
 
 
 @pytest.fixture
@@ -69,9 +71,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without Docker Engine, and without the Python libraries that come with it."""
     monkeypatch.setattr(_engine, "ask", lambda _path, timeout=10.0: None)
     monkeypatch.setattr(_engine, "installed", lambda: False)
-    monkeypatch.setattr(_converge_engine, "docker", None)
-    monkeypatch.setattr(_image_store, "docker", None)
-    monkeypatch.setattr(_image_store, "DOCKER_ERROR", "No module named 'docker'")
+    monkeypatch.setattr(_docker, "LIBRARY_ERROR", "No module named 'docker'")
     monkeypatch.setattr(_x509, "CRYPTOGRAPHY_ERROR", "No module named 'cryptography'")
 
 
@@ -122,7 +122,7 @@ def test_check_mode_foresees_what_new_certificates_and_images_ask_of_services(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     foreseen: list[Any] = []
-    monkeypatch.setattr(_converge_engine.Converger, "look", lambda run: foreseen.append(run.renewed))
+    monkeypatch.setattr(Converger, "plan", lambda run: foreseen.append(run.renewed))
     recipes = {"proxy": {"inputs": "1", "parts": {}}}
     run_module(
         converge, check=True, **options, images={"images": [IMAGE], "recipes": recipes}, services=services

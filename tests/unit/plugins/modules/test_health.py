@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.skasrc.cavern.plugins.module_utils import _health
+from ansible_collections.skasrc.cavern.plugins.module_utils import _docker, _health
 from ansible_collections.skasrc.cavern.plugins.modules import health
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -280,7 +280,7 @@ def test_container(
 
 
 def test_without_the_docker_library(run_module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_health, "docker", None)
+    monkeypatch.setattr(_docker, "LIBRARY_ERROR", "No module named 'docker'")
     assert "docker is needed" in one(run_module, kind="container", container="c")["message"]
 
 

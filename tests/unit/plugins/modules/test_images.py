@@ -14,7 +14,13 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from ansible_collections.skasrc.cavern.plugins.module_utils import _bundle, _image_store, _images, _mmdebstrap
+from ansible_collections.skasrc.cavern.plugins.module_utils import (
+    _bundle,
+    _docker,
+    _image_store,
+    _images,
+    _mmdebstrap,
+)
 from ansible_collections.skasrc.cavern.plugins.module_utils._image_contents import ContentsError, Update
 from ansible_collections.skasrc.cavern.plugins.module_utils._image_upkeep import Upkeep
 from ansible_collections.skasrc.cavern.plugins.modules import images
@@ -115,7 +121,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
         yield io.BytesIO(b"root file system")
 
     engine = Engine()
-    monkeypatch.setattr(_image_store, "connect", lambda _socket, _timeout: engine)
+    monkeypatch.setattr(_docker, "connect", lambda _socket, _timeout: engine)
     monkeypatch.setattr(_image_store.Images, "_need_mmdebstrap", lambda _self: None)
     monkeypatch.setattr(_mmdebstrap, "archive", archive)
     return engine

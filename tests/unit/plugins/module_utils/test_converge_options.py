@@ -7,7 +7,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.skasrc.cavern.plugins.module_utils import _converge_plan as plan
+from ansible_collections.skasrc.cavern.plugins.module_utils._converge import options as plan
+from ansible_collections.skasrc.cavern.plugins.module_utils._converge.errors import PlanError
+from ansible_collections.skasrc.cavern.plugins.module_utils._converge.service import waves
+from ansible_collections.skasrc.cavern.plugins.module_utils._converge.target import Target, size
 
 SPEC: dict[str, Any] = {
     "name": "web",
@@ -46,8 +49,11 @@ SPEC: dict[str, Any] = {
 }
 
 
+TARGET = Target(SPEC, "x", "net", "/state/config")
+
+
 def wanted(**changes: Any) -> dict[str, Any]:
-    return plan.wanted(SPEC | changes, "x", "net", "/state/config")
+    return plan.wanted(Target(SPEC | changes, "x", "net", "/state/config"))
 
 
 def inspect(body: dict[str, Any]) -> dict[str, Any]:
@@ -86,7 +92,7 @@ def inspect(body: dict[str, Any]) -> dict[str, Any]:
 
 def test_what_was_created_is_found_as_wanted() -> None:
     options = wanted()
-    found = plan.active(inspect(plan.creation(SPEC, options, "/state/config")), options)
+    found = plan.active(inspect(plan.creation(TARGET, options)), options)
     assert plan.differences(options, found) == {}
 
 
@@ -109,12 +115,12 @@ def test_what_was_created_is_found_as_wanted() -> None:
 )
 def test_a_difference_is_named_as_the_specification_spells_it(changes: dict[str, Any], reason: str) -> None:
     options = wanted(**changes)
-    found = plan.active(inspect(plan.creation(SPEC, wanted(), "/state/config")), options)
+    found = plan.active(inspect(plan.creation(TARGET, wanted())), options)
     assert reason in plan.reasons(plan.differences(options, found))
 
 
 def test_a_variable_that_is_no_longer_wanted_differs_from_one_of_the_image() -> None:
-    container = inspect(plan.creation(SPEC, wanted(), "/state/config"))
+    container = inspect(plan.creation(TARGET, wanted()))
     options = wanted(environment={"A": "1"})
     image = {"Config": {"Env": ["PATH=/usr/bin"]}}
     found = plan.active(container, options, image)
@@ -123,13 +129,13 @@ def test_a_variable_that_is_no_longer_wanted_differs_from_one_of_the_image() -> 
 
 def test_a_container_moved_to_another_network_differs() -> None:
     options = wanted()
-    container = inspect(plan.creation(SPEC, options, "/state/config"))
+    container = inspect(plan.creation(TARGET, options))
     container["NetworkSettings"]["Networks"] = {"bridge": {}}
     assert {"network", "address"} <= set(plan.differences(options, plan.active(container, options)))
 
 
 def test_waves_put_dependencies_first() -> None:
-    assert plan.waves(
+    assert waves(
         {"api": ["db", "broker"], "db": [], "broker": [], "web": ["api"], "lone": ["elsewhere"]}
     ) == [
         ["broker", "db", "lone"],
@@ -139,17 +145,17 @@ def test_waves_put_dependencies_first() -> None:
 
 
 def test_a_circle_of_dependencies_is_refused_by_name() -> None:
-    with pytest.raises(plan.PlanError, match="circle through a, b"):
-        plan.waves({"a": ["b"], "b": ["a"], "c": []})
+    with pytest.raises(PlanError, match="circle through a, b"):
+        waves({"a": ["b"], "b": ["a"], "c": []})
 
 
 @pytest.mark.parametrize(
     ("text", "expected"), [("256m", 268_435_456), ("1G", 1_073_741_824), ("10", 10), (None, 0)]
 )
 def test_sizes(text: Any, expected: int) -> None:
-    assert plan.size(text) == expected
+    assert size(text) == expected
 
 
 def test_a_size_that_is_none_is_refused() -> None:
-    with pytest.raises(plan.PlanError, match="'lots' is not a size such as 256m"):
-        plan.size("lots")
+    with pytest.raises(PlanError, match="'lots' is not a size such as 256m"):
+        size("lots")

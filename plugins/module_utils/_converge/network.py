@@ -1,0 +1,192 @@
+# Copyright (c) 2026, the Cavern deployment team
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The network of a deployment, and which connections its containers may open. Private to the collection."""
+
+from __future__ import annotations
+
+import ipaddress
+import struct
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.skasrc.cavern.plugins.module_utils import _docker
+from ansible_collections.skasrc.cavern.plugins.module_utils._connections import Connections
+from ansible_collections.skasrc.cavern.plugins.module_utils._converge import labels
+from ansible_collections.skasrc.cavern.plugins.module_utils._converge.engine import Engine
+from ansible_collections.skasrc.cavern.plugins.module_utils._converge.errors import ConvergeError
+from ansible_collections.skasrc.cavern.plugins.module_utils._converge.report import Report
+
+_REJECT = 0x0200  # RTF_REJECT of linux/route.h
+_BRIDGE = "com.docker.network.bridge.name"
+_MTU = "com.docker.network.driver.mtu"
+
+
+def routes() -> list[tuple[str, ipaddress.IPv4Network]]:
+    """Return interfaces of the host and the subnets they lead to, without default and rejecting routes."""
+    found = []
+    try:
+        lines = Path("/proc/net/route").read_text(encoding="ascii").splitlines()[1:]
+    except FileNotFoundError:
+        return []
+    for line in lines:
+        interface, destination, _gateway, flags, _ref, _use, _metric, mask = line.split()[:8]
+        # The kernel shows blackhole routes without an interface.
+        if interface == "*" or int(flags, 16) & _REJECT or int(mask, 16) == 0:
+            continue
+        address = ipaddress.IPv4Address(struct.pack("<L", int(destination, 16)))
+        netmask = ipaddress.IPv4Address(struct.pack("<L", int(mask, 16)))
+        found.append((interface, ipaddress.IPv4Network(f"{address}/{netmask}")))
+    return found
+
+
+def overlap(subnet: str, networks: list[dict[str, Any]], name: str, bridge: str) -> str | None:
+    """Describe what already uses a part of *subnet*, other than the network *name* with its *bridge*."""
+    wanted = ipaddress.IPv4Network(subnet)
+    for network in networks:
+        if network["Name"] == name:
+            continue
+        for config in (network.get("IPAM") or {}).get("Config") or []:
+            taken = ipaddress.ip_network(config["Subnet"])
+            if taken.version == 4 and wanted.overlaps(taken):
+                return f"the Docker network {network['Name']} ({taken})"
+    for interface, route in routes():
+        if interface != bridge and wanted.overlaps(route):
+            return f"the host's interface {interface} ({route})"
+    return None
+
+
+class Network:
+    """The network of a project: what there is, what is wanted, and the way from one to the other."""
+
+    def __init__(self, engine: Engine, report: Report, wanted: dict[str, Any], check_mode: bool) -> None:
+        """Bring about what the module's option `network` says."""
+        self.engine = engine
+        self.report = report
+        self.wanted = wanted
+        self.check_mode = check_mode
+        self.name: str = wanted["name"]
+        self.bridge: str = wanted.get("bridge") or self.name
+        self.action: str | None = None
+        self._former: dict[str, Any] | None = None
+        self._connections: Connections | None = None
+
+    def plan(self) -> None:
+        """Compare network and packet filter with what is wanted."""
+        networks = self.engine.networks()
+        found = next((item for item in networks if item["Name"] == self.name), None)
+        if found is None:
+            self._plan_creation(networks)
+        elif differing := self._differences(found):
+            self._plan_recreation(found, differing)
+        if self.wanted.get("connections") is not None:
+            self._connections = Connections(self.engine.project, self.wanted, self.wanted["connections"])
+            if self.engine.client is not None and self.action is None:
+                self._connections.check_place()
+            self._plan_connections(self._connections)
+
+    def _plan_creation(self, networks: list[dict[str, Any]]) -> None:
+        subnet = self.wanted["subnet"]
+        taken = overlap(subnet, networks, self.name, self.bridge)
+        if taken:
+            raise ConvergeError(
+                f"network {self.name}: the subnet {subnet} overlaps {taken}; "
+                "choose another with cavern_network.subnet"
+            )
+        self.action = "create"
+        self.report.note("network", self.name, "create", ["missing"])
+        self.report.diff(self.name, "", f"{self.wanted}\n")
+
+    def _differences(self, found: dict[str, Any]) -> list[str]:
+        config = ((found.get("IPAM") or {}).get("Config") or [{}])[0]
+        mtu = (found.get("Options") or {}).get(_MTU)
+        pairs = [("subnet", config.get("Subnet"), self.wanted["subnet"])]
+        if self.wanted.get("gateway"):
+            pairs.append(("gateway", config.get("Gateway"), self.wanted["gateway"]))
+        if self.wanted.get("mtu"):
+            pairs.append(("mtu", mtu, str(self.wanted["mtu"])))
+        return [f"{name}: {before} -> {after}" for name, before, after in pairs if before != after]
+
+    def _plan_recreation(self, found: dict[str, Any], differing: list[str]) -> None:
+        if not self.engine.owns(found.get("Labels")):
+            raise ConvergeError(
+                f"network {self.name} exists, belongs to somebody else and differs ({'; '.join(differing)}); "
+                "remove it or choose another name with cavern_network.name"
+            )
+        self.action = "recreate"
+        self._former = self.engine.network(found["Id"])
+        foreign = self._foreign_members(self._former)
+        if foreign:
+            raise ConvergeError(
+                f"network {self.name} must change ({'; '.join(differing)}), but {', '.join(foreign)} "
+                "from elsewhere use it; disconnect them first"
+            )
+        self.report.note("network", self.name, "recreate", differing)
+
+    def _foreign_members(self, inspect: dict[str, Any] | None) -> list[str]:
+        """Return the names of containers in the network that are not of the project."""
+        ours = {container["Id"] for container in self.engine.containers()}
+        members = (inspect or {}).get("Containers") or {}
+        return sorted(member["Name"] for key, member in members.items() if key not in ours)
+
+    def _plan_connections(self, connections: Connections) -> None:
+        connections.look()
+        self.report.actions += connections.actions
+        self.report.diffs += connections.diffs
+
+    def members(self) -> list[dict[str, Any]]:
+        """Return the endpoints of the network's containers, none where the network is still to be created."""
+        inspect = None if self.action else self.engine.network(self.name)
+        return list(((inspect or {}).get("Containers") or {}).values())
+
+    def apply(self) -> None:
+        """Carry out what `plan` found."""
+        if self.action:
+            self._create()
+        if self._connections:
+            self._connections.act()
+
+    def _create(self) -> None:
+        if self._former is not None:
+            for container in self.engine.containers():
+                self.engine.remove(container["Id"])
+            self.engine.client.remove_network(self._former["Id"])
+        types = _docker.docker.types
+        pool = types.IPAMPool(subnet=self.wanted["subnet"], gateway=self.wanted.get("gateway"))
+        options = {_BRIDGE: self.bridge}
+        if self.wanted.get("mtu"):
+            options[_MTU] = str(self.wanted["mtu"])
+        self.engine.client.create_network(
+            self.name,
+            driver="bridge",
+            ipam=types.IPAMConfig(pool_configs=[pool]),
+            options=options,
+            labels={labels.PROJECT: self.engine.project},
+            check_duplicate=True,
+        )
+
+    def remove(self) -> None:
+        """Remove the network, if it is the project's, and then the packet filter."""
+        found = self.engine.network(self.name)
+        if found is not None and self.engine.owns(found.get("Labels")):
+            self._remove_network(found)
+        connections = Connections(self.engine.project, self.wanted, None)
+        self._plan_connections(connections)
+        if not self.check_mode:
+            connections.act()
+
+    def _remove_network(self, found: dict[str, Any]) -> None:
+        foreign = self._foreign_members(found)
+        if foreign:
+            raise ConvergeError(f"network {self.name}: {', '.join(foreign)} from elsewhere still use it")
+        self.report.note("network", self.name, "remove", ["asked for"])
+        if self.check_mode:
+            return
+        try:
+            self.engine.client.remove_network(found["Id"])
+        except _docker.APIError as error:
+            # The Engine can lose count of endpoints when containers die while they are attached.
+            raise ConvergeError(
+                f"network {self.name} cannot be removed: {_docker.explain(error)}; "
+                "if nothing uses it, restart Docker Engine and run this again"
+            ) from error
