@@ -66,7 +66,7 @@ class ActionModule(ActionBase):
             _secrets.check_names(set(options["rotate"]) - {"all"}, "rotate")
             # Nothing is written for another's deployment, not even a lock.
             if options["owner"] is not None and (options["rotate"] or self._missing(path, overrides)):
-                found = self._execute_module(
+                found: dict[str, Any] = self._execute_module(
                     module_name="skasrc.cavern.deployment_owner",
                     module_args=options["owner"],
                     task_vars=task_vars,

@@ -44,7 +44,9 @@ class ActionModule(ActionBase):
         if wrong:
             return wrong
         try:
-            return ArgumentSpecValidator({name: spec}).validate({name: self._resolve(value)}).error_messages
+            checked = ArgumentSpecValidator({name: spec}).validate({name: self._resolve(value)})
+            messages: list[str] = checked.error_messages
+            return messages
         except LookupError:
             return []
 

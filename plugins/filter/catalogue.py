@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -30,7 +30,12 @@ PHASES = ("host", "certificates", "hosts_entries", "images", "network")
 
 FLAVOURS = ("embedded", "opencadc")
 
-TYPES = {"bool": check_type_bool, "int": check_type_int, "list": check_type_list, "str": check_type_str}
+TYPES: dict[str, Callable[[Any], Any]] = {
+    "bool": check_type_bool,
+    "int": check_type_int,
+    "list": check_type_list,
+    "str": check_type_str,
+}
 
 # What the catalogue may say of a service.
 PROBE: dict[str, Any] = {"path": {"type": "str"}, "status": {"type": "int"}, "vosi": {"type": "bool"}}

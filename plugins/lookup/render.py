@@ -41,22 +41,19 @@ _raw:
   elements: str
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ansible.template
 from ansible.errors import AnsibleError, AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
 
-try:
-    from ansible.template import trust_as_template
-except ImportError:  # ansible-core before 2.19 trusts every text, and takes one that looks like data for data
-
-    def trust_as_template(value: str) -> str:
-        return value
-
-    OPTIONS: dict[str, Any] = {"escape_backslashes": False, "convert_data": False}
-else:
-    OPTIONS = {"escape_backslashes": False}
+OPTIONS: dict[str, Any] = {"escape_backslashes": False}
+# ansible-core before 2.19 trusts every text, and takes one that looks like data for data.
+_trust: Callable[[str], str] | None = getattr(ansible.template, "trust_as_template", None)
+if _trust is None:
+    OPTIONS["convert_data"] = False
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 
@@ -67,7 +64,7 @@ class LookupModule(LookupBase):
     def run(self, terms: list[str], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[str]:
         self.set_options(var_options=variables, direct=kwargs)
         more = self.get_option("template_vars")
-        templar = self._templar
+        templar: Any = self._templar
         if more:
             templar = templar.copy_with_new_env(available_variables={**templar.available_variables, **more})
         return [self._render(templar, term) for term in terms]
@@ -78,6 +75,7 @@ class LookupModule(LookupBase):
         except OSError as exc:
             raise AnsibleLookupError(f"{term}: cannot be read below {ROLES}: {exc.strerror}") from exc
         try:
-            return templar.template(trust_as_template(text), **OPTIONS)
+            rendered: str = templar.template(_trust(text) if _trust else text, **OPTIONS)
         except AnsibleError as exc:
             raise AnsibleLookupError(f"The template {term} cannot be rendered") from exc
+        return rendered

@@ -116,7 +116,7 @@ class Certificates:
         pair = _x509.create_client_ca(
             self.options["organization"], self.options["ca_days"], self.options["key_type"]
         )
-        self._issued("client-ca", present and present.present, pair, str(reason))
+        self._issued("client-ca", present.present if present else None, pair, str(reason))
         if "previous" in self.options["rotate"]:
             previous = None
         return _client_ca.ClientAuthorities(pair, previous), True

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 import traceback
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -13,14 +14,17 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.skasrc.cavern.plugins.module_utils import _http
 
+library: Any = None
+IMPORT_ERROR: str | None = None
+"""Why the client library cannot be imported, None if it can."""
 try:
-    from prepare_data_client import Client, PrepareDataError
+    library = importlib.import_module("prepare_data_client")
 except ImportError:
-    Client = None
-    PrepareDataError = Exception
-    IMPORT_ERROR: str | None = traceback.format_exc()
-else:
-    IMPORT_ERROR = None
+    IMPORT_ERROR = traceback.format_exc()
+
+# Without the library, `connect` fails before anything could raise them.
+PrepareDataError: Any = getattr(library, "PrepareDataError", Exception)
+NotFound: Any = getattr(library, "NotFound", Exception)
 
 # Documented in plugins/doc_fragments/staging.py.
 STAGING_SPEC: dict[str, dict[str, Any]] = {
@@ -45,7 +49,7 @@ def connect(module: AnsibleModule) -> Any:
                 _http.check_url(option, params[option])
         _http.check_ca(params["ca_path"])
         url = params["service_url"] or params["url"].rstrip("/") + "/prepare-data"
-        return Client(
+        return library.Client(
             url,
             token=_http.read_token(params),
             ca=params["ca_path"],

@@ -129,7 +129,8 @@ def write_node(
     else:
         for name in ("accepts", "provides"):
             ElementTree.SubElement(root, f"{{{VOS}}}{name}")
-    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    document: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return document
 
 
 @dataclass

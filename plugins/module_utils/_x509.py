@@ -67,9 +67,10 @@ class Pair:
 
     @property
     def key_pem(self) -> bytes:
-        return self.key.private_bytes(
+        encoded: bytes = self.key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
+        return encoded
 
 
 def now() -> datetime.datetime:
@@ -78,16 +79,24 @@ def now() -> datetime.datetime:
 
 
 def not_after(certificate: Any) -> datetime.datetime:
-    """End of validity as an aware UTC time (`cryptography` before 42 only has naive ones)."""
+    """Return the end of validity, UTC."""
+    return _aware(certificate, "not_valid_after")
+
+
+def _aware(holder: Any, name: str) -> datetime.datetime:
+    """Return a time of a certificate or revocation, UTC (`cryptography` before 42 only has naive ones)."""
+    found: datetime.datetime
     try:
-        return certificate.not_valid_after_utc
+        found = getattr(holder, f"{name}_utc")
     except AttributeError:
-        return certificate.not_valid_after.replace(tzinfo=datetime.UTC)
+        found = getattr(holder, name).replace(tzinfo=datetime.UTC)
+    return found
 
 
 def fingerprint(certificate: Any) -> str:
     """SHA-256 fingerprint, upper-case hex pairs joined by colons."""
-    return certificate.fingerprint(hashes.SHA256()).hex(":").upper()
+    digest: bytes = certificate.fingerprint(hashes.SHA256())
+    return digest.hex(":").upper()
 
 
 def describe_names(names: Any) -> list[str]:
@@ -129,7 +138,8 @@ def key_type_of(key: Any) -> str:
 
 def pem(certificate: Any) -> bytes:
     """A certificate or a revocation list as PEM."""
-    return certificate.public_bytes(serialization.Encoding.PEM)
+    encoded: bytes = certificate.public_bytes(serialization.Encoding.PEM)
+    return encoded
 
 
 def load_certificates(content: bytes | None) -> list[Any]:
@@ -208,7 +218,7 @@ def revocations(ca: Pair, revoked: dict[int, datetime.datetime]) -> Any:
 
 def revoked_by(crl: Any) -> dict[int, datetime.datetime]:
     """Serial numbers of a revocation list with when they were revoked."""
-    return {entry.serial_number: _revocation_date(entry) for entry in crl}
+    return {entry.serial_number: _aware(entry, "revocation_date") for entry in crl}
 
 
 def load_revocations(content: bytes | None) -> list[Any]:
@@ -222,7 +232,7 @@ def load_revocations(content: bytes | None) -> list[Any]:
 
 def lists_for(crl: Any, ca: Any) -> bool:
     """Whether a revocation list is that of the CA."""
-    return crl.issuer == ca.subject and crl.is_signature_valid(ca.public_key())
+    return bool(crl.issuer == ca.subject and crl.is_signature_valid(ca.public_key()))
 
 
 def cross_sign(ca: Pair, predecessor: Pair) -> Any:
@@ -346,7 +356,10 @@ def trust_store_holds(store: bytes | None, ca: Any) -> bool:
 
 
 def _public_bytes(key: Any) -> bytes:
-    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    encoded: bytes = key.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return encoded
 
 
 def subject(common_name: str, organization: str | None = None) -> Any:
@@ -359,13 +372,6 @@ def subject(common_name: str, organization: str | None = None) -> Any:
 
 def _organization(name: str) -> Any:
     return x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, name)])
-
-
-def _revocation_date(entry: Any) -> datetime.datetime:
-    try:
-        return entry.revocation_date_utc
-    except AttributeError:  # before 42
-        return entry.revocation_date.replace(tzinfo=datetime.UTC)
 
 
 def _authority(name: Any, key: Any, days: int, path_length: int) -> Any:

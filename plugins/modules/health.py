@@ -195,6 +195,8 @@ failed:
   sample: true
 """
 
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.skasrc.cavern.plugins.module_utils import _engine, _health, _http
 
@@ -253,7 +255,7 @@ def main() -> None:
         params["request_timeout"] or 10,
     )
     bad = [result for result in results if not result["ok"]]
-    report = {"changed": False, "healthy": not bad, "checks": results}
+    report: dict[str, Any] = {"changed": False, "healthy": not bad, "checks": results}
     if bad and params["fail"]:
         lines = [f"{result['service']} ({result['name']}): {result['message']}" for result in bad]
         module.fail_json(msg=f"{len(bad)} of {len(results)} checks failed: " + "; ".join(lines), **report)

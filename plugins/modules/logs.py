@@ -97,6 +97,7 @@ missing:
 """
 
 import time
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.skasrc.cavern.plugins.module_utils import _docker, _engine, _logs
@@ -124,7 +125,7 @@ def main() -> None:
     )
     if _docker.LIBRARY_ERROR:
         module.fail_json(msg=missing_required_lib("docker"), exception=_docker.LIBRARY_ERROR)
-    options = {"timestamps": True, "stdout": True, "stderr": True}
+    options: dict[str, Any] = {"timestamps": True, "stdout": True, "stderr": True}
     if module.params["since"]:
         try:
             options["since"] = int(time.time()) - _logs.seconds(module.params["since"])

@@ -150,11 +150,6 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.skasrc.cavern.plugins.module_utils import _staging
 
-try:
-    from prepare_data_client import Item
-except ImportError:
-    Item = None  # reported by _staging.connect
-
 
 def check_options(module: AnsibleModule) -> None:
     """Refuse what no service has to be asked about."""
@@ -171,7 +166,7 @@ def read_items(params: dict[str, Any]) -> list[Any]:
     items = []
     for entry in params["items"]:
         known = {name: value for name, value in entry.items() if value is not None}
-        items.append(Item.of(known.pop("did"), algorithm=params["algorithm"], **known))
+        items.append(_staging.library.Item.of(known.pop("did"), algorithm=params["algorithm"], **known))
     return items
 
 

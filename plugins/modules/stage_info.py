@@ -94,11 +94,6 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.skasrc.cavern.plugins.module_utils import _staging
 
-try:
-    from prepare_data_client import NotFound
-except ImportError:
-    NotFound = Exception  # reported by _staging.connect
-
 
 def look(params: dict[str, Any], client: Any) -> dict[str, Any]:
     """Return what was asked for."""
@@ -110,7 +105,7 @@ def look(params: dict[str, Any], client: Any) -> dict[str, Any]:
         }
     try:
         task = client.task(params["task_id"])
-    except NotFound:
+    except _staging.NotFound:
         return {"tasks": []}
     found: dict[str, Any] = {"tasks": [dict(task.raw)]}
     if params["files"]:
