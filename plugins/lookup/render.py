@@ -51,8 +51,8 @@ from ansible.plugins.lookup import LookupBase
 
 OPTIONS: dict[str, Any] = {"escape_backslashes": False}
 # ansible-core before 2.19 trusts every text, and takes one that looks like data for data.
-_trust: Callable[[str], str] | None = getattr(ansible.template, "trust_as_template", None)
-if _trust is None:
+TRUST: Callable[[str], str] = getattr(ansible.template, "trust_as_template", str)
+if TRUST is str:
     OPTIONS["convert_data"] = False
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
@@ -75,7 +75,7 @@ class LookupModule(LookupBase):
         except OSError as exc:
             raise AnsibleLookupError(f"{term}: cannot be read below {ROLES}: {exc.strerror}") from exc
         try:
-            rendered: str = templar.template(_trust(text) if _trust else text, **OPTIONS)
+            rendered: str = templar.template(TRUST(text), **OPTIONS)
         except AnsibleError as exc:
             raise AnsibleLookupError(f"The template {term} cannot be rendered") from exc
         return rendered

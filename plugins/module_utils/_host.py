@@ -12,6 +12,7 @@ import os
 import pwd
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,50 @@ class Record:
     def _content(self) -> bytes:
         content = {"directories": self.directories, "programs": self.programs}
         return json.dumps(content, indent=2).encode() + b"\n"
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """Wanted owner and permissions of a directory."""
+
+    mode: int | None
+    uid: int
+    gid: int
+    reader: int | None
+    """uid of an operator who is to read it, too."""
+
+    @classmethod
+    def of(cls, path: Path, wanted: dict[str, Any], mode: int | None) -> Attributes:
+        """Return those of a directory that exists; what is not wanted stays as it is."""
+        status = path.stat()
+        uid = status.st_uid if wanted["owner"] is None else wanted["owner"]
+        gid = status.st_gid if wanted["group"] is None else wanted["group"]
+        operator, _group = _files.owner_of(path.parent)
+        return cls(
+            mode, uid, gid, operator if wanted["operator_reads"] and operator not in (0, uid) else None
+        )
+
+    def differences(self, path: Path) -> list[str]:
+        """Return how the directory differs."""
+        status, reasons = path.stat(), []
+        if self.mode is not None and status.st_mode & 0o7777 != self.mode:
+            reasons.append(f"mode was {status.st_mode & 0o7777:04o}, wanted {self.mode:04o}")
+        if (self.uid, self.gid) != (status.st_uid, status.st_gid):
+            reasons.append(f"owner was {status.st_uid}:{status.st_gid}, wanted {self.uid}:{self.gid}")
+        if self.reader is not None and not _acl.may_read(path, self.reader):
+            reasons.append(f"the operator, uid {self.reader}, may not read it")
+        return reasons
+
+    def set(self, path: Path, former_owners: list[int]) -> None:
+        """Set them, and give what one of the former owners has in the directory to its owner."""
+        former = path.stat().st_uid
+        if former != self.uid and former in former_owners:
+            _files.hand_over(path, former, self.uid)
+        os.chown(path, self.uid, self.gid)
+        if self.mode is not None:
+            path.chmod(self.mode)
+        if self.reader is not None and not _acl.may_read(path, self.reader):
+            _acl.let_read(path, self.reader)
 
 
 class Host:
@@ -213,30 +258,14 @@ class Host:
             self._note(_files.make_directory(path, 0o755 if mode is None else mode))
         elif not path.is_dir():
             raise HostError(f"directories: {path} exists and is not a directory")
-        status = path.stat()
-        uid = status.st_uid if wanted["owner"] is None else wanted["owner"]
-        gid = status.st_gid if wanted["group"] is None else wanted["group"]
-        reasons = []
-        if mode is not None and status.st_mode & 0o7777 != mode:
-            reasons.append(f"mode was {status.st_mode & 0o7777:04o}, wanted {mode:04o}")
-        if (uid, gid) != (status.st_uid, status.st_gid):
-            reasons.append(f"owner was {status.st_uid}:{status.st_gid}, wanted {uid}:{gid}")
-        operator, _group = _files.owner_of(path.parent)
-        reads = wanted["operator_reads"] and operator not in (0, uid)
-        if reads and not _acl.may_read(path, operator):
-            reasons.append(f"the operator, uid {operator}, may not read it")
+        attributes = Attributes.of(path, wanted, mode)
+        reasons = attributes.differences(path)
         if not reasons:
             return
         if not created:
             self._act("directory", str(path), "update", *reasons)
         if not self.module.check_mode:
-            if status.st_uid != uid and status.st_uid in wanted["former_owners"]:
-                _files.hand_over(path, status.st_uid, uid)
-            os.chown(path, uid, gid)
-            if mode is not None:
-                path.chmod(mode)
-            if reads and not _acl.may_read(path, operator):
-                _acl.let_read(path, operator)
+            attributes.set(path, wanted["former_owners"])
 
     def _program(self, wanted: dict[str, Any]) -> None:
         path = expand_home(wanted["path"])

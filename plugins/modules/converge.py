@@ -100,8 +100,6 @@ from ansible_collections.skasrc.cavern.plugins.module_utils import (
     _engine,
     _host,
     _hosts_file,
-    _image_store,
-    _images,
     _owner,
 )
 from ansible_collections.skasrc.cavern.plugins.module_utils._converge.arguments import argument_spec
@@ -110,6 +108,7 @@ from ansible_collections.skasrc.cavern.plugins.module_utils._converge.parameters
 from ansible_collections.skasrc.cavern.plugins.module_utils._converge.project import Converger
 from ansible_collections.skasrc.cavern.plugins.module_utils._converge.service import Renewed
 from ansible_collections.skasrc.cavern.plugins.module_utils._converge.upgrade import Upgrader
+from ansible_collections.skasrc.cavern.plugins.module_utils._images import phase, recipes
 from ansible_collections.skasrc.cavern.plugins.module_utils._phase import PhaseError, Result
 
 # What comes before the services, in the order in which they need each other.
@@ -117,7 +116,7 @@ PHASES: dict[str, tuple[dict[str, Any], Callable[[AnsibleModule, dict[str, Any]]
     "host": (_host.ARGUMENT_SPEC, _host.run),
     "certificates": (_certificates.ARGUMENT_SPEC, _certificates.run),
     "hosts_entries": (_hosts_file.ARGUMENT_SPEC, _hosts_file.run),
-    "images": (_images.ARGUMENT_SPEC, _image_store.run),
+    "images": (recipes.ARGUMENT_SPEC, phase.run),
 }
 
 ARGUMENTS: dict[str, Any] = {

@@ -68,12 +68,12 @@ images:
   sample: {"cavern/haproxy:local": "sha256:0f1e"}
 """
 
-from ansible_collections.skasrc.cavern.plugins.module_utils import _image_store, _images
+from ansible_collections.skasrc.cavern.plugins.module_utils._images import phase, recipes
 from ansible_collections.skasrc.cavern.plugins.module_utils._phase import run_alone
 
 
 def main() -> None:
-    run_alone(_images.ARGUMENT_SPEC, _image_store.run)
+    run_alone(recipes.ARGUMENT_SPEC, phase.run)
 
 
 if __name__ == "__main__":

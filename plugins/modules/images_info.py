@@ -62,14 +62,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.skasrc.cavern.plugins.module_utils import _docker, _images, _sbom
-from ansible_collections.skasrc.cavern.plugins.module_utils._image_contents import ContentsError, Update
-from ansible_collections.skasrc.cavern.plugins.module_utils._image_upkeep import Upkeep
+from ansible_collections.skasrc.cavern.plugins.module_utils import _docker
+from ansible_collections.skasrc.cavern.plugins.module_utils._images import recipes, sbom
+from ansible_collections.skasrc.cavern.plugins.module_utils._images.contents import ContentsError, Update
+from ansible_collections.skasrc.cavern.plugins.module_utils._images.upkeep import Upkeep
 
 
 def age_days(created: str) -> int:
     """Whole days since an image was made."""
-    return (datetime.now(UTC) - datetime.fromisoformat(_sbom.moment(created))).days
+    return (datetime.now(UTC) - datetime.fromisoformat(sbom.moment(created))).days
 
 
 def look(options: dict[str, Any]) -> dict[str, Any]:
@@ -93,7 +94,7 @@ def look(options: dict[str, Any]) -> dict[str, Any]:
         {
             "name": image,
             "id": details["Id"],
-            "created": _sbom.moment(details["Created"]),
+            "created": sbom.moment(details["Created"]),
             "age_days": age_days(details["Created"]),
             "updates": [str(update) for update in updates[image]] if image in updates else None,
         }
@@ -104,7 +105,7 @@ def look(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    module = AnsibleModule(_images.ARGUMENT_SPEC, supports_check_mode=True)
+    module = AnsibleModule(recipes.ARGUMENT_SPEC, supports_check_mode=True)
     if _docker.LIBRARY_ERROR:
         module.fail_json(msg=missing_required_lib("docker"), exception=_docker.LIBRARY_ERROR)
     try:

@@ -15,7 +15,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
-from ansible_collections.skasrc.cavern.plugins.module_utils import _images
+from ansible_collections.skasrc.cavern.plugins.module_utils._images import recipes as _recipes
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,7 +27,7 @@ class BuildingAction(ActionBase):
 
     def _with_inputs(self, given: dict[str, Any]) -> dict[str, Any]:
         """The arguments of the module images, completed: the needed recipes alone, each with what it is made from."""
-        checked = ArgumentSpecValidator(_images.ARGUMENT_SPEC).validate(given)
+        checked = ArgumentSpecValidator(_recipes.ARGUMENT_SPEC).validate(given)
         if checked.error_messages:
             raise AnsibleActionFail(f"images: {'; '.join(checked.error_messages)}")
         arguments: dict[str, Any] = checked.validated_parameters
@@ -38,18 +38,18 @@ class BuildingAction(ActionBase):
             key: arguments[key] for key in ("debian_suite", "debian_mirror", "debian_security_mirror")
         }
         try:
-            names = _images.closure(
+            names = _recipes.closure(
                 recipes,
                 [name for name in recipes if f"{arguments['prefix']}/{name}:{arguments['tag']}" in wanted],
             )
-            parts = _images.parts(recipes, names, ROOT, settings)
+            parts = _recipes.parts(recipes, names, ROOT, settings)
             completed = {
                 name: recipes[name]
-                | {"inputs": _images.digest(parts[name]), "parts": parts[name]}
-                | ({"version": _images.version(recipes[name], ROOT)} if recipes[name].get("version") else {})
+                | {"inputs": _recipes.digest(parts[name]), "parts": parts[name]}
+                | ({"version": _recipes.version(recipes[name], ROOT)} if recipes[name].get("version") else {})
                 for name in names
             }
-        except (_images.RecipeError, OSError) as error:
+        except (_recipes.RecipeError, OSError) as error:
             raise AnsibleActionFail(str(error)) from error
         return arguments | {"recipes": completed}
 
@@ -62,7 +62,7 @@ class BuildingAction(ActionBase):
         with tempfile.TemporaryDirectory() as local:
             for name in names:
                 archive = Path(local, f"{name}.tar")
-                archive.write_bytes(_images.context(name, recipes[name], ROOT))
+                archive.write_bytes(_recipes.context(name, recipes[name], ROOT))
                 target = self._connection._shell.join_path(remote, archive.name)
                 self._transfer_file(str(archive), target)
                 recipes[name]["context"] = target

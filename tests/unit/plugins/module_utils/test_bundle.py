@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.skasrc.cavern.plugins.module_utils import _bundle
+from ansible_collections.skasrc.cavern.plugins.module_utils._images import bundle as _bundle
 
 CONTENTS = {"architecture": "amd64", "images": {"cavern/proxy:local": {"id": "sha256:1", "inputs": "2"}}}
 

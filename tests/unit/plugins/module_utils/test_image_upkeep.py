@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.skasrc.cavern.plugins.module_utils import _image_contents, _images
-from ansible_collections.skasrc.cavern.plugins.module_utils._image_contents import (
+from ansible_collections.skasrc.cavern.plugins.module_utils._images import contents as _image_contents
+from ansible_collections.skasrc.cavern.plugins.module_utils._images import recipes as _images
+from ansible_collections.skasrc.cavern.plugins.module_utils._images.contents import (
     Archive,
     ContentsError,
     Update,
 )
-from ansible_collections.skasrc.cavern.plugins.module_utils._image_upkeep import Upkeep
+from ansible_collections.skasrc.cavern.plugins.module_utils._images.upkeep import Upkeep
 
 BASE, PROXY, SERVICE = (f"cavern/{name}:local" for name in ("base", "proxy", "service"))
 INSTALLED = {

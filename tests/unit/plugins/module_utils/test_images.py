@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.skasrc.cavern.plugins.module_utils import _images
+from ansible_collections.skasrc.cavern.plugins.module_utils._images import recipes as _images
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ansible_collections.skasrc.cavern.plugins.module_utils import _mmdebstrap
+from ansible_collections.skasrc.cavern.plugins.module_utils._images import mmdebstrap as _mmdebstrap
 
 
 @pytest.fixture(autouse=True)

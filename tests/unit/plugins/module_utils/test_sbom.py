@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from ansible_collections.skasrc.cavern.plugins.module_utils import _sbom
+from ansible_collections.skasrc.cavern.plugins.module_utils._images import sbom as _sbom
 
 DIGEST = "0123456789abcdef" * 4
 DETAILS = {"Id": f"sha256:{DIGEST}", "Created": "2026-11-29T19:12:03.123456789Z"}

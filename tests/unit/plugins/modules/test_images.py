@@ -14,15 +14,14 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from ansible_collections.skasrc.cavern.plugins.module_utils import (
-    _bundle,
-    _docker,
-    _image_store,
-    _images,
-    _mmdebstrap,
-)
-from ansible_collections.skasrc.cavern.plugins.module_utils._image_contents import ContentsError, Update
-from ansible_collections.skasrc.cavern.plugins.module_utils._image_upkeep import Upkeep
+from ansible_collections.skasrc.cavern.plugins.module_utils import _docker
+from ansible_collections.skasrc.cavern.plugins.module_utils._images import build as _build
+from ansible_collections.skasrc.cavern.plugins.module_utils._images import bundle as _bundle
+from ansible_collections.skasrc.cavern.plugins.module_utils._images import mmdebstrap as _mmdebstrap
+from ansible_collections.skasrc.cavern.plugins.module_utils._images import recipes as _images
+from ansible_collections.skasrc.cavern.plugins.module_utils._images.contents import ContentsError, Update
+from ansible_collections.skasrc.cavern.plugins.module_utils._images.store import ImagesError
+from ansible_collections.skasrc.cavern.plugins.module_utils._images.upkeep import Upkeep
 from ansible_collections.skasrc.cavern.plugins.modules import images
 from docker.errors import APIError, ImageNotFound
 
@@ -122,7 +121,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
 
     engine = Engine()
     monkeypatch.setattr(_docker, "connect", lambda _socket, _timeout: engine)
-    monkeypatch.setattr(_image_store.Images, "_need_mmdebstrap", lambda _self: None)
+    monkeypatch.setattr(_build.Builder, "_need_mmdebstrap", lambda _self: None)
     monkeypatch.setattr(_mmdebstrap, "archive", archive)
     return engine
 
@@ -245,14 +244,14 @@ def test_children_of_a_missing_image_are_built_anew(
 
 
 def test_runs_build_one_after_the_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(_image_store, "Path", lambda _directory, name: tmp_path / name)
+    monkeypatch.setattr(_build, "Path", lambda _directory, name: tmp_path / name)
     with (
-        _image_store.alone(1),
-        pytest.raises(_image_store.ImagesError, match=r"another run has been building images for 0\.1 s"),
-        _image_store.alone(0.1),
+        _build.alone(1),
+        pytest.raises(ImagesError, match=r"another run has been building images for 0\.1 s"),
+        _build.alone(0.1),
     ):
         pytest.fail("two at once")
-    with _image_store.alone(0.1):
+    with _build.alone(0.1):
         pass
 
 

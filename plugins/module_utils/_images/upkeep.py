@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.skasrc.cavern.plugins.module_utils import _files, _images, _sbom
-from ansible_collections.skasrc.cavern.plugins.module_utils._image_contents import (
+from ansible_collections.skasrc.cavern.plugins.module_utils import _files
+from ansible_collections.skasrc.cavern.plugins.module_utils._images import recipes, sbom
+from ansible_collections.skasrc.cavern.plugins.module_utils._images.contents import (
     Archive,
     Contents,
     ContentsError,
@@ -59,7 +60,7 @@ class Upkeep:
         own = {}
         for name, updates in by_name.items():
             inherited = {
-                update for parent in _images.ancestors(self.recipes, name) for update in by_name[parent]
+                update for parent in recipes.ancestors(self.recipes, name) for update in by_name[parent]
             }
             if updates - inherited:
                 own[name] = sorted(updates - inherited)
@@ -98,7 +99,7 @@ class Upkeep:
             except ContentsError as error:
                 return f"what the image holds cannot be listed: {error}"
             if bill:
-                _files.write_atomic(contents.file(image), _sbom.text(bill), 0o644)
+                _files.write_atomic(contents.file(image), sbom.text(bill), 0o644)
             return None
 
         with ThreadPoolExecutor(self.options["parallel"]) as pool:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.skasrc.cavern.plugins.module_utils import _docker, _files, _sbom
+from ansible_collections.skasrc.cavern.plugins.module_utils import _docker, _files
+from ansible_collections.skasrc.cavern.plugins.module_utils._images import sbom
 
 NOBODY = "65534:65534"
 CA_BUNDLE = "/ca-bundle.crt"
@@ -150,14 +151,14 @@ class Contents:
     def written(self, image: str, details: dict[str, Any]) -> dict[str, Any] | None:
         """The document of an image if it is written, and of this very image."""
         found = _files.read_bytes(self.file(image)) if self.directory else None
-        if found is None or _sbom.image_of(found) != details["Id"]:
+        if found is None or sbom.image_of(found) != details["Id"]:
             return None
         bill: dict[str, Any] = json.loads(found)
         return bill
 
     def bill(self, image: str, details: dict[str, Any]) -> dict[str, Any]:
         """What an image holds. Errors: ContentsError."""
-        return self.written(image, details) or _sbom.document(image, details, self._scan(image))
+        return self.written(image, details) or sbom.document(image, details, self._scan(image))
 
     def _scan(self, image: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(_run(self.api, image, ["-I", "-c", SCAN], {"NetworkMode": "none"}))
@@ -167,7 +168,7 @@ class Contents:
         """Updates of Debian that each image lacks, which one of them is asked for. Errors: ContentsError."""
         if not bills:
             return {}
-        packages = {image: _sbom.packages(bill) for image, bill in bills.items()}
+        packages = {image: sbom.packages(bill) for image, bill in bills.items()}
         wanted = sorted({package for found in packages.values() for package in found})
         host: dict[str, Any] = {"NetworkMode": "bridge"}
         if archive.ca_bundle:
