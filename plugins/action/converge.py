@@ -10,7 +10,7 @@ from ansible_collections.skasrc.cavern.plugins.plugin_utils._contexts import Bui
 
 
 class ActionModule(BuildingAction):
-    """Runs the module, and again as long as it asks for that, and returns what all its runs did."""
+    """Run the module, again as long as it asks for that, and return the joined results."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
@@ -33,7 +33,7 @@ class ActionModule(BuildingAction):
 
 
 def _joined(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    """The results of two runs as that of one."""
+    """Join the results of two runs."""
     joined = before | after
     for name in ("actions", "diff"):
         if name in before or name in after:

@@ -25,7 +25,7 @@ HEADER = """\
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes texts of several lines, such as PEM, as block scalars."""
+    """Write multi-line texts, such as PEM, as block scalars."""
 
 
 def _represent_text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
@@ -36,7 +36,7 @@ _Dumper.add_representer(str, _represent_text)
 
 
 class ActionModule(ActionBase):
-    """Works on the controller: the secrets file belongs to who deploys, not to the host deployed to."""
+    """Run on the controller: the secrets file belongs to the operator, not to the host that is deployed to."""
 
     TRANSFERS_FILES = False
 

@@ -10,7 +10,7 @@ from ansible_collections.skasrc.cavern.plugins.plugin_utils._contexts import Bui
 
 
 class ActionModule(BuildingAction):
-    """Runs the module, and once more with the contexts of what it has to build."""
+    """Run the module, and once more with the contexts of the images that it has to build."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class ActionModule(ActionBase):
-    """Works on the controller, where the settings are."""
+    """Run on the controller, where the settings are."""
 
     TRANSFERS_FILES = False
 
@@ -51,7 +51,7 @@ class ActionModule(ActionBase):
             return []
 
     def _given(self, variables: dict[str, Any]) -> set[str]:
-        """Names of the variables that come from an inventory or the command line, not from a play or its tasks."""
+        """Return the variables that come from an inventory or the command line, not from a play or its tasks."""
         manager = self._task.get_variable_manager()
         host = variables["inventory_hostname"]
         # Without the play, and so without the roles' own variables; what earlier tasks set, and what they included, is

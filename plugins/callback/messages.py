@@ -7,7 +7,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: messages
 type: stdout
-short_description: Only what debug tasks say
+short_description: Print only the messages of debug tasks
 version_added: 0.1.0
 description:
   - Prints the messages of C(ansible.builtin.debug) tasks to standard output and nothing else, so that a
@@ -33,7 +33,7 @@ from ansible.plugins.callback import CallbackBase
 
 
 class CallbackModule(CallbackBase):
-    """Standard output holds the messages alone."""
+    """Write only the messages to standard output."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "stdout"

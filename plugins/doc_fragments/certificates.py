@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""CAs and server certificate. Options of the module certificates, and of converge below the option of that name."""
+"""CAs and server certificate: options of the module certificates, and of converge below the option of that name."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Owner of a deployment. Options of the module deployment_owner, and of converge below the option owner."""
+"""Owner of a deployment: options of the module deployment_owner, and of converge below the option owner."""
 
 from __future__ import annotations
 

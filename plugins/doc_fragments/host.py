@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the deployment needs on a host. Options of the module host, and of converge below the option of that name."""
+"""Prerequisites on a host: options of the module host, and of converge below the option of that name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ options:
     type: path
     default: /var/run/docker.sock
   minimum_api_version:
-    description: The oldest API version that will do.
+    description: Oldest API version that is accepted.
     type: str
     default: "1.41"
   engine_packages:
@@ -67,7 +67,7 @@ options:
       operator_reads:
         description:
           - Whether the owner of the parent directory, who deploys, reads what is in it too, by an access control list.
-          - Nothing comes of it on a file system without such lists.
+          - It has no effect on a file system without such lists.
         type: bool
         default: false
   programs:
@@ -87,7 +87,7 @@ options:
         type: str
         required: true
   record:
-    description: File in which the module notes what it created.
+    description: File in which the module records what it created.
     type: path
     required: true
   state:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The block in the hosts file. Options of the module hosts_entries, and of converge below the option of that name."""
+"""Block in the hosts file: options of the module hosts_entries, and of converge below the option of that name."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ options:
         elements: str
         required: true
   state:
-    description: Whether the block shall exist.
+    description: Whether the block exists.
     type: str
     choices: [present, absent]
     default: present

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Images and how they come about. Options of the module images, and of converge below the option of that name."""
+"""Images and their sources: options of the module images, and of converge below the option of that name."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ options:
     elements: str
     required: true
   source:
-    description: Where images with a recipe come from.
+    description: Source of images with a recipe.
     type: str
     choices: [build, pull, load]
     default: build
   prefix:
-    description: What the names of images with a recipe begin with, up to the last slash.
+    description: Prefix of the names of images with a recipe, up to the last slash.
     type: str
     default: cavern
   tag:
@@ -39,7 +39,7 @@ options:
     default: {}
     suboptions:
       from:
-        description: Recipe of the image to build on. The one without is made from Debian packages.
+        description: Recipe of the image to build on. Without it, the image is created from Debian packages.
         type: str
       stages:
         description: Recipes of images to copy from, by the build argument that holds the image's name.
@@ -47,7 +47,7 @@ options:
       files:
         description:
           - Build context, as paths in it with the file or directory of the collection for each.
-          - Of an image without O(recipes.from), files to lay into it before its packages are configured.
+          - For an image without O(recipes.from), files that are added before its packages are configured.
         type: dict
       version:
         description: The C(pyproject.toml) whose version the image carries as a label.
@@ -57,7 +57,7 @@ options:
         type: list
         elements: str
       users:
-        description: Users of an image without O(recipes.from), as names with the number of each.
+        description: Users of an image without O(recipes.from), as names with the uid of each.
         type: dict
       arguments:
         description: Build arguments.
@@ -67,8 +67,8 @@ options:
         type: bool
   updates:
     description:
-      - Ask Debian's archive of security updates whether it has newer versions of what the images hold, and build those
-        again that lack some. Where it cannot be asked, this is told and nothing else is different.
+      - Check Debian's archive of security updates for newer versions of the images' packages, and rebuild the images
+        that lack them. If the archive is unreachable, a warning says so and nothing else changes.
     type: bool
     default: false
   sbom_dir:
@@ -80,11 +80,11 @@ options:
     type: str
     default: trixie
   debian_mirror:
-    description: Where Debian's packages come from.
+    description: Mirror of Debian's packages.
     type: str
     default: http://deb.debian.org/debian
   debian_security_mirror:
-    description: Where Debian's security updates come from.
+    description: Mirror of Debian's security updates.
     type: str
     default: http://deb.debian.org/debian-security
   pip_index_url:
@@ -93,17 +93,17 @@ options:
     default: ""
   proxy:
     description:
-      - What downloads of a build need to reach the network, by the usual names C(http_proxy), C(https_proxy) and
-        C(no_proxy). The images do not keep it. Pulls go through the Engine, which has settings of its own.
+      - Proxy for the downloads of a build, by the usual names C(http_proxy), C(https_proxy) and C(no_proxy). It is not
+        kept in the images. Pulls go through the Engine, which has settings of its own.
     type: dict
     default: {}
   ca_bundle:
-    description: File on the host deployed to with the certificates that downloads of a build trust. Images do not.
+    description: File on the target host with CA certificates for the downloads of a build. Images do not trust them.
     type: path
     default: /etc/ssl/certs/ca-certificates.crt
   bundle:
     description:
-      - Archive of images on the host deployed to, for O(source=load) to read and for O(state=saved) to write.
+      - Archive of images on the target host, which O(source=load) reads and O(state=saved) writes.
       - Its checksum is the file with C(.sha256) after its name.
     type: path
   rebuild:
@@ -111,7 +111,7 @@ options:
     type: bool
     default: false
   parallel:
-    description: Builds at a time.
+    description: Number of concurrent builds.
     type: int
     default: 2
   timeout:

@@ -8,9 +8,9 @@ DOCUMENTATION = """
 name: render
 author: The Cavern deployment team (@ska-telescope)
 version_added: 0.1.0
-short_description: Text of a template of the collection's roles
+short_description: Render a template of the collection's roles
 description:
-  - Renders a template of any role of the collection, wherever it is asked for.
+  - Renders a template of any role of the collection, from any play or role.
   - Unlike P(ansible.builtin.template#lookup) it does not copy all variables first, which for the files of a whole
     deployment takes many times as long as the rendering.
 options:
@@ -29,7 +29,7 @@ seealso:
 """
 
 EXAMPLES = """
-- name: Show what HAProxy would be given
+- name: Show the configuration of HAProxy
   ansible.builtin.debug:
     msg: "{{ lookup('skasrc.cavern.render', 'haproxy/templates/haproxy.cfg.j2') }}"
 """
@@ -59,7 +59,7 @@ ROLES = Path(__file__).resolve().parents[2] / "roles"
 
 
 class LookupModule(LookupBase):
-    """Renders with the variables as they are; a copy is made only to add to them."""
+    """Render with the variables as they are; they are copied only to add to them."""
 
     def run(self, terms: list[str], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[str]:
         self.set_options(var_options=variables, direct=kwargs)

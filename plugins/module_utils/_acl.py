@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Rights of one user more to a directory, by POSIX access control lists (acl(5)). Private to the collection.
+"""Give one more user access to a directory, by POSIX access control lists (acl(5)). Private to the collection.
 
 Lists are read and written in the form in which Linux keeps them, since the commands of the package acl are not on
 every machine.
@@ -46,7 +46,7 @@ def _read(path: Path, name: str) -> Entries | None:
 
 
 def _wanted(path: Path, uid: int) -> dict[str, Entries]:
-    """Both lists as they are, with what lets the user read the directory and what will be in it."""
+    """Return access and default list with entries that let the user read the directory and its future content."""
     access = _read(path, ACCESS) or _of_mode(stat.S_IMODE(path.stat().st_mode))
     default = _read(path, DEFAULT) or _of_mode(0o750)
     for entries in (access, default):
@@ -57,7 +57,7 @@ def _wanted(path: Path, uid: int) -> dict[str, Entries]:
 
 
 def may_read(path: Path, uid: int) -> bool:
-    """Whether the lists let that user read the directory and what will be in it, or the file system has none."""
+    """Whether the user may read the directory and its future content by the lists, or the file system has none."""
     try:
         return all(_read(path, name) == entries for name, entries in _wanted(path, uid).items())
     except OSError as error:
@@ -67,7 +67,7 @@ def may_read(path: Path, uid: int) -> bool:
 
 
 def let_read(path: Path, uid: int) -> None:
-    """Let that user read the directory and what will be in it, and nobody else who may not already."""
+    """Let the user read the directory and its future content, without extending the access of others."""
     for name, entries in _wanted(path, uid).items():
         parts = [_ENTRY.pack(tag, bits, number) for (tag, number), bits in sorted(entries.items())]
         os.setxattr(path, name, _VERSION + b"".join(parts))

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Packages of a Debian host by apt-get. Private to the collection."""
+"""Install packages on a Debian host with apt-get. Private to the collection."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 
 
 class AptError(Exception):
-    """apt-get failed; the message holds its last words."""
+    """apt-get failed; the message holds the end of its output."""
 
 
 def available() -> bool:
@@ -20,7 +20,7 @@ def available() -> bool:
 
 
 def known(packages: list[str]) -> list[str]:
-    """Those of the packages that some configured archive offers."""
+    """Return those of the packages that a configured archive offers."""
     if not packages:
         return []
     done = subprocess.run(
@@ -37,7 +37,7 @@ def known(packages: list[str]) -> list[str]:
 
 
 def update(timeout: float) -> None:
-    """Read the archives' lists, waiting while another process does the same."""
+    """Update the package lists, waiting while another process does the same."""
     _apt(["update"], timeout)
 
 

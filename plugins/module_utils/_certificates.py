@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The files of the certificate authorities and the server certificate. Private to the collection."""
+"""Files of the certificate authorities and the server certificate. Private to the collection."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
 
 
 class Certificates:
-    """Compares the directory with what is wanted, issues what must be new, and writes what differs."""
+    """Compare the directory with what is wanted, issue missing or invalid certificates, and write what differs."""
 
     def __init__(self, module: AnsibleModule, options: dict[str, Any]) -> None:
         self.module = module
@@ -53,7 +53,7 @@ class Certificates:
         self.diffs: list[dict[str, str]] = []
 
     def converge(self) -> dict[str, Any]:
-        """Bring the directory to the wanted state; the result of the module."""
+        """Bring the directory to the wanted state and return the module's result."""
         if not self.directory.is_dir():
             self._act("directory", str(self.directory), "create", "missing")
             if not self.module.check_mode:
@@ -96,7 +96,7 @@ class Certificates:
         return self._pair("server", judge, issue)
 
     def _clients(self, before: _x509.Pair | None) -> tuple[_client_ca.ClientAuthorities, bool]:
-        """Who issues client certificates, with whoever did so before, while that is to be trusted."""
+        """Return the CAs of client certificates: the present one and, while it is trusted, the one before."""
         present = None
         try:
             present = _client_ca.read(self.directory)
@@ -142,7 +142,7 @@ class Certificates:
                 path.unlink()
 
     def _previous(self, before: _x509.Pair | None, ca: _x509.Pair) -> list[Any]:
-        """The CA before the present one, and the present one as certified by it, while that is to be trusted."""
+        """Return the CA before the present one, and the present one cross-signed by it, while it is trusted."""
         if before and before.certificate != ca.certificate:
             previous = [before.certificate, _x509.cross_sign(ca, before)]
         else:
@@ -160,7 +160,7 @@ class Certificates:
             return None
 
     def _pair(self, name: str, judge: Any, issue: Any) -> tuple[_x509.Pair, bool]:
-        """The pair in the directory, or a new one if a reason asks for it."""
+        """Return the pair in the directory, or a new one if there is a reason to replace it."""
         certificate, key = (self.directory / f"{name}.pem", self.directory / f"{name}.key")
         present = None
         try:
@@ -189,7 +189,7 @@ class Certificates:
     def _write(
         self, ca: _x509.Pair, server: _x509.Pair, new_ca: bool, new_server: bool, previous: list[Any]
     ) -> None:
-        """Every file with its wanted content; a key always before its certificate."""
+        """Return every file with its wanted content; a key always before its certificate."""
         # First of all, or an interruption would lose it.
         self._previous_file(previous)
         self._file("ca.key", ca.key_pem if new_ca else None, 0o600)
@@ -234,7 +234,7 @@ class Certificates:
             self._derived("truststore.p12", content, 0o644, "the CA")
 
     def _derived(self, name: str, content: bytes, mode: int, source: str) -> None:
-        """A file computed from others: written if its bytes differ."""
+        """Write a file that is derived from others, if its bytes differ."""
         present = _files.read_bytes(self.directory / name)
         if present == content:
             self._file(name, None, mode)
@@ -248,7 +248,7 @@ class Certificates:
         self._file(name, content, mode)
 
     def _file(self, name: str, content: bytes | None, mode: int) -> None:
-        """Write new content, or at least repair the permissions."""
+        """Write new content, or correct the permissions."""
         path = self.directory / name
         if content is not None:
             if not self.module.check_mode:
@@ -275,7 +275,7 @@ class Certificates:
 
 
 def check_options(options: dict[str, Any]) -> None:
-    """Refuse names, addresses and periods that would make an unusable certificate; nothing is written yet."""
+    """Refuse names, addresses and periods that would result in an unusable certificate."""
     for option, names in (("common_name", [options["common_name"]]), ("names", options["names"])):
         for name in names:
             if not DNS_NAME.match(name):
@@ -298,7 +298,7 @@ def check_options(options: dict[str, Any]) -> None:
 
 
 def renewed(options: dict[str, Any], actions: list[dict[str, Any]]) -> frozenset[str]:
-    """Paths of the files whose content the actions change."""
+    """Return the paths of the files whose content the actions change."""
     suffix = {"certificate": ".pem", "file": ""}
     return frozenset(
         f"{options['directory']}/{action['name']}{suffix[action['object']]}"

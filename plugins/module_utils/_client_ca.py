@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The files of those who issue client certificates, and of what they have revoked. Private to the collection.
+"""Files of the CAs of client certificates, and of their revocation lists. Private to the collection.
 
 AUTHORITIES holds the present CA and, until trust in it ends, the one before; each has its key in a file of its own,
 since each goes on revoking what it issued. REVOCATIONS holds a list of each.
@@ -24,22 +24,22 @@ REVOCATIONS = "client-crl.pem"
 
 @dataclass(frozen=True)
 class ClientAuthorities:
-    """Whose client certificates are accepted."""
+    """CAs whose client certificates are accepted."""
 
     present: _x509.Pair
     previous: _x509.Pair | None = None
 
     def all(self) -> list[_x509.Pair]:
-        """The present one first."""
+        """Return the CAs, the present one first."""
         return [self.present, *([self.previous] if self.previous else [])]
 
     def content(self) -> bytes:
-        """Content of AUTHORITIES."""
+        """Return the content of AUTHORITIES."""
         return b"".join(pair.certificate_pem for pair in self.all())
 
 
 def read(directory: Path) -> ClientAuthorities:
-    """Read those in a directory. ValueError says what of the present one is missing or broken."""
+    """Read the CAs in a directory. Raises ValueError if the present one is missing or broken."""
     certificates = _certificates(directory)
     present = _x509.load(certificates[0] if certificates else None, _files.read_bytes(directory / KEY))
     previous = former(directory, certificates[1:], [])
@@ -51,7 +51,7 @@ def _certificates(directory: Path) -> list[bytes]:
 
 
 def former(directory: Path, certificates: list[bytes] | None, keys: list[bytes]) -> _x509.Pair | None:
-    """The first of *certificates* (those of the directory by default) with its key, wherever that lies.
+    """Return the first of *certificates* (those of the directory by default) whose key is found, with its key.
 
     Where a CA of both servers and clients was before there was one of clients alone, its key is among *keys*.
     """
@@ -69,9 +69,9 @@ def former(directory: Path, certificates: list[bytes] | None, keys: list[bytes])
 def revocations(
     directory: Path, authorities: ClientAuthorities, further: Collection[tuple[str, int]] = ()
 ) -> bytes:
-    """Content of REVOCATIONS, where each CA has now also revoked *further*, by name of the issuer and serial number.
+    """Return the content of REVOCATIONS with *further* revocations, by name of the issuer and serial number.
 
-    A list that has nothing to be added stays as it is.
+    A list without additions is kept as it is.
     """
     present = _x509.load_revocations(_files.read_bytes(directory / REVOCATIONS))
     lists: list[Any] = []

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which connections the containers of a deployment may open, as a table of nftables. Private to the collection.
+"""Restrict the connections that a deployment's containers may open, by a table of nftables. Private to the collection.
 
 All that a container sends enters the bridge of its network, whether for another container, for the host or for another
 machine. A table of the bridge family looks at it there: at the first packet of each connection alone, and at those from
@@ -33,16 +33,16 @@ OFF = "set cavern_restrict_connections: false to do without"
 
 
 class ConnectionsError(PhaseError):
-    """The rules cannot be had; the message says why, and that they can be done without."""
+    """The rules cannot be applied; the message says why, and how to do without them."""
 
 
 def table_name(project: str) -> str:
-    """Name of a project's table: no other project has the same."""
+    """Return the name of a project's table, which is unique to the project."""
     return "cavern_" + re.sub(r"[^A-Za-z0-9]", lambda found: f"_{ord(found[0]):x}_", project)
 
 
 def table(project: str, subnet: str, connections: dict[str, Any]) -> str:
-    """The table, as nft reads it. Errors: ValueError for an address that is none."""
+    """Return the table in nft's syntax. Raises ValueError for an invalid address."""
     network = ipaddress.IPv4Network(subnet)
     members = sorted(ipaddress.IPv4Address(address) for address in connections["members"])
     lines = [
@@ -89,12 +89,12 @@ def _comment(text: str) -> str:
 
 
 def unit_name(project: str) -> str:
-    """Name of the unit that loads a project's table."""
+    """Return the name of the systemd unit that loads a project's table."""
     return f"{table_name(project)}-connections.service"
 
 
 def unit(project: str, rules: str) -> str:
-    """The unit, with the rules in it."""
+    """Return the unit, which contains the rules."""
     return f"""\
 [Unit]
 Description=What the containers of {_comment(project)} may open
@@ -114,16 +114,16 @@ WantedBy=multi-user.target
 
 
 def _replacing(project: str, rules: str) -> str:
-    """Commands that put *rules* in the place of what there is, in one step; none of them take the table away."""
+    """Return commands that replace the table by *rules* in one transaction; empty rules delete it."""
     name = f"table bridge {table_name(project)}"
     return f"{name}\ndelete {name}\n{rules}"
 
 
 class Connections:
-    """A project's rules: what there is, what is wanted, and the way from one to the other."""
+    """Compare a project's rules with those wanted, and apply them."""
 
     def __init__(self, project: str, network: dict[str, Any], wanted: dict[str, Any] | None) -> None:
-        """Rules that hold for *network* as *wanted* says; without that, or where it does not restrict, none."""
+        """Take the rules for *network* from *wanted*; without it, or without `restrict`, there are none."""
         self.project = project
         self.bridge = network.get("bridge") or network["name"]
         self.rules: str | None = None
@@ -135,8 +135,8 @@ class Connections:
         self.actions: list[dict[str, Any]] = []
         self.diffs: list[dict[str, Any]] = []
 
-    def look(self) -> None:
-        """Compare, and say what is to be done."""
+    def plan(self) -> None:
+        """Compare, and note the actions."""
         present = self._present()
         wanted = self._canonical()
         if present != wanted:
@@ -169,8 +169,8 @@ class Connections:
                 }
             )
 
-    def act(self) -> None:
-        """Do what `look` found. The network must be there: where its bridge is not, nothing would be restricted."""
+    def apply(self) -> None:
+        """Carry out what `plan` found. The network must exist: without its bridge, nothing would be restricted."""
         kinds = {action["object"] for action in self.actions}
         if "connections" in kinds:
             if self.rules is None:
@@ -183,7 +183,7 @@ class Connections:
             self._place_unit()
 
     def check_place(self) -> None:
-        """Refuse an engine whose bridges are not this machine's."""
+        """Refuse an Engine whose bridges are not on this machine."""
         if self.rules is not None and not (INTERFACES / self.bridge).exists():
             raise ConnectionsError(
                 f"the bridge {self.bridge} is not an interface of this machine, since Docker Engine runs elsewhere "
@@ -204,7 +204,7 @@ class Connections:
         raise ConnectionsError(f"nftables cannot be asked: {done.stderr.strip()}; {OFF}")
 
     def _canonical(self) -> str | None:
-        """The rules as nft lists them, which differs between its versions: loaded where they touch nothing."""
+        """Return the rules as this version of nft lists them, by loading them into a network namespace of their own."""
         if self.rules is None or shutil.which("nft") is None:
             return self.rules
         listing = f"nft --file - && nft --stateless list table bridge {table_name(self.project)}"

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Docker Engine on the host: does its API answer, and how is it started here. Private to the collection."""
+"""Docker Engine as a program of the host: query its API without a library, and start it. Private to the collection."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class EngineError(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """What the API says of itself."""
+    """Versions that the API reports."""
 
     version: str
     api_version: str
@@ -49,9 +49,9 @@ class _SocketConnection(http.client.HTTPConnection):
 def request(
     path: str, method: str, target: str, document: Any = None, timeout: float = 10.0
 ) -> tuple[int, Any] | None:
-    """Status and document that the API behind a Unix socket answers with; None if nothing answers there.
+    """Send a request to the API behind a Unix socket; return status and document, None if nothing answers.
 
-    Needs no library, unlike all else that talks to the Engine. Raises EngineError if this user may not talk to it.
+    Needs no library, unlike `_docker`. Raises EngineError if this user has no access to the socket.
     """
     connection = _SocketConnection(path, timeout)
     try:
@@ -71,9 +71,9 @@ def request(
 
 
 def ask(path: str, timeout: float = 10.0) -> Answer | None:
-    """The version of the Engine behind a Unix socket; None if nothing answers there.
+    """Return the version of the Engine behind a Unix socket, None if nothing answers.
 
-    Raises EngineError if there is an Engine that this user may not talk to.
+    Raises EngineError if this user has no access to the socket.
     """
     answer = request(path, "GET", "/version", timeout=timeout)
     try:
@@ -83,7 +83,7 @@ def ask(path: str, timeout: float = 10.0) -> Answer | None:
 
 
 def api_at_least(answer: Answer, minimum: str) -> bool:
-    """Whether the API version, such as 1.41, is not older than the minimum."""
+    """Whether the API version, such as 1.41, is at least the minimum."""
     return _numbers(answer.api_version) >= _numbers(minimum)
 
 
@@ -92,7 +92,7 @@ def installed() -> bool:
 
 
 def starters() -> list[str]:
-    """The ways to start the Engine on this host, in the order to try them."""
+    """Return the ways to start the Engine on this host, in the order to try them."""
     if SYSTEMD.is_dir():
         return ["systemd"]
     # Debian's script stops where the open files limit cannot be raised, hence the daemon itself after it.
@@ -100,7 +100,7 @@ def starters() -> list[str]:
 
 
 def start(path: str, timeout: float) -> tuple[str, Answer]:
-    """Start the Engine and wait until its API answers; the way that succeeded, and the answer."""
+    """Start the Engine and wait until its API answers; return the way that succeeded, and the answer."""
     deadline = time.monotonic() + timeout
     failures = []
     for starter in starters():

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Files written whole or not at all. Private to the collection.
+"""Write files atomically. Private to the collection.
 
 New files and directories belong to the owner of the directory that holds them: a checkout of a user who
 deploys through sudo stays that user's.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 
 def owner_of(directory: Path) -> tuple[int, int]:
-    """uid and gid that something new in `directory` (or its nearest existing parent) should get."""
+    """Return uid and gid for a new file in `directory`: those of it or its nearest existing parent."""
     while not directory.exists():
         directory = directory.parent
     status = directory.stat()
@@ -24,13 +24,13 @@ def owner_of(directory: Path) -> tuple[int, int]:
 
 
 def take_ownership(path: Path, owner: tuple[int, int]) -> None:
-    """Give `path` to `owner`; only root can, and for anybody else the file is already their own."""
+    """Set the owner of `path` if this is root; another user's new file is their own already."""
     if os.geteuid() == 0:
         os.chown(path, *owner)
 
 
 def read_bytes(path: Path) -> bytes | None:
-    """Content of a file, None if there is none."""
+    """Return the content of a file, None if there is none."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -38,7 +38,7 @@ def read_bytes(path: Path) -> bytes | None:
 
 
 def mode_of(path: Path) -> int | None:
-    """Permission bits, None if there is no such file."""
+    """Return the permission bits of a file, None if there is none."""
     try:
         return stat.S_IMODE(path.stat().st_mode)
     except FileNotFoundError:
@@ -62,7 +62,7 @@ def write_atomic(path: Path, data: bytes, mode: int) -> None:
 
 
 def make_directory(path: Path, mode: int = 0o755) -> list[Path]:
-    """Create `path` and its missing parents; returns those created, outermost first."""
+    """Create `path` and its missing parents; return those created, outermost first."""
     missing: list[Path] = []
     ancestor = path
     while not ancestor.exists():
@@ -77,7 +77,7 @@ def make_directory(path: Path, mode: int = 0o755) -> list[Path]:
 
 
 def hand_over(directory: Path, former: int, owner: int) -> None:
-    """Give `owner` the directory and what `former` owns below it, the directory last: it tells whether all is done."""
+    """Give `owner` what `former` owns below the directory, and last the directory itself, which marks completion."""
     for parent, directories, files in os.walk(directory, topdown=False):
         for name in (*directories, *files):
             _hand_over(os.path.join(parent, name), former, owner)

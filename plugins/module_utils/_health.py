@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Checks whether services do what they are there for. Private to the collection.
+"""Check the health of services. Private to the collection.
 
-A check asks once and either returns what it found or raises Unhealthy, which says why. `watch` repeats checks side by
-side until they pass or the deadline has come.
+A check runs once and either returns its findings or raises Unhealthy with the reason. `watch` repeats checks in
+parallel until they pass or the deadline is reached.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.2, 1.0  # s, between two tries of a check
 
 
 class Unhealthy(Exception):
-    """The check failed; the message says why. With *final*, waiting does not help."""
+    """The check failed; the message says why. With *final*, it will not pass later either."""
 
     def __init__(self, message: str, *, final: bool = False, **found: Any) -> None:
-        """Keep what was found besides."""
+        """Keep further findings for the result."""
         super().__init__(message)
         self.final, self.found = final, found
 
 
 @dataclass(frozen=True)
 class Context:
-    """What all checks of a run share."""
+    """Settings that all checks of a run share."""
 
     url: str | None = None
     ca_path: str | None = None
@@ -86,13 +86,13 @@ def _converse(check: Check, timeout: float, greeting: bytes) -> bytes:
 
 
 def check_tcp(check: Check, context: Context, timeout: float) -> Found:
-    """Something accepts connections there."""
+    """Check that something accepts connections."""
     with _connect(check, timeout):
         return {"message": f"{check['host']}:{check['port']} accepts connections"}
 
 
 def check_amqp(check: Check, context: Context, timeout: float) -> Found:
-    """A broker opens the conversation: a protocol header is answered by connection.start (AMQP 0-9-1 section 2.2.4)."""
+    """Check that a broker answers a protocol header with connection.start (AMQP 0-9-1 section 2.2.4)."""
     answer = _converse(check, timeout, b"AMQP\x00\x00\x09\x01")
     # A method frame on channel 0 whose first method is class 10, method 10.
     if len(answer) < 11 or answer[:3] != b"\x01\x00\x00" or answer[7:11] != struct.pack(">HH", 10, 10):
@@ -102,7 +102,7 @@ def check_amqp(check: Check, context: Context, timeout: float) -> Found:
 
 
 def check_postgres(check: Check, context: Context, timeout: float) -> Found:
-    """A server takes up a session, which it refuses while it starts, stops or recovers (PostgreSQL protocol 3.0)."""
+    """Check that a server accepts a session (PostgreSQL protocol 3.0), that is, does not start, stop or recover."""
     parameters = b"user\x00health\x00database\x00health\x00application_name\x00health\x00\x00"
     message = struct.pack(">i", 196608) + parameters
     answer = _converse(check, timeout, struct.pack(">i", len(message) + 4) + message)
@@ -123,7 +123,7 @@ def check_postgres(check: Check, context: Context, timeout: float) -> Found:
 
 
 def check_tls(check: Check, context: Context, timeout: float) -> Found:
-    """The certificate is one that clients accept, and stays so for a while."""
+    """Check that the certificate can be verified and does not expire soon."""
     ca_path = check.get("ca_path") or context.ca_path
     try:
         trust = ssl.create_default_context(cafile=ca_path)
@@ -171,7 +171,7 @@ def _ask(check: Check, context: Context, timeout: float) -> _http.Answer:
 
 
 def check_http(check: Check, context: Context, timeout: float) -> Found:
-    """A URL answers with the status, and with the text, that are expected."""
+    """Check that a URL answers with the expected status and text."""
     answer = _ask(check, context, timeout)
     text = check.get("contains")
     if text and text not in answer.body.decode(errors="replace"):
@@ -182,7 +182,7 @@ def check_http(check: Check, context: Context, timeout: float) -> Found:
 
 
 def check_vosi(check: Check, context: Context, timeout: float) -> Found:
-    """A service calls itself available (VOSI 1.1 section 5)."""
+    """Check that a service reports itself available (VOSI 1.1 section 5)."""
     answer = _ask(check, context, timeout)
     try:
         document = _xml.parse(answer.body)
@@ -214,9 +214,9 @@ def _client(path: str) -> Any:
 
 
 def check_container(check: Check, context: Context, timeout: float) -> Found:
-    """A container runs and passes its health test.
+    """Check that a container runs and passes its health test.
 
-    While Docker has not run the test yet, which takes one interval, it is run here.
+    Until Docker has run the test, which takes one interval, it is run here.
     """
     name, engine = check["container"], _client(context.engine_socket)
     try:
@@ -273,7 +273,7 @@ def attempt(check: Check, context: Context, timeout: float) -> tuple[dict[str, A
 
 
 def follow(check: Check, context: Context, deadline: float, request_timeout: float) -> dict[str, Any]:
-    """Repeat a check until it passes, cannot pass any more, or *deadline* (time.monotonic) has come."""
+    """Repeat a check until it passes, fails for good, or *deadline* (time.monotonic) is reached."""
     began, tries, pause = time.monotonic(), 0, FIRST_PAUSE
     while True:
         tries += 1
@@ -288,7 +288,7 @@ def follow(check: Check, context: Context, deadline: float, request_timeout: flo
 def watch(
     checks: list[Check], context: Context, timeout: float, request_timeout: float
 ) -> list[dict[str, Any]]:
-    """Follow all checks side by side for at most *timeout* seconds; results in the order of the checks."""
+    """Follow all checks in parallel for at most *timeout* seconds; return results in the order of the checks."""
     deadline = time.monotonic() + timeout
     # Each check has a thread, so that none waits behind one that hangs.
     with ThreadPoolExecutor(max_workers=max(1, min(len(checks), 64))) as pool:

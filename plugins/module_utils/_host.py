@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the deployment needs on a host: engine, Python libraries, directories, programs. Private to the collection."""
+"""Prerequisites on a host: Docker Engine, Python libraries, directories and programs. Private to the collection."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class HostError(Exception):
 
 
 class Record:
-    """What this module created on the host: directories, and programs with the digest of their content."""
+    """Record of what this module created on the host: directories, and programs with the digest of their content."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -139,7 +139,7 @@ class Attributes:
 
 
 class Host:
-    """Compares the host with what is wanted and does what is missing."""
+    """Compare the host with what is wanted, and install or create what is missing."""
 
     def __init__(self, module: AnsibleModule, options: dict[str, Any]) -> None:
         self.module = module
@@ -161,7 +161,7 @@ class Host:
         return {"engine": engine} if engine else {}
 
     def remove(self) -> None:
-        """Take away the programs, and what the record lists as far as it is empty."""
+        """Remove the programs, and the directories in the record that are empty."""
         for name, digest in self.record.programs.items():
             path = Path(name)
             content = _files.read_bytes(path)
@@ -300,7 +300,7 @@ class Host:
 
 
 def expand_home(path: str) -> Path:
-    """A path with `~` as the home of the user behind sudo, else of the present user."""
+    """Expand `~` to the home of the user who called sudo, or else of the present user."""
     if path != "~" and not path.startswith("~/"):
         return Path(path)
     user = os.environ.get("SUDO_USER") if os.geteuid() == 0 else None

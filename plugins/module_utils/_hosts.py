@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The managed block of a hosts file (hosts(5)). Pure text in, text out. Private to the collection."""
+"""Managed block of a hosts file (hosts(5)), as pure functions over its text. Private to the collection."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 class HostsError(Exception):
-    """The file cannot hold the wanted entries; the message says which line is in the way."""
+    """The file cannot hold the wanted entries; the message names the conflicting line."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Mapping:
 
 @dataclass(frozen=True)
 class Plan:
-    """The wanted text of the file, the lines of the block, and the foreign lines that serve already."""
+    """Wanted text of the file, lines of the block, and lines outside of it that already map wanted names."""
 
     text: str
     block: list[str]
@@ -53,9 +53,9 @@ def end(project: str) -> str:
 
 
 def plan(text: str, project: str, entries: list[Entry]) -> Plan:
-    """The file with exactly one block of `project` that holds `entries`; with none if there are no entries.
+    """Return the file with exactly one block of `project` that holds `entries`, or none if there are no entries.
 
-    A block keeps its place; copies of it go. Raises HostsError if an end marker is missing, or if a line
+    A block keeps its place; copies of it are removed. Raises HostsError if an end marker is missing, or if a line
     elsewhere maps a wanted name to another address.
     """
     lines = text.splitlines(keepends=True)
@@ -80,7 +80,7 @@ def plan(text: str, project: str, entries: list[Entry]) -> Plan:
 
 
 def _spans(lines: list[str], project: str) -> list[tuple[int, int]]:
-    """First and last index of every block of the project."""
+    """Return first and last index of every block of the project."""
     spans: list[tuple[int, int]] = []
     start: int | None = None
     for index, line in enumerate(lines):
@@ -99,7 +99,7 @@ def _spans(lines: list[str], project: str) -> list[tuple[int, int]]:
 
 
 def _mappings(lines: list[str]) -> list[Mapping]:
-    """Every name of the file with its address and, inside a managed block, the block's project."""
+    """Return every name of the file with its address and, inside a managed block, the block's project."""
     mappings: list[Mapping] = []
     block = None
     for number, line in enumerate(lines, start=1):
@@ -112,7 +112,7 @@ def _mappings(lines: list[str]) -> list[Mapping]:
 
 
 def _block(entries: list[Entry], outside: list[Mapping]) -> tuple[list[str], list[Mapping]]:
-    """Lines for the block, without the names that lines outside of it already map as wanted."""
+    """Return the lines of the block, without names that lines outside of it already map as wanted."""
     lines = []
     relied_on = []
     for entry in entries:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The deployment's block in the hosts file: options checked, file read and replaced. Private to the collection."""
+"""Read, check and replace the deployment's block in the hosts file. Private to the collection."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\Z")
 
 
 def check_options(options: dict[str, Any]) -> None:
-    """Refuse what would damage the file or could not be resolved."""
+    """Refuse entries that would damage the file or could not be resolved."""
     if not PROJECT.match(options["project"]):
         raise PhaseError(f"project: {options['project']!r} may hold letters, digits and '_.-' only")
     if options["state"] == "present" and not options["entries"]:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""HTTP as the modules of the action group speak it. Private to the collection."""
+"""HTTP client of the modules of the action group. Private to the collection."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ EXCERPT = 300
 
 
 class ServiceError(Exception):
-    """A service did not answer, or answered otherwise than it should; the message says what and where."""
+    """A service did not answer, or gave an unexpected answer; the message says which and where."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         """Keep the HTTP status, if there was an answer."""
@@ -54,7 +54,7 @@ class Answer:
     body: bytes = field(repr=False)
 
     def json(self) -> Any:
-        """Return the body's JSON value; ServiceError if it is none."""
+        """Return the body's JSON value. Raises ServiceError if it has none."""
         try:
             return json.loads(self.body)
         except ValueError as error:
@@ -66,7 +66,7 @@ class Answer:
         return text if len(text) <= EXCERPT else text[:EXCERPT] + "…"
 
     def reason(self) -> str:
-        """Say why the service refused, from a problem document (RFC 9457), an OAuth error or plain text."""
+        """Return why the service refused, from a problem document (RFC 9457), an OAuth error or plain text."""
         try:
             document = json.loads(self.body)
         except ValueError:
@@ -85,7 +85,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Client:
-    """Sends requests with the user's token, and verifies the servers it sends them to."""
+    """Send requests with the user's token to servers that are verified."""
 
     ca_path: str | None = None
     timeout: float = 30.0
@@ -102,9 +102,9 @@ class Client:
         credentials: tuple[str, str] | None = None,
         timeout: float | None = None,
     ) -> Answer:
-        """Send one request and return the answer, whatever its status; ServiceError if there is none.
+        """Send one request and return the answer, whatever its status. Raises ServiceError if there is none.
 
-        Redirections are answers too: a token must not wander off to another host.
+        Redirections are not followed: the token must not be sent to another host.
         """
         sent = dict(headers or {})
         if self.token:
@@ -138,7 +138,7 @@ def _lowered(headers: Any) -> dict[str, str]:
 
 
 def explain(error: BaseException) -> str:
-    """Say in a few words what kept a connection from succeeding."""
+    """Describe briefly why a connection failed."""
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"the certificate is not valid: {cause.verify_message}"
@@ -150,7 +150,7 @@ def explain(error: BaseException) -> str:
 
 
 def check_url(option: str, url: str) -> str:
-    """Return *url* without trailing slashes; ValueError, naming the *option*, if it is no http(s) URL."""
+    """Return *url* without trailing slashes. Raises ValueError, naming the *option*, if it is no http(s) URL."""
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
         raise ValueError(
@@ -162,7 +162,7 @@ def check_url(option: str, url: str) -> str:
 
 
 def check_ca(path: str | None) -> None:
-    """Refuse a CA file that cannot be used; ValueError says why."""
+    """Refuse an unusable CA file. Raises ValueError."""
     if path is None:
         return
     try:
@@ -172,7 +172,7 @@ def check_ca(path: str | None) -> None:
 
 
 def read_token(params: Mapping[str, Any]) -> str | None:
-    """Return the token that the options of the fragment name, or None; ValueError says what is wrong with it."""
+    """Return the token that the options of the fragment give, or None. Raises ValueError if it is unusable."""
     token, path = params.get("token"), params.get("token_file")
     if path:
         try:

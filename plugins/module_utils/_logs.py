@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Log lines of several containers as one story. Private to the collection."""
+"""Merge the log lines of several containers by time. Private to the collection."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 @dataclass(frozen=True, order=True)
 class Line:
-    """One line; *time* is UTC with nine digits after the second, so that texts sort as times do."""
+    """Log line; *time* is UTC with nine digits after the second, so that texts sort by time."""
 
     time: str
     service: str
@@ -27,7 +27,7 @@ class Line:
 
 
 def seconds(duration: str) -> int:
-    """Seconds of a duration such as ``90``, ``90s``, ``15m``, ``2h`` or ``1d``. Errors: ValueError."""
+    """Return the seconds of a duration such as ``90``, ``90s``, ``15m``, ``2h`` or ``1d``. Raises ValueError."""
     match = _DURATION.fullmatch(duration)
     if match is None:
         raise ValueError(f"{duration!r} is no duration: give a number of seconds, or one with s, m, h or d")
@@ -35,7 +35,7 @@ def seconds(duration: str) -> int:
 
 
 def parse(service: str, output: bytes) -> list[Line]:
-    """Lines as the engine gives them with time stamps (RFC 3339, its fraction as short as it can be)."""
+    """Parse a log with the Engine's time stamps (RFC 3339, without trailing zeros of the fraction)."""
     lines = []
     # By line feeds alone, which the engine ends lines with: what else may break a line was written by somebody.
     for raw in output.decode(errors="replace").split("\n"):
@@ -48,18 +48,18 @@ def parse(service: str, output: bytes) -> list[Line]:
 
 
 def interleave(logs: Iterable[list[Line]], contains: str = "") -> list[Line]:
-    """All lines that contain *contains*, in the order of their times."""
+    """Return all lines that contain *contains*, by time."""
     ordered = (sorted(log) for log in logs)
     return [line for line in heapq.merge(*ordered) if contains in line.text]
 
 
 def printable(text: str) -> str:
-    """A text that moves no terminal and begins no line: whatever is not printed is escaped."""
+    """Escape all unprintable characters, so that a text cannot control the terminal or begin a line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _value(value: Any) -> str:
-    """A field's value, quoted where it could be taken for several fields."""
+    """Return a field's value, quoted where it could be taken for several fields."""
     if not isinstance(value, str):
         return printable(json.dumps(value, ensure_ascii=False))
     text = printable(value)
@@ -67,9 +67,9 @@ def _value(value: Any) -> str:
 
 
 def readable(text: str) -> str:
-    """A JSON line as a person reads it: level, message, then the other fields; any other line as it is.
+    """Return a JSON line in readable form: level, message, then the other fields; any other line as it is.
 
-    What clients wrote is in it: nothing of it acts on the terminal, or passes for a line or a field of its own.
+    It may contain text of clients, which must not control the terminal or imitate a line or a field.
     """
     try:
         fields: dict[str, Any] = json.loads(text)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The directory that a deployment on this engine belongs to. Private to the collection.
+"""Directory that a deployment on this Engine belongs to. Private to the collection.
 
 An empty volume records it in a label, since a volume outlives containers and network, and, unlike those that hold
 data, can be made anew when another directory takes the deployment over. Deployments from before there was such a
@@ -36,7 +36,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Found:
-    """What the engine has of a project."""
+    """Traces of a project on the Engine."""
 
     recorded: str | None
     """Directory in the label of the volume that records it."""
@@ -47,7 +47,7 @@ class Found:
 
 
 def volume_name(project: str) -> str:
-    """Name of the volume that records the directory of a project."""
+    """Return the name of the volume that records the directory of a project."""
     return f"{project}-owner"
 
 
@@ -63,7 +63,7 @@ def _get(socket: str, target: str, project: str) -> Any:
 
 
 def find(socket: str, project: str) -> Found | None:
-    """What the engine has of a project; None where no engine answers."""
+    """Return the traces of a project on the Engine, None if no Engine answers."""
     listed = _get(socket, "/volumes?", project)
     containers = _get(socket, "/containers/json?all=1&", project)
     if listed is None or containers is None:
@@ -83,7 +83,7 @@ def find(socket: str, project: str) -> Found | None:
 
 
 def _others(found: Found, options: dict[str, Any]) -> str | None:
-    """Name the directory that a deployment belongs to, if it is not that of the *options*."""
+    """Describe the directory that a deployment belongs to, if it is not that of the *options*."""
     if found.recorded is not None:
         return None if found.recorded == os.path.realpath(options["directory"]) else _place(found.recorded)
     if found.configured:
@@ -103,7 +103,7 @@ def _place(directory: str) -> str:
 
 
 def check(options: dict[str, Any]) -> Found | None:
-    """Find what the engine has of the project. Raises PhaseError if that belongs to another directory."""
+    """Find the traces of the project. Raises PhaseError if it belongs to another directory."""
     try:
         found = find(options["socket"], options["project"])
     except _engine.EngineError as error:
@@ -120,7 +120,7 @@ def check(options: dict[str, Any]) -> Found | None:
 
 
 def claim(options: dict[str, Any], check_mode: bool) -> list[dict[str, Any]]:
-    """Record the directory that the project belongs to from now on, and return what that took."""
+    """Record the directory that the project belongs to from now on, and return the actions."""
     found = check(options)
     directory = os.path.realpath(options["directory"])
     if found is not None and found.recorded == directory:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A phase of a deployment: what one module does alone, and the module converge together with others.
+"""Phase of a deployment: one module runs it alone, and the module converge together with others.
 
 Private to the collection. A phase has an `ARGUMENT_SPEC`, and `run(module, options)`, which brings the host to the
 state that the options say and returns a result with `changed`, `actions` and `diff`, or raises PhaseError.
@@ -26,7 +26,7 @@ class PhaseError(Exception):
 
 
 def run_alone(spec: dict[str, Any], run: Callable[[AnsibleModule, dict[str, Any]], Result]) -> None:
-    """The main function of a module that is one phase."""
+    """Run a phase as the main function of a module."""
     module = AnsibleModule(spec, supports_check_mode=True)
     try:
         result = run(module, module.params)

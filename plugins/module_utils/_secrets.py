@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The secrets of a deployment: which there are, how each is made, what makes a value usable.
+"""Secrets of a deployment: names, generation and validation.
 
 Private to the collection.
 """
@@ -79,7 +79,7 @@ def _check_rsa_key(value: str) -> str | None:
 
 
 class Kind:
-    """How a kind of secret is made, and why a given value is not one (None if it is)."""
+    """Kind of secret: how to generate one, and why a given value is invalid (None if it is valid)."""
 
     def __init__(self, generate: Callable[[], str], check: Callable[[str], str | None]) -> None:
         self.generate = generate
@@ -114,7 +114,7 @@ SECRETS: dict[str, Kind] = {
 
 
 def key_id(pem: str) -> str:
-    """Name under which the issuer publishes its key: the thumbprint (RFC 7638) of the public half."""
+    """Return the key ID under which the issuer publishes its key: the thumbprint (RFC 7638) of the public key."""
     key = serialization.load_pem_private_key(pem.encode(), password=None)
     if not isinstance(key, rsa.RSAPrivateKey):
         raise SecretError("iam_signing_key must be an RSA private key")
@@ -130,11 +130,11 @@ def _base64(number: int) -> str:
 
 
 class SecretError(Exception):
-    """A given secret cannot be used; the message names it, never its value."""
+    """A given secret is invalid; the message names it, never its value."""
 
 
 def check(values: Any, origin: str) -> dict[str, str]:
-    """Refuse what is not a mapping of texts, and known secrets whose value cannot be used.
+    """Refuse what is not a mapping of texts, and known secrets with an invalid value.
 
     Secrets that this version does not know are kept: another version of the collection may.
     """
@@ -150,7 +150,7 @@ def check(values: Any, origin: str) -> dict[str, str]:
 
 
 def check_names(names: Any, origin: str) -> None:
-    """Refuse names that are no secret of the deployment."""
+    """Refuse names of unknown secrets."""
     unknown = sorted(set(names) - set(SECRETS))
     if unknown:
         raise SecretError(f"{origin}: unknown secret {', '.join(unknown)}; known are {', '.join(SECRETS)}")

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the staging modules share: the client of prepare-data and its results. Private to the collection."""
+"""Client of prepare-data and its results, shared by the staging modules. Private to the collection."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ STAGING_RULES: dict[str, Any] = {
 
 
 def connect(module: AnsibleModule) -> Any:
-    """Return the client that the module's options describe; the module ends where they are wrong."""
+    """Return the client that the module's options describe; invalid options end the module."""
     if IMPORT_ERROR is not None:
         module.fail_json(msg=missing_required_lib("prepare-data-client"), exception=IMPORT_ERROR)
     params = module.params
@@ -66,7 +66,7 @@ def file_results(files: Iterable[Any]) -> list[dict[str, Any]]:
 
 
 def summary(task: Any, files: list[dict[str, Any]] | None) -> dict[str, Any]:
-    """Return what both modules say of a task."""
+    """Return the result for a task that both modules share."""
     result: dict[str, Any] = {"task_id": task.id, "state": task.state, "task": dict(task.raw)}
     if files is not None:
         result |= {"files": files, "counts": dict(Counter(file["state"] for file in files))}
@@ -74,7 +74,7 @@ def summary(task: Any, files: list[dict[str, Any]] | None) -> dict[str, Any]:
 
 
 def failures(files: Iterable[Mapping[str, Any]], shown: int = 5) -> str:
-    """Say of the first failed files why they failed."""
+    """Return why the first failed files failed."""
     failed = [file for file in files if file["state"] == "FAILED"]
     reasons = [
         f"{f['did']}: {f.get('fault') or 'failed'}: {f.get('detail') or ''}".rstrip(": ")

@@ -31,12 +31,12 @@ ElementTree.register_namespace("xsi", XSI)
 
 
 class NodeError(ValueError):
-    """A node is not well described, or the service's description of it cannot be understood."""
+    """The description of a node is invalid, in the options or in the service's answer."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """A node: its kind, its properties by URI, and for a link what it leads to."""
+    """Node: its kind, its properties by URI, and the target of a link."""
 
     uri: str
     kind: str
@@ -46,12 +46,12 @@ class Node:
 
     @property
     def owner(self) -> str | None:
-        """Name of the owner."""
+        """Return the name of the owner."""
         return self.properties.get(CREATOR)
 
 
 def check_path(path: str) -> str:
-    """Return a path with one leading and no trailing slash; NodeError if it leaves the space or is its root."""
+    """Return a path with one leading and no trailing slash. Raises NodeError if it leaves the space or is its root."""
     if any(character < " " or character in "\\?#" for character in path):
         raise NodeError(f"path: {path!r} holds a character that no path may have")
     segments = [segment for segment in path.split("/") if segment]
@@ -69,7 +69,7 @@ def encode(path: str) -> str:
 
 
 def same_uri(one: str | None, other: str | None) -> bool:
-    """Whether two URIs of nodes say the same: ``!`` in the authority is ``~``, and what is encoded does not matter."""
+    """Whether two URIs name the same node: ``!`` in the authority equals ``~``; percent-encoding is ignored."""
     if one is None or other is None:
         return one is other
     first, second = urlsplit(one), urlsplit(other)
@@ -81,7 +81,7 @@ def same_uri(one: str | None, other: str | None) -> bool:
 
 
 def check_property(uri: str) -> None:
-    """Refuse what is no URI of a property; NodeError says why."""
+    """Refuse an invalid URI of a property. Raises NodeError."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*:[^\s<>\"]+", uri):
         raise NodeError(f"properties: {uri!r} is no URI such as {CORE}title")
 
@@ -113,7 +113,7 @@ def read_node(document: bytes) -> Node:
 def write_node(
     uri: str, kind: str, properties: Mapping[str, str | None] | None = None, target: str | None = None
 ) -> bytes:
-    """Write a node document; a property that is None is to be deleted."""
+    """Return a node document; a property that is None is to be deleted."""
     root = ElementTree.Element(f"{{{VOS}}}node", {"uri": uri, f"{{{XSI}}}type": f"vos:{kind}"})
     listing = ElementTree.SubElement(root, f"{{{VOS}}}properties")
     for name, value in sorted((properties or {}).items()):
@@ -135,7 +135,7 @@ def write_node(
 
 @dataclass
 class Space:
-    """The nodes of one service, seen by one user."""
+    """Client of one service for the nodes that one user sees."""
 
     client: _http.Client
     url: str
@@ -145,7 +145,7 @@ class Space:
         return f"{self.url}/nodes{encode(path)}"
 
     def root_uri(self) -> str:
-        """Return the URI that all nodes' URIs begin with, as the root node names it."""
+        """Return the prefix of all nodes' URIs, as the root node gives it."""
         if self._root is None:
             self._root = self._ask_root()
         return self._root
@@ -157,7 +157,7 @@ class Space:
         return read_node(answer.body).uri.rstrip("/")
 
     def get(self, path: str, query: str = "limit=0") -> Node | None:
-        """Return the node there, None if there is none."""
+        """Return the node at a path, None if there is none."""
         answer = self.client.request("GET", f"{self._node_url(path)}?{query}")
         if answer.status == 404:
             return None
@@ -166,7 +166,7 @@ class Space:
         return read_node(answer.body)
 
     def is_empty(self, path: str) -> bool:
-        """Whether a container holds nothing."""
+        """Whether a container is empty."""
         # OpenCADC's Cavern lists all children whatever the limit, unless it is 0.
         node = self.get(path, "limit=1&detail=min")
         return node is None or not node.children
@@ -188,13 +188,13 @@ class Space:
         return self._send("POST", path, document, 200)
 
     def delete(self, path: str) -> None:
-        """Delete a node that is no container, or an empty one."""
+        """Delete a node that is not a container, or an empty container."""
         answer = self.client.request("DELETE", self._node_url(path))
         if answer.status not in {200, 204}:
             raise answer.error()
 
     def delete_all(self, uri: str, timeout: float) -> None:
-        """Delete a container with all that is in it, by a job of the service (UWS 1.1 section 2.2).
+        """Delete a container recursively, by a job of the service (UWS 1.1 section 2.2).
 
         The endpoint is that of OpenCADC's Cavern, /async-delete.
         """

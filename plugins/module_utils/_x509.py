@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The deployment's certificate authorities (RFC 5280). Private to the collection.
+"""Certificate authorities of a deployment (RFC 5280). Private to the collection.
 
-Pure functions over the `cryptography` library (38 and later): build the CA of servers and that of clients, what either
-issues and what the latter revokes, and say why an existing one no longer serves. Files are the business of the modules.
+Pure functions over the `cryptography` library (38 and later): build the CAs of servers and of clients, issue and revoke
+certificates, and say why an existing one must be replaced. The modules read and write the files.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ TRUST_STORE_PASSWORD = b"changeit"  # Java's customary one; the store holds noth
 
 @dataclass(frozen=True)
 class Names:
-    """What a server certificate is valid for."""
+    """Names and addresses that a server certificate is valid for."""
 
     common_name: str
     dns: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ()
 
     def alternatives(self) -> list[Any]:
-        """Subject alternative names in a fixed order, without doubles."""
+        """Return subject alternative names in a fixed order, without duplicates."""
         dns = sorted({self.common_name.lower(), *(name.lower() for name in self.dns)})
         addresses = sorted(
             {ipaddress.ip_address(address) for address in self.addresses}, key=lambda a: (a.version, a)
@@ -50,13 +50,13 @@ class Names:
         return [*(x509.DNSName(name) for name in dns), *(x509.IPAddress(address) for address in addresses)]
 
     def as_text(self) -> list[str]:
-        """The alternative names as `DNS:…` and `IP:…`."""
+        """Return the alternative names as `DNS:…` and `IP:…`."""
         return describe_names(self.alternatives())
 
 
 @dataclass
 class Pair:
-    """A certificate with its private key."""
+    """Certificate with its private key."""
 
     certificate: Any
     key: Any
@@ -74,7 +74,7 @@ class Pair:
 
 
 def now() -> datetime.datetime:
-    """The present, UTC, whole seconds (what a certificate can hold)."""
+    """Return the present time, UTC, in whole seconds, which is the resolution of certificates."""
     return datetime.datetime.now(datetime.UTC).replace(microsecond=0)
 
 
@@ -94,18 +94,18 @@ def _aware(holder: Any, name: str) -> datetime.datetime:
 
 
 def fingerprint(certificate: Any) -> str:
-    """SHA-256 fingerprint, upper-case hex pairs joined by colons."""
+    """Return the SHA-256 fingerprint, upper-case hex pairs joined by colons."""
     digest: bytes = certificate.fingerprint(hashes.SHA256())
     return digest.hex(":").upper()
 
 
 def describe_names(names: Any) -> list[str]:
-    """General names as `DNS:…` and `IP:…`."""
+    """Return general names as `DNS:…` and `IP:…`."""
     return [f"IP:{n.value}" if isinstance(n, x509.IPAddress) else f"DNS:{n.value}" for n in names]
 
 
 def alternatives_of(certificate: Any) -> list[str]:
-    """The subject alternative names of a certificate; empty if it has none."""
+    """Return the subject alternative names of a certificate."""
     try:
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound:
@@ -114,7 +114,7 @@ def alternatives_of(certificate: Any) -> list[str]:
 
 
 def describe(certificate: Any) -> dict[str, Any]:
-    """The public facts of a certificate, as returned to users."""
+    """Return the properties of a certificate that are reported to users."""
     return {
         "subject": certificate.subject.rfc4514_string(),
         "issuer": certificate.issuer.rfc4514_string(),
@@ -126,7 +126,7 @@ def describe(certificate: Any) -> dict[str, Any]:
 
 
 def new_key(key_type: str) -> Any:
-    """A private key: `ec` is P-256, `rsa` has 3072 bits."""
+    """Generate a private key: `ec` is P-256, `rsa` has 3072 bits."""
     if key_type == "ec":
         return ec.generate_private_key(ec.SECP256R1())
     return rsa.generate_private_key(public_exponent=65537, key_size=3072)
@@ -137,13 +137,13 @@ def key_type_of(key: Any) -> str:
 
 
 def pem(certificate: Any) -> bytes:
-    """A certificate or a revocation list as PEM."""
+    """Return a certificate or a revocation list as PEM."""
     encoded: bytes = certificate.public_bytes(serialization.Encoding.PEM)
     return encoded
 
 
 def load_certificates(content: bytes | None) -> list[Any]:
-    """Every certificate of a file; none if one of them cannot be read."""
+    """Return every certificate of a file; none if one of them cannot be read."""
     end = b"-----END CERTIFICATE-----\n"
     try:
         return [x509.load_pem_x509_certificate(part + end) for part in (content or b"").split(end)[:-1]]
@@ -152,7 +152,7 @@ def load_certificates(content: bytes | None) -> list[Any]:
 
 
 def load(certificate_pem: bytes | None, key_pem: bytes | None) -> Pair:
-    """Read a certificate and its key. ValueError says which of them is missing, broken or not the other's."""
+    """Read a certificate and its key. Raises ValueError if one is missing, broken or does not match the other."""
     if certificate_pem is None or key_pem is None:
         raise ValueError("missing")
     try:
@@ -169,7 +169,7 @@ def load(certificate_pem: bytes | None, key_pem: bytes | None) -> Pair:
 
 
 def create_ca(organization: str, days: int, key_type: str) -> Pair:
-    """A self-signed CA. Path length 1 leaves room for its successor in a rotation."""
+    """Create a self-signed CA. Path length 1 lets it cross-sign its successor in a rotation."""
     # The random part keeps apart the CAs of two deployments, and the old and the new one of a rotation.
     name = subject(f"Cavern CA {secrets.token_hex(4)}", organization)
     key = new_key(key_type)
@@ -177,7 +177,7 @@ def create_ca(organization: str, days: int, key_type: str) -> Pair:
 
 
 def create_client_ca(organization: str, days: int, key_type: str) -> Pair:
-    """A self-signed CA of clients alone: it can name nobody beyond the organization, and no machine.
+    """Create a self-signed CA of clients: it can certify only names of the organization, and no machine.
 
     It constrains no DNS names, since OpenSSL takes a user name with a dot for one.
     """
@@ -196,9 +196,9 @@ def create_client_ca(organization: str, days: int, key_type: str) -> Pair:
 
 
 def revocations(ca: Pair, revoked: dict[int, datetime.datetime]) -> Any:
-    """The CA's revocation list: serial numbers with when they were revoked.
+    """Return the CA's revocation list of serial numbers with the time of their revocation.
 
-    It is good as long as the CA: who takes it up gets each new one at once, and none in time would shut everybody out.
+    It expires with the CA: its readers get each new one at once, and an expired one would lock all users out.
     """
     builder = (
         x509.CertificateRevocationListBuilder()
@@ -217,12 +217,12 @@ def revocations(ca: Pair, revoked: dict[int, datetime.datetime]) -> Any:
 
 
 def revoked_by(crl: Any) -> dict[int, datetime.datetime]:
-    """Serial numbers of a revocation list with when they were revoked."""
+    """Return the serial numbers of a revocation list with the time of their revocation."""
     return {entry.serial_number: _aware(entry, "revocation_date") for entry in crl}
 
 
 def load_revocations(content: bytes | None) -> list[Any]:
-    """Every revocation list of a file; none if one of them cannot be read."""
+    """Return every revocation list of a file; none if one of them cannot be read."""
     end = b"-----END X509 CRL-----\n"
     try:
         return [x509.load_pem_x509_crl(part + end) for part in (content or b"").split(end)[:-1]]
@@ -231,12 +231,12 @@ def load_revocations(content: bytes | None) -> list[Any]:
 
 
 def lists_for(crl: Any, ca: Any) -> bool:
-    """Whether a revocation list is that of the CA."""
+    """Whether a revocation list was issued by the CA."""
     return bool(crl.issuer == ca.subject and crl.is_signature_valid(ca.public_key()))
 
 
 def cross_sign(ca: Pair, predecessor: Pair) -> Any:
-    """The CA's name and key certified by the CA before it (RFC 4949, cross-certificate).
+    """Return the CA's name and key certified by the CA before it (RFC 4949, cross-certificate).
 
     Sent along with a server certificate, it lets clients that know only the predecessor verify it.
     """
@@ -253,7 +253,7 @@ def cross_sign(ca: Pair, predecessor: Pair) -> Any:
 
 
 def issue_server(ca: Pair, names: Names, days: int, key_type: str) -> Pair:
-    """A server certificate for `names`; it never outlives the CA."""
+    """Issue a server certificate for `names`; it never outlives the CA."""
     key = new_key(key_type)
     builder = _leaf(ca, subject(names.common_name), key, days, ExtendedKeyUsageOID.SERVER_AUTH)
     builder = builder.add_extension(x509.SubjectAlternativeName(names.alternatives()), critical=False)
@@ -261,20 +261,20 @@ def issue_server(ca: Pair, names: Names, days: int, key_type: str) -> Pair:
 
 
 def issue_client(ca: Pair, user: str, days: int, key_type: str) -> Pair:
-    """A client certificate for a user, whom the CA's organization has."""
+    """Issue a client certificate for a user of the CA's organization."""
     key = new_key(key_type)
     builder = _leaf(ca, client_subject(ca.certificate, user), key, days, ExtendedKeyUsageOID.CLIENT_AUTH)
     return Pair(builder.sign(ca.key, hashes.SHA256()), key)
 
 
 def client_subject(ca: Any, user: str) -> Any:
-    """Subject of a user's certificate of the CA: its organization and `CN=<user>`."""
+    """Return the subject of a user's certificate of the CA: its organization and `CN=<user>`."""
     organization = ca.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
     return subject(user, organization[0].value if organization else None)
 
 
 def is_signed_by(certificate: Any, ca: Any) -> bool:
-    """Whether the CA's key made the signature of the certificate."""
+    """Whether the certificate is signed by the CA's key."""
     public_key = ca.public_key()
     if certificate.issuer != ca.subject:
         return False
@@ -289,7 +289,7 @@ def is_signed_by(certificate: Any, ca: Any) -> bool:
 
 
 def ageing(certificate: Any, renew_days: int) -> str | None:
-    """Why its age asks for a new certificate, None if it does not."""
+    """Return why a certificate must be renewed because of its age, None if it need not be."""
     end = not_after(certificate)
     left = end - now()
     if left <= datetime.timedelta(0):
@@ -300,7 +300,7 @@ def ageing(certificate: Any, renew_days: int) -> str | None:
 
 
 def ca_reason(ca: Pair, renew_days: int, key_type: str) -> str | None:
-    """Why a CA must be replaced, None if it serves."""
+    """Return why a CA must be replaced, None if it need not be."""
     try:
         constraints = ca.certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
     except x509.ExtensionNotFound:
@@ -313,7 +313,7 @@ def ca_reason(ca: Pair, renew_days: int, key_type: str) -> str | None:
 
 
 def leaf_reason(leaf: Pair, ca: Pair, renew_days: int, key_type: str) -> str | None:
-    """Why an end-entity certificate must be re-issued, None if it serves."""
+    """Return why an end-entity certificate must be re-issued, None if it need not be."""
     if not is_signed_by(leaf.certificate, ca.certificate):
         return "not signed by the present CA"
     if key_type_of(leaf.key) != key_type:
@@ -322,7 +322,7 @@ def leaf_reason(leaf: Pair, ca: Pair, renew_days: int, key_type: str) -> str | N
 
 
 def server_reason(server: Pair, ca: Pair, names: Names, renew_days: int, key_type: str) -> str | None:
-    """Why a server certificate must be re-issued, None if it serves."""
+    """Return why a server certificate must be re-issued, None if it need not be."""
     present, wanted = alternatives_of(server.certificate), names.as_text()
     if sorted(present) != sorted(wanted):
         changes = [f"+{n}" for n in wanted if n not in present] + [
@@ -335,7 +335,7 @@ def server_reason(server: Pair, ca: Pair, names: Names, renew_days: int, key_typ
 
 
 def trust_store(ca: Any) -> bytes | None:
-    """A PKCS#12 store that Java takes as a trust store; None where `cryptography` (before 45) lacks it."""
+    """Return a PKCS#12 trust store for Java; None where `cryptography` (before 45) cannot write it."""
     if not hasattr(pkcs12, "serialize_java_truststore"):
         return None
     return pkcs12.serialize_java_truststore(
@@ -363,7 +363,7 @@ def _public_bytes(key: Any) -> bytes:
 
 
 def subject(common_name: str, organization: str | None = None) -> Any:
-    """A distinguished name: `CN=<common name>`, after the organization if there is one."""
+    """Return a distinguished name: `CN=<common name>`, after the organization if there is one."""
     attributes = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)]
     if organization:
         attributes.insert(0, x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization))

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reads the XML documents that services answer with. Private to the collection."""
+"""Parse the XML documents that services answer with. Private to the collection."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from xml.etree import ElementTree
 
 
 class XMLError(ValueError):
-    """The bytes are no XML document that may be read."""
+    """The bytes are not an acceptable XML document."""
 
 
 def parse(document: bytes) -> ElementTree.Element:
-    """Return the root element; a document type declaration, where all attacks on parsers begin, is refused."""
+    """Return the root element. Raises XMLError, also for a document type declaration, which attacks rely on."""
     if b"<!DOCTYPE" in document or b"<!\0D" in document or b"\0<\0!" in document:
         raise XMLError("a document type declaration is not allowed")
     try:

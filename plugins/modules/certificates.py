@@ -7,20 +7,19 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: certificates
-short_description: The deployment's certificate authorities and server certificate
+short_description: Issue and renew the certificate authorities and server certificate of a deployment
 version_added: 0.1.0
 description:
-  - Creates a certificate authority of the deployment's own and a server certificate for the public name, another
-    authority for client certificates with the list of those that it has revoked, and derives from them what the
-    services and their clients read.
-  - A certificate is issued again when it is missing or damaged, nears its end, was not signed by the present
-    CA, or is for other names than wanted. Otherwise it is left as it is.
-  - When the CA is replaced, the one before it stays trusted until it ends, and certifies the new one, so that
-    neither services nor clients that know only one of the two fail.
-  - The CA of clients names nobody beyond O(organization) and no machine. When it is replaced, the certificates of
-    the one before are accepted until that ends. Where the CA of servers issued client certificates too, as this
-    module had it once, that one counts as the one before.
-  - Files are replaced in one step each. Keys have mode V(0600), and never appear in results or diffs.
+  - Creates a certificate authority (CA) for the deployment, a server certificate for the public name, and another CA
+    for client certificates with its revocation list; derives from them the files that services and clients read.
+  - A certificate is reissued when it is missing, damaged, about to expire, not signed by the present CA, or for other
+    names than wanted. Otherwise it is left as it is.
+  - When the CA is replaced, the former one stays trusted until it expires, and cross-signs the new one, so that
+    services and clients that know only one of the two continue to work.
+  - The CA of clients can certify only names of the O(organization), and no machine. When it is replaced, the
+    certificates of the former one are accepted until that expires. Where an earlier version of this module let the CA
+    of servers issue client certificates too, that CA counts as the former one.
+  - Each file is replaced atomically. Keys have mode V(0600), and never appear in results or diffs.
 author:
   - Cavern deployment team (@skasrc)
 extends_documentation_fragment: [skasrc.cavern.certificates]
@@ -30,20 +29,20 @@ requirements:
 attributes:
   check_mode:
     support: full
-    description: Tells what would be issued and why, without writing.
+    description: Reports what would be issued and why, without writing.
   diff_mode:
     support: full
     description: Shows subjects, names, dates and fingerprints. Keys are never shown.
 """
 
 EXAMPLES = r"""
-- name: Certificates for the public name
+- name: Issue certificates for the public name
   skasrc.cavern.certificates:
     directory: /srv/cavern/state/certs
     common_name: haproxy.cadc.dao.nrc.ca
     addresses: [127.0.0.1, 172.26.0.2]
 
-- name: A new server certificate at once
+- name: Replace the server certificate at once
   skasrc.cavern.certificates:
     directory: /srv/cavern/state/certs
     common_name: haproxy.cadc.dao.nrc.ca
@@ -53,7 +52,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 actions:
-  description: What was done (in check mode, would be done), and why.
+  description: Actions taken (in check mode, that would be taken), with reasons.
   returned: always
   type: list
   elements: dict
@@ -63,11 +62,11 @@ ca:
   returned: always, in check mode without serial and fingerprint if it would be new
   type: dict
 client_ca:
-  description: The same of the CA of client certificates.
+  description: The same for the CA of client certificates.
   returned: always, in check mode without serial and fingerprint if it would be new
   type: dict
 server:
-  description: The same of the server certificate.
+  description: The same for the server certificate.
   returned: always, in check mode without serial and fingerprint if it would be new
   type: dict
   sample:

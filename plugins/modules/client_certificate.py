@@ -7,16 +7,16 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: client_certificate
-short_description: An X.509 client certificate for a user, and its revocation
+short_description: Issue or revoke the X.509 client certificates of a user
 version_added: 0.1.0
 description:
-  - Issues a client certificate from the deployment's own CA of clients, for those that present a certificate
+  - Issues a client certificate from the deployment's CA of clients, for clients that authenticate by a certificate
     rather than a token. Its subject is C(CN=<user>), below the CA's organization.
-  - The file holds the key and after it the certificate, with mode V(0600). In this order the VOSpace command
-    line tools, curl and OpenCADC's Java clients take it; the last miss a key that follows the certificate.
-  - It is issued again when it is missing or damaged, nears its end, is another user's, was revoked or was not
-    signed by the present CA.
-  - What was issued to whom is kept in C(clients/issued.json) below O(directory), so that all of a user's
+  - The file holds the key followed by the certificate, with mode V(0600). The VOSpace command line tools, curl and
+    OpenCADC's Java clients accept this order; the last do not find a key that follows the certificate.
+  - It is reissued when it is missing, damaged, about to expire, another user's, revoked or not signed by the present
+    CA.
+  - All issued certificates are recorded in C(clients/issued.json) below O(directory), so that all of a user's
     certificates can be revoked, wherever they are.
 author:
   - Cavern deployment team (@skasrc)
@@ -39,18 +39,18 @@ options:
     type: int
     default: 30
   renew_days:
-    description: A certificate that ends within this many days is replaced.
+    description: A certificate that expires within this many days is replaced.
     type: int
     default: 7
   force:
-    description: Issue a new certificate even though the present one still serves.
+    description: Issue a new certificate even though the present one is valid.
     type: bool
     default: false
   state:
     description:
-      - V(absent) deletes the file. A copy of it stays valid until it ends.
-      - V(revoked) deletes the file and revokes all certificates that the user was issued and that have not
-        ended. HAProxy and VOSpace have to be given the new C(client-crl.pem), as the playbook C(revoke) does.
+      - V(absent) deletes the file. A copy of it stays valid until it expires.
+      - V(revoked) deletes the file and revokes all of the user's certificates that have not expired. HAProxy and
+        VOSpace must be given the new C(client-crl.pem), as the playbook C(revoke) does.
     type: str
     choices: [present, absent, revoked]
     default: present
@@ -59,19 +59,19 @@ requirements:
 attributes:
   check_mode:
     support: full
-    description: Tells whether a certificate would be issued and why, without writing.
+    description: Reports whether a certificate would be issued and why, without writing.
   diff_mode:
     support: none
     description: The file holds a key.
 """
 
 EXAMPLES = r"""
-- name: A certificate for Ada
+- name: Issue a certificate for ada
   skasrc.cavern.client_certificate:
     user: ada
     directory: /srv/cavern/state/certs
 
-- name: Ada's machine was stolen
+- name: Revoke all certificates of ada
   skasrc.cavern.client_certificate:
     user: ada
     directory: /srv/cavern/state/certs
@@ -95,7 +95,7 @@ revoked:
   elements: str
 certificate:
   description: Subject, issuer, serial, end of validity and SHA-256 fingerprint.
-  returned: if O(state=present), in check mode only if the present certificate serves
+  returned: if O(state=present), in check mode only if the present certificate is valid
   type: dict
 """
 
@@ -116,12 +116,12 @@ USER = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}\Z")
 
 
 def content_of(pair: _x509.Pair) -> bytes:
-    """What is in the file: the key first, which OpenCADC's Java clients need."""
+    """Return the content of the file: the key first, as OpenCADC's Java clients need it."""
     return pair.key_pem + pair.certificate_pem
 
 
 def reasons_to_rewrite(path: Path, pair: _x509.Pair) -> list[str]:
-    """Why the file must be written again although its certificate serves."""
+    """Return why the file must be rewritten although its certificate is valid, None if it need not be."""
     reasons = []
     if _files.read_bytes(path) != content_of(pair):
         reasons.append("the key does not stand alone before the certificate")
@@ -131,7 +131,7 @@ def reasons_to_rewrite(path: Path, pair: _x509.Pair) -> list[str]:
 
 
 class Register:
-    """What was issued to whom and has not ended: serial numbers with user, issuer and end."""
+    """Register of the certificates that were issued and have not expired: serial numbers with user, issuer and end."""
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "clients/issued.json"
@@ -154,7 +154,7 @@ class Register:
         }
 
     def issued_to(self, user: str) -> set[tuple[str, int]]:
-        """Issuers and serial numbers of a user's certificates."""
+        """Return issuers and serial numbers of a user's certificates."""
         return {
             (entry["issuer"], int(serial, 16))
             for serial, entry in self.entries.items()
@@ -168,7 +168,7 @@ class Register:
 
 @contextmanager
 def alone(directory: Path) -> Iterator[None]:
-    """Let nobody else issue or revoke meanwhile, or what one writes would be lost to the other."""
+    """Hold a lock, so that concurrent runs do not overwrite each other's register."""
     if not directory.is_dir():
         yield
         return
@@ -181,7 +181,7 @@ def alone(directory: Path) -> Iterator[None]:
 
 
 def reason_to_issue(module: AnsibleModule, path: Path, ca: _x509.Pair) -> tuple[str | None, Any]:
-    """Why the present file does not serve (None if it does), and what it holds if it can be read."""
+    """Return why the present file is not valid (None if it is), and its content if it can be read."""
     content = _files.read_bytes(path)
     try:
         present = _x509.load(content, content)
@@ -237,7 +237,7 @@ def authorities(module: AnsibleModule, directory: Path) -> _client_ca.ClientAuth
 
 
 def ensure_revoked(module: AnsibleModule, path: Path) -> dict[str, Any]:
-    """Revoke all that the user was issued and that would still be accepted, and delete the file."""
+    """Revoke all certificates of the user that would still be accepted, and delete the file."""
     directory, user = Path(module.params["directory"]), module.params["user"]
     clients = authorities(module, directory)
     issued = Register(directory).issued_to(user) | _issued_in(path)
@@ -266,7 +266,7 @@ def ensure_revoked(module: AnsibleModule, path: Path) -> dict[str, Any]:
 
 
 def _issued_in(path: Path) -> set[tuple[str, int]]:
-    """The same of the certificate in a file, which an earlier version of the collection may have issued."""
+    """Return the same for the certificate in a file, which an earlier version of the collection may have issued."""
     found = _x509.load_certificates(_certificate_part(path))
     return {(certificate.issuer.rfc4514_string(), certificate.serial_number) for certificate in found}
 

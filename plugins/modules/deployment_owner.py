@@ -10,12 +10,12 @@ module: deployment_owner
 short_description: Refuse a deployment that belongs to another directory
 version_added: 0.1.0
 description:
-  - A deployment on a Docker Engine belongs to the directory from which it was made. The module fails if the one
-    named O(project) belongs to another than O(directory), and names both.
-  - An empty volume records the directory in a label. A deployment that has none is known by the directory that its
-    containers have their configuration from.
-  - The module M(skasrc.cavern.converge) makes the same check and records the directory; this one is for what comes
-    before it. It needs no Python library.
+  - A deployment on a Docker Engine belongs to the directory from which it was made. The module fails if the deployment
+    O(project) belongs to a directory other than O(directory), and names both.
+  - The directory is recorded in a label of an empty volume. A deployment without that volume is identified by the
+    directory that its containers' configuration is mounted from.
+  - The module M(skasrc.cavern.converge) makes the same check and records the directory; this one is for tasks before
+    it. It needs no Python library.
 author:
   - Cavern deployment team (@skasrc)
 extends_documentation_fragment: [skasrc.cavern.deployment_owner]
@@ -29,7 +29,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Refuse another directory's deployment
+- name: Refuse a deployment of another directory
   skasrc.cavern.deployment_owner:
     project: cavern
     directory: /srv/cavern

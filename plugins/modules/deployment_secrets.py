@@ -7,13 +7,13 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: deployment_secrets
-short_description: The secrets of a deployment
+short_description: Generate and check the secrets of a deployment
 version_added: 0.1.0
 description:
-  - Reads the secrets file of the deployment on the controller, and generates the secrets that it lacks. What
-    is there stays, unless its rotation is asked for.
-  - The file has mode V(0600), is replaced in one step, and is locked while it is read and written, so that
-    runs at the same time agree.
+  - Reads the secrets file of the deployment on the controller, and generates the secrets that it lacks. Existing
+    secrets are kept, unless their rotation is asked for.
+  - The file has mode V(0600), is replaced atomically, and is locked while it is read and written, so that concurrent
+    runs agree.
   - Values never appear in output or diffs.
 author:
   - Cavern deployment team (@skasrc)
@@ -24,25 +24,25 @@ options:
     required: true
   overrides:
     description:
-      - Secrets given by the caller, for example from Ansible Vault. They win over those of the file and are
-        not written to it.
+      - Secrets given by the caller, for example from Ansible Vault. They take precedence over those of the file and
+        are not written to it.
       - An unknown name, or a value that the service could not use, is refused.
     type: dict
     default: {}
   rotate:
-    description: Names of secrets to generate anew; V(all) for every one.
+    description: Names of secrets to replace by new ones; V(all) for every one.
     type: list
     elements: str
     default: []
   owner:
     description:
-      - What M(skasrc.cavern.deployment_owner) takes. No secret is made for a deployment that belongs to another
+      - Options of M(skasrc.cavern.deployment_owner). No secret is generated for a deployment that belongs to another
         directory.
-      - Its module runs on the host, as the task's C(become) says.
+      - That module runs on the host, with the task's C(become).
     type: dict
   state:
     description:
-      - V(absent) deletes the file. Data that was encrypted with its keys is lost then.
+      - V(absent) deletes the file. Data that was encrypted with its keys is then lost.
     type: str
     choices: [present, absent]
     default: present
@@ -53,8 +53,8 @@ attributes:
   check_mode:
     support: full
     description:
-      - Nothing is written. Secrets that are missing get values that are thrown away, so that later tasks can
-        be checked; their names are in RV(ephemeral).
+      - Nothing is written. Missing secrets get temporary values, so that later tasks can be checked; their names are
+        in RV(ephemeral).
   diff_mode:
     support: none
     description: The file holds secrets.
@@ -66,7 +66,7 @@ EXAMPLES = r"""
     path: /srv/cavern/state/secrets.yml
   register: deployment_secrets
 
-- name: Give the broker a new password
+- name: Replace the broker's password
   skasrc.cavern.deployment_secrets:
     path: /srv/cavern/state/secrets.yml
     rotate: [rabbitmq_password]
@@ -83,7 +83,7 @@ created:
   type: list
   elements: str
 rotated:
-  description: Names of the secrets that were generated anew.
+  description: Names of the secrets that were replaced.
   returned: if O(state=present)
   type: list
   elements: str
@@ -93,12 +93,12 @@ overridden:
   type: list
   elements: str
 ephemeral:
-  description: In check mode, names of the secrets whose values are thrown away.
+  description: In check mode, names of the secrets with temporary values.
   returned: if O(state=present)
   type: list
   elements: str
 issuer_key_id:
-  description: Name under which the issuer publishes the public half of the key C(iam_signing_key).
+  description: Key ID under which the issuer publishes the public key of C(iam_signing_key).
   returned: if O(state=present)
   type: str
 secrets:

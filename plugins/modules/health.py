@@ -7,12 +7,12 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: health
-short_description: Whether every service of a deployment does what it is there for
+short_description: Check that every service of a deployment is healthy
 version_added: 0.1.0
 description:
-  - Runs a list of checks side by side and repeats those that fail until they pass or the O(timeout) has come.
-  - Says which check failed and why.
-  - With O(fail=false) the module does not fail, but tells in RV(healthy) how it went.
+  - Runs a list of checks in parallel and repeats those that fail until they pass or the O(timeout) is reached.
+  - Reports which check failed and why.
+  - With O(fail=false) the module does not fail; RV(healthy) holds the outcome.
 author:
   - Cavern deployment team (@skasrc)
 extends_documentation_fragment:
@@ -40,10 +40,10 @@ options:
           - V(http) expects O(checks[].status) from O(checks[].url).
           - V(vosi) expects of O(checks[].url) a VOSI availability document in which the service calls itself available.
           - V(tls) expects on O(checks[].host) and O(checks[].port) a certificate that can be verified and does not
-            end within O(checks[].min_days).
+            expire within O(checks[].min_days).
           - V(tcp) expects that something accepts connections.
-          - V(amqp) expects a broker that begins an AMQP 0-9-1 conversation.
-          - V(postgres) expects a PostgreSQL server that takes up sessions, that is, does not start up or recover.
+          - V(amqp) expects a broker that begins an AMQP 0-9-1 handshake.
+          - V(postgres) expects a PostgreSQL server that accepts sessions, that is, is not starting up or recovering.
           - V(container) expects that O(checks[].container) runs and passes its health test.
         type: str
         required: true
@@ -65,10 +65,10 @@ options:
         description: TCP port.
         type: int
       server_name:
-        description: Name that the certificate must hold, if it is not O(checks[].host).
+        description: Name that the certificate must be valid for, if it is not O(checks[].host).
         type: str
       min_days:
-        description: Days that the certificate must last at least.
+        description: Minimum number of days until the certificate expires.
         type: int
         default: 14
       container:
@@ -78,7 +78,7 @@ options:
         description: CA certificates for this check, if not the module's O(ca_path).
         type: path
   timeout:
-    description: Seconds until the last check must have passed. With V(0) each check is tried once.
+    description: Seconds in which all checks must pass. With V(0) each check is tried once.
     type: float
     default: 60
   fail:
@@ -101,7 +101,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Wait until Cavern and its database are there
+- name: Wait until Cavern and its database are available
   skasrc.cavern.health:
     url: https://haproxy.cadc.dao.nrc.ca
     ca_path: state/certs/ca.pem
@@ -112,7 +112,7 @@ EXAMPLES = r"""
       - {service: srcnodedb, kind: postgres, host: 172.26.0.7, port: 5432}
       - {service: rabbitmq, kind: amqp, host: 172.26.0.8, port: 5672}
 
-- name: Look, without failing
+- name: Check without failing
   skasrc.cavern.health:
     checks:
       - {service: core, kind: container, container: ska-src-local-data-preparer-core}
@@ -154,11 +154,11 @@ checks:
       type: str
       returned: always
     tries:
-      description: How often it was tried.
+      description: Number of tries.
       type: int
       returned: always
     seconds:
-      description: How long it took until the last try was over.
+      description: Seconds until the last try ended.
       type: float
       returned: always
     status:
@@ -166,15 +166,15 @@ checks:
       type: int
       returned: for kinds http and vosi, if there was an answer
     note:
-      description: What the service says of its availability.
+      description: Note of the service on its availability.
       type: str
       returned: for kind vosi
     days_left:
-      description: Whole days until the certificate ends.
+      description: Whole days until the certificate expires.
       type: int
       returned: for kind tls, if the certificate could be verified
     not_after:
-      description: When the certificate ends, in UTC.
+      description: When the certificate expires, UTC.
       type: str
       returned: for kind tls, if the certificate could be verified
     state:

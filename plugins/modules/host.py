@@ -7,22 +7,22 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: host
-short_description: What the deployment needs on a host
+short_description: Install the prerequisites on a host
 version_added: 0.1.0
 description:
-  - Docker Engine present and running, the Python libraries that the collection's modules need, directories,
-    and programs, in one module run.
-  - An Engine whose API answers is left alone, however it came there. Otherwise the distribution's packages
+  - Installs and starts Docker Engine, installs the Python libraries that the collection's modules need, and creates
+    directories and programs, in one module run.
+  - An Engine whose API answers is left alone, however it was installed. Otherwise the distribution's packages
     are installed (Debian), and the Engine is started by systemd where it runs the host, else by the init
     script, else directly with its log in C(/var/log/dockerd.log). The module waits until the API answers.
-  - What it created besides packages is noted in O(record), so that O(state=absent) takes away exactly that.
+  - What it created besides packages is recorded in O(record), so that O(state=absent) removes exactly that.
 author:
   - Cavern deployment team (@skasrc)
 extends_documentation_fragment: [skasrc.cavern.host]
 attributes:
   check_mode:
     support: full
-    description: Tells what would be installed, started and created, without doing it.
+    description: Reports what would be installed, started and created, without doing it.
   diff_mode:
     support: full
     description: Shows the list of actions.
@@ -38,7 +38,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 actions:
-  description: What was done (in check mode, would be done), and why.
+  description: Actions taken (in check mode, that would be taken), with reasons.
   returned: always
   type: list
   elements: dict

@@ -7,43 +7,43 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: hosts_entries
-short_description: The deployment's block in the hosts file
+short_description: Manage the entries of a deployment in the hosts file
 version_added: 0.1.0
 description:
-  - Keeps one block of lines in the hosts file, between two marker lines that name the project. No other line
-    is touched.
+  - Manages one block of lines in the hosts file, between two marker lines that name the project. No other line is
+    changed.
   - If a line outside the block already maps a name to the wanted address, that line is relied on and the name
     is left out of the block.
   - If a line outside the block maps a name to another address, the module fails and says which line, since
     the first mapping would win.
-  - The file is replaced in one step. Where it is a mount point (as in containers) and cannot be replaced, it
-    is rewritten in place.
+  - The file is replaced atomically. Where it is a mount point (as in containers) and cannot be replaced, it is
+    rewritten in place.
 author:
   - Cavern deployment team (@skasrc)
 extends_documentation_fragment: [skasrc.cavern.hosts_entries]
 attributes:
   check_mode:
     support: full
-    description: Tells whether the file would change, without writing.
+    description: Reports whether the file would change, without writing.
   diff_mode:
     support: full
     description: Shows the file before and after.
 """
 
 EXAMPLES = r"""
-- name: The public name leads to this machine
+- name: Map the public name to this machine
   skasrc.cavern.hosts_entries:
     entries:
       - {address: 127.0.0.1, names: [haproxy.cadc.dao.nrc.ca]}
 
-- name: Leave the hosts file as it was
+- name: Remove the entries
   skasrc.cavern.hosts_entries:
     state: absent
 """
 
 RETURN = r"""
 actions:
-  description: What was done (in check mode, would be done), and why.
+  description: Actions taken (in check mode, that would be taken), with reasons.
   returned: always
   type: list
   elements: dict
@@ -55,7 +55,7 @@ block:
   elements: str
   sample: ["127.0.0.1 haproxy.cadc.dao.nrc.ca"]
 relied_on:
-  description: Lines outside the block that already say what is wanted.
+  description: Lines outside the block that already map a name as wanted.
   returned: always
   type: list
   elements: dict

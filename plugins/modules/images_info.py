@@ -7,12 +7,12 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: images_info
-short_description: How old the images are, and how many updates of Debian wait for them
+short_description: Report the age of the images and the Debian updates that they lack
 version_added: 0.1.0
 description:
-  - Tells of each image when it was made, and which of its packages have newer versions in Debian's archive of security
-    updates. That takes seconds. Where the archive cannot be asked, RV(unknown) says why.
-  - Takes what M(skasrc.cavern.images) takes.
+  - Reports when each image was created, and which of its packages have newer versions in Debian's archive of security
+    updates. That takes seconds. If the archive is unreachable, RV(unknown) says why.
+  - Takes the options of M(skasrc.cavern.images).
 author:
   - Cavern deployment team (@skasrc)
 extends_documentation_fragment: [skasrc.cavern.images]
@@ -28,7 +28,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: See how old the images are
+- name: Show the age of the images
   skasrc.cavern.images_info:
     images: [cavern/haproxy:local, cavern/vospace:local]
     recipes: "{{ images_recipes }}"
@@ -42,19 +42,19 @@ images:
   type: list
   elements: dict
   contains:
-    name: {description: Its full name., type: str, sample: "cavern/haproxy:local"}
-    id: {description: Its id., type: str, sample: "sha256:0f1e"}
-    created: {description: When it was made., type: str, sample: "2026-11-29T19:12:03Z"}
+    name: {description: Full name., type: str, sample: "cavern/haproxy:local"}
+    id: {description: ID., type: str, sample: "sha256:0f1e"}
+    created: {description: When it was created., type: str, sample: "2026-11-29T19:12:03Z"}
     age_days: {description: Whole days since then., type: int, sample: 12}
     updates:
       description:
-        - Packages with newer versions, if that is known; it is not without O(updates), nor of images without a recipe.
+        - Packages with newer versions. Null without O(updates), and for images without a recipe.
       type: list
       elements: str
       sample: ["openssl 3.5.1-1 -> 3.5.1-1+deb13u1"]
 unknown:
-  description: Why it is not known which updates wait.
-  returned: where it was asked for and is not known
+  description: Why the pending updates are unknown.
+  returned: if O(updates) is set and the archive is unreachable
   type: str
 """
 
@@ -69,12 +69,12 @@ from ansible_collections.skasrc.cavern.plugins.module_utils._images.upkeep impor
 
 
 def age_days(created: str) -> int:
-    """Whole days since an image was made."""
+    """Return the age of an image in whole days."""
     return (datetime.now(UTC) - datetime.fromisoformat(sbom.moment(created))).days
 
 
 def look(options: dict[str, Any]) -> dict[str, Any]:
-    """What there is to tell. Errors: DockerException, if the engine does not answer."""
+    """Return the module's result. Raises DockerException if the Engine does not answer."""
     api = _docker.connect(options["socket"], options["timeout"])
 
     def inspect(image: str) -> dict[str, Any] | None:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: logs
-short_description: The logs of all services of a deployment as one story
+short_description: Show the logs of all services, merged by time
 version_added: 0.1.0
 description:
-  - Reads the logs of containers of the local Docker Engine and puts their lines in the order of their times.
-  - A staging task's identifier stands in the lines of all services that had to do with it, so that O(contains)
-    follows a task through the deployment.
+  - Reads the logs of containers of the local Docker Engine and merges their lines by time.
+  - All services log the identifier of the staging task that they work on, so that O(contains) follows a task through
+    the deployment.
 author:
   - Cavern deployment team (@skasrc)
 options:
@@ -21,13 +21,13 @@ options:
     type: path
     default: /var/run/docker.sock
   containers:
-    description: Whose logs to read.
+    description: Containers whose logs are read.
     type: list
     elements: dict
     required: true
     suboptions:
       service:
-        description: The name that its lines get.
+        description: Name of the service, which its lines are labelled with.
         type: str
         required: true
       container:
@@ -38,7 +38,7 @@ options:
     description: How far to look back, such as V(90s), V(15m), V(2h) or V(1d). Without it, to the beginning.
     type: str
   tail:
-    description: How many lines to return at most, the last ones.
+    description: Maximum number of lines; the last ones are returned.
     type: int
     default: 1000
   contains:
@@ -49,7 +49,7 @@ requirements:
   - docker (Python library)
 attributes:
   check_mode:
-    description: Can run in check mode and reads as it does otherwise.
+    description: Reads in check mode too.
     support: full
   diff_mode:
     description: Changes nothing.
@@ -64,7 +64,7 @@ EXAMPLES = r"""
       - {service: cavern, container: src-cavern}
     contains: "{{ task.id }}"
     since: 1h
-  register: story
+  register: merged
 """
 
 RETURN = r"""
@@ -75,18 +75,18 @@ lines:
   returned: success
   contains:
     time:
-      description: When the engine received it, UTC.
+      description: When Docker Engine received it, UTC.
       type: str
       sample: "2026-11-24T03:27:35.686120000Z"
     service:
-      description: Whose it is.
+      description: Service that wrote it.
       type: str
       sample: celery_worker
     text:
       description: The line itself.
       type: str
     summary:
-      description: The line as a person reads it.
+      description: The line in readable form.
       type: str
       sample: INFO Staging 1 files for smoke, try 1
 missing:

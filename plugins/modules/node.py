@@ -7,12 +7,12 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: node
-short_description: A node of the VOSpace
+short_description: Create, change or delete a node of a VOSpace
 version_added: 0.1.0
 description:
-  - Creates, changes and removes containers, links and data nodes with their properties and permissions, and
+  - Creates, changes and deletes containers, links and data nodes with their properties and permissions, and
     allocations with their quota.
-  - Only what is given is compared and changed. What the service keeps to itself is noticed, and is an error.
+  - Only given options are compared and changed. A property that the service ignores is an error.
 author:
   - Cavern deployment team (@skasrc)
 extends_documentation_fragment:
@@ -28,71 +28,71 @@ options:
     required: true
   kind:
     description:
-      - Kind of the node. It matters only where there is no such node yet, and must agree with one that there is.
+      - Kind of the node. It is used when the node is created, and must match that of an existing node.
       - A missing data node is created as an empty file.
     type: str
     choices: [container, data, link]
     default: container
   state:
-    description: Whether the node shall exist.
+    description: Whether the node exists.
     type: str
     choices: [present, absent]
     default: present
   parents:
-    description: Whether to create the containers above the node where they are missing.
+    description: Whether to create missing parent containers.
     type: bool
     default: false
   recursive:
-    description: Whether O(state=absent) removes a container with all that is in it.
+    description: Whether O(state=absent) deletes a container with all its content.
     type: bool
     default: false
   target:
     description:
-      - What a link leads to, a path that begins with a slash or a C(vos:) URI.
-      - A link that leads elsewhere is removed and made anew. Required with O(kind=link) and O(state=present).
+      - Target of a link, a path that begins with a slash or a C(vos:) URI.
+      - A link with another target is replaced. Required with O(kind=link) and O(state=present).
     type: str
   public:
     description: Whether everybody may read the node.
     type: bool
   group_read:
-    description: URIs of the groups that may read the node. An empty list takes the right from all groups.
+    description: URIs of the groups that may read the node. An empty list revokes the permission of all groups.
     type: list
     elements: str
   group_write:
-    description: URIs of the groups that may write the node. An empty list takes the right from all groups.
+    description: URIs of the groups that may write the node. An empty list revokes the permission of all groups.
     type: list
     elements: str
   inherit_permissions:
-    description: Whether what is created in the container gets its permissions.
+    description: Whether new nodes in the container inherit its permissions.
     type: bool
   properties:
     description:
-      - Values by the properties' URIs. A name without a colon, such as V(title), is one of VOSpace's own.
+      - Values by the properties' URIs. A name without a colon, such as V(title), is a standard property of VOSpace.
       - A null deletes the property.
     type: dict
   quota:
     description:
-      - Bytes that an allocation may hold, with a unit if wanted, such as V(500M) or V(2T) (powers of 1024).
+      - Bytes that an allocation may hold, optionally with a unit, such as V(500M) or V(2T) (powers of 1024).
       - Only the administrator of the space can set it.
     type: str
   owner:
-    description: User whom an allocation belongs to. Only the administrator of the space can set it, and when creating.
+    description: Owner of an allocation. Only the administrator of the space can set it, at its creation.
     type: str
   timeout:
-    description: Longest wait for a recursive removal, in seconds.
+    description: Longest wait for a recursive deletion, in seconds.
     type: float
     default: 600
 attributes:
   check_mode:
     support: full
-    description: Tells what would change, without asking the service whether the user may.
+    description: Reports what would change, without asking the service whether the user may.
   diff_mode:
     support: full
     description: Shows the kind, the target and those properties that the task sets, before and after.
 """
 
 EXAMPLES = r"""
-- name: An allocation of 200 GiB for ada
+- name: Create an allocation of 200 GiB for ada
   skasrc.cavern.node:
     url: https://haproxy.cadc.dao.nrc.ca
     ca_path: state/certs/ca.pem
@@ -101,7 +101,7 @@ EXAMPLES = r"""
     owner: ada
     quota: 200G
 
-- name: A container that a group may write
+- name: Create a container that a group may write
   skasrc.cavern.node:
     url: https://haproxy.cadc.dao.nrc.ca
     token: "{{ ada.token }}"
@@ -113,7 +113,7 @@ EXAMPLES = r"""
     properties:
       title: Images of the survey
 
-- name: A link to it
+- name: Create a link to it
   skasrc.cavern.node:
     url: https://haproxy.cadc.dao.nrc.ca
     token: "{{ ada.token }}"
@@ -121,7 +121,7 @@ EXAMPLES = r"""
     kind: link
     target: /home/ada/survey/images
 
-- name: No survey any more
+- name: Delete the survey
   skasrc.cavern.node:
     url: https://haproxy.cadc.dao.nrc.ca
     token: "{{ ada.token }}"
@@ -132,7 +132,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 node:
-  description: The node as it is now, or would be after the run. Null if there is none.
+  description: The node after the run, or in check mode as it would be. Null if there is none.
   returned: success
   type: dict
   contains:
@@ -149,7 +149,7 @@ node:
       type: str
       returned: always
     target:
-      description: URI that a link leads to.
+      description: URI of a link's target.
       type: str
       returned: for links
     properties:
@@ -185,7 +185,7 @@ GROUPS = {"group_read": _vospace.READERS, "group_write": _vospace.WRITERS}
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the options ask for: the properties to set, and those (None) to delete."""
+    """Node that the options describe, with the properties to set and, as None, to delete."""
 
     path: str
     kind: str
@@ -198,7 +198,7 @@ def _text(value: Any) -> str:
 
 
 def wanted_properties(params: dict[str, Any]) -> dict[str, str | None]:
-    """Return the options as properties; NodeError names one that is wrong."""
+    """Return the options as properties. Raises NodeError for an invalid one."""
     properties: dict[str, str | None] = {}
     for name, value in (params["properties"] or {}).items():
         uri = name if ":" in name else f"{_vospace.CORE}{name}"
@@ -227,7 +227,7 @@ def wanted_properties(params: dict[str, Any]) -> dict[str, str | None]:
 
 
 def same(uri: str, wanted: str | None, found: str | None) -> bool:
-    """Whether a property has the value that is wanted; groups have no order, and what is not inherited is not told."""
+    """Whether a property has the wanted value; groups are unordered, and false inheritance is not reported."""
     if uri in GROUPS.values():
         return set((wanted or "").split()) == set((found or "").split())
     if uri in {_vospace.PUBLIC, _vospace.INHERIT}:
@@ -245,16 +245,16 @@ def differing(wanted: Wanted, node: Node) -> dict[str, str | None]:
 
 
 class Manager:
-    """Brings one node to the wanted state."""
+    """Bring one node to the wanted state."""
 
     def __init__(self, module: AnsibleModule, space: Space) -> None:
-        """Begin with nothing done."""
+        """Keep the options, without having changed anything."""
         self.module, self.params, self.space = module, module.params, space
         self.changed = False
         self.created: list[str] = []
 
     def wanted(self) -> Wanted:
-        """Return what the options ask for."""
+        """Return the node that the options describe."""
         params = self.params
         target = params["target"]
         if target is not None and target.startswith("/"):
@@ -268,7 +268,7 @@ class Manager:
         return self.space.root_uri() + _vospace.encode(path)
 
     def present(self) -> tuple[Node | None, Node]:
-        """Create or change the node; return it as it was and as it is or would be."""
+        """Create or change the node; return it before and after."""
         wanted = self.wanted()
         before = self.space.get(wanted.path)
         if before is None:
@@ -323,7 +323,7 @@ class Manager:
         return self.space.create(wanted.path, document)
 
     def _verify(self, wanted: Wanted, node: Node) -> Node:
-        """Notice what the service passed over, since it does so without a word."""
+        """Warn of properties that the service ignored, which it does without an error."""
         ignored = differing(wanted, node)
         if ignored:
             names = ", ".join(f"{uri} (is {node.properties.get(uri)!r})" for uri in sorted(ignored))
@@ -333,7 +333,7 @@ class Manager:
         return node
 
     def absent(self) -> tuple[Node | None, None]:
-        """Remove the node; return it as it was."""
+        """Delete the node; return it as it was."""
         path = _vospace.check_path(self.params["path"])
         before = self.space.get(path)
         if before is None:
@@ -378,7 +378,7 @@ def side(node: Node | None, uris: set[str]) -> dict[str, Any]:
 
 
 def check_options(params: dict[str, Any]) -> None:
-    """Refuse options that do not go together; NodeError names them."""
+    """Refuse options that exclude each other. Raises NodeError."""
     if params["target"] is not None and params["kind"] != "link":
         raise NodeError("target: only a link leads anywhere; say kind: link")
     if params["kind"] == "link" and params["state"] == "present":

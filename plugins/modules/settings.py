@@ -8,25 +8,25 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: settings
-short_description: Refuse settings that no role has, or that are not what they must be
+short_description: Validate the settings of a deployment
 version_added: 0.1.0
 author:
   - Cavern deployment team (@ska-telescope)
 description:
-  - Fails if an inventory or the command line gives a variable whose name begins like a setting of a role of this
-    collection and is none, and tells which one may be meant.
-  - Fails if a list or dictionary is given as text, at any depth, or a list or dictionary where a single value is
-    wanted. Ansible's own check takes such text for a list, and the roles would use it as text.
+  - Fails if an inventory or the command line sets a variable whose name has the prefix of a role of this collection but
+    is not a setting, and suggests the setting that may be meant.
+  - Fails if a list or dictionary is given as text, at any depth, or a list or dictionary in place of a single value.
+    Ansible's own validation accepts such text as a list, but the roles would use it as text.
 options:
   others:
-    description: Names that begin like a setting and belong to something else.
+    description: Names with such a prefix that belong to something else.
     type: list
     elements: str
     default: []
 attributes:
   action:
     support: full
-    description: Runs on the controller alone.
+    description: Runs on the controller only.
   check_mode:
     support: full
     description: Nothing is ever changed.

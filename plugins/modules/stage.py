@@ -7,13 +7,13 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: stage
-short_description: Files of a storage element staged into a user's area
+short_description: Stage files of a storage element into a user's area
 version_added: 0.1.0
 description:
-  - Submits a task to prepare-data, waits for its end, and returns what became of every file.
-  - What counts is content. Files that are in place already, with the same size and checksum, are left alone, and if
-    that is true of all of them the module reports no change. The same request, whatever the order of its files, is
-    not submitted twice while it is under way.
+  - Submits a task to prepare-data, waits for its end, and returns the outcome of every file.
+  - Files are compared by content. Those that are in place already, with the same size and checksum, are left alone,
+    and if that holds for all of them the module reports no change. A request is not submitted again while it is in
+    progress, whatever the order of its files.
 author:
   - Cavern deployment team (@skasrc)
 extends_documentation_fragment:
@@ -32,7 +32,7 @@ options:
         type: str
         required: true
       path:
-        description: Path below the root of the storage element. Worked out by O(algorithm) if omitted.
+        description: Path below the root of the storage element. Derived by O(algorithm) if omitted.
         type: str
       destination:
         description: Directory in the user's area, if not the module's O(destination).
@@ -56,31 +56,31 @@ options:
     choices: [hash, identity]
     default: hash
   approach:
-    description: How to stage, if not as the site does by default.
+    description: Staging approach, if not the site's default.
     type: str
   callback:
-    description: URL that is told of the task's end.
+    description: URL that is notified when the task ends.
     type: str
   lifetime:
-    description: Seconds that the staged copies are kept for. For ever if omitted.
+    description: Seconds that the staged copies are kept for. Indefinitely if omitted.
     type: int
   idempotency_key:
-    description: The same key is the same task, even after its end.
+    description: A request with the same key is the same task, even after its end.
     type: str
   wait:
     description:
-      - Whether to wait for the task's end, and to fail if not every file is staged then.
-      - Without, the module reports a change if there was no such task under way.
+      - Whether to wait for the task's end, and to fail unless every file is staged then.
+      - With V(false), the module reports a change if there was no such task in progress.
     type: bool
     default: true
   timeout:
-    description: Longest wait for the task's end, in seconds. The task goes on after it.
+    description: Longest wait for the task's end, in seconds. The task continues after it.
     type: float
     default: 600
 attributes:
   check_mode:
     support: full
-    description: Asks for an estimate, which also finds malformed items, missing files and a quota that is too small.
+    description: Requests an estimate, which also finds malformed items, missing files and an insufficient quota.
   diff_mode:
     support: none
     description: The files' states are in the result.
@@ -96,7 +96,7 @@ EXAMPLES = r"""
     items:
       - did: testing:prepare_data_test.txt
 
-- name: Submit a list of DIDs, to be waited for later
+- name: Submit a list of DIDs without waiting
   skasrc.cavern.stage:
     url: https://haproxy.cadc.dao.nrc.ca
     token_file: ~/.token
@@ -125,7 +125,7 @@ task:
   type: dict
   sample: {state: SUCCEEDED, files: 1, files_done: 1, files_failed: 0, bytes_done: 4096}
 files:
-  description: What became of each file, in the order of O(items).
+  description: Outcome of each file, in the order of O(items).
   returned: with O(wait=true)
   type: list
   elements: dict
@@ -139,7 +139,7 @@ counts:
   type: dict
   sample: {STAGED: 1}
 estimate:
-  description: What the request would cost.
+  description: Estimated cost of the request.
   returned: in check mode
   type: dict
   sample: {files: 1, bytes: 4096, present: 0, missing: [], quota_left: 1000000, seconds: 0.4}
@@ -152,7 +152,7 @@ from ansible_collections.skasrc.cavern.plugins.module_utils import _staging
 
 
 def check_options(module: AnsibleModule) -> None:
-    """Refuse what no service has to be asked about."""
+    """Validate the options that need no service."""
     params = module.params
     if not params["items"]:
         module.fail_json(msg="items: at least one file is needed")
@@ -162,7 +162,7 @@ def check_options(module: AnsibleModule) -> None:
 
 
 def read_items(params: dict[str, Any]) -> list[Any]:
-    """Return the items as the client takes them; its InvalidItem names one that is wrong."""
+    """Return the items as the client takes them. Raises its InvalidItem."""
     items = []
     for entry in params["items"]:
         known = {name: value for name, value in entry.items() if value is not None}
@@ -170,8 +170,8 @@ def read_items(params: dict[str, Any]) -> list[Any]:
     return items
 
 
-def foresee(module: AnsibleModule, client: Any, items: list[Any]) -> dict[str, Any]:
-    """Return what a run would do."""
+def predict(module: AnsibleModule, client: Any, items: list[Any]) -> dict[str, Any]:
+    """Return the result that a run would have."""
     params = module.params
     estimate = client.estimate(items, destination=params["destination"], approach=params["approach"])
     result = {
@@ -190,7 +190,7 @@ def foresee(module: AnsibleModule, client: Any, items: list[Any]) -> dict[str, A
 
 
 def stage(module: AnsibleModule, client: Any, items: list[Any]) -> dict[str, Any]:
-    """Submit the task, see it to its end if asked, and return the result."""
+    """Submit the task, wait for its end if asked to, and return the result."""
     params = module.params
     task = client.submit(
         items,
@@ -251,7 +251,7 @@ def main() -> None:
     with _staging.connect(module) as client:
         try:
             items = read_items(module.params)
-            result = foresee(module, client, items) if module.check_mode else stage(module, client, items)
+            result = predict(module, client, items) if module.check_mode else stage(module, client, items)
         except _staging.PrepareDataError as error:
             module.fail_json(msg=str(error))
     module.exit_json(**result)

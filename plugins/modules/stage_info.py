@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: stage_info
-short_description: Staging tasks and their files
+short_description: List staging tasks and their files
 version_added: 0.1.0
 description:
   - Returns one task of prepare-data with its files, or the user's tasks, the newest first.
@@ -27,7 +27,7 @@ options:
     elements: str
     choices: [QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED, LOST]
   limit:
-    description: At most so many tasks.
+    description: Maximum number of tasks.
     type: int
     default: 100
   files:
@@ -59,7 +59,7 @@ EXAMPLES = r"""
   retries: 100
   delay: 3
 
-- name: What is under way
+- name: List the tasks in progress
   skasrc.cavern.stage_info:
     url: https://haproxy.cadc.dao.nrc.ca
     token: "{{ ada.token }}"
@@ -96,7 +96,7 @@ from ansible_collections.skasrc.cavern.plugins.module_utils import _staging
 
 
 def look(params: dict[str, Any], client: Any) -> dict[str, Any]:
-    """Return what was asked for."""
+    """Return the tasks that the options select."""
     if params["task_id"] is None:
         return {
             "tasks": [

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: token
-short_description: An access token from an OpenID Connect issuer
+short_description: Request an access token from an OpenID Connect issuer
 version_added: 0.1.0
 description:
-  - Asks an issuer's token endpoint, which it finds by OpenID Connect Discovery, for an access token.
-  - Give the task C(no_log=true), since its result is the token.
+  - Requests an access token from an issuer's token endpoint, which is found by OpenID Connect Discovery.
+  - Set C(no_log=true) on the task, since its result is the token.
 author:
   - Cavern deployment team (@skasrc)
 extends_documentation_fragment:
@@ -25,16 +25,16 @@ options:
       - V(password) asks on behalf of O(username) (RFC 6749 section 4.3). The development issuer offers it.
       - V(client_credentials) asks for the client itself (RFC 6749 section 4.4).
       - V(token_exchange) asks for another token of the user of O(subject_token), such as one for another audience or
-        with a longer life (RFC 8693).
+        with a longer lifetime (RFC 8693).
     type: str
     choices: [password, client_credentials, token_exchange]
     default: password
   client_id:
-    description: The client that asks.
+    description: ID of the client.
     type: str
     required: true
   client_secret:
-    description: Its secret.
+    description: Secret of the client.
     type: str
     required: true
   username:
@@ -47,26 +47,26 @@ options:
     description: A valid token of the user. Required with O(grant=token_exchange).
     type: str
   expires_in:
-    description: Life of the token in seconds, if the issuer lets a client choose it.
+    description: Lifetime of the token in seconds, if the issuer lets a client choose it.
     type: int
   audience:
-    description: Service that the token shall be for.
+    description: Service that the token is meant for.
     type: str
   scope:
-    description: Scopes that the token shall have.
+    description: Scopes of the token.
     type: list
     elements: str
 attributes:
   check_mode:
     support: full
-    description: A token is given in check mode as well. Nothing is ever changed.
+    description: A token is requested in check mode as well. Nothing is ever changed.
   diff_mode:
     support: none
     description: Nothing is ever changed.
 """
 
 EXAMPLES = r"""
-- name: A token of the user ada
+- name: Get a token of the user ada
   skasrc.cavern.token:
     issuer: https://haproxy.cadc.dao.nrc.ca/iam
     username: ada
@@ -85,12 +85,12 @@ token:
   type: str
   sample: eyJhbGciOi…
 token_type:
-  description: Its type as the issuer states it.
+  description: Type of the token, as stated by the issuer.
   returned: success
   type: str
   sample: Bearer
 expires_in:
-  description: Its life in seconds. Null if the issuer does not state it.
+  description: Lifetime in seconds. Null if the issuer does not state it.
   returned: success
   type: int
   sample: 3600
@@ -147,7 +147,7 @@ def form(params: dict[str, Any]) -> dict[str, str]:
 
 
 def get_token(client: _http.Client, issuer: str, params: dict[str, Any]) -> dict[str, Any]:
-    """Ask for a token; the issuer's refusal becomes a ServiceError."""
+    """Request a token. Raises ServiceError if the issuer refuses."""
     answer = client.request(
         "POST",
         find_endpoint(client, issuer),

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the controller adds to a run that may build images: their inputs always, their contexts when asked.
+"""Inputs and build contexts that the controller adds to a run that may build images.
 
 Private to the collection.
 """
@@ -21,12 +21,12 @@ ROOT = Path(__file__).parents[2]
 
 
 class BuildingAction(ActionBase):
-    """Reads recipes and sources on the controller; the module asks for the contexts that it has to build."""
+    """Read recipes and sources on the controller; the module asks for the contexts that it has to build."""
 
     TRANSFERS_FILES = True
 
     def _with_inputs(self, given: dict[str, Any]) -> dict[str, Any]:
-        """The arguments of the module images, completed: the needed recipes alone, each with what it is made from."""
+        """Return the arguments of the module images with only the needed recipes, each with its inputs."""
         checked = ArgumentSpecValidator(_recipes.ARGUMENT_SPEC).validate(given)
         if checked.error_messages:
             raise AnsibleActionFail(f"images: {'; '.join(checked.error_messages)}")
@@ -54,7 +54,7 @@ class BuildingAction(ActionBase):
         return arguments | {"recipes": completed}
 
     def _send_contexts(self, recipes: dict[str, Any], names: list[str]) -> None:
-        """Bring the contexts of the named recipes to the host, and note where they are."""
+        """Copy the contexts of the named recipes to the host, and add their paths to the recipes."""
         if not self._connection._shell.tmpdir:
             self._make_tmp_path()
         remote = self._connection._shell.tmpdir

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Documentation of options that one module has at its top and another below an option. Private to the collection."""
+"""Document options that one module takes at the top level and another below an option. Private to the collection."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import textwrap
 
 
 def nested_fragment(name: str, documentation: str, module: str = "") -> str:
-    """Documentation of the option *name* that takes all that a *module*, of the same name unless given, takes."""
+    """Return the documentation of the option *name* with the options of *module* (by default of the same name)."""
     inner = textwrap.indent(documentation.removeprefix("\noptions:\n"), "    ")
     inner = re.sub(r"\bO\(", f"O({name}.", inner)
     return f"""

@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Values against the JSON schema of a service's settings. Private to the collection.
+"""Validate values by the JSON schema of a service's settings. Private to the collection.
 
-The part of JSON Schema that the services' models use, so that the controller needs no library and none of the services.
-Text that spells a boolean or number passes for one, as it does with the service, which reads the same file.
+Implements the part of JSON Schema that the services' models use, so that the controller needs neither a library nor the
+services. Text that spells a boolean or number is accepted, as the service does, which reads the same file.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
 
 
 def invalid(name: str, schema: Schema, value: Any, resolve: Resolve) -> Iterator[str]:
-    """Tell what is wrong with a value, by the name of each part.
+    """Yield what is invalid in a value, by the name of each part.
 
     Templates are resolved by *resolve*, which raises LookupError where that is not possible yet.
     """

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the roles' argument specs say of a deployment's settings. Private to the collection.
+"""Validate a deployment's settings by the roles' argument specs. Private to the collection.
 
 Ansible checks a value as it coerces it, and then the roles use it as it was given: the text https://x passes for a
 list, and would be joined letter by letter. Lists and dictionaries must therefore be given as such, at every depth. A
@@ -99,7 +99,7 @@ NAMES = (
 
 
 def specs(root: Path) -> dict[str, dict[str, Spec]]:
-    """Specification of every setting of the collection at *root*, by role and name."""
+    """Return the specification of every setting of the collection at *root*, by role and name."""
     return {
         file.parent.parent.name: yaml_load(file.read_bytes())["argument_specs"]["main"]["options"]
         for file in sorted(root.glob("roles/*/meta/argument_specs.yml"))
@@ -107,12 +107,12 @@ def specs(root: Path) -> dict[str, dict[str, Spec]]:
 
 
 def schemas(root: Path) -> dict[str, _schema.Schema]:
-    """JSON schema of each variable that holds the settings of a service, or other variables of several parts."""
+    """Return the JSON schema of each variable that holds the settings of a service, or another structured value."""
     return {file.stem: json.loads(file.read_bytes()) for file in sorted(root.glob("roles/*/files/*.json"))}
 
 
 def unfit(name: str, schema: _schema.Schema, value: Any, resolve: Callable[[Any], Any]) -> Iterator[str]:
-    """Tell what is wrong with the settings of a service."""
+    """Yield what is invalid in the settings of a service."""
     if isinstance(value, dict):
         given_by = {**GIVEN_BY["cavern_common_settings"], **GIVEN_BY.get(name, {})}
         for key in sorted(set(value) & set(given_by)):
@@ -121,7 +121,7 @@ def unfit(name: str, schema: _schema.Schema, value: Any, resolve: Callable[[Any]
 
 
 def unknown(given: Iterable[str], roles: dict[str, dict[str, Spec]]) -> Iterator[str]:
-    """Tell which of the *given* names begin like a setting of a role and are none."""
+    """Yield which of the *given* names begin like a setting of a role but are unknown."""
     known = {name for options in roles.values() for name in options}
     beginnings = tuple(f"{role}_" for role in roles)
     for name in sorted(set(given) - known):
@@ -133,7 +133,7 @@ def unknown(given: Iterable[str], roles: dict[str, dict[str, Spec]]) -> Iterator
 
 
 def misshapen(name: str, spec: Spec, value: Any, resolve: Callable[[Any], Any]) -> Iterator[str]:
-    """Tell where in a value a list or dictionary is none, or something else is one.
+    """Yield where a value is not the list or dictionary that it must be, or is one where it must not be.
 
     Templates are resolved by *resolve*, which raises LookupError where that is not possible yet.
     """

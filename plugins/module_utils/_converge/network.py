@@ -57,10 +57,10 @@ def overlap(subnet: str, networks: list[dict[str, Any]], name: str, bridge: str)
 
 
 class Network:
-    """The network of a project: what there is, what is wanted, and the way from one to the other."""
+    """Compare the network of a project with the wanted one, and create, replace or remove it."""
 
     def __init__(self, engine: Engine, report: Report, wanted: dict[str, Any], check_mode: bool) -> None:
-        """Bring about what the module's option `network` says."""
+        """Take the wanted network from the module's option `network`."""
         self.engine = engine
         self.report = report
         self.wanted = wanted
@@ -130,7 +130,7 @@ class Network:
         return sorted(member["Name"] for key, member in members.items() if key not in ours)
 
     def _plan_connections(self, connections: Connections) -> None:
-        connections.look()
+        connections.plan()
         self.report.actions += connections.actions
         self.report.diffs += connections.diffs
 
@@ -144,7 +144,7 @@ class Network:
         if self.action:
             self._create()
         if self._connections:
-            self._connections.act()
+            self._connections.apply()
 
     def _create(self) -> None:
         if self._former is not None:
@@ -173,7 +173,7 @@ class Network:
         connections = Connections(self.engine.project, self.wanted, None)
         self._plan_connections(connections)
         if not self.check_mode:
-            connections.act()
+            connections.apply()
 
     def _remove_network(self, found: dict[str, Any]) -> None:
         foreign = self._foreign_members(found)

@@ -40,7 +40,7 @@ def _put(document: Document, path: str, value: Any) -> None:
     document[last] = value
 
 
-def _field(
+def field(
     argument: Argument,
     engine: str,
     compose: str,
@@ -449,7 +449,7 @@ OPTIONS: tuple[Option, ...] = (
             ),
         ),
     ),
-    _field(
+    field(
         Argument("extra_hosts", "Entries of the container's hosts file.", "dict", default={}),
         "HostConfig.ExtraHosts",
         "extra_hosts",
@@ -458,38 +458,38 @@ OPTIONS: tuple[Option, ...] = (
         create=_pairs(":"),
         composed=_pairs(":"),
     ),
-    _field(_texts_argument("dns", "Name servers."), "HostConfig.Dns", "dns", wanted=_list),
-    _field(
+    field(_texts_argument("dns", "Name servers."), "HostConfig.Dns", "dns", wanted=_list),
+    field(
         Argument("read_only", "Read-only root file system.", "bool", default=False),
         "HostConfig.ReadonlyRootfs",
         "read_only",
         wanted=bool,
     ),
-    _field(
+    field(
         _texts_argument("cap_add", "Capabilities to add."),
         "HostConfig.CapAdd",
         "cap_add",
         wanted=_capabilities,
     ),
-    _field(
+    field(
         _texts_argument("cap_drop", "Capabilities to drop."),
         "HostConfig.CapDrop",
         "cap_drop",
         wanted=_capabilities,
     ),
-    _field(
+    field(
         _texts_argument("security_opt", "Security options."),
         "HostConfig.SecurityOpt",
         "security_opt",
         wanted=lambda value: sorted(value or []),
     ),
-    _field(
+    field(
         Argument("init", "Run an init process as PID 1.", "bool", default=False),
         "HostConfig.Init",
         "init",
         wanted=bool,
     ),
-    _field(
+    field(
         Argument("memory", "Memory limit such as 256m."),
         "HostConfig.Memory",
         "mem_limit",
@@ -497,7 +497,7 @@ OPTIONS: tuple[Option, ...] = (
         active=_number,
         composed=_optional(_memory),
     ),
-    _field(
+    field(
         Argument(
             "cpu_shares", "Weight when the processors are contended; the Engine's default is 1024.", "int"
         ),
@@ -506,7 +506,7 @@ OPTIONS: tuple[Option, ...] = (
         wanted=_number,
         composed=_optional(_same),
     ),
-    _field(
+    field(
         Argument("pids_limit", "Maximum number of processes.", "int"),
         "HostConfig.PidsLimit",
         "pids_limit",
@@ -514,7 +514,7 @@ OPTIONS: tuple[Option, ...] = (
         create=_optional(_same),
         composed=_optional(_same),
     ),
-    _field(
+    field(
         Argument("ulimits", "Resource limits (ulimit) by name.", "dict", default={}),
         "HostConfig.Ulimits",
         "ulimits",
@@ -522,7 +522,7 @@ OPTIONS: tuple[Option, ...] = (
         active=lambda value: {entry["Name"]: entry["Soft"] for entry in value or []},
         create=lambda value: [{"Name": k, "Soft": limit, "Hard": limit} for k, limit in value.items()],
     ),
-    _field(
+    field(
         Argument(
             "restart_policy",
             "When Docker restarts it.",
@@ -551,42 +551,42 @@ OPTIONS: tuple[Option, ...] = (
         compose=_compose_swap,
         argument=Argument("memory_swap", "Limit of memory and swap together; the memory limit by default."),
     ),
-    _field(
+    field(
         _texts_argument("command", "Command and arguments."),
         "Cmd",
         "command",
         wanted=_optional(_arguments),
         active=_same,
     ),
-    _field(
+    field(
         _texts_argument("entrypoint", "Entry point."),
         "Entrypoint",
         "entrypoint",
         wanted=_optional(_arguments),
         active=_same,
     ),
-    _field(
+    field(
         Argument("user", "uid and gid that it runs as, such as 8000:8000."),
         "User",
         "user",
         wanted=_optional(str),
         active=_same,
     ),
-    _field(
+    field(
         Argument("working_dir", "Working directory."),
         "WorkingDir",
         "working_dir",
         wanted=_optional(str),
         active=_same,
     ),
-    _field(
+    field(
         Argument("stop_signal", "Signal that stops it."),
         "StopSignal",
         "stop_signal",
         wanted=_optional(str),
         active=_same,
     ),
-    _field(
+    field(
         Argument("stop_timeout", "Seconds before it is killed.", "int"),
         "StopTimeout",
         "stop_grace_period",
@@ -594,7 +594,7 @@ OPTIONS: tuple[Option, ...] = (
         active=_same,
         composed=lambda seconds: f"{seconds}s",
     ),
-    _field(
+    field(
         Argument("shm_size", "Size of /dev/shm such as 64m."),
         "HostConfig.ShmSize",
         "shm_size",
@@ -602,7 +602,7 @@ OPTIONS: tuple[Option, ...] = (
         active=_same,
         composed=_memory,
     ),
-    _field(
+    field(
         Argument(
             "log",
             "Limits of the container's log.",
@@ -619,7 +619,7 @@ OPTIONS: tuple[Option, ...] = (
         create=lambda value: {"Type": "json-file", "Config": value},
         composed=lambda value: {"driver": "json-file", "options": value},
     ),
-    _field(
+    field(
         Argument(
             "health",
             "Health check.",

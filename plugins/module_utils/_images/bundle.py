@@ -49,7 +49,7 @@ def write(path: Path, contents: dict[str, Any], stream: Iterable[bytes]) -> None
 
 
 def contents(path: Path) -> dict[str, Any] | None:
-    """The list of images, None for an archive of other origin."""
+    """Return the list of images, None for an archive without one."""
     try:
         with tarfile.open(path, "r|*") as archive:
             member = archive.next()
@@ -63,7 +63,7 @@ def contents(path: Path) -> dict[str, Any] | None:
 
 
 def verify(path: Path) -> None:
-    """Compare with the checksum beside the bundle, if there is one."""
+    """Verify the bundle by the checksum beside it, if there is one. Raises BundleError."""
     recorded = _files.read_bytes(checksum_path(path))
     if recorded is None:
         return

@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Looks into images: what they hold, and which of Debian's updates they lack. Private to the collection.
+"""Inspect images: list what they contain, and which Debian updates they lack. Private to the collection.
 
-Both are asked of a short-lived container of the image itself, which has Python and apt: apt verifies what the archive
-says, and compares versions as dpkg does.
+Both run in a short-lived container of the image itself, which has Python and apt: apt verifies the archive's lists, and
+compares versions as dpkg does.
 """
 
 from __future__ import annotations
@@ -98,12 +98,12 @@ print(json.dumps(waiting))
 
 
 class ContentsError(Exception):
-    """An image cannot be looked into; the message says why."""
+    """An image cannot be inspected; the message says why."""
 
 
 @dataclass(frozen=True, order=True)
 class Update:
-    """A package of an image, and the newer version that Debian has."""
+    """Package of an image, and the newer version that Debian offers."""
 
     name: str
     installed: str
@@ -115,7 +115,7 @@ class Update:
 
 @dataclass(frozen=True)
 class Archive:
-    """Debian's archive of updates: lines of apt's sources.list, and how to get there."""
+    """Debian's archive of updates: lines of apt's sources.list, proxy and CA bundle."""
 
     sources: list[str]
     proxy: dict[str, str]
@@ -123,7 +123,7 @@ class Archive:
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> Archive:
-        """The archive that the options of the module images name."""
+        """Return the archive that the options of the module images name."""
         suite, bundle = options["debian_suite"], Path(options["ca_bundle"])
         values = {key.lower(): str(value) for key, value in options["proxy"].items() if value}
         return cls(
@@ -137,19 +137,19 @@ class Archive:
 
 
 class Contents:
-    """What images hold, read from the documents in a directory as far as those are of the images that there are."""
+    """Contents of images, read from the SBOMs in a directory where these match the present images."""
 
     def __init__(self, api: Any, directory: Path | None) -> None:
-        """Ask the engine behind *api* for what is not written in *directory*, which may be none."""
+        """Inspect images by *api* that have no valid SBOM in *directory*, which may be None."""
         self.api = api
         self.directory = directory
 
     def file(self, image: str) -> Path:
-        """The document of an image, by the last part of its name."""
+        """Return the path of an image's SBOM, by the last part of its name."""
         return (self.directory or Path()) / f"{image.rpartition('/')[2].rpartition(':')[0]}.cdx.json"
 
     def written(self, image: str, details: dict[str, Any]) -> dict[str, Any] | None:
-        """The document of an image if it is written, and of this very image."""
+        """Return the SBOM of an image if it is written, and of this very image."""
         found = _files.read_bytes(self.file(image)) if self.directory else None
         if found is None or sbom.image_of(found) != details["Id"]:
             return None
@@ -157,7 +157,7 @@ class Contents:
         return bill
 
     def bill(self, image: str, details: dict[str, Any]) -> dict[str, Any]:
-        """What an image holds. Errors: ContentsError."""
+        """Return the SBOM of an image. Raises ContentsError."""
         return self.written(image, details) or sbom.document(image, details, self._scan(image))
 
     def _scan(self, image: str) -> dict[str, Any]:
@@ -165,7 +165,7 @@ class Contents:
         return found
 
     def updates(self, bills: dict[str, dict[str, Any]], archive: Archive) -> dict[str, list[Update]]:
-        """Updates of Debian that each image lacks, which one of them is asked for. Errors: ContentsError."""
+        """Return the Debian updates that each image lacks; one of them asks the archive. Raises ContentsError."""
         if not bills:
             return {}
         packages = {image: sbom.packages(bill) for image, bill in bills.items()}
@@ -183,7 +183,7 @@ class Contents:
 
 
 def _run(api: Any, image: str, arguments: list[str], host: dict[str, Any]) -> str:
-    """Output of the image's Python in a container that can do nothing else."""
+    """Run the image's Python in a container without privileges, and return its output."""
     body = {
         "Image": image,
         "Entrypoint": ["/usr/bin/python3"],

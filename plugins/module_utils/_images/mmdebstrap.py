@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A root file system of Debian packages, made by mmdebstrap. Private to the collection."""
+"""Create a root file system of Debian packages with mmdebstrap. Private to the collection."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _SLIM = 'cd "$1/usr/share" && find doc -type f ! -name copyright -delete && rm -
 
 
 class MmdebstrapError(Exception):
-    """The file system could not be made; the message holds mmdebstrap's last words."""
+    """The file system could not be created; the message holds the end of mmdebstrap's output."""
 
 
 def command(
     suite: str, sources: list[str], packages: list[str], users: dict[str, int], files: Path
 ) -> list[str]:
-    """mmdebstrap's command line; the archive goes to standard output.
+    """Return mmdebstrap's command line; the archive is written to standard output.
 
     `sources` are lines of apt's sources.list, `users` numbers by name (groups are named and numbered alike), `files`
     is a tar archive to lay over the essential packages before they are configured.
@@ -58,7 +58,7 @@ def command(
 
 @contextmanager
 def archive(arguments: list[str], environment: dict[str, str]) -> Iterator[IO[bytes]]:
-    """Run `command`'s result and give its output, a tar archive. It is complete if no error is raised at the end."""
+    """Run the command line and yield its output, a tar archive, which is complete if no error is raised at the end."""
     with (
         tempfile.TemporaryDirectory(prefix="cavern-base-") as directory,
         subprocess.Popen(
@@ -89,7 +89,7 @@ def archive(arguments: list[str], environment: dict[str, str]) -> Iterator[IO[by
 
 
 def _prelude() -> list[str]:
-    """Unpacking thousands of small files takes half the time in memory, where there is enough of it."""
+    """Return a command that unpacks in memory, which halves the time, if there is enough of it."""
     lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     free = next((int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), 0)
     if free < _MEMORY:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How images follow from their recipes: which are needed, what goes into each. Private to the collection.
+"""Determine which images are needed, and the inputs of each, from their recipes. Private to the collection.
 
 A recipe names the image it builds on, the images it takes files from, the files of its build context (paths in the
 context to paths below the collection) and build arguments. An image is as new as its inputs: all of these, and its
@@ -57,17 +57,17 @@ ARGUMENT_SPEC: dict[str, Any] = {
 
 
 class RecipeError(Exception):
-    """A recipe cannot be followed; the message names it."""
+    """A recipe is invalid; the message names it."""
 
 
 def parents(recipe: dict[str, Any]) -> list[str]:
-    """The recipes that must be there first: the one to build on, and those of the stages to take files from."""
+    """Return the recipes that must be built first: the base image, and those of the stages to copy files from."""
     own = [recipe["from"]] if recipe.get("from") else []
     return [*own, *(recipe.get("stages") or {}).values()]
 
 
 def closure(recipes: dict[str, Any], names: list[str]) -> list[str]:
-    """The named recipes and all that they build on, parents first."""
+    """Return the named recipes and all that they build on, parents first. Raises RecipeError."""
     ordered: list[str] = []
 
     def visit(name: str, children: tuple[str, ...]) -> None:
@@ -86,13 +86,13 @@ def closure(recipes: dict[str, Any], names: list[str]) -> list[str]:
 
 
 def next_builds(recipes: dict[str, Any], pending: list[str], unfinished: set[str]) -> list[str]:
-    """Those of the pending builds whose parents are not unfinished, the ones that most others wait for first."""
+    """Return the pending builds whose parents are finished, those that most others wait for first."""
     ready = [name for name in pending if not unfinished & set(parents(recipes[name]))]
     return sorted(ready, key=lambda name: -sum(name in parents(recipes[other]) for other in pending))
 
 
 def ancestors(recipes: dict[str, Any], name: str) -> set[str]:
-    """The recipes whose images an image is built on, one upon the other; not those that it only copies from."""
+    """Return the recipes of an image's base images, without those that it only copies from."""
     found: set[str] = set()
     while (parent := recipes[name].get("from")) and parent in recipes:
         found.add(parent)
@@ -103,7 +103,7 @@ def ancestors(recipes: dict[str, Any], name: str) -> set[str]:
 def parts(
     recipes: dict[str, Any], names: list[str], root: Path, settings: dict[str, str]
 ) -> dict[str, dict[str, str]]:
-    """Each input of each image with its digest.
+    """Return each input of each image with its digest.
 
     `names` is a closure; `settings` are those that all images without a parent depend on, by the option's name.
     """
@@ -124,12 +124,12 @@ def parts(
 
 
 def digest(own: dict[str, str]) -> str:
-    """Digest of the inputs of one image."""
+    """Return the digest of the inputs of one image."""
     return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
 
 def changes(before: str | None, own: dict[str, str]) -> list[str]:
-    """What is different about the inputs, against the label of an image that was built earlier."""
+    """Return how the inputs differ from the label of an image that was built earlier."""
     try:
         old = json.loads(before or "")
     except ValueError:
@@ -142,7 +142,7 @@ def changes(before: str | None, own: dict[str, str]) -> list[str]:
 
 
 def version(recipe: dict[str, Any], root: Path) -> str:
-    """Version of the distribution that the recipe names by its `version`."""
+    """Return the version of the distribution that the recipe names by its `version`."""
     with (root / recipe["version"]).open("rb") as stream:
         return str(tomllib.load(stream)["project"]["version"])
 
@@ -152,7 +152,7 @@ def _short(content: bytes) -> str:
 
 
 def context(name: str, recipe: dict[str, Any], root: Path) -> bytes:
-    """The build context as a tar archive, the same bytes for the same files."""
+    """Return the build context as a reproducible tar archive."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for target, path in _files(name, recipe, root):
@@ -168,7 +168,7 @@ def _mode(path: Path) -> int:
 
 
 def _files(name: str, recipe: dict[str, Any], root: Path) -> Iterator[tuple[str, Path]]:
-    """Each file of the context with its path there, in a fixed order."""
+    """Yield each file of the context with its path there, in a fixed order."""
     for target, source in sorted((recipe.get("files") or {}).items()):
         path = root / source
         if path.is_file():

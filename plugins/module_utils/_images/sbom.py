@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What an image holds, as a software bill of materials (CycloneDX 1.6). Private to the collection."""
+"""Software bill of materials (CycloneDX 1.6) of an image. Private to the collection."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ LISTS = {"deb": "dpkg's list of the package's files with their MD5", "pypi": "RE
 
 
 def document(reference: str, details: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """The bill of materials of an image: its engine's *details*, and what was *found* in it.
+    """Return the bill of materials of an image from its inspected *details*, and what was *found* in it.
 
-    The same for the same image, whenever it is written.
+    It is reproducible: the same for the same image.
     """
     digest = details["Id"].removeprefix("sha256:")
     name, _colon, tag = reference.rpartition(":")
@@ -61,7 +61,7 @@ def document(reference: str, details: dict[str, Any], found: dict[str, Any]) -> 
 
 
 def moment(created: str) -> str:
-    """The engine's time without the fractions that JSON Schema's date-time and old readers stumble over."""
+    """Return the Engine's time without fractions, which JSON Schema's date-time and old readers reject."""
     return re.sub(r"\.\d+", "", created)
 
 
@@ -98,12 +98,12 @@ def _library(purl: str, name: str, version: str, digest: str | None, kind: str) 
 
 
 def text(bill: dict[str, Any]) -> bytes:
-    """The document as it is written."""
+    """Return the document as it is written to a file."""
     return json.dumps(bill, indent=1, ensure_ascii=False).encode() + b"\n"
 
 
 def image_of(written: bytes | None) -> str | None:
-    """Id of the image that a written document is of; None if it is none."""
+    """Return the ID of the image that a written document describes, None if it is invalid."""
     try:
         return f"sha256:{json.loads(written or b'')['metadata']['component']['hashes'][0]['content']}"
     except (ValueError, KeyError, IndexError, TypeError):
@@ -111,7 +111,7 @@ def image_of(written: bytes | None) -> str | None:
 
 
 def packages(bill: dict[str, Any]) -> list[Package]:
-    """The Debian packages in a document."""
+    """Return the Debian packages in a document."""
     found = []
     for component in bill["components"]:
         match = re.match(r"pkg:deb/.*\?arch=([^&]+)", component.get("purl", ""))

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which images lack updates of Debian, and the documents of what they hold. Private to the collection."""
+"""Debian updates that images lack, and the SBOMs of images. Private to the collection."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ Inspect = Callable[[str], "dict[str, Any] | None"]
 
 
 def digest(updates: list[Update]) -> str:
-    """What a label keeps of the updates that a build was to bring."""
+    """Return the digest of updates by which a label records that a build was to bring them."""
     return hashlib.sha256("\n".join(map(str, updates)).encode()).hexdigest()[:16]
 
 
 class Upkeep:
-    """The images with a recipe that a deployment runs, and the one that they are all built on."""
+    """Images with a recipe that a deployment runs, and the base image of all."""
 
     def __init__(self, api: Any, options: dict[str, Any], inspect: Inspect) -> None:
-        """*options* are those of the module images, *inspect* asks the engine for an image."""
+        """Take the *options* of the module images; *inspect* returns an inspected image."""
         self.options = options
         self.inspect = inspect
         self.api = api
@@ -43,11 +43,11 @@ class Upkeep:
         self.images = [image for image in dict.fromkeys([*bases, *options["images"]]) if image in ours]
 
     def reference(self, name: str) -> str:
-        """Full name of a recipe's image."""
+        """Return the full name of a recipe's image."""
         return f"{self.options['prefix']}/{name}:{self.options['tag']}"
 
     def updates(self) -> dict[str, list[Update]]:
-        """Updates that each image lacks. Errors: ContentsError."""
+        """Return the updates that each image lacks. Raises ContentsError."""
         if self.api is None:
             return {}
         present = {image: self.inspect(image) for image in self.images}
@@ -55,7 +55,7 @@ class Upkeep:
         return self.contents.updates(bills, Archive.of(self.options))
 
     def own(self, found: dict[str, list[Update]]) -> dict[str, list[Update]]:
-        """By recipe, the updates of what its own image brings: the rest comes with those that it is built on."""
+        """Return by recipe the updates of packages that its own image adds: others come with its base images."""
         by_name = {name: set(found.get(self.reference(name), ())) for name in self.recipes}
         own = {}
         for name, updates in by_name.items():
@@ -67,7 +67,7 @@ class Upkeep:
         return own
 
     def stale_bills(self, changing: set[str]) -> dict[Path, tuple[str | None, str]]:
-        """Documents to write and to remove, each with its image and why; *changing* will be other images than now."""
+        """Return SBOMs to write and to remove, with image and reason; the images *changing* will be replaced."""
         directory = self.contents.directory
         if directory is None:
             return {}
@@ -86,7 +86,7 @@ class Upkeep:
         return stale
 
     def write(self, images: list[str], connect: Callable[[], Any]) -> list[str]:
-        """Write the documents of images, each over an own connection; what went wrong."""
+        """Write the SBOMs of images, each over its own connection; return what failed."""
         directory = self.contents.directory
         if directory is None:
             return []

@@ -67,10 +67,10 @@ def packet_filter(monkeypatch: pytest.MonkeyPatch) -> Filter:
 def converge(wanted: dict[str, Any] | None = WANTED) -> list[tuple[str, str]]:
     """What a run does; the next one finds nothing to do."""
     run = Connections("a-b", NETWORK, wanted)
-    run.look()
-    run.act()
+    run.plan()
+    run.apply()
     again = Connections("a-b", NETWORK, wanted)
-    again.look()
+    again.plan()
     assert again.actions == again.diffs == []
     return [(action["object"], action["action"]) for action in run.actions]
 
@@ -128,7 +128,7 @@ def test_what_was_changed_by_hand_is_told_and_undone(host: Path, packet_filter: 
     assert packet_filter.listed
     packet_filter.listed = packet_filter.listed.replace("\t\tcounter drop\n", "")
     run = Connections("a-b", NETWORK, WANTED)
-    run.look()
+    run.plan()
     assert [action["reasons"] for action in run.actions] == [["+ counter drop"]]
     assert converge() == [("connections", "update")]
     (host / "units/multi-user.target.wants/cavern_a_2d_b-connections.service").unlink()
@@ -144,9 +144,9 @@ def test_a_machine_without_systemd_has_no_unit(host: Path, packet_filter: Filter
 def test_an_engine_elsewhere_is_refused(host: Path, packet_filter: Filter) -> None:
     (host / "net/net").rmdir()
     run = Connections("a-b", NETWORK, WANTED)
-    run.look()
+    run.plan()
     with pytest.raises(ConnectionsError, match=r"Docker Desktop.*cavern_restrict_connections: false"):
-        run.act()
+        run.apply()
     assert packet_filter.commands == []
 
 
@@ -158,7 +158,7 @@ def test_a_kernel_that_cannot_is_refused_before_anything_changes(
     with pytest.raises(
         ConnectionsError, match=r"Operation not supported; set cavern_restrict_connections: false"
     ):
-        Connections("a-b", NETWORK, WANTED).look()
+        Connections("a-b", NETWORK, WANTED).plan()
     # Without rules such a machine is fine.
     assert converge({**WANTED, "restrict": False}) == []
 
@@ -172,12 +172,12 @@ def test_nft_is_installed_where_it_is_missing(
     )
     monkeypatch.setattr(_apt, "available", lambda: False)
     run = Connections("a-b", NETWORK, WANTED)
-    run.look()
+    run.plan()
     assert [action["action"] for action in run.actions] == ["create", "create"]
     with pytest.raises(
         ConnectionsError, match=r"install nftables, or set cavern_restrict_connections: false"
     ):
-        run.act()
+        run.apply()
     monkeypatch.setattr(_apt, "available", lambda: True)
     monkeypatch.setattr(_apt, "update", lambda timeout: None)
     monkeypatch.setattr(_apt, "install", lambda packages, timeout: programs.add("nft"))

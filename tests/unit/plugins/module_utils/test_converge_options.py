@@ -8,6 +8,11 @@ from typing import Any
 
 import pytest
 from ansible_collections.skasrc.cavern.plugins.module_utils._converge import options as plan
+from ansible_collections.skasrc.cavern.plugins.module_utils._converge.arguments import (
+    Argument,
+    argument_spec,
+    documentation,
+)
 from ansible_collections.skasrc.cavern.plugins.module_utils._converge.errors import PlanError
 from ansible_collections.skasrc.cavern.plugins.module_utils._converge.service import waves
 from ansible_collections.skasrc.cavern.plugins.module_utils._converge.target import Target, size
@@ -132,6 +137,39 @@ def test_a_container_moved_to_another_network_differs() -> None:
     container = inspect(plan.creation(TARGET, options))
     container["NetworkSettings"]["Networks"] = {"bridge": {}}
     assert {"network", "address"} <= set(plan.differences(options, plan.active(container, options)))
+
+
+def test_an_option_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    argument = Argument("cpus", "Processors that it may use, such as 0-2.")
+    added = plan.field(
+        argument,
+        "HostConfig.CpusetCpus",
+        "cpuset",
+        wanted=lambda value: value or "",
+        active=lambda value: value,
+    )
+    monkeypatch.setattr(plan, "OPTIONS", (*plan.OPTIONS, added))
+    target = Target(SPEC | {"cpus": "0-2"}, "x", "net", "/state/config")
+    options = plan.wanted(target)
+    body = plan.creation(target, options)
+    assert body["HostConfig"]["CpusetCpus"] == plan.composition(target, options)["cpuset"] == "0-2"
+    assert plan.differences(options, plan.active(inspect(body), options)) == {}
+    found = plan.active(inspect(body | {"HostConfig": body["HostConfig"] | {"CpusetCpus": "0"}}), options)
+    assert plan.reasons(plan.differences(options, found)) == ["cpus: '0' -> '0-2'"]
+
+
+def test_argument_spec_and_documentation_have_the_same_options() -> None:
+    def names(entries: dict[str, Any], below: str) -> set[str]:
+        return {
+            *entries,
+            *(f"{key}.{name}" for key, e in entries.items() for name in names(e.get(below, {}), below)),
+        }
+
+    assert names(argument_spec(plan.SERVICE), "options") == names(documentation(plan.SERVICE), "suboptions")
+    assert {option.name for option in plan.OPTIONS} - names(argument_spec(plan.SERVICE), "options") == {
+        "network",
+        "tmpfs",
+    }
 
 
 def test_waves_put_dependencies_first() -> None:
