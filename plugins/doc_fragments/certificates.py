@@ -28,6 +28,24 @@ options:
     description: The public name. It is the subject of the server certificate and its first alternative name.
     type: str
     required: true
+  server_cert:
+    description:
+      - A server certificate that another authority has issued for O(common_name), as PEM on this host, with
+        the certificates between it and the root after it or in O(server_chain). Without it the module issues one.
+      - It is refused when it has ended, is for another name, does not belong to O(server_key), or leads to no root that
+        O(server_chain) or O(host_bundle) holds. Renewing it is the authority's client's business; the next run takes
+        up what lies there then.
+      - C(ca.pem) is then the root, and C(ca.key) is removed. O(names), O(addresses), O(key_type), O(ca_days) and
+        O(days) have no bearing on the server certificate.
+    type: path
+  server_key:
+    description: The private key of O(server_cert), as PEM without a passphrase.
+    type: path
+  server_chain:
+    description:
+      - The authorities above O(server_cert), as PEM in any order. The root has to be among them where O(host_bundle)
+        does not hold it; services and clients then trust it.
+    type: path
   names:
     description: Further DNS names of the server certificate.
     type: list

@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.skasrc.cavern.plugins.module_utils import _client_ca, _files, _x509
+from ansible_collections.skasrc.cavern.plugins.module_utils import (
+    _client_ca,
+    _files,
+    _site_certificate,
+    _x509,
+)
 from ansible_collections.skasrc.cavern.plugins.module_utils._phase import PhaseError, Result
 
 DNS_NAME = re.compile(
@@ -22,6 +27,9 @@ FIRST_IN_CHECK_MODE = ("serial", "fingerprint")
 ARGUMENT_SPEC: dict[str, Any] = {
     "directory": {"type": "path", "required": True},
     "common_name": {"type": "str", "required": True},
+    "server_cert": {"type": "path"},
+    "server_key": {"type": "path", "no_log": False},
+    "server_chain": {"type": "path"},
     "names": {"type": "list", "elements": "str", "default": ["localhost"]},
     "addresses": {"type": "list", "elements": "str", "default": ["127.0.0.1"]},
     "organization": {"type": "str", "default": "Cavern"},
@@ -59,19 +67,66 @@ class Certificates:
             if not self.module.check_mode:
                 _files.make_directory(self.directory)
         before = self._load("ca")
-        ca, new_ca = self._authority()
-        server, new_server = self._server(ca)
+        site = _site_certificate.read(self.options)
+        facts = self._converge_own(before) if site is None else self._converge_site(site)
         clients, new_clients = self._clients(before)
-        self._write(ca, server, new_ca, new_server, self._previous(before, ca))
         self._write_clients(clients, new_clients)
+        if site is not None:
+            # Last, since it may have been that of clients too.
+            self._remove("ca.key", "the server certificate is the site's")
         return {
             "changed": bool(self.actions),
             "actions": self.actions,
-            "ca": self._facts(ca.certificate, new_ca),
-            "server": self._facts(server.certificate, new_server),
+            **facts,
             "client_ca": self._facts(clients.present.certificate, new_clients),
             "diff": self.diffs,
         }
+
+    def _converge_own(self, before: _x509.Pair | None) -> dict[str, Any]:
+        """A server certificate of the deployment's own CA."""
+        ca, new_ca = self._authority()
+        server, new_server = self._server(ca)
+        self._write(ca, server, new_ca, new_server, self._previous(before, ca))
+        return {
+            "ca": self._facts(ca.certificate, new_ca),
+            "server": self._facts(server.certificate, new_server),
+        }
+
+    def _converge_site(self, site: _site_certificate.SiteCertificate) -> dict[str, Any]:
+        """The site's server certificate, and what it leads to as the authority that clients trust."""
+        ageing = _x509.ageing(site.pair.certificate, self.options["renew_days"])
+        if ageing:
+            self.module.warn(f"server_cert: {self.options['server_cert']} {ageing}; have it renewed")
+        # Clients that know what was trusted before go on until that ends.
+        trusted = _x509.load_certificates(_files.read_bytes(self.directory / "ca.pem"))
+        if trusted[:1] == [site.anchor]:
+            trusted = _x509.load_certificates(_files.read_bytes(self.directory / "ca-previous.pem"))
+        previous = self._still_trusted(trusted[:1])
+        self._previous_file(previous)
+        self._installed("ca", site.anchor)
+        self._installed("server", site.pair.certificate)
+        self._derived("server.key", site.pair.key_pem, 0o600, "server_key")
+        self._file("server.pem", site.pair.certificate_pem, 0o644)
+        self._file("ca.pem", _x509.pem(site.anchor), 0o644)
+        chain = b"".join(_x509.pem(certificate) for certificate in site.intermediates)
+        self._derived_files(site.pair.certificate_pem + chain + site.pair.key_pem, [site.anchor, *previous])
+        return {
+            "ca": self._facts(site.anchor, False),
+            "server": self._facts(site.pair.certificate, False),
+        }
+
+    def _installed(self, name: str, certificate: Any) -> None:
+        """Tell of a certificate that was issued elsewhere, unless it is here already."""
+        present = _x509.load_certificates(_files.read_bytes(self.directory / f"{name}.pem"))
+        if present != [certificate]:
+            before = present[0] if present else None
+            self._act(
+                "certificate",
+                name,
+                "update" if before else "create",
+                "server_cert changed" if before else "missing",
+            )
+            self._differs(name, before, self._text(certificate, False))
 
     def _authority(self) -> tuple[_x509.Pair, bool]:
         def judge(pair: _x509.Pair) -> str | None:
@@ -136,10 +191,8 @@ class Certificates:
         path = self.directory / _client_ca.PREVIOUS_KEY
         if previous is not None:
             self._derived(path.name, previous.key_pem, 0o600, "the CA of clients")
-        elif path.exists():
-            self._act("file", path.name, "remove", "its CA ended, or is no longer trusted")
-            if not self.module.check_mode:
-                path.unlink()
+        else:
+            self._remove(path.name, "its CA ended, or is no longer trusted")
 
     def _previous(self, before: _x509.Pair | None, ca: _x509.Pair) -> list[Any]:
         """Return the CA before the present one, and the present one cross-signed by it, while it is trusted."""
@@ -147,6 +200,9 @@ class Certificates:
             previous = [before.certificate, _x509.cross_sign(ca, before)]
         else:
             previous = _x509.load_certificates(_files.read_bytes(self.directory / "ca-previous.pem"))
+        return self._still_trusted(previous)
+
+    def _still_trusted(self, previous: list[Any]) -> list[Any]:
         ended = not previous or _x509.ageing(previous[0], 0)
         return [] if ended or "previous" in self.options["rotate"] else previous
 
@@ -175,16 +231,13 @@ class Certificates:
         return pair, True
 
     def _issued(self, name: str, present: _x509.Pair | None, pair: _x509.Pair, reason: str) -> None:
-        path = str(self.directory / f"{name}.pem")
         self._act("certificate", name, "create" if reason == "missing" else "reissue", reason)
-        self.diffs.append(
-            {
-                "before_header": path,
-                "after_header": path,
-                "before": "" if present is None else self._text(present.certificate, False),
-                "after": self._text(pair.certificate, True),
-            }
-        )
+        self._differs(name, present and present.certificate, self._text(pair.certificate, True))
+
+    def _differs(self, name: str, present: Any, after: str) -> None:
+        path = str(self.directory / f"{name}.pem")
+        before = "" if present is None else self._text(present, False)
+        self.diffs.append({"before_header": path, "after_header": path, "before": before, "after": after})
 
     def _write(
         self, ca: _x509.Pair, server: _x509.Pair, new_ca: bool, new_server: bool, previous: list[Any]
@@ -197,19 +250,28 @@ class Certificates:
         self._file("server.key", server.key_pem if new_server else None, 0o600)
         self._file("server.pem", server.certificate_pem if new_server else None, 0o644)
         chain = server.certificate_pem + b"".join(_x509.pem(certificate) for certificate in previous[1:])
-        self._derived("haproxy.pem", chain + server.key_pem, 0o600, "the server certificate")
-        authorities = ca.certificate_pem + b"".join(_x509.pem(certificate) for certificate in previous[:1])
+        self._derived_files(chain + server.key_pem, [ca.certificate, *previous[:1]])
+
+    def _derived_files(self, served: bytes, trusted: list[Any]) -> None:
+        """What HAProxy serves with, and what its clients verify it with; the present CA is the first of *trusted*."""
+        self._derived("haproxy.pem", served, 0o600, "the server certificate")
+        authorities = b"".join(_x509.pem(certificate) for certificate in trusted)
         self._derived("ca-bundle.pem", self._bundle(authorities), 0o644, "the host's CAs or ours")
-        self._trust_store(ca)
+        self._trust_store(trusted[0])
 
     def _previous_file(self, previous: list[Any]) -> None:
         if previous:
             content = b"".join(_x509.pem(certificate) for certificate in previous)
             self._derived("ca-previous.pem", content, 0o644, "the CA")
-        elif (self.directory / "ca-previous.pem").exists():
-            self._act("file", "ca-previous.pem", "remove", "it ended, or is no longer trusted")
+        else:
+            self._remove("ca-previous.pem", "it ended, or is no longer trusted")
+
+    def _remove(self, name: str, reason: str) -> None:
+        path = self.directory / name
+        if path.exists():
+            self._act("file", name, "remove", reason)
             if not self.module.check_mode:
-                (self.directory / "ca-previous.pem").unlink()
+                path.unlink()
 
     def _bundle(self, authorities: bytes) -> bytes:
         bundle = _files.read_bytes(Path(self.options["host_bundle"]))
@@ -220,12 +282,12 @@ class Certificates:
             return authorities
         return bundle.rstrip(b"\n") + b"\n" + authorities
 
-    def _trust_store(self, ca: _x509.Pair) -> None:
+    def _trust_store(self, ca: Any) -> None:
         # Its bytes differ each time it is made, so that its content decides.
-        if _x509.trust_store_holds(_files.read_bytes(self.directory / "truststore.p12"), ca.certificate):
+        if _x509.trust_store_holds(_files.read_bytes(self.directory / "truststore.p12"), ca):
             self._file("truststore.p12", None, 0o644)
             return
-        content = _x509.trust_store(ca.certificate)
+        content = _x509.trust_store(ca)
         if content is None:
             self.module.warn(
                 "truststore.p12 is not made: it needs the Python package cryptography 45 or newer on the host"
@@ -287,6 +349,7 @@ def check_options(options: dict[str, Any]) -> None:
             ipaddress.ip_address(address)
         except ValueError as error:
             raise PhaseError(f"addresses: {address!r} is not an IP address") from error
+    _site_certificate.check_options(options)
     if options["renew_days"] < 0:
         raise PhaseError("renew_days: must not be negative")
     for option in ("days", "ca_days"):

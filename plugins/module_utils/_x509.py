@@ -93,6 +93,11 @@ def _aware(holder: Any, name: str) -> datetime.datetime:
     return found
 
 
+def not_before(certificate: Any) -> datetime.datetime:
+    """Return the beginning of validity, UTC."""
+    return _aware(certificate, "not_valid_before")
+
+
 def fingerprint(certificate: Any) -> str:
     """Return the SHA-256 fingerprint, upper-case hex pairs joined by colons."""
     digest: bytes = certificate.fingerprint(hashes.SHA256())
@@ -278,14 +283,41 @@ def is_signed_by(certificate: Any, ca: Any) -> bool:
     public_key = ca.public_key()
     if certificate.issuer != ca.subject:
         return False
-    arguments: tuple[Any, ...] = (ec.ECDSA(certificate.signature_hash_algorithm),)
-    if isinstance(public_key, rsa.RSAPublicKey):
-        arguments = (padding.PKCS1v15(), certificate.signature_hash_algorithm)
+    arguments: tuple[Any, ...] = ()
+    if isinstance(public_key, ec.EllipticCurvePublicKey):
+        arguments = (ec.ECDSA(certificate.signature_hash_algorithm),)
+    elif isinstance(public_key, rsa.RSAPublicKey):
+        arguments = (_rsa_padding(certificate), certificate.signature_hash_algorithm)
     try:
         public_key.verify(certificate.signature, certificate.tbs_certificate_bytes, *arguments)
     except InvalidSignature:
         return False
     return True
+
+
+def _rsa_padding(certificate: Any) -> Any:
+    try:
+        return certificate.signature_algorithm_parameters
+    except AttributeError:  # before 41, where PSS is not told from the usual one
+        return padding.PKCS1v15()
+
+
+def is_authority(certificate: Any) -> bool:
+    """Return whether a certificate is a CA's by its basic constraints."""
+    try:
+        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except x509.ExtensionNotFound:
+        return False
+    return bool(constraints.ca)
+
+
+def serves_servers(certificate: Any) -> bool:
+    """Return whether a TLS server may use a certificate: its extended key usage says so, or there is none."""
+    try:
+        usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return True
+    return bool({ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE} & set(usage))
 
 
 def ageing(certificate: Any, renew_days: int) -> str | None:
@@ -301,11 +333,7 @@ def ageing(certificate: Any, renew_days: int) -> str | None:
 
 def ca_reason(ca: Pair, renew_days: int, key_type: str) -> str | None:
     """Return why a CA must be replaced, None if it need not be."""
-    try:
-        constraints = ca.certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-    except x509.ExtensionNotFound:
-        return "is not a CA certificate"
-    if not constraints.ca:
+    if not is_authority(ca.certificate):
         return "is not a CA certificate"
     if key_type_of(ca.key) != key_type:
         return f"key type is {key_type_of(ca.key)}, wanted {key_type}"

@@ -14,6 +14,7 @@ from http.client import HTTPSConnection
 from pathlib import Path
 
 import pytest
+from ansible_collections.skasrc.cavern.plugins.module_utils import _x509
 from deployment import Deployment, playbook
 
 AREA = """<vos:node xmlns:vos="http://www.ivoa.net/xml/VOSpace/v2.0"
@@ -111,3 +112,45 @@ def test_rotation_leaves_a_client_in_the_middle_of_its_request(stack: Deployment
         assert connection.getresponse().status == 201
         connection.close()
         assert http.get(f"{stack.url}{path}", timeout=30).content == sent
+
+
+def test_a_certificate_of_the_site_is_taken_up_and_renewed(stack: Deployment, tmp_path: Path) -> None:
+    """From the deployment's own to one of another authority, to the next one of that, and back."""
+    root = _x509.create_ca("Site", 3650, "ec")
+    issuing = _x509.create_ca("Site issuing", 1000, "ec")
+    issuing.certificate = _x509.cross_sign(issuing, root)
+    certificate, key, chain = (tmp_path / name for name in ("cert.pem", "privkey.pem", "chain.pem"))
+    chain.write_bytes(issuing.certificate_pem + root.certificate_pem)
+
+    def issue(name: str) -> None:
+        pair = _x509.issue_server(issuing, _x509.Names(name), 90, "ec")
+        certificate.write_bytes(pair.certificate_pem)
+        key.write_bytes(pair.key_pem)
+
+    told = {"cert": certificate, "key": key, "chain": chain}
+    given = {f"certificates_server_{name}": str(path) for name, path in told.items()}
+    site = ("site.yml", "--extra-vars", json.dumps(given))
+    known = tmp_path / "root.pem"
+    known.write_bytes(root.certificate_pem)
+    issue(stack.public_name)
+    try:
+        playbook(*site)
+        assert Path(stack.ca).read_bytes() == root.certificate_pem
+        # The services verify it too, and stage a file through it.
+        playbook("playbooks/smoke.yml", *site[1:])
+        before = _fetch(stack, ssl.create_default_context(cafile=known))
+        with _clients(stack, known) as seen:
+            issue(stack.public_name)
+            playbook(*site)
+            after = _fetch(stack, ssl.create_default_context(cafile=known))
+        assert seen == {before, after}
+        assert before != after
+        assert "changed=0" in playbook(*site).stdout
+        issue("other.example.org")
+        refused = playbook(*site, check=False)
+        assert refused.returncode
+        assert f"is not for the public name {stack.public_name}" in refused.stdout
+        assert _fetch(stack, ssl.create_default_context(cafile=known)) == after
+    finally:
+        playbook("site.yml")
+    assert _fetch(stack, ssl.create_default_context(cafile=stack.ca)) != after
