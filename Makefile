@@ -14,7 +14,7 @@ INVENTORY ?= inventory/local
 # Whose token or certificate; the shell's own USER is nobody's choice.
 USER :=
 # What targets take as arguments is none of the recipes' environment: Ansible would take USER for whoever runs it.
-unexport ARGS BACKUP INVENTORY JSON SINCE TASK USER
+unexport ARGS BACKUP INVENTORY JSON SERVICE SINCE TASK USER
 # Asks for the password that sudo wants on this machine, if it wants one.
 BECOME = $(if $(filter inventory/local,$(INVENTORY)),$(shell [ "$$(id -u)" = 0 ] || sudo -n true 2>&- || echo --ask-become-pass))
 RUN = $(PLAYBOOK) -i "$(INVENTORY)"
@@ -23,11 +23,14 @@ PLAY = $(RUN) $(BECOME) $(ARGS)
 LOOK = $(RUN) $(if $(shell [ -w /var/run/docker.sock ] || echo root),$(BECOME)) $(ARGS)
 # Prints what a playbook says, and nothing of how it came about: all else that Ansible and its plugins print is no output.
 QUIET := 3>&1 1>&2 CAVERN_MESSAGES_DESCRIPTOR=3 ANSIBLE_STDOUT_CALLBACK=skasrc.cavern.messages
+# Runs what the playbook prints, with a terminal if there is one here.
+OPEN = command=$$($(QUIET) $(LOOK) playbooks/shell.yml -e shell_service=$(1) \
+	-e '{"shell_program": $(2), "shell_terminal": '$$(tty --silent && echo true || echo false)'}'); eval "exec $$command"
 # Written last, so that a broken installation is made again.
 DEPLOY := $(VENV)/.deploy
 DEV := $(VENV)/.dev
 
-.PHONY: help up test smoke status logs token down purge test-all lint unit stack contract bench lock check certificate revoke compose backup restore upgrade
+.PHONY: help up test smoke status logs token down purge test-all lint unit stack contract bench lock check certificate revoke compose backup restore upgrade shell psql
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -57,6 +60,12 @@ status: $(DEPLOY) ## Show each service's state and health, and the endpoints; wi
 
 logs: $(DEPLOY) ## Show the logs of all services, interleaved: make logs TASK=<id> SINCE=15m
 	@$(QUIET) $(LOOK) playbooks/logs.yml $(if $(TASK),-e logs_task=$(TASK)) $(if $(SINCE),-e logs_since=$(SINCE))
+
+shell: $(DEPLOY) ## Open a shell in a service's container: make shell SERVICE=cavern
+	@$(call OPEN,$(SERVICE),["bash"])
+
+psql: $(DEPLOY) ## Open psql at a database service: make psql SERVICE=postgres_posixmapper (srcnodedb by default)
+	@$(call OPEN,$(or $(SERVICE),srcnodedb),["psql"])
 
 down: $(DEPLOY) ## Remove the containers, keep the data
 	@$(PLAY) playbooks/down.yml

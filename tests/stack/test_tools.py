@@ -188,3 +188,18 @@ def test_client_certificate_is_its_user(stack: Deployment, user: str) -> None:
             assert user in http.get(node, timeout=30).text
         finally:
             certificate.unlink()
+
+
+def test_psql_and_a_shell_open_in_the_containers(stack: Deployment) -> None:
+    def opened(target: str, service: str, typed: str) -> str:
+        command = ("make", "--silent", target, f"INVENTORY={INVENTORY}", f"SERVICE={service}")
+        done = subprocess.run(command, input=typed, capture_output=True, text=True, check=True, cwd=ROOT)
+        return done.stdout
+
+    assert "cavern" in opened("psql", "", "select datname from pg_database;")
+    assert "mapping" in opened("psql", "postgres_posixmapper", "select datname from pg_database;")
+    user = stack.container("src-cavern").attrs["Config"]["User"]
+    assert opened("shell", "cavern", "id -u; exit") == f"{user.partition(':')[0]}\n"
+    refused = _make("shell", "SERVICE=caverns")
+    assert refused.returncode
+    assert "SERVICE: caverns; choose from haproxy, " in refused.stdout + refused.stderr
