@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-import socket
 import ssl
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http.client import HTTPSConnection
 from pathlib import Path
 
 import pytest
 from ansible_collections.skasrc.cavern.plugins.module_utils import _x509
 from deployment import Deployment, playbook
+from tls_clients import clients, fetch
 
 AREA = """<vos:node xmlns:vos="http://www.ivoa.net/xml/VOSpace/v2.0"
   xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:type="vos:ContainerNode"/>"""
-
-
-def _fetch(stack: Deployment, context: ssl.SSLContext) -> str:
-    """Fetch a document over a connection of its own; the fingerprint of the certificate that served it."""
-    with (
-        socket.create_connection((stack.public_name, 443), timeout=10) as plain,
-        context.wrap_socket(plain, server_hostname=stack.public_name) as secure,
-    ):
-        secure.sendall(f"GET /reg/resource-caps HTTP/1.0\r\nHost: {stack.public_name}\r\n\r\n".encode())
-        status = secure.makefile("rb").readline()
-        assert b" 200 " in status, status
-        return hashlib.sha256(secure.getpeercert(binary_form=True) or b"").hexdigest()
 
 
 def _told(output: str) -> set[str]:
@@ -40,41 +25,16 @@ def _told(output: str) -> set[str]:
     return told
 
 
-@contextmanager
-def _clients(stack: Deployment, ca: Path) -> Iterator[set[str]]:
-    """Clients that trust one CA come again and again; gives the certificates they saw, and passes on their failure."""
-    context = ssl.create_default_context(cafile=ca)
-    seen: set[str] = set()
-    failures: list[BaseException] = []
-    stop = threading.Event()
-
-    def come_and_go() -> None:
-        while not stop.wait(0.02):
-            try:
-                seen.add(_fetch(stack, context))
-            except (OSError, AssertionError) as error:
-                failures.append(error)
-
-    thread = threading.Thread(target=come_and_go)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        stop.set()
-        thread.join()
-    assert failures == []
-
-
 @pytest.mark.parametrize("rotate", ["server", "ca"])
 def test_rotation_fails_no_client(stack: Deployment, tmp_path: Path, rotate: str) -> None:
     known = tmp_path / "ca.pem"
     known.write_bytes(Path(stack.ca).read_bytes())
-    before = _fetch(stack, ssl.create_default_context(cafile=known))
-    with _clients(stack, known) as seen:
+    before = fetch(stack, ssl.create_default_context(cafile=known))
+    with clients(stack, known) as seen:
         arguments = ("site.yml", "--diff", "--extra-vars", json.dumps({"certificates_rotate": [rotate]}))
         foreseen = _told(playbook(*arguments, "--check").stdout)
         assert _told(playbook(*arguments).stdout) == foreseen
-        after = _fetch(stack, ssl.create_default_context(cafile=stack.ca))
+        after = fetch(stack, ssl.create_default_context(cafile=stack.ca))
     assert after != before
     # Only these two were ever served, to clients that trust nothing but what they knew beforehand.
     assert seen == {before, after}
@@ -138,11 +98,11 @@ def test_a_certificate_of_the_site_is_taken_up_and_renewed(stack: Deployment, tm
         assert Path(stack.ca).read_bytes() == root.certificate_pem
         # The services verify it too, and stage a file through it.
         playbook("playbooks/smoke.yml", *site[1:])
-        before = _fetch(stack, ssl.create_default_context(cafile=known))
-        with _clients(stack, known) as seen:
+        before = fetch(stack, ssl.create_default_context(cafile=known))
+        with clients(stack, known) as seen:
             issue(stack.public_name)
             playbook(*site)
-            after = _fetch(stack, ssl.create_default_context(cafile=known))
+            after = fetch(stack, ssl.create_default_context(cafile=known))
         assert seen == {before, after}
         assert before != after
         assert "changed=0" in playbook(*site).stdout
@@ -150,7 +110,7 @@ def test_a_certificate_of_the_site_is_taken_up_and_renewed(stack: Deployment, tm
         refused = playbook(*site, check=False)
         assert refused.returncode
         assert f"is not for the public name {stack.public_name}" in refused.stdout
-        assert _fetch(stack, ssl.create_default_context(cafile=known)) == after
+        assert fetch(stack, ssl.create_default_context(cafile=known)) == after
     finally:
         playbook("site.yml")
-    assert _fetch(stack, ssl.create_default_context(cafile=stack.ca)) != after
+    assert fetch(stack, ssl.create_default_context(cafile=stack.ca)) != after
