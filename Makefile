@@ -30,7 +30,7 @@ OPEN = command=$$($(QUIET) $(LOOK) playbooks/shell.yml -e shell_service=$(1) \
 DEPLOY := $(VENV)/.deploy
 DEV := $(VENV)/.dev
 
-.PHONY: help up test smoke status logs token down purge test-all lint unit stack contract bench lock check certificate revoke compose backup restore upgrade shell psql
+.PHONY: help up test smoke status logs token down purge test-all lint unit stack contract bench lock check certificate revoke compose backup restore upgrade shell psql check-token
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -79,6 +79,10 @@ check: $(DEPLOY) ## Show what a run would change
 # A bearer token and nothing else on standard output.
 token: $(DEPLOY) ## Print a bearer token: make token USER=ada
 	@$(QUIET) $(RUN) $(ARGS) playbooks/token.yml $(if $(USER),-e user=$(USER))
+
+# The token comes by standard input: what is given as an argument is for everybody on the machine to see.
+check-token: $(DEPLOY) ## Show what the services make of the issuer and of a token: make token USER=ada | make check-token
+	@export CAVERN_TOKEN=; [ -t 0 ] || CAVERN_TOKEN=$$(cat); $(QUIET) $(LOOK) playbooks/check_token.yml
 
 compose: $(DEPLOY) ## Write the deployment as state/docker-compose.yml
 	@$(PLAY) playbooks/compose.yml

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import ssl
 import subprocess
 import time
@@ -203,3 +204,24 @@ def test_psql_and_a_shell_open_in_the_containers(stack: Deployment) -> None:
     refused = _make("shell", "SERVICE=caverns")
     assert refused.returncode
     assert "SERVICE: caverns; choose from haproxy, " in refused.stdout + refused.stderr
+
+
+def test_check_token_says_what_each_service_makes_of_it(stack: Deployment) -> None:
+    def check(token: str) -> str:
+        command = ("make", "--silent", "check-token", f"INVENTORY={INVENTORY}")
+        done = subprocess.run(command, input=token, capture_output=True, text=True, check=False, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+        assert not token or token not in done.stdout + done.stderr
+        return done.stdout
+
+    services = ("core", "cavern", "posix_mapper")
+    issuer = stack.services["iam"]["route"]
+    accepted = check(stack.token("ada"))
+    assert re.search(rf"^issuer +{re.escape(stack.url + issuer)}$", accepted, re.MULTILINE)
+    for service in services:
+        assert re.search(rf"^{service} +accepts it as ada, ", accepted, re.MULTILINE), accepted
+    header, claims, _ = stack.token("ada").split(".")
+    refused = check(f"{header}.{claims}.AAAA")
+    for service in services:
+        assert re.search(rf"^{service} +REFUSES it: The token's signature", refused, re.MULTILINE), refused
+    assert re.search(r"^cavern +accepts tokens for ", check(""), re.MULTILINE)

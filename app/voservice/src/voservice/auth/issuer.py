@@ -106,6 +106,11 @@ class Issuer:
         self._renewal: asyncio.Task[None] | None = None
 
     @property
+    def keys(self) -> list[SigningKey]:
+        """The keys that are kept."""
+        return self._keys
+
+    @property
     def edition(self) -> float:
         """Tells the keys that are kept from those of any other fetch."""
         return self._fetched
@@ -148,13 +153,14 @@ class Issuer:
             if self._attempts != seen or monotonic() - self._tried < interval:
                 return
             try:
-                await self._fetch()
+                await self.fetch()
             except (httpx.HTTPError, httpx.InvalidURL, ValueError) as exc:
                 logger.warning("The issuer %s cannot be asked: %s: %s", self.url, type(exc).__name__, exc)
             self._attempts += 1
             self._tried = monotonic()
 
-    async def _fetch(self) -> None:
+    async def fetch(self) -> Metadata:
+        """Fetch the discovery document and the keys; ``httpx.HTTPError`` or ``ValueError`` says what is wrong."""
         answer = await self.client.get(f"{self.url.rstrip('/')}/.well-known/openid-configuration")
         metadata = Metadata.model_validate_json(answer.raise_for_status().content)
         if metadata.issuer != self.url:
@@ -171,3 +177,4 @@ class Issuer:
                 f"it publishes no key for signatures{' that is expected' if self._key_ids else ''}"
             )
         self._metadata, self._keys, self._fetched = metadata, keys, monotonic()
+        return metadata

@@ -1,0 +1,107 @@
+"""What a service makes of its issuer and of a token, for whoever connects an issuer of their own.
+
+Run in the service's container, ``python -m voservice.auth.report vospace.config:Settings`` reads a token from standard
+input, if there is one, and prints a JSON object. It never prints the token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import sys
+import time
+from typing import Any
+
+import httpx
+import jwt
+
+from voservice.auth.errors import AuthenticationError
+from voservice.auth.issuer import ALGORITHMS
+from voservice.auth.verifier import TokenVerifier
+from voservice.config import ServiceSettings, load
+
+SHOWN = ("iss", "aud", "sub", "preferred_username", "scope", "typ", "groups", "wlcg.groups")
+"""Claims that the report repeats: those that decide."""
+
+
+async def report(settings: ServiceSettings, client: httpx.AsyncClient, token: str = "") -> dict[str, Any]:
+    """Ask the issuer, and judge *token* as the service does.
+
+    Returns
+    -------
+    dict
+        ``issuer``: its URL, ``ok``, and ``problem`` or its endpoints and the ids of usable keys by algorithm.
+        ``expected``: the audiences and algorithms that the service accepts.
+        ``token``, if one is given: ``accepted``, with ``username``, ``groups`` and ``seconds_left``, or ``problem``;
+        and under ``claims`` and ``header`` what it says itself, verified or not.
+    """
+    verifier = TokenVerifier.of(settings, client)
+    found: dict[str, Any] = {
+        "issuer": await _issuer(verifier, settings),
+        "expected": {
+            "audiences": settings.oidc_audiences,
+            "audience_required": settings.oidc_require_audience,
+            "algorithms": settings.oidc_algorithms,
+        },
+    }
+    if token:
+        found["token"] = await _token(verifier, token)
+    return found
+
+
+async def _issuer(verifier: TokenVerifier, settings: ServiceSettings) -> dict[str, Any]:
+    issuer = verifier.issuer
+    try:
+        metadata = await issuer.fetch()
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as exc:
+        return {"url": issuer.url, "ok": False, "problem": str(exc) or type(exc).__name__}
+    keys = {
+        algorithm: [key.kid for key in issuer.keys if key.fits(algorithm)]
+        for algorithm in ALGORITHMS
+        if algorithm in settings.oidc_algorithms
+    }
+    return {
+        "url": issuer.url,
+        "ok": any(keys.values()),
+        "problem": None if any(keys.values()) else "none of its keys is for an algorithm that is accepted",
+        "keys": {algorithm: ids for algorithm, ids in keys.items() if ids},
+        "token_endpoint": metadata.token_endpoint,
+        "userinfo_endpoint": metadata.userinfo_endpoint,
+    }
+
+
+async def _token(verifier: TokenVerifier, token: str) -> dict[str, Any]:
+    told: dict[str, Any] = {"accepted": False, "header": {}, "claims": {}}
+    try:
+        told["header"] = {
+            name: value
+            for name, value in jwt.get_unverified_header(token).items()
+            if name in ("alg", "kid", "typ")
+        }
+        claims = jwt.decode(token, options={"verify_signature": False})
+        told["claims"] = {name: claims[name] for name in SHOWN if name in claims}
+    except (jwt.PyJWTError, ValueError, RecursionError):
+        # The verdict below says so in the service's own words.
+        pass
+    try:
+        identity = await verifier.verify(token)
+    except AuthenticationError as exc:
+        return told | {"problem": exc.description}
+    left = round(identity.expires.timestamp() - time.time()) if identity.expires else None
+    return told | {
+        "accepted": True,
+        "username": identity.username,
+        "groups": sorted(identity.groups),
+        "seconds_left": left,
+    }
+
+
+async def _main(settings: ServiceSettings, token: str) -> None:
+    async with httpx.AsyncClient(timeout=10) as client:
+        print(json.dumps(await report(settings, client, token)))
+
+
+if __name__ == "__main__":
+    module, _, name = sys.argv[1].partition(":")
+    asyncio.run(_main(load(getattr(importlib.import_module(module), name)), sys.stdin.read().strip()))
