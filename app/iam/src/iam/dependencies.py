@@ -1,4 +1,4 @@
-"""What handlers are given: the parts of the service, and who asks."""
+"""Dependencies of handlers: the parts of the service, the caller, and the OAuth client."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ OPERATIONS = {
     "GET /availability": openapi.Operation(openapi.AVAILABILITY, [openapi.DETAIL]),
     "GET /capabilities": openapi.Operation(openapi.CAPABILITIES),
 }
-"""What is read from the request itself, where FastAPI does not see it."""
+"""Descriptions of what handlers read from the request themselves, unseen by FastAPI."""
 
 
 def create_app() -> FastAPI:

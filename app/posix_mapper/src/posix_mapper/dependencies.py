@@ -1,4 +1,4 @@
-"""What handlers are given: the parts of the service, who asks, and parameters as OpenCADC's service reads them."""
+"""Dependencies of handlers: the parts of the service, the caller, and parameters as OpenCADC's service reads them."""
 
 from __future__ import annotations
 

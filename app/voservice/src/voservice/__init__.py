@@ -1,1 +1,1 @@
-"""What the services of this deployment share."""
+"""Library of the services of this deployment."""

@@ -1,4 +1,4 @@
-"""What the answer of an HTTP source says of a file: much of it may be missing, malformed, or meant otherwise."""
+"""Metadata of a file in an HTTP source's response: much of it may be missing, malformed, or meant otherwise."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def total_of_range(headers: Mapping[str, str]) -> int | None:
 
 @dataclass(frozen=True)
 class Representation:
-    """What an answer says of the bytes that are to be stored: the file's own, as its identifier means it.
+    """Metadata of the bytes that are to be stored: the file's own, as its identifier means it.
 
     ``coding`` is to be undone first; nothing is known of what comes of it. ``encoding`` is that of a file which is
     coded itself, such as an ``x.fits.gz``: it is no coding of its way here, and is kept beside it.

@@ -1,4 +1,4 @@
-"""What protects users whose browser holds their certificate from pages of others, and from each other's files.
+"""Protection of users whose browser holds their certificate from pages of other sites and from each other's files.
 
 A browser sends the certificate along with whatever any page asks for. It says truthfully where a request comes from
 (Fetch Metadata; RFC 6454), and does with an answer what the answer's headers allow. Programs say nothing of it.

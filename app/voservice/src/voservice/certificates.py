@@ -42,7 +42,7 @@ class Unacceptable(AuthenticationError):
 
 @dataclass
 class _Watched(Generic[T]):
-    """What a file says, read anew when another has taken its place."""
+    """The content of a file, read again when another file has replaced it."""
 
     path: Path
     read: Callable[[bytes], T]

@@ -16,7 +16,7 @@ class Mismatch:
     fault: str
     """`SizeMismatch` or `ChecksumMismatch`."""
     detail: str
-    """What differs, with both values, such as ``MD5 is 0cc1…, expected 9003…``."""
+    """The difference, with both values, such as ``MD5 is 0cc1…, expected 9003…``."""
 
     def __str__(self) -> str:
         """Return the detail alone."""

@@ -107,7 +107,7 @@ def respond_when_unavailable(app: Starlette, answer: Callable[[], Response]) -> 
 
 
 def _gist(error: Exception) -> str:
-    """What is wrong; the lines after the first are the statement, with its values, and a link."""
+    """Return the error without the lines after the first: the statement, with its values, and a link."""
     return str(error).partition("\n")[0] or type(error).__name__
 
 

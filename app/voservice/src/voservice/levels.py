@@ -29,7 +29,7 @@ class Levels:
         return "".join(lines)
 
     def check(self, level: str | None, names: list[str]) -> dict[str, str]:
-        """What is asked to be set, by logger: the level of each of *names*, or of all that are listed.
+        """Return the levels to set, by logger: that of each of *names*, or of all that are listed.
 
         Raises ``ValueError`` that names what is wrong.
         """

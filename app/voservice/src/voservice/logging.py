@@ -51,7 +51,7 @@ def bind(**fields: Any) -> None:
 
 
 def field(name: str) -> Any:
-    """What is bound to *name* here, or None."""
+    """Return the value bound to the log field *name* in this context, or None."""
     return _fields.get().get(name)
 
 

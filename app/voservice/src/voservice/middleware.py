@@ -1,4 +1,4 @@
-"""What all services do with every request, and what OpenCADC's tell every caller."""
+"""Middleware of all services, and headers that OpenCADC's services send to every caller."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ DETAIL = parameter("detail", "min for a status alone")
 
 @dataclass(frozen=True)
 class Operation:
-    """What is to be said of a method of a path."""
+    """Description of one method of a path."""
 
     answers: Mapping[int, Object] = field(default_factory=dict)
     """Answers by their status, in place of those that FastAPI supposes."""

@@ -19,7 +19,7 @@ OPERATIONS = {
         {303: answer("To the levels")}, body=form(level="DEBUG, INFO, …", package="A logger")
     ),
 }
-"""What the OpenAPI document says of it."""
+"""OpenAPI descriptions of the endpoint."""
 
 logger = logging.getLogger(__name__)
 

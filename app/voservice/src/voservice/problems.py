@@ -83,7 +83,7 @@ class Unavailable(Problem):
 
 
 def _short(value: Any) -> Any:
-    """What a document quotes of a request, which may be of any length."""
+    """Shorten what a problem document quotes of a request, which may be of any length."""
     if isinstance(value, str) and len(value) > LONGEST_TEXT:
         return f"{value[:LONGEST_TEXT]}…"
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""What HAProxy says of a client, believed only from HAProxy.
+"""Headers in which HAProxy describes a client, accepted from HAProxy alone.
 
 It proves itself by a secret of the deployment that it adds to each request. What comes without that is taken as if it
 said nothing of a client, whatever address it comes from.

@@ -1,4 +1,4 @@
-"""What all services' tests ask of the document that describes their API, and of the service by that document."""
+"""Checks of an OpenAPI document, and of the service against it, for the tests of all services."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all services' tests ask of the page that shows their API."""
+"""Checks of the page that shows an API, for the tests of all services."""
 
 from __future__ import annotations
 

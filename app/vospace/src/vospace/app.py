@@ -57,7 +57,7 @@ def create_app() -> FastAPI:
 
 
 def identities(settings: Settings) -> Identities:
-    """Who callers are, by the issuer and the POSIX mapper that are configured."""
+    """Make the identities of callers, by the issuer and the POSIX mapper that are configured."""
     client = httpx.AsyncClient(timeout=15)
     return Identities(
         verifier=TokenVerifier.of(settings, client),

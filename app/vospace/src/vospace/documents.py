@@ -92,12 +92,12 @@ _CHILDREN = {
 }
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _SPECIAL = re.compile("[^ !#-%'-;=?-~\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What cannot stand in a document, or not as it is."""
+"""Characters that a document cannot contain, or not unescaped."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeDocument:
-    """What a client sent. A property of None is to be removed (`xsi:nil`)."""
+    """A node document of a client. A property of None is to be removed (`xsi:nil`)."""
 
     kind: str
     uri: str | None

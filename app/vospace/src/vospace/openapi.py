@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of requests that FastAPI does not read: documents, forms, names of any case."""
+"""OpenAPI descriptions of requests that FastAPI does not read: documents, forms, names of any case."""
 
 from __future__ import annotations
 

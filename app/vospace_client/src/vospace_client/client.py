@@ -154,7 +154,7 @@ class Cavern:
 
     @staticmethod
     def _headers(token: str) -> dict[str, str]:
-        """Who asks, and for which task: HAProxy and Cavern log it as the request's id."""
+        """Return headers that name the caller and the task: HAProxy and Cavern log the latter as the request's id."""
         headers = {"Authorization": f"Bearer {token}"}
         if request := field("task") or field("request_id"):
             headers["X-Request-ID"] = request
@@ -218,7 +218,7 @@ class Cavern:
         return read_node(body)
 
     async def children(self, path: str, token: str) -> dict[str, Node]:
-        """What is in a container, by name; nothing if there is no such container."""
+        """Return the children of a container by name; none if there is no such container."""
         try:
             _, body, _ = await self._request("GET", self.node_url(path), token)
         except CavernError as exc:
@@ -357,7 +357,7 @@ class Cavern:
                 raise
 
     async def error(self, job: str, token: str) -> CavernError:
-        """Why a job ended in ERROR."""
+        """Return the error of a job that ended in ERROR."""
         try:
             _, body, _ = await self._request("GET", f"{job}/error", token)
         except CavernError as exc:

@@ -1,4 +1,4 @@
-"""Why a request about a file failed: permanently, transiently, or because a service is unavailable."""
+"""Errors of requests about files: permanent, transient, or because a service is unavailable."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from voservice.texts import legible
 Service = Literal["Cavern", "RSE"]
 
 AWAY_STATUS = frozenset({502, 503, 504})
-"""What a proxy answers for a service that is not there, and a service that cannot serve anybody now."""
+"""Statuses that proxies answer for an unreachable service, and services that cannot serve anybody now."""
 PASSING_STATUS = AWAY_STATUS | {408, 423, 425, 429, 500}
 """After these another try may help."""
 

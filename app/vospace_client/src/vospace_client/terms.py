@@ -112,7 +112,7 @@ FAULT_BY_STATUS = {
     413: "QuotaExceeded",
     423: "NodeLocked",
 }
-"""What an HTTP status means where the text names no fault."""
+"""The fault that an HTTP status means if the text names none."""
 NODE_MISSING = frozenset({"NodeNotFound", "ContainerNotFound"})
 JOB_MISSING = frozenset({"NodeNotFound", "JobNotFound"})
 TRANSIENT_FAULTS = frozenset(

@@ -50,7 +50,7 @@ async def token(
 @router.get("/userinfo")
 @router.post("/userinfo")
 async def userinfo(claims: Claims) -> dict[str, Any]:
-    """What the caller's token says of its user."""
+    """Claims of the caller's token about its user."""
     shown = ("sub", "preferred_username", "groups")
     return {name: claims[name] for name in shown if name in claims}
 

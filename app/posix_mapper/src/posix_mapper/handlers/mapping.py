@@ -32,7 +32,7 @@ OPERATIONS = {
         ],
     ),
 }
-"""What is read from the request itself, where FastAPI does not see it."""
+"""Descriptions of what handlers read from the request themselves, unseen by FastAPI."""
 
 router = APIRouter()
 

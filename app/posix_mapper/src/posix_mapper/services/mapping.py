@@ -1,4 +1,4 @@
-"""Who finds which users and groups, and whose names get a uid or gid."""
+"""Rules of the mapping: who finds which users and groups, and whose names get a uid or gid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may be wrong with a credential, as RFC 6750 section 3 tells it to the caller."""
+"""Errors of credentials, in the terms of RFC 6750 section 3."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who a verified credential belongs to."""
+"""The identity that a verified credential proves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GROUP = re.compile(r"^(?=.{1,255}\Z)ivo://[A-Za-z0-9._~-]+/[A-Za-z0-9/_.~-]+\?[A
 
 @dataclass(frozen=True)
 class Identity:
-    """Who is calling, as far as a verified credential says."""
+    """The caller, as far as a verified credential states."""
 
     username: str
     subject: str

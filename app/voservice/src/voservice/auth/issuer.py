@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 class Metadata(BaseModel):
-    """What is used of an issuer's discovery document (OpenID Connect Discovery 1.0, section 3)."""
+    """The fields used of an issuer's discovery document (OpenID Connect Discovery 1.0 section 3)."""
 
     issuer: str
     jwks_uri: str

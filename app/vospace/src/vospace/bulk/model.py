@@ -16,7 +16,7 @@ from vospace.uws.service import Checks
 
 
 class IfExists(StrEnum):
-    """What to do where the target is already there."""
+    """What to do if the target exists."""
 
     VERIFY = "verify"
     """Skip it if its checksum is the one asked for, or that of the bytes that were fetched; else replace it."""
@@ -47,7 +47,7 @@ def _concurrency_text(text: str) -> str:
 
 
 PARAMETERS: Checks = {"if_exists": lambda text: if_exists(text).value, "concurrency": _concurrency_text}
-"""What may be changed of a bulk pull before it starts."""
+"""Parameters of a bulk pull that may be changed before it starts, with their checks."""
 
 
 class RowState(StrEnum):
@@ -70,7 +70,7 @@ class Row:
 
 @dataclass(slots=True)
 class Finished:
-    """How one row ended."""
+    """The result of one row."""
 
     index: int
     state: RowState

@@ -68,7 +68,7 @@ class RequestReader:
         return rows
 
     def _parse(self, step: Callable[[Any], None]) -> int:
-        """How many events the step brought."""
+        """Return the number of parser events of the step."""
         if self._parser is None:
             self._parser = ijson.basic_parse_coro(self._events)
         try:

@@ -225,7 +225,7 @@ class _Pull:
                 await self._close(batch)
 
     async def _gather(self) -> tuple[list[Arrived | Finished], bool]:
-        """What has arrived, up to the limits of a batch; whether there is more to come."""
+        """Return what has arrived, up to the limits of a batch, and whether there is more to come."""
         first = await self._arrivals.get()
         if first is None:
             return [], False
@@ -303,7 +303,7 @@ def _finished(item: Arrived, state: RowState) -> Finished:
 
 
 def _unfetched(target: Target, error: Exception) -> Finished:
-    """How a row ends over an error, whatever it is: it is no other row's."""
+    """Return the result of a row that failed, whatever the error: it affects no other row."""
     if not isinstance(error, Fault):
         logger.error("row %d of a bulk pull failed unexpectedly", target.row.index, exc_info=error)
         error = TransferFailed("InternalFault", f"{target.row.target}: {type(error).__name__}")

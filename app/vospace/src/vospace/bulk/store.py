@@ -97,7 +97,7 @@ class RowStore:
             return {state: int(count) for state, count in (await connection.execute(query)).all()}
 
     async def first_failure(self, job_id: str) -> tuple[str, bool]:
-        """What the first failed row says, and whether all failures may pass."""
+        """Return the text of the first failed row, and whether all failures are transient."""
         failed = (bulk_row.c.job_id == job_id, bulk_row.c.state == RowState.ERROR.value)
         first = select(bulk_row.c.fault, bulk_row.c.detail).where(*failed).order_by(bulk_row.c.event).limit(1)
         async with self._reader.connect() as connection:
@@ -159,7 +159,7 @@ class RowWriter:
         self._job_id = job_id
         self._connection = connection
         self.parameters: tuple[Parameter, ...] = ()
-        """What the job says of itself; known when the request was read."""
+        """Parameters of the job, known when the request has been read."""
 
     async def write(self, rows: Sequence[RowValues]) -> None:
         records = [(self._job_id, *row) for row in rows]

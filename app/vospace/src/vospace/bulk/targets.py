@@ -1,4 +1,4 @@
-"""Where the files of a bulk pull go: containers opened once, permissions checked once for each."""
+"""Targets of a bulk pull: each container is opened once, and its permissions are checked once."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Targets:
             self._retire()
 
     def find(self, row: Row, started: float) -> Target | Finished:
-        """Where the row's file goes, or how the row ends without a fetch."""
+        """Return the target of the row's file, or the row's result if nothing has to be fetched."""
         try:
             return self._find(row, started)
         except Fault as fault:

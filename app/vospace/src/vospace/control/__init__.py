@@ -1,1 +1,1 @@
-"""What operators change while the service runs: the maintenance mode (VOSI) and the levels of logs (logControl)."""
+"""Operation of the running service: its maintenance mode (VOSI) and the levels of loggers (logControl)."""

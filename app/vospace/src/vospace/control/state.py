@@ -35,7 +35,7 @@ class State(StrEnum):
 
     @property
     def note(self) -> str:
-        """What availability says of it."""
+        """The note in the availability document."""
         match self:
             case State.READ_WRITE:
                 return "service is accepting requests"

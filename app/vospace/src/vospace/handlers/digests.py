@@ -39,7 +39,7 @@ class _Digest:
 
 
 class Stated:
-    """What a request states of the bytes that it sends."""
+    """Digests that a request states of its body."""
 
     def __init__(self, headers: Headers) -> None:
         """Raises InvalidArgument for what cannot be read."""

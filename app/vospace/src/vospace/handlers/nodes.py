@@ -334,7 +334,7 @@ def _page(children: Iterator[Node]) -> list[Node]:
 
 
 def _sort(parameters: Parameters) -> tuple[str, bool] | None:
-    """What to sort by, and whether downwards."""
+    """Return the property to sort by, and whether in descending order."""
     by, order = parameters.first("sort"), parameters.first("order")
     if by is None and order is None:
         return None

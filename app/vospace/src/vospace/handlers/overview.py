@@ -1,4 +1,4 @@
-"""What the service offers: its capabilities (VOSI 1.1), and a page for people who come with a browser."""
+"""Capabilities of the service (VOSI 1.1), and a page that lists them to browsers."""
 
 from html import escape
 

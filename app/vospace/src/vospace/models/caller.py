@@ -1,4 +1,4 @@
-"""Who asks."""
+"""The caller of a request."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Caller:
         return self.uid is not None and (self.uid in uids or not self.further.isdisjoint(uids))
 
     def record(self) -> dict[str, Any]:
-        """What a job keeps of its owner: no credential."""
+        """Return what a job stores of its owner: no credential."""
         return {
             "username": self.username,
             "uid": self.uid,

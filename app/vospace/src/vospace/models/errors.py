@@ -1,4 +1,4 @@
-"""What can go wrong, with the names and status codes of VOSpace 2.1 section 5.5 and of OpenCADC's Cavern.
+"""Faults, with the names and status codes of VOSpace 2.1 section 5.5 and of OpenCADC's Cavern.
 
 The body of an error is text/plain, one line that starts with the fault's name; the same text ends up at a job's
 `/error`.
@@ -17,7 +17,7 @@ class Fault(Exception):
     status = 500
     transient = False
     away: Unavailable | None = None
-    """What did not answer, if that is the reason: nothing is wrong with the file then."""
+    """What was unavailable, if that is the reason: nothing is wrong with the file then."""
 
     def __init__(self, detail: str = "") -> None:
         super().__init__(detail)

@@ -32,7 +32,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What to set on a node; None leaves a field as it is. A property of None is removed."""
+    """A change of a node; None leaves a field as it is. A property of None is removed."""
 
     public: bool | None = None
     read_gids: frozenset[int] | None = None

@@ -13,7 +13,7 @@ Path = tuple[str, ...]
 """Names from the root of the space downwards, decoded; the root is empty."""
 
 XML_SPACE = " \t\r\n"
-"""What XML takes for white space; other blanks belong to names."""
+"""White space of XML; other blanks belong to names."""
 MAX_NAME = 255
 MAX_PATH = 4096
 STAGING_PREFIX = ".vospace-"

@@ -23,7 +23,7 @@ _BLOCK = 16 * STORED_BLOCK
 
 
 class Stream(Protocol):
-    """What turns members into the bytes of an archive."""
+    """Writer of an archive's bytes."""
 
     def directory(self, name: str, modified: float) -> Iterator[bytes]: ...
 

@@ -103,7 +103,7 @@ class PackageHandlers:
 
 
 async def interrupted(run: Run) -> Outcome:
-    """What becomes of a download whose process died."""
+    """End a download whose process died."""
     raise JobFailure("TransferFailed: the service stopped during the download", transient=True)
 
 

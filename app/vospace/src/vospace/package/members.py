@@ -1,4 +1,4 @@
-"""What a package holds, and what each member is called in it."""
+"""Members of a package and their names in it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vospace.storage.tree import Kind
 _LONGEST = 0xFFFF
 """Bytes of a member's name in a zip."""
 _HARMFUL = re.compile(r"\\|(?<=^[A-Za-z]):|[\x00-\x1f\x7f-\x9f]")
-"""Where a backslash or a drive's letter counts, both lead to other directories."""
+"""Where a backslash or a drive letter has a meaning, both lead to other directories."""
 _LONGEST_SUFFIX = 16
 
 
@@ -32,7 +32,7 @@ class Member:
     modified: float = 0
     """Seconds since the epoch; a data node's is told when it is opened."""
     text: str = ""
-    """What a link says, relative to its own container in the package."""
+    """Text of a link, relative to its own container in the package."""
 
 
 class Names:
@@ -44,7 +44,7 @@ class Names:
         self._caller = caller
         self._given: defaultdict[Path, _Given] = defaultdict(_Given)
         self.tops: dict[Path, str] = {}
-        """Where the targets are, links followed, with their names."""
+        """Names of the targets by their paths, links followed."""
         beside = _Given()
         for target in targets:
             with suppress(Fault):
@@ -58,7 +58,7 @@ class Names:
         return "/".join([self.tops[top], *steps])
 
     def link_text(self, link: Path, top: Path, target: Path) -> str | None:
-        """What a link below `top` must say to lead to that target in the package, None if it is not there."""
+        """Return the text by which a link below `top` leads to that target in the package, None if it is not there."""
         for there in (top, *self.tops):
             if target[: len(there)] == there:
                 return posixpath.relpath(self.of(target, there), posixpath.dirname(self.of(link, top)) or ".")

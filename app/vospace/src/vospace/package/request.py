@@ -1,4 +1,4 @@
-"""What a package is asked to hold, and in which form."""
+"""Requests for packages: their targets and format."""
 
 from __future__ import annotations
 

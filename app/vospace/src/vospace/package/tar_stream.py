@@ -30,7 +30,7 @@ class TarStream:
         yield bytes(-size % _RECORD)
 
     def end(self) -> Iterator[bytes]:
-        """What ends the archive."""
+        """Return the end of the archive."""
         yield bytes(2 * _RECORD)
 
 

@@ -97,7 +97,7 @@ class ZipStream:
 
 
 class _Entry:
-    """What the archive says of one member, before its bytes and at the end."""
+    """Headers of one member, before its bytes and in the central directory."""
 
     def __init__(
         self, name: str, mode: int, modified: float, position: int, *, size: int = 0, method: int = _DEFLATED

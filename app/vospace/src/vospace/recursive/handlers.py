@@ -25,7 +25,7 @@ _ADMIN = frozenset({CREATOR, QUOTA})
 
 
 def parameters_of_delete(space: Space) -> Checks:
-    """What may be said of a recursive deletion, and changed before it starts."""
+    """Return the checks of the parameters of a recursive deletion, which may be changed before it starts."""
 
     def target(uri: str) -> str:
         try:

@@ -1,1 +1,1 @@
-"""What is allowed, in which order, and what is an error."""
+"""The rules of the service."""

@@ -1,4 +1,4 @@
-"""What a node document asks to be changed."""
+"""Changes that a node document asks for."""
 
 from __future__ import annotations
 
@@ -26,8 +26,11 @@ class Changes:
         self._identities = identities
 
     async def of(self, document: NodeDocument, *, admin: bool = False) -> Change:
-        """What is mentioned is changed, the rest stays. Read-only properties are ignored, since clients send whole
-        documents back; an `admin` may set the quota. Raises InvalidArgument."""
+        """Return the change that `document` asks for: properties that it does not mention stay.
+
+        Read-only properties are ignored, since clients send whole documents back; an `admin` may set the quota. Raises
+        InvalidArgument.
+        """
         given = document.properties
         properties: dict[str, str | None] = {}
         for key, value in given.items():

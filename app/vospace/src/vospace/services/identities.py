@@ -1,4 +1,4 @@
-"""Who a caller is, and the names and numbers of users and groups.
+"""Identities of callers, and the names, uids and gids of users and groups.
 
 A caller is known by a bearer token of the configured issuer or by an X.509 certificate of the deployment. The
 numbers come from the POSIX mapper, which is asked with the service's own credential, so that an owner's name is known
@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 Parameters = list[tuple[str, str]]
 _PLAIN = ":/?@"
-"""What a query may have as it is (RFC 3986 section 3.4), and identifiers of groups are made of."""
+"""Characters that a query may contain unencoded (RFC 3986 section 3.4), and that identifiers of groups consist of."""
 
 
 class MappingUnavailable(Exception):

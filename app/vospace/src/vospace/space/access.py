@@ -17,14 +17,14 @@ from vospace.storage.tree import Directory, Kind, Status
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the deployment decides."""
+    """Rules of access that the deployment sets."""
 
     naming: Naming
     root_uid: int
     root_writers: frozenset[str]
     allocation_parents: frozenset[Path]
     home: Path | None
-    """Where users may make an allocation of their own."""
+    """The container in which users may make an allocation of their own."""
     self_allocate: str
     self_allocate_groups: frozenset[str]
     default_quota: int

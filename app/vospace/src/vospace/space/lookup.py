@@ -142,7 +142,7 @@ class Lookup:
                 raise
 
     def stamp(self, caller: Caller, path: Path) -> list[int]:
-        """What tells a node from any other, as `Upload.stamp`."""
+        """Return inode, size in bytes and modification time in ns of a node, as `Upload.stamp`."""
         with self.existing(caller, path) as place:
             found = place.directory.stat(place.name)
             if found is None:

@@ -1,4 +1,4 @@
-"""How much of a quota is used, counted for all server processes together.
+"""Usage of quotas, counted for all server processes together.
 
 Each container with a quota has a small file beside the space that says what was counted and what is being added. It is
 changed under its lock, so that uploads in different processes cannot exceed the quota together. Before anything is

@@ -1,4 +1,4 @@
-"""What tells one file from any other, even from one that gets its inode number later.
+"""Identities of files, which differ even if a later file gets the same inode number.
 
 That is the inode number with the time of birth (statx(2)), or on file systems without the latter their handle
 (name_to_handle_at(2)), which has the inode's generation. Both stay the same when a file is renamed or written.

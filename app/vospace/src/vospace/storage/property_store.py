@@ -1,4 +1,4 @@
-"""Where properties are kept: in extended attributes of the nodes, or beside the space where there are none of those.
+"""Stores of node properties: extended attributes of the nodes, or files beside the space where there are none of those.
 
 A property store knows keys and bytes of open files and directories; attributes.py knows their meaning.
 """

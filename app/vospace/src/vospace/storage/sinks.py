@@ -1,4 +1,4 @@
-"""Where bytes that arrive go: a file being staged, or memory."""
+"""Sinks of received bytes: a file being staged, or memory."""
 
 from __future__ import annotations
 

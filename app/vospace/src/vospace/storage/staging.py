@@ -93,7 +93,7 @@ class StagedFile:
 
     @property
     def stamp(self) -> list[int]:
-        """What tells this file from any other: inode, size, time of change in ns; the same before and after placing."""
+        """Inode, size in bytes and modification time in ns of this file, the same before and after placing."""
         found = os.fstat(self.descriptor)
         return [found.st_ino, found.st_size, found.st_mtime_ns]
 

@@ -43,7 +43,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What a node is, whose, and who may do what."""
+    """Kind, owner and permissions of a node."""
 
     kind: Kind
     stat: os.stat_result
@@ -91,7 +91,7 @@ class Directory:
 
     @cached_property
     def default_acl(self) -> Acl | None:
-        """What new nodes inherit, None without inheritance; as it was when first asked for."""
+        """The ACL that new nodes inherit, None without inheritance; as it was when first asked for."""
         try:
             return Acl.decode(os.getxattr(self.descriptor, posix_acl.DEFAULT))
         except (OSError, ValueError):
@@ -179,7 +179,7 @@ class Tree:
         return Directory(os.dup(self._descriptor), (), self.properties)
 
     def link_target(self, parent: Path, text: str) -> Path:
-        """Where the text of a link in container `parent` leads. Raises ExternalLink if outside the space."""
+        """Return the path that a link with `text` in container `parent` leads to. Raises ExternalLink if outside."""
         if text.startswith("/"):
             root = str(self.root).rstrip("/")
             if text != root and not text.startswith(root + "/"):

@@ -17,7 +17,7 @@ _REPEATED = ("target", "protocol", "param", "securityMethod")
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """How bytes travel: a protocol URI and, once negotiated or for a service-driven transfer, an endpoint."""
+    """A protocol's URI and, once negotiated or for a service-driven transfer, an endpoint."""
 
     uri: str
     endpoint: str | None = None
@@ -36,7 +36,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """What a client asks for. `keep_bytes` is true where the document does not say (VOSpace 2.1 section 3.6.3.2)."""
+    """A transfer that a client asks for; `keep_bytes` of None means true (VOSpace 2.1 section 3.6.3.2)."""
 
     targets: tuple[str, ...]
     direction: str

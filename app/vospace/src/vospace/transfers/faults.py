@@ -1,4 +1,4 @@
-"""What a job says when it fails: the texts that clients compare with."""
+"""Texts of failed jobs, which clients compare."""
 
 from __future__ import annotations
 

@@ -30,12 +30,12 @@ logger = logging.getLogger(__name__)
 
 PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 UNAVAILABLE_STATUS = frozenset({502, 503, 504})
-"""What a proxy answers for a source that is not there, and a source that cannot serve anybody now."""
+"""Statuses that proxies answer for an unreachable source, and sources that cannot serve anybody now."""
 _START_OF_RANGE = re.compile(r"bytes ([0-9]{1,18})-")
 
 
 class Sink(Protocol):
-    """Where the bytes go. `length` counts what was accepted."""
+    """Destination of the bytes; `length` counts those accepted."""
 
     @property
     def length(self) -> int: ...
@@ -71,7 +71,7 @@ class FetchLimits:
 
 @dataclass(frozen=True, slots=True)
 class Fetched(Content):
-    """What arrived, with the source's media type if it named one, and the encoding of a file that is coded itself."""
+    """Content that arrived, the media type that the source named, and the encoding of a file that is coded itself."""
 
     media_type: str | None = None
     encoding: str | None = None
@@ -157,7 +157,7 @@ class Fetcher:
 
 
 class _Attempt:
-    """What the attempts at one source have in common: where they stand and what the source said of the file."""
+    """State shared by the attempts at one source: their progress and what the source stated of the file."""
 
     def __init__(
         self,

@@ -52,7 +52,7 @@ _PROTOCOLS = {
 
 @dataclass(frozen=True, slots=True)
 class Negotiated:
-    """What a negotiation found: where the bytes go, and how; `link` if the target was a link to it."""
+    """The result of a negotiation: path and transfer; `link` if the target was a link to it."""
 
     path: Path
     transfer: Transfer

@@ -195,7 +195,7 @@ def _usable(transfer: Transfer, uris: frozenset[str]) -> list[Protocol]:
 
 
 def _expected(transfer: Transfer) -> Content:
-    """What the document says the bytes are. Raises InvalidArgument."""
+    """Return the content that the document states. Raises InvalidArgument."""
     length, md5, adler32 = (transfer.param(uri) for uri in (LENGTH, MD5, ADLER32))
     size = None if length is None else byte_count(length)
     if length is not None and size is None:

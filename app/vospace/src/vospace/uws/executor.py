@@ -1,4 +1,4 @@
-"""Who runs what: each server process leases queued jobs from the table and works on them in its event loop.
+"""Executor of jobs: each server process leases queued jobs from the table and works on them in its event loop.
 
 A process takes jobs as it has free slots, renews their leases by a heartbeat, and gives them back when it stops. When
 a process dies its leases run out and another process (or its successor) continues the job: a runner is written such
@@ -30,7 +30,7 @@ DATABASE_ERRORS = (SQLAlchemyError, OSError)
 
 
 class Run:
-    """What a runner may do with its job. Every method raises LeaseLost when the job is no longer its own."""
+    """The job of a runner. Every method raises LeaseLost when the job is no longer its own."""
 
     def __init__(self, job: Job, store: JobStore, worker: str) -> None:
         self.job = job

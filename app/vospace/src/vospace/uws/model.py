@@ -38,7 +38,7 @@ class ErrorSummary:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one kind of job may ask for, in seconds; a larger wish is cut down to it (UWS 1.1 section 2.1.8)."""
+    """Limits of one kind of job, in seconds; larger values are reduced to them (UWS 1.1 section 2.1.8)."""
 
     execution: int
     destruction: int
@@ -46,7 +46,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one user's jobs may take of the table."""
+    """Limits of one user's jobs."""
 
     waiting: int
     """Jobs that have not begun."""
@@ -102,7 +102,7 @@ class JobReference:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended."""
+    """The outcome of a run."""
 
     phase: ExecutionPhase = ExecutionPhase.COMPLETED
     results: tuple[Result, ...] = ()

@@ -174,7 +174,7 @@ def job_list(
 
 
 def _change(service: JobService, field: str, value: str) -> Callable[[Job], Awaitable[Job]]:
-    """What makes of a job the one that is asked for. Raises InvalidArgument for what nothing can make."""
+    """Return the operation for a request to change a job. Raises InvalidArgument if there is none."""
     match field:
         case "phase":
             match value.upper():

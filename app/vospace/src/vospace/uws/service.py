@@ -1,4 +1,4 @@
-"""What a caller may do with jobs (UWS 1.1 section 2.2): create, look, wait, start, abort, change, delete."""
+"""Operations on jobs (UWS 1.1 section 2.2): create, read, wait, start, abort, change, delete."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _RECHECK = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Who asks: `name` is the user name, None for an anonymous caller; `record` what a job keeps of the caller."""
+    """The caller: `name` is the user name, None for an anonymous one; `record` is what a job stores of the caller."""
 
     name: str | None
     record: dict[str, Any] | None
@@ -199,7 +199,7 @@ class JobService:
         )
 
     async def set_destruction(self, job: Job, moment: datetime) -> Job:
-        """What lies beyond the kind's limit is cut down to it."""
+        """Reduce a value beyond the kind's limit to the limit."""
         limit = job.creation_time + self._destruction(job.kind, job.owner)
         return await self._change(job, {"destruction_time": min(moment, limit)})
 

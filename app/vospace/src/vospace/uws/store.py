@@ -210,7 +210,7 @@ class JobStore:
         return [_job(row) for row in rows]
 
     async def running(self, kind: str, owner: str | None) -> int:
-        """How many jobs of one kind and owner somebody works on."""
+        """Return the number of jobs of one kind and owner that are being worked on."""
         query = select(func.count()).where(
             job.c.owner.is_not_distinct_from(owner),
             job.c.kind == kind,

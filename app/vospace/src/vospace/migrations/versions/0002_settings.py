@@ -1,4 +1,4 @@
-"""What operators set while the service runs."""
+"""Settings that operators change while the service runs."""
 
 from alembic import op
 

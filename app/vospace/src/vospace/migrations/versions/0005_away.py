@@ -1,4 +1,4 @@
-"""What did not answer, of rows that failed for that reason."""
+"""What was unavailable, of rows that failed for that reason."""
 
 from alembic import op
 
