@@ -24,6 +24,8 @@ from urllib.parse import quote, urlencode
 
 import requests
 from lxml import etree
+from vospace_client.documents import node_document
+from vospace_client.terms import HTTP_GET, PULL_FROM
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/support"))
 from deployment import Deployment
@@ -34,10 +36,7 @@ SMALL = 10 << 10
 FILES = 500
 CHILDREN, PAGE = 100_000, 1_000
 CLIENTS = 8
-CONTAINER = (
-    '<vos:node xmlns:vos="http://www.ivoa.net/xml/VOSpace/v2.0"'
-    ' xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:type="vos:ContainerNode"><vos:nodes/></vos:node>'
-)
+CONTAINER = node_document("ContainerNode")
 Result = dict[str, Any]
 USER = "bench"
 
@@ -53,9 +52,9 @@ class Bench:
         self.headers = {"Authorization": f"Bearer {token}"}
         area = f"nodes/home/{USER}"
         if requests.get(f"{service}/{area}?limit=0", headers=self.headers, timeout=120).status_code == 404:
-            self.request("PUT", area, CONTAINER.encode())
+            self.request("PUT", area, CONTAINER)
         self.box = f"/home/{USER}/bench-{uuid.uuid4().hex[:8]}"
-        self.request("PUT", f"nodes{self.box}", CONTAINER.encode())
+        self.request("PUT", f"nodes{self.box}", CONTAINER)
 
     def request(self, method: str, path: str, body: bytes | None = None) -> requests.Response:
         answer = requests.request(
@@ -128,7 +127,7 @@ class Bench:
 
     def nodes(self) -> Iterator[Result]:
         names = [f"n{number}" for number in range(FILES)]
-        for method, body in (("PUT", CONTAINER.encode()), ("GET", None), ("DELETE", None)):
+        for method, body in (("PUT", CONTAINER), ("GET", None), ("DELETE", None)):
             done = self._burst(method, f"nodes{self.box}", names, body)
             yield {
                 "measurement": f"node {method}",
@@ -146,7 +145,7 @@ class Bench:
     def long_listing(self) -> Iterator[Result]:
         """A container of many children, page by page as a client reads it; the files come by the file system."""
         box = f"{self.box}/many"
-        self.request("PUT", f"nodes{box}", CONTAINER.encode())
+        self.request("PUT", f"nodes{box}", CONTAINER)
         space = self.stack.data / f"cavern_data/cavern{box}"
         for number in range(CHILDREN):
             (space / f"f{number:06d}").touch()
@@ -178,8 +177,8 @@ class Bench:
         self.request("PUT", f"files{self.box}/target", b"")
         transfer = {
             "TARGET": f"vos://opencadc.org~cavern{self.box}/target",
-            "DIRECTION": "pullFromVoSpace",
-            "PROTOCOL": "ivo://ivoa.net/vospace/core#httpget",
+            "DIRECTION": PULL_FROM,
+            "PROTOCOL": HTTP_GET,
             "PHASE": "RUN",
         }
         bearer = f"Authorization: {self.headers['Authorization']}"

@@ -11,11 +11,10 @@ import pytest
 import requests
 from contract_site import Site
 from lxml import etree
+from vospace_client.terms import CORE, INHERIT
 
 VOS = "{http://www.ivoa.net/xml/VOSpace/v2.0}"
-CORE = "ivo://ivoa.net/vospace/core#"
 CUSTOM = "ivo://contract.example/properties#run"
-INHERIT = "ivo://cadc.nrc.ca/vospace/core#inheritPermissions"
 GROUP = "ivo://contract.example/gms?survey"
 DOCUMENT = (
     '<vos:node xmlns:vos="http://www.ivoa.net/xml/VOSpace/v2.0" '

@@ -22,10 +22,9 @@ from lxml import etree
 from prepare_data_client.did import DID
 from preparer.ledger.tables import ACTIVE
 from vo_clients import Shell
+from vospace_client.terms import CORE, INHERIT
 
 VOS = "{http://www.ivoa.net/xml/VOSpace/v2.0}"
-CORE = "ivo://ivoa.net/vospace/core#"
-INHERIT = "ivo://cadc.nrc.ca/vospace/core#inheritPermissions"
 ROOT_URI = "vos://contract.example~cavern"
 GROUP = "ivo://contract.example/gms?survey"
 TOKEN = "ivo://ivoa.net/sso#token"

@@ -15,8 +15,8 @@ import requests
 import wire
 from deployment import INVENTORY, ROOT, Deployment
 from lxml import etree
+from vospace_client.terms import CORE
 
-CORE = "ivo://ivoa.net/vospace/core#"
 VOS = "{http://www.ivoa.net/xml/VOSpace/v2.0}"
 XML = {"Content-Type": "text/xml"}
 NODE = (

@@ -45,6 +45,11 @@ def test_nodes_are_read_as_they_were_written() -> None:
     assert node.quota_left == 6
 
 
+def test_a_node_without_name_and_properties() -> None:
+    assert read_node(node_document("ContainerNode")).properties == {}
+    assert parse(node_document("ContainerNode")).get("uri") is None
+
+
 def test_content_of_a_file() -> None:
     node = read_node(node_document("DataNode", URI, {LENGTH: "0", MD5: "md5:" + "A" * 32}))
     assert (node.content.size, node.content.md5, node.content.adler32) == (0, "a" * 32, None)

@@ -70,17 +70,26 @@ def parse(document: bytes, *, large: bool = False) -> etree._Element:
     )
 
 
-def node_document(kind: str, uri: str, properties: Mapping[str, str], target: str | None = None) -> bytes:
-    """Write a node; *target* is the URI that a link leads to."""
+def node_document(
+    kind: str,
+    uri: str | None = None,
+    properties: Mapping[str, str] | None = None,
+    target: str | None = None,
+) -> bytes:
+    """Write a node; *target* is the URI that a link leads to.
+
+    This project's service takes documents without *uri*, OpenCADC's does not.
+    """
     entries = "".join(
         f"<vos:property uri={quoteattr(key)}>{escape(value)}</vos:property>"
-        for key, value in properties.items()
+        for key, value in (properties or {}).items()
     )
     inside = "<vos:nodes/>" if kind == "ContainerNode" else ""
     if target is not None:
         inside += f"<vos:target>{escape(target)}</vos:target>"
+    named = "" if uri is None else f" uri={quoteattr(uri)}"
     return (
-        f'<vos:node xmlns:vos="{VOS}" xmlns:xsi="{XSI}" xsi:type="vos:{kind}" uri={quoteattr(uri)}>'
+        f'<vos:node xmlns:vos="{VOS}" xmlns:xsi="{XSI}" xsi:type="vos:{kind}"{named}>'
         f"<vos:properties>{entries}</vos:properties>{inside}</vos:node>"
     ).encode()
 
