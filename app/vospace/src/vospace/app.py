@@ -22,7 +22,7 @@ from voservice.app import Methods, service
 from voservice.auth import AuthenticationError, ClientCredentials, TokenVerifier
 from voservice.certificates import ClientCertificates
 from voservice.config import load
-from voservice.logging import bind, configure
+from voservice.logging import configure
 from voservice.operations import Operators
 from voservice.responses import text as plain
 
@@ -31,11 +31,11 @@ from vospace.bodies import Arrivals
 from vospace.config import Settings
 from vospace.control import handlers as control
 from vospace.control.state import State
+from vospace.dependencies import Callers
 from vospace.handlers import overview
 from vospace.handlers.files import FileHandlers
 from vospace.handlers.nodes import NodeHandlers
 from vospace.jobs import Jobs
-from vospace.models.caller import Caller
 from vospace.models.errors import Fault, InvalidArgument, QuotaExceeded
 from vospace.services.changes import Changes
 from vospace.services.identities import Identities, MappingUnavailable, Registry
@@ -123,19 +123,11 @@ def build(settings: Settings, known: Identities) -> FastAPI:
         caller_headers=True,
     )
 
-    async def identified(request: Request) -> Caller:
-        caller = await known.caller(request)
-        request.state.caller = caller
-        if caller.username is not None:
-            bind(user=caller.username)
-        return caller
-
-    async def caller_of(request: Request) -> Caller:
-        jobs.control.require_readable()
-        return await identified(request)
-
+    callers = Callers(
+        known, jobs.control, Operators(settings.vospace_operators), settings.vospace_root_owner_uid
+    )
     guard = jobs.control.require_writable
-    files = FileHandlers(space, preauth, f"{context}/files", caller_of, guard)
+    files = FileHandlers(space, preauth, f"{context}/files", callers.caller, guard)
     nodes = NodeHandlers(
         space,
         known,
@@ -143,16 +135,13 @@ def build(settings: Settings, known: Identities) -> FastAPI:
         nodes_path=f"{context}/nodes",
         service_url=settings.service_url,
         issuer=settings.oidc_issuer,
-        caller_of=caller_of,
+        caller_of=callers.caller,
         require_writable=guard,
     )
     methods = Methods(app, context)
     methods.include(files.router(), nodes.router())
-    jobs.install(methods, caller_of, changes)
+    jobs.install(methods, callers.owner, changes)
     url = settings.service_url
-    operator = control.operator_of(
-        identified, Operators(settings.vospace_operators), settings.vospace_root_owner_uid
-    )
 
     async def ready() -> None:
         await jobs.store.ready()
@@ -166,11 +155,11 @@ def build(settings: Settings, known: Identities) -> FastAPI:
         operations.router(
             jobs.control,
             url,
-            operator=operator,
+            operator=callers.operator,
             parameters=control.log_parameters,
             invalid=InvalidArgument,
         ),
-        control.router(jobs.control, url, operator),
+        control.router(jobs.control, url, callers.operator),
         vosi.router(overview.capabilities(url), ready=ready, state=state),
         overview.router(settings.vospace_resource_id, url),
     )

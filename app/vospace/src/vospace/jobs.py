@@ -23,7 +23,6 @@ from vospace.bulk.runner import BulkRunner
 from vospace.bulk.store import RowStore
 from vospace.config import Settings
 from vospace.control.state import Control, State
-from vospace.handlers.files import CallerOf
 from vospace.handlers.transfers import SYNCTRANS, TRANSFERS, TransferHandlers
 from vospace.package.handlers import KIND as PACKAGE
 from vospace.package.handlers import PackageHandlers, interrupted
@@ -39,7 +38,7 @@ from vospace.transfers.sender import Sender
 from vospace.uws.executor import Executor, Pool
 from vospace.uws.model import Job, Limits, Share
 from vospace.uws.notices import Notices
-from vospace.uws.routes import Create, job_list
+from vospace.uws.routes import Create, OwnerOf, job_list
 from vospace.uws.service import JobService, Owner
 from vospace.uws.store import JobStore
 
@@ -142,14 +141,10 @@ class Jobs:
         if self.executor is not None:
             self.executor.pause(self.control.state is not State.READ_WRITE)
 
-    def install(self, methods: Methods, caller_of: CallerOf, changes: Changes) -> None:
+    def install(self, methods: Methods, owner_of: OwnerOf, changes: Changes) -> None:
         """Add the routes."""
         context = "/" + self._settings.vospace_context_path.strip("/")
         url = self._settings.service_url
-
-        async def owner_of(request: Request) -> Owner:
-            caller = await caller_of(request)
-            return Owner(caller.username, None if caller.anonymous else caller.record())
 
         transfers = TransferHandlers(
             self._space, self.service, self.negotiator, url, owner_of, self.control.require_writable

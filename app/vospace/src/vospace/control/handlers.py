@@ -1,37 +1,17 @@
-"""Changes of the service's state, POSTed to `/availability` as OpenCADC's services have them, and who may operate."""
+"""Changes of the service's state, POSTed to `/availability` as OpenCADC's services have them."""
 
 from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
-from voservice.operations import Operators
 
 from vospace.control.state import Control
-from vospace.models.caller import Caller
-from vospace.models.errors import InvalidArgument, PermissionDenied
+from vospace.models.errors import InvalidArgument
 from vospace.uws.parameters import read_parameters
 from vospace.uws.routes import see_other
 
-CallerOf = Callable[[Request], Awaitable[Caller]]
 OperatorOf = Callable[[Request], Awaitable[str]]
-
-
-def operator_of(caller_of: CallerOf, operators: Operators, root_uid: int) -> OperatorOf:
-    """Return the dependency that gives an operator's name: the root owner is one, and who is configured.
-
-    `caller_of` must answer when the service is offline too. Raises PermissionDenied.
-    """
-
-    async def operator(request: Request) -> str:
-        caller = await caller_of(request)
-        if caller.username is not None and (
-            caller.uid == root_uid or operators.include(caller.username, caller.groups)
-        ):
-            return caller.username
-        raise PermissionDenied("permission denied")
-
-    return operator
 
 
 async def log_parameters(request: Request) -> tuple[list[str], list[str]]:
