@@ -21,14 +21,14 @@ OPERATIONS = {
         _LINES,
         [
             openapi.parameter("user", "User names, any number of them", openapi.many(openapi.STRING)),
-            openapi.parameter("uid", "Numbers of users", openapi.many(_NUMBER)),
+            openapi.parameter("uid", "uids of users", openapi.many(_NUMBER)),
         ],
     ),
     "GET /gid": openapi.Operation(
         _LINES,
         [
             openapi.parameter("group", "URIs of groups, any number of them", openapi.many(openapi.STRING)),
-            openapi.parameter("gid", "Numbers of groups", openapi.many(_NUMBER)),
+            openapi.parameter("gid", "gids of groups", openapi.many(_NUMBER)),
         ],
     ),
 }
@@ -37,11 +37,11 @@ OPERATIONS = {
 router = APIRouter()
 
 
-@router.get("/uid", summary="Users and their numbers")
+@router.get("/uid", summary="Users and their uids")
 async def uid(request: Request, shared: Shared, caller: Caller) -> Response:
     """Users by ``user`` and ``uid``, or all of them; unknown ones are left out.
 
-    A user who is asked for by name gets a number if that is the caller, or the caller may register others.
+    A user who is asked for by name gets a uid if that is the caller, or the caller may register others.
     """
     names, uids = parameters(request, "user", "uid")
     if names or uids:
@@ -49,11 +49,11 @@ async def uid(request: Request, shared: Shared, caller: Caller) -> Response:
     return _all(request, shared.mapping.all_users())
 
 
-@router.get("/gid", summary="Groups and their numbers")
+@router.get("/gid", summary="Groups and their gids")
 async def gid(request: Request, shared: Shared, caller: Caller) -> Response:
     """Groups by ``group`` and ``gid``, or all of them; unknown ones are left out.
 
-    A group that is asked for by name gets a number if the caller may register names.
+    A group that is asked for by name gets a gid if the caller may register names.
     """
     uris, gids = parameters(request, "group", "gid")
     if uris or gids:

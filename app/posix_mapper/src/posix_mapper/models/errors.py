@@ -11,5 +11,5 @@ class InvalidGroup(BadParameter):
     """The text is no group identifier."""
 
 
-class NumbersExhausted(Exception):
+class IdsExhausted(Exception):
     """No free uid or gid was found among those that the sequence gave."""

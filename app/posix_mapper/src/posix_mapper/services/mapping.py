@@ -50,7 +50,7 @@ class Mapping:
         return self._store.all_groups()
 
     def _may_register(self, caller: Identity) -> bool:
-        """Whether names that the caller asks for get numbers: such a row stays for ever, and all can read it."""
+        """Whether names that the caller asks for get a uid or gid: such a row stays for ever, and all can read it."""
         client = caller.claims.get("client_id", caller.claims.get("azp"))
         return (
             caller.username in self._administrators

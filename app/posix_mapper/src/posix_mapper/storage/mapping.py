@@ -9,9 +9,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from posix_mapper.models.entries import DEFAULT_GROUP, PosixGroup, PosixUser
-from posix_mapper.models.errors import InvalidGroup, NumbersExhausted
+from posix_mapper.models.errors import IdsExhausted, InvalidGroup
 
-# Nothing is drawn from a sequence for a name that is known. Whatever the conflict, a race for the name or a number that
+# Nothing is drawn from a sequence for a name that is known. Whatever the conflict, a race for the name or an id that
 # somebody has already, nothing is added, and the caller looks again.
 _ADD_USER = text(
     "INSERT INTO mapping.users (uid, username) OVERRIDING SYSTEM VALUE"
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 class MappingStore:
-    """Users and groups and their numbers; nothing is ever renamed or removed."""
+    """Users and groups with their uids and gids; nothing is ever renamed or removed."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         """Use the database of *engine*."""
@@ -91,9 +91,9 @@ class MappingStore:
                 yield PosixGroup(*row)
 
     async def reserve(self, name: str, uid: int) -> None:
-        """Give *name* the number *uid* before anybody else has it; raises ``ValueError`` if that is too late.
+        """Give *name* the *uid* before anybody else has it; raises ``ValueError`` if that is too late.
 
-        Should a sequence come to that number, its row is there already and the next number is taken.
+        Should a sequence come to that uid, its row is there already and the next uid is taken.
         """
         async with self.engine.begin() as connection:
             await connection.execute(
@@ -110,12 +110,12 @@ class MappingStore:
             rows = [(username, number) for username, number in found]
             for username, _ in rows:
                 if username != name:
-                    # Whoever has the administrator's number would own the administrator's files.
+                    # Whoever has the administrator's uid would own the administrator's files.
                     raise ValueError(
                         f"POSIX_MAPPER_RESERVED_USERS: {name}:{uid} cannot be reserved: {username} has uid {uid}"
                     )
             if rows != [(name, uid)]:
-                # So in a database in which OpenCADC's service met the name first: a number, once given, stays.
+                # So in a database in which OpenCADC's service met the name first: a uid, once given, stays.
                 logger.warning(
                     "POSIX_MAPPER_RESERVED_USERS: %s keeps uid %s and does not get %s", name, rows[0][1], uid
                 )
@@ -145,7 +145,7 @@ class MappingStore:
             else:
                 # Another group has that gid: sharing it would open the user's files to its members.
                 await step.rollback()
-        raise NumbersExhausted(f"no free uid for {name} among the next {ATTEMPTS}")
+        raise IdsExhausted(f"no free uid for {name} among the next {ATTEMPTS}")
 
     @staticmethod
     async def _own_group(connection: AsyncConnection, name: str, uid: int) -> bool:
@@ -169,4 +169,4 @@ class MappingStore:
                         f"group: {uri!r} is a user's own group; it is made with the user, by /uid"
                     )
             await connection.execute(_ADD_GROUPS, {"uris": sorted(uris)})
-        raise NumbersExhausted(f"no free gid for {min(uris)} among the next {ATTEMPTS}")
+        raise IdsExhausted(f"no free gid for {min(uris)} among the next {ATTEMPTS}")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 # Names become directories and parts of URIs: no separators, no control characters, no hidden or parent directories.
 USERNAME = re.compile(r"^(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}\Z")
 
-# OpenCADC's form of a group's identifier, ivo://authority/path?name; only such a group has a number.
+# OpenCADC's form of a group's identifier, ivo://authority/path?name; only such a group has a gid.
 GROUP = re.compile(r"^(?=.{1,255}\Z)ivo://[A-Za-z0-9._~-]+/[A-Za-z0-9/_.~-]+\?[A-Za-z0-9/_.~-]+\Z")
 
 

@@ -10,7 +10,7 @@ from vospace.models.uri import Path
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """`kind` is ContainerNode, DataNode or LinkNode; owner and groups are numbers, which services/identities names.
+    """`kind` is ContainerNode, DataNode or LinkNode; owner and groups are uid and gids, named by services/identities.
 
     `properties` are the stored ones by URI; what the file system itself knows has a field of its own. `target` is the
     path a link leads to, or the text of a link that leads out of the space."""

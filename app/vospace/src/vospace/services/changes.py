@@ -20,7 +20,7 @@ _HANDLED = frozenset({terms.PUBLIC, terms.GROUP_READ, terms.GROUP_WRITE, terms.I
 
 
 class Changes:
-    """Turns documents into changes, with the numbers of the groups they name."""
+    """Turns documents into changes, with the gids of the groups they name."""
 
     def __init__(self, identities: Identities) -> None:
         self._identities = identities
@@ -67,7 +67,7 @@ class Changes:
 
 
 def names_groups(document: NodeDocument) -> bool:
-    """Whether groups get numbers for what a document asks, if they have none."""
+    """Whether groups get gids for what a document asks, if they have none."""
     return any(document.properties.get(key) for key in (terms.GROUP_READ, terms.GROUP_WRITE))
 
 

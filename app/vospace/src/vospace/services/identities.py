@@ -1,7 +1,7 @@
 """Identities of callers, and the names, uids and gids of users and groups.
 
-A caller is known by a bearer token of the configured issuer or by an X.509 certificate of the deployment. The
-numbers come from the POSIX mapper, which is asked with the service's own credential, so that an owner's name is known
+A caller is known by a bearer token of the configured issuer or by an X.509 certificate of the deployment. uids
+and gids come from the POSIX mapper, which is asked with the service's own credential, so that an owner's name is known
 to anonymous readers too. Groups come from the token, or from the group service where the token says nothing of them.
 """
 
@@ -53,7 +53,7 @@ _PLAIN = ":/?@"
 
 
 class MappingUnavailable(Exception):
-    """The POSIX mapper or the registry cannot be asked, so that nobody's numbers can be known."""
+    """The POSIX mapper or the registry cannot be asked, so that nobody's uid and gids can be known."""
 
 
 class Registry:
@@ -100,7 +100,7 @@ class Registry:
 
 
 class Identities:
-    """Turns credentials into callers, and names into numbers and back."""
+    """Turns credentials into callers, and names into uids and gids and back."""
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class Identities:
         self.client = client
         self._root_name, self._root_uid, self._root_gid = root_owner
         self._root_further: frozenset[int] | None = None
-        # A number, once given, stays; so what is known is known for good.
+        # A uid or gid, once given, stays; so what is known is known for good.
         self._accounts: dict[str, tuple[int, int]] = {}
         self._names: dict[int, str | None] = {}
         self._gids: dict[str, int] = {}
@@ -164,7 +164,7 @@ class Identities:
     async def _further(self) -> frozenset[int]:
         """Numbers of the root owner besides that in the settings.
 
-        OpenCADC's POSIX mapper numbers him like anybody else at his first request, unless he has a number already.
+        OpenCADC's POSIX mapper gives him a uid like anybody else at his first request, unless he has one already.
         """
         if self._root_further is None:
             try:
@@ -236,7 +236,7 @@ class Identities:
             raise MappingUnavailable(f"The POSIX mapper gives {username} no number") from None
 
     async def name(self, uid: int) -> str | None:
-        """Name of the user with that number, or None if nobody has it."""
+        """Return the name of the user with that uid, or None if nobody has it."""
         if uid == self._root_uid:
             return self._root_name
         if uid not in self._names:
@@ -271,7 +271,7 @@ class Identities:
         return found
 
     async def group(self, gid: int) -> str | None:
-        """Identifier of the group with that number, or None if there is none."""
+        """Return the identifier of the group with that gid, or None if there is none."""
         if gid not in self._groups:
             found = await self._group_lines([("gid", str(gid))])
             if not found:

@@ -1,6 +1,6 @@
 """Pre-authorised URLs: a signed, short-lived right to read one data node, or to write it, as a certain caller.
 
-A token is `BODY.MAC`, both base64url: BODY is JSON with the path, the mode, the time it ends and the caller's numbers,
+A token is `BODY.MAC`, both base64url: BODY is JSON with the path, the mode, the expiry and the caller's uid and gids,
 MAC its HMAC-SHA256. It stands in the URL as OpenCADC's services have it: `/files/preauth:TOKEN/path`.
 """
 
@@ -38,7 +38,7 @@ class Preauth:
             "path": path,
             "mode": mode,
             "until": int(time.time()) + self._seconds,
-            # Rights to a node are of numbers; the names of a thousand groups would be no URL any more.
+            # Permissions are those of uids and gids; the names of a thousand groups would be no URL any more.
             "as": replace(caller, groups=frozenset()).record(),
         }
         body = _encode(json.dumps(content, separators=(",", ":")).encode())

@@ -1,4 +1,4 @@
-"""Users, groups and the sequences of their numbers, as OpenCADC's service makes them."""
+"""Users, groups and the sequences of their uids and gids, as OpenCADC's service makes them."""
 
 from alembic import op
 from posix_mapper.config import PosixMapperSettings
