@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,12 @@ from ansible_collections.skasrc.cavern.plugins.module_utils import (
     _site_certificate,
     _x509,
 )
+from ansible_collections.skasrc.cavern.plugins.module_utils._certificate_files import CertificateDirectory
 from ansible_collections.skasrc.cavern.plugins.module_utils._phase import PhaseError, Result
 
 DNS_NAME = re.compile(
     r"(?=.{1,253}\Z)(\*\.)?[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*\Z", re.I
 )
-FIRST_IN_CHECK_MODE = ("serial", "fingerprint")
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "directory": {"type": "path", "required": True},
@@ -57,76 +59,70 @@ class Certificates:
         self.names = _x509.Names(
             self.options["common_name"], tuple(self.options["names"]), tuple(self.options["addresses"])
         )
-        self.actions: list[dict[str, Any]] = []
-        self.diffs: list[dict[str, str]] = []
+        self.files = CertificateDirectory(module, self.directory, options["rotate"])
 
     def converge(self) -> dict[str, Any]:
         """Bring the directory to the wanted state and return the module's result."""
-        if not self.directory.is_dir():
-            self._act("directory", str(self.directory), "create", "missing")
-            if not self.module.check_mode:
-                _files.make_directory(self.directory)
-        before = self._load("ca")
+        self.files.create()
+        before = self.files.load("ca")
         site = _site_certificate.read(self.options)
-        facts = self._converge_own(before) if site is None else self._converge_site(site)
+        # All is issued before anything is written.
+        write: Callable[[], dict[str, Any]]
+        if site is None:
+            write = partial(self._write_own, before, *self._issue_own())
+        else:
+            write = partial(self._write_site, site)
         clients, new_clients = self._clients(before)
+        facts = write()
         self._write_clients(clients, new_clients)
         if site is not None:
             # Last, since it may have been that of clients too.
-            self._remove("ca.key", "the server certificate is the site's")
+            self.files.remove("ca.key", "the server certificate is the site's")
         return {
-            "changed": bool(self.actions),
-            "actions": self.actions,
+            "changed": bool(self.files.actions),
+            "actions": self.files.actions,
             **facts,
-            "client_ca": self._facts(clients.present.certificate, new_clients),
-            "diff": self.diffs,
+            "client_ca": self.files.facts(clients.present.certificate, new_clients),
+            "diff": self.files.diffs,
         }
 
-    def _converge_own(self, before: _x509.Pair | None) -> dict[str, Any]:
-        """A server certificate of the deployment's own CA."""
+    def _issue_own(self) -> tuple[_x509.Pair, bool, _x509.Pair, bool]:
+        """Return the deployment's own CA and its server certificate, each with whether it is new."""
         ca, new_ca = self._authority()
-        server, new_server = self._server(ca)
+        return (ca, new_ca, *self._server(ca))
+
+    def _write_own(
+        self, before: _x509.Pair | None, ca: _x509.Pair, new_ca: bool, server: _x509.Pair, new_server: bool
+    ) -> dict[str, Any]:
+        """Write the deployment's own CA and its server certificate, and return their properties."""
         self._write(ca, server, new_ca, new_server, self._previous(before, ca))
         return {
-            "ca": self._facts(ca.certificate, new_ca),
-            "server": self._facts(server.certificate, new_server),
+            "ca": self.files.facts(ca.certificate, new_ca),
+            "server": self.files.facts(server.certificate, new_server),
         }
 
-    def _converge_site(self, site: _site_certificate.SiteCertificate) -> dict[str, Any]:
-        """The site's server certificate, and what it leads to as the authority that clients trust."""
+    def _write_site(self, site: _site_certificate.SiteCertificate) -> dict[str, Any]:
+        """Install the site's server certificate, with its root as the CA that clients trust."""
         ageing = _x509.ageing(site.pair.certificate, self.options["renew_days"])
         if ageing:
             self.module.warn(f"server_cert: {self.options['server_cert']} {ageing}; have it renewed")
         # Clients that know what was trusted before go on until that ends.
-        trusted = _x509.load_certificates(_files.read_bytes(self.directory / "ca.pem"))
+        trusted = self.files.certificates("ca.pem")
         if trusted[:1] == [site.anchor]:
-            trusted = _x509.load_certificates(_files.read_bytes(self.directory / "ca-previous.pem"))
+            trusted = self.files.certificates("ca-previous.pem")
         previous = self._still_trusted(trusted[:1])
         self._previous_file(previous)
-        self._installed("ca", site.anchor)
-        self._installed("server", site.pair.certificate)
-        self._derived("server.key", site.pair.key_pem, 0o600, "server_key")
-        self._file("server.pem", site.pair.certificate_pem, 0o644)
-        self._file("ca.pem", _x509.pem(site.anchor), 0o644)
+        self.files.installed("ca", site.anchor)
+        self.files.installed("server", site.pair.certificate)
+        self.files.derive("server.key", site.pair.key_pem, 0o600, "server_key")
+        self.files.write("server.pem", site.pair.certificate_pem, 0o644)
+        self.files.write("ca.pem", _x509.pem(site.anchor), 0o644)
         chain = b"".join(_x509.pem(certificate) for certificate in site.intermediates)
         self._derived_files(site.pair.certificate_pem + chain + site.pair.key_pem, [site.anchor, *previous])
         return {
-            "ca": self._facts(site.anchor, False),
-            "server": self._facts(site.pair.certificate, False),
+            "ca": self.files.facts(site.anchor, False),
+            "server": self.files.facts(site.pair.certificate, False),
         }
-
-    def _installed(self, name: str, certificate: Any) -> None:
-        """Tell of a certificate that was issued elsewhere, unless it is here already."""
-        present = _x509.load_certificates(_files.read_bytes(self.directory / f"{name}.pem"))
-        if present != [certificate]:
-            before = present[0] if present else None
-            self._act(
-                "certificate",
-                name,
-                "update" if before else "create",
-                "server_cert changed" if before else "missing",
-            )
-            self._differs(name, before, self._text(certificate, False))
 
     def _authority(self) -> tuple[_x509.Pair, bool]:
         def judge(pair: _x509.Pair) -> str | None:
@@ -137,7 +133,7 @@ class Certificates:
                 self.options["organization"], self.options["ca_days"], self.options["key_type"]
             )
 
-        return self._pair("ca", judge, issue)
+        return self.files.pair("ca", judge, issue)
 
     def _server(self, ca: _x509.Pair) -> tuple[_x509.Pair, bool]:
         def judge(pair: _x509.Pair) -> str | None:
@@ -148,7 +144,7 @@ class Certificates:
         def issue() -> _x509.Pair:
             return _x509.issue_server(ca, self.names, self.options["days"], self.options["key_type"])
 
-        return self._pair("server", judge, issue)
+        return self.files.pair("server", judge, issue)
 
     def _clients(self, before: _x509.Pair | None) -> tuple[_client_ca.ClientAuthorities, bool]:
         """Return the CAs of client certificates: the present one and, while it is trusted, the one before."""
@@ -171,7 +167,7 @@ class Certificates:
         pair = _x509.create_client_ca(
             self.options["organization"], self.options["ca_days"], self.options["key_type"]
         )
-        self._issued("client-ca", present.present if present else None, pair, str(reason))
+        self.files.issued("client-ca", present.present if present else None, pair, str(reason))
         if "previous" in self.options["rotate"]:
             previous = None
         return _client_ca.ClientAuthorities(pair, previous), True
@@ -179,99 +175,59 @@ class Certificates:
     def _write_clients(self, clients: _client_ca.ClientAuthorities, new: bool) -> None:
         # First, or an interruption would lose it.
         self._former_key(clients.previous)
-        self._file(_client_ca.KEY, clients.present.key_pem if new else None, 0o600)
+        self.files.write(_client_ca.KEY, clients.present.key_pem if new else None, 0o600)
         lists = _client_ca.revocations(self.directory, clients)
-        self._derived(_client_ca.REVOCATIONS, lists, 0o644, "the CA of clients")
+        self.files.derive(_client_ca.REVOCATIONS, lists, 0o644, "the CA of clients")
         if new:
-            self._file(_client_ca.AUTHORITIES, clients.content(), 0o644)
+            self.files.write(_client_ca.AUTHORITIES, clients.content(), 0o644)
         else:
-            self._derived(_client_ca.AUTHORITIES, clients.content(), 0o644, "the CA of clients")
+            self.files.derive(_client_ca.AUTHORITIES, clients.content(), 0o644, "the CA of clients")
 
     def _former_key(self, previous: _x509.Pair | None) -> None:
         path = self.directory / _client_ca.PREVIOUS_KEY
         if previous is not None:
-            self._derived(path.name, previous.key_pem, 0o600, "the CA of clients")
+            self.files.derive(path.name, previous.key_pem, 0o600, "the CA of clients")
         else:
-            self._remove(path.name, "its CA ended, or is no longer trusted")
+            self.files.remove(path.name, "its CA ended, or is no longer trusted")
 
     def _previous(self, before: _x509.Pair | None, ca: _x509.Pair) -> list[Any]:
         """Return the CA before the present one, and the present one cross-signed by it, while it is trusted."""
         if before and before.certificate != ca.certificate:
             previous = [before.certificate, _x509.cross_sign(ca, before)]
         else:
-            previous = _x509.load_certificates(_files.read_bytes(self.directory / "ca-previous.pem"))
+            previous = self.files.certificates("ca-previous.pem")
         return self._still_trusted(previous)
 
     def _still_trusted(self, previous: list[Any]) -> list[Any]:
         ended = not previous or _x509.ageing(previous[0], 0)
         return [] if ended or "previous" in self.options["rotate"] else previous
 
-    def _load(self, name: str) -> _x509.Pair | None:
-        try:
-            return _x509.load(
-                _files.read_bytes(self.directory / f"{name}.pem"),
-                _files.read_bytes(self.directory / f"{name}.key"),
-            )
-        except ValueError:
-            return None
-
-    def _pair(self, name: str, judge: Any, issue: Any) -> tuple[_x509.Pair, bool]:
-        """Return the pair in the directory, or a new one if there is a reason to replace it."""
-        certificate, key = (self.directory / f"{name}.pem", self.directory / f"{name}.key")
-        present = None
-        try:
-            present = _x509.load(_files.read_bytes(certificate), _files.read_bytes(key))
-            reason = "rotation was asked for" if name in self.options["rotate"] else judge(present)
-        except ValueError as error:
-            reason = str(error)
-        if present is not None and reason is None:
-            return present, False
-        pair = issue()
-        self._issued(name, present, pair, str(reason))
-        return pair, True
-
-    def _issued(self, name: str, present: _x509.Pair | None, pair: _x509.Pair, reason: str) -> None:
-        self._act("certificate", name, "create" if reason == "missing" else "reissue", reason)
-        self._differs(name, present and present.certificate, self._text(pair.certificate, True))
-
-    def _differs(self, name: str, present: Any, after: str) -> None:
-        path = str(self.directory / f"{name}.pem")
-        before = "" if present is None else self._text(present, False)
-        self.diffs.append({"before_header": path, "after_header": path, "before": before, "after": after})
-
     def _write(
         self, ca: _x509.Pair, server: _x509.Pair, new_ca: bool, new_server: bool, previous: list[Any]
     ) -> None:
-        """Return every file with its wanted content; a key always before its certificate."""
+        """Write every file; a key always before its certificate."""
         # First of all, or an interruption would lose it.
         self._previous_file(previous)
-        self._file("ca.key", ca.key_pem if new_ca else None, 0o600)
-        self._file("ca.pem", ca.certificate_pem if new_ca else None, 0o644)
-        self._file("server.key", server.key_pem if new_server else None, 0o600)
-        self._file("server.pem", server.certificate_pem if new_server else None, 0o644)
+        self.files.write("ca.key", ca.key_pem if new_ca else None, 0o600)
+        self.files.write("ca.pem", ca.certificate_pem if new_ca else None, 0o644)
+        self.files.write("server.key", server.key_pem if new_server else None, 0o600)
+        self.files.write("server.pem", server.certificate_pem if new_server else None, 0o644)
         chain = server.certificate_pem + b"".join(_x509.pem(certificate) for certificate in previous[1:])
         self._derived_files(chain + server.key_pem, [ca.certificate, *previous[:1]])
 
     def _derived_files(self, served: bytes, trusted: list[Any]) -> None:
-        """What HAProxy serves with, and what its clients verify it with; the present CA is the first of *trusted*."""
-        self._derived("haproxy.pem", served, 0o600, "the server certificate")
+        """Write what HAProxy serves, and what its clients trust, of which the present CA is the first."""
+        self.files.derive("haproxy.pem", served, 0o600, "the server certificate")
         authorities = b"".join(_x509.pem(certificate) for certificate in trusted)
-        self._derived("ca-bundle.pem", self._bundle(authorities), 0o644, "the host's CAs or ours")
+        self.files.derive("ca-bundle.pem", self._bundle(authorities), 0o644, "the host's CAs or ours")
         self._trust_store(trusted[0])
 
     def _previous_file(self, previous: list[Any]) -> None:
         if previous:
             content = b"".join(_x509.pem(certificate) for certificate in previous)
-            self._derived("ca-previous.pem", content, 0o644, "the CA")
+            self.files.derive("ca-previous.pem", content, 0o644, "the CA")
         else:
-            self._remove("ca-previous.pem", "it ended, or is no longer trusted")
-
-    def _remove(self, name: str, reason: str) -> None:
-        path = self.directory / name
-        if path.exists():
-            self._act("file", name, "remove", reason)
-            if not self.module.check_mode:
-                path.unlink()
+            self.files.remove("ca-previous.pem", "it ended, or is no longer trusted")
 
     def _bundle(self, authorities: bytes) -> bytes:
         bundle = _files.read_bytes(Path(self.options["host_bundle"]))
@@ -284,8 +240,8 @@ class Certificates:
 
     def _trust_store(self, ca: Any) -> None:
         # Its bytes differ each time it is made, so that its content decides.
-        if _x509.trust_store_holds(_files.read_bytes(self.directory / "truststore.p12"), ca):
-            self._file("truststore.p12", None, 0o644)
+        if _x509.trust_store_holds(self.files.read("truststore.p12"), ca):
+            self.files.write("truststore.p12", None, 0o644)
             return
         content = _x509.trust_store(ca)
         if content is None:
@@ -293,47 +249,7 @@ class Certificates:
                 "truststore.p12 is not made: it needs the Python package cryptography 45 or newer on the host"
             )
         else:
-            self._derived("truststore.p12", content, 0o644, "the CA")
-
-    def _derived(self, name: str, content: bytes, mode: int, source: str) -> None:
-        """Write a file that is derived from others, if its bytes differ."""
-        present = _files.read_bytes(self.directory / name)
-        if present == content:
-            self._file(name, None, mode)
-            return
-        self._act(
-            "file",
-            name,
-            "create" if present is None else "update",
-            "missing" if present is None else f"{source} changed",
-        )
-        self._file(name, content, mode)
-
-    def _file(self, name: str, content: bytes | None, mode: int) -> None:
-        """Write new content, or correct the permissions."""
-        path = self.directory / name
-        if content is not None:
-            if not self.module.check_mode:
-                _files.write_atomic(path, content, mode)
-            return
-        present = _files.mode_of(path)
-        if present is not None and present != mode:
-            self._act("file", name, "chmod", f"mode was {present:04o}, wanted {mode:04o}")
-            if not self.module.check_mode:
-                path.chmod(mode)
-
-    def _act(self, kind: str, name: str, action: str, reason: str) -> None:
-        self.actions.append({"object": kind, "name": name, "action": action, "reasons": [reason]})
-
-    def _facts(self, certificate: Any, new: bool) -> dict[str, Any]:
-        facts = _x509.describe(certificate)
-        if new and self.module.check_mode:
-            # What check mode issued is thrown away: its random parts tell nothing of the certificate to come.
-            facts = {key: value for key, value in facts.items() if key not in FIRST_IN_CHECK_MODE}
-        return facts
-
-    def _text(self, certificate: Any, new: bool) -> str:
-        return "".join(f"{key}: {value}\n" for key, value in self._facts(certificate, new).items())
+            self.files.derive("truststore.p12", content, 0o644, "the CA")
 
 
 def check_options(options: dict[str, Any]) -> None:
@@ -387,5 +303,5 @@ def run(module: AnsibleModule, options: dict[str, Any]) -> Result:
         return certificates.converge()
     except OSError as error:
         raise PhaseError(
-            f"Certificates in {options['directory']}: {error}", actions=certificates.actions
+            f"Certificates in {options['directory']}: {error}", actions=certificates.files.actions
         ) from error
