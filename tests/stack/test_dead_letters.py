@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from deployment import Deployment
 from kombu import Connection
-from preparer.tasks import QUEUE
+from preparer.broker import QUEUE
 
 CORE = "ska-src-local-data-preparer-core"
 BROKER = "ska-src-local-data-preparer-rabbitmq"

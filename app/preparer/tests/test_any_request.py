@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from hypothesis import example, given
 from hypothesis import strategies as st
 from preparer.core.main import create_app
-from preparer.worker.service import MIGRATIONS
+from preparer.ledger import MIGRATIONS
 from voservice import database
 from voservice.auth import Identity
 from voservice.testing import database_url, postgres

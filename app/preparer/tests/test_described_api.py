@@ -9,7 +9,7 @@ from aiohttp import web
 from cavern_double import CavernDouble
 from cryptography.fernet import Fernet
 from preparer.core.main import create_app
-from preparer.worker.service import MIGRATIONS
+from preparer.ledger import MIGRATIONS
 from voservice import database
 from voservice.auth import TokenVerifier
 from voservice.testing import database_url, postgres

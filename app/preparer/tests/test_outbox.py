@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from amqp.exceptions import ConnectionForced
 from kombu.exceptions import OperationalError
-from preparer import tasks
-from preparer.admin import task_of
+from preparer import broker
+from preparer.broker import Outbox
+from preparer.broker.dead_letters import task_of
 from preparer.config import PreparerSettings
-from preparer.core.outbox import Outbox
 
 
 class Ledger:
@@ -38,7 +38,7 @@ class Ledger:
 @pytest.mark.parametrize("failure", [OperationalError("away"), OSError("cut"), ConnectionForced("shutdown")])
 async def test_messages_wait_for_the_broker(failure: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger: Any = Ledger(5)
-    outbox = Outbox(tasks.create(PreparerSettings()), ledger, interval=0.01)
+    outbox = Outbox(broker.create(PreparerSettings()), ledger, interval=0.01)
     sent: list[uuid.UUID] = []
     failures = [failure, failure]
     states: list[bool] = []
@@ -62,11 +62,11 @@ async def test_messages_wait_for_the_broker(failure: Exception, monkeypatch: pyt
 
 
 def test_messages_are_durable_confirmed_and_hold_an_identifier_alone() -> None:
-    application = tasks.create(PreparerSettings(celery_broker_url="amqp://user@host:5672//"))
+    application = broker.create(PreparerSettings(celery_broker_url="amqp://user@host:5672//"))
     (queue,) = application.conf.task_queues
     assert queue.durable
     assert queue.queue_arguments["x-queue-type"] == "quorum"
-    assert queue.queue_arguments["x-dead-letter-exchange"] == tasks.DEAD
+    assert queue.queue_arguments["x-dead-letter-exchange"] == broker.DEAD
     assert application.conf.broker_transport_options["confirm_publish"]
     assert application.conf.task_acks_late
     assert application.conf.task_reject_on_worker_lost
@@ -76,7 +76,7 @@ def test_the_brokers_password_is_quoted_into_its_url() -> None:
     settings = PreparerSettings(
         celery_broker_url="amqp://user@host:5672//", celery_broker_password="p@ss/:word"
     )
-    assert tasks.broker_url(settings) == "amqp://user:p%40ss%2F%3Aword@host:5672//"
+    assert broker.broker_url(settings) == "amqp://user:p%40ss%2F%3Aword@host:5672//"
 
 
 def test_a_dead_letter_names_its_task_or_none() -> None:

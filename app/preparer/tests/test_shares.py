@@ -14,7 +14,7 @@ from cryptography.fernet import Fernet
 from fastapi import FastAPI
 from preparer.core import body
 from preparer.core.main import create_app
-from preparer.worker.service import MIGRATIONS
+from preparer.ledger import MIGRATIONS
 from voservice import database
 from voservice.auth import Identity
 from voservice.testing import database_url, postgres

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from voservice import database
 from voservice.config import load
 from voservice.logging import configure
 from voservice.server import serve
 
-import preparer.ledger
 from preparer.config import PreparerSettings
+from preparer.ledger import MIGRATIONS
 
 
 def main() -> None:
@@ -21,7 +20,7 @@ def main() -> None:
     parser.parse_args()
     settings = load(PreparerSettings)
     configure("prepare-data-core", settings.log_level)
-    database.migrate(settings, Path(preparer.ledger.__file__).parent / "migrations")
+    database.migrate(settings, MIGRATIONS)
     serve(
         "preparer.core.main:create_app",
         "prepare-data-core",

@@ -22,9 +22,9 @@ from voservice.logging import bind
 from voservice.problems import TooMany, Unauthorized
 from vospace_client.client import Cavern
 
+from preparer.broker import Outbox
 from preparer.config import PreparerSettings
 from preparer.core.body import Arrivals, read_json
-from preparer.core.outbox import Outbox
 from preparer.credentials import Vault
 from preparer.ledger import Ledger
 from preparer.rse import Rse

@@ -20,12 +20,11 @@ from voservice.middleware import protect
 from voservice.problems import Forbidden
 from vospace_client.client import Cavern
 
-from preparer import tasks
+from preparer.broker import Outbox, create
 from preparer.config import PreparerSettings
 from preparer.core import legacy, v1
 from preparer.core.body import Arrivals
 from preparer.core.context import Context, context
-from preparer.core.outbox import Outbox
 from preparer.credentials import Vault
 from preparer.ledger import Ledger, TaskState
 from preparer.rse import Rse
@@ -68,7 +67,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         httpx.AsyncClient(timeout=15) as client,
     ):
         secret = settings.service_client_secret.get_secret_value()
-        outbox = Outbox(tasks.create(settings), ledger)
+        outbox = Outbox(create(settings), ledger)
         app.state.context = Context(
             settings=settings,
             ledger=ledger,

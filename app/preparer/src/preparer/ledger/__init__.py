@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from preparer.ledger.aftercare import Aftercare
 from preparer.ledger.leases import Leases
 from preparer.ledger.outbox import Outbox
@@ -14,6 +16,7 @@ from preparer.ledger.tables import ACTIVE, GOOD, FileState, TaskState
 __all__ = [
     "ACTIVE",
     "GOOD",
+    "MIGRATIONS",
     "File",
     "FileState",
     "KeyReused",
@@ -25,6 +28,8 @@ __all__ = [
     "Task",
     "TaskState",
 ]
+
+MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 class Ledger(Requests, Outbox, Leases, Progress, Aftercare, Statistics):

@@ -1,4 +1,4 @@
-"""Command line: ``prepare-data-worker``, and ``prepare-data-worker --health`` for the container's health check."""
+"""Command line: `prepare-data-worker`, and `prepare-data-worker --health` for the container's health check."""
 
 from __future__ import annotations
 
@@ -14,15 +14,9 @@ def main() -> None:
         sys.exit(0 if heartbeat.healthy() else 1)
     if sys.argv[1:]:
         sys.exit("usage: prepare-data-worker [--health]")
-    from voservice.config import load
-    from voservice.logging import configure
+    from preparer.worker.celery import run
 
-    from preparer.config import PreparerSettings
-    from preparer.worker.service import Worker
-
-    settings = load(PreparerSettings)
-    configure("prepare-data-worker", settings.log_level)
-    Worker(settings).run()
+    sys.exit(run())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""The outbox: a request is written to the ledger first and published after, as often as it takes.
+"""Transactional outbox: a request is committed to the ledger first, and published until the broker confirms it.
 
-Publishing waits for the broker's confirmation. What was not confirmed, since the broker or this process was away, is
-found in the ledger and published again; a message that comes twice does no harm.
+What is not confirmed, because the broker or this process went away, is found in the ledger and published again.
 """
 
 from __future__ import annotations
@@ -10,46 +9,46 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from celery import Celery
 from kombu.exceptions import OperationalError
 from sqlalchemy.exc import DBAPIError
 
+from preparer.broker.app import declare, publish
 from preparer.ledger import Ledger
-from preparer.tasks import declare, publish
 
 logger = logging.getLogger(__name__)
 
 
 class Outbox:
-    """Publishes the messages of tasks."""
+    """Publishes the messages of tasks.
+
+    `healthy` says whether the broker has confirmed everything so far.
+    """
 
     def __init__(self, application: Celery, ledger: Ledger, interval: float = 2.0) -> None:
-        """Look for what is unpublished every *interval* seconds, and whenever told."""
+        """Look for unpublished tasks every *interval* seconds, and whenever notified."""
         self.application = application
         self.ledger = ledger
         self.interval = interval
         self._wake = asyncio.Event()
-        # One thread: kombu's connections are not for several at once.
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="outbox")
+        # Opened with the first message, and kept: to open one for each would take longer than to publish.
         self._connection: Any = None
         self.healthy = False
 
     def notify(self) -> None:
-        """Say that something was written."""
+        """Look for unpublished tasks now."""
         self._wake.set()
 
     async def run(self) -> None:
         """Publish until cancelled."""
-        loop = asyncio.get_running_loop()
         while True:
             self._wake.clear()
             try:
                 waiting = await self.ledger.unpublished()
                 if not self.healthy or waiting:
-                    await loop.run_in_executor(self._thread, self._publish, waiting)
+                    await asyncio.to_thread(self._publish, waiting)
                 self.healthy = True
                 if waiting:
                     await self.ledger.published(waiting)
@@ -59,7 +58,7 @@ class Outbox:
                     logger.warning("Messages wait: %s", type(exc).__name__)
                 self.healthy = False
             except Exception:
-                # AMQP's own errors have no common ground with those above; the outbox goes on after any.
+                # AMQP's own errors have no common base with those above; publishing goes on after any.
                 logger.exception("Messages wait")
                 self.healthy = False
             try:
@@ -77,13 +76,11 @@ class Outbox:
             for task in waiting:
                 publish(self.application, str(task), self._connection)
         except BaseException:
-            if self._connection is not None:
-                self._connection.release()
-            self._connection = None
+            self.close()
             raise
 
     def close(self) -> None:
-        """Let go of the broker."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """Close the connection to the broker."""
         if self._connection is not None:
             self._connection.release()
+        self._connection = None
