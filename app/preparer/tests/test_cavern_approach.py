@@ -15,10 +15,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 from cavern_double import CavernDouble
-from preparer.approaches.base import Job, StagingError
-from preparer.approaches.cavern import CavernApproach
 from preparer.config import PreparerSettings
 from preparer.ledger import FileState, Outcome
+from preparer.staging.approach import Job, StagingError
+from preparer.staging.vospace import CavernApproach
 from vospace_client.client import Cavern, fault
 
 CONTENT = {"a.dat": b"a" * 3_000_000, "b.dat": b"bb", "empty.dat": b""}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from preparer.core.estimate import Source, in_place, predict
+from preparer.api.estimate import Source, in_place, predict
 from preparer.ledger import NewFile
 from vospace_client.documents import Node
 from vospace_client.terms import ADLER32, DATE, LENGTH, MD5

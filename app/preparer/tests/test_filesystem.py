@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 from prepare_data_client.did import DID
-from preparer.approaches.base import Job, StagingError
-from preparer.approaches.filesystem import CopyApproach, FilesystemApproach, LinkApproach
 from preparer.config import PreparerSettings
 from preparer.ledger import FileState, Outcome
+from preparer.staging.approach import Job, StagingError
+from preparer.staging.filesystem import CopyApproach, FilesystemApproach, LinkApproach
 
 Stage = Callable[..., dict[int, Outcome]]
 

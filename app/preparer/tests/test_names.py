@@ -12,10 +12,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from prepare_data_client.did import DID, UNPRINTABLE, InvalidDID, InvalidPath, destination
 from prepare_data_client.items import from_json
+from preparer.api.submission import Item, Submission
 from preparer.config import PreparerSettings
-from preparer.core.submission import Item, Submission
 from preparer.ledger import NewFile
-from preparer.rse import Rse
+from preparer.staging.rse import Rse
 from vospace.models.uri import Naming, check_name
 from vospace_client.client import Cavern
 

@@ -17,12 +17,12 @@ import pytest
 from aiohttp import web
 from cavern_double import CavernDouble
 from cryptography.fernet import Fernet
-from preparer.approaches.base import Job
-from preparer.approaches.cavern import CavernApproach
 from preparer.config import PreparerSettings
-from preparer.credentials import Vault
 from preparer.ledger import ACTIVE, Ledger, NewFile, NewTask, Outcome, TaskState
+from preparer.ledger.credentials import Vault
 from preparer.ledger.tables import metadata
+from preparer.staging.approach import Job
+from preparer.staging.vospace import CavernApproach
 from preparer.worker import heartbeat
 from preparer.worker import runner as worker
 from preparer.worker.runner import Runner
@@ -404,7 +404,7 @@ async def test_cancelling_reaches_a_job_at_a_cavern_that_is_away(
     site: Site, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     """The task ends at once, and the job as soon as Cavern can be told."""
-    monkeypatch.setattr("preparer.approaches.bulk.CANCEL_SECONDS", 0.2)
+    monkeypatch.setattr("preparer.staging.bulk.CANCEL_SECONDS", 0.2)
     jobs = site.stand_in.bulk_jobs
     task = await site.submit()
     async with site.worker("w1"):

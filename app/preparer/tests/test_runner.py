@@ -18,11 +18,11 @@ import aiohttp
 import pytest
 from aiohttp import web
 from cryptography.fernet import Fernet
-from preparer.approaches.base import Approach, Job, Removal, StagingError
 from preparer.config import PreparerSettings
-from preparer.credentials import Vault
 from preparer.ledger import ACTIVE, File, FileState, Ledger, NewFile, NewTask, Outcome, Task, TaskState
+from preparer.ledger.credentials import Vault
 from preparer.ledger.tables import metadata
+from preparer.staging.approach import Approach, Job, Removal, StagingError
 from preparer.worker import heartbeat
 from preparer.worker import runner as module
 from preparer.worker.runner import Runner

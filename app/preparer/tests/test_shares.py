@@ -12,8 +12,8 @@ import pytest
 from aiohttp import web
 from cryptography.fernet import Fernet
 from fastapi import FastAPI
-from preparer.core import body
-from preparer.core.main import create_app
+from preparer.api import body
+from preparer.api.app import create_app
 from preparer.ledger import MIGRATIONS
 from voservice import database
 from voservice.auth import Identity

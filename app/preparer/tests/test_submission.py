@@ -8,8 +8,8 @@ from typing import Any
 
 import jwt
 import pytest
+from preparer.api.submission import Item, Submission, content_hash
 from preparer.config import PreparerSettings
-from preparer.core.submission import Item, Submission, content_hash
 from voservice.auth import AuthenticationError
 from voservice.problems import Invalid, TooLarge
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import aiohttp
 import pytest
-from preparer.approaches.base import Job
-from preparer.approaches.cavern import CavernApproach
+from preparer.api.estimate import estimate
 from preparer.config import PreparerSettings
-from preparer.core.estimate import estimate
 from preparer.ledger import NewFile, Outcome
-from preparer.rse import Rse, RseError, Source
+from preparer.staging.approach import Job
+from preparer.staging.rse import Rse, RseError, Source
+from preparer.staging.vospace import CavernApproach
 from rse_habits import HabitualServer, habits
 from vospace_client.client import Cavern
 

@@ -21,13 +21,13 @@ from voservice.config import load
 from voservice.logging import configure
 from vospace_client.client import Cavern
 
-from preparer.approaches.base import Approach
-from preparer.approaches.cavern import CavernApproach
-from preparer.approaches.filesystem import CopyApproach, LinkApproach
 from preparer.broker import TASK, create
 from preparer.config import PreparerSettings
-from preparer.credentials import Vault
 from preparer.ledger import MIGRATIONS, Ledger
+from preparer.ledger.credentials import Vault
+from preparer.staging.approach import Approach
+from preparer.staging.filesystem import CopyApproach, LinkApproach
+from preparer.staging.vospace import CavernApproach
 from preparer.worker.runner import Runner
 
 logger = logging.getLogger(__name__)

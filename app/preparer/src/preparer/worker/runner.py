@@ -16,12 +16,12 @@ import aiohttp
 from sqlalchemy.exc import DBAPIError
 from voservice.logging import bound
 
-from preparer import callbacks, receipts
-from preparer.approaches.base import Approach, Job, Removal, StagingError
 from preparer.config import PreparerSettings
-from preparer.credentials import CredentialLost, Vault
 from preparer.ledger import GOOD, File, FileState, Ledger, Outcome, Task
-from preparer.patience import delay
+from preparer.ledger.credentials import CredentialLost, Vault
+from preparer.staging import callbacks, receipts
+from preparer.staging.approach import Approach, Job, Removal, StagingError
+from preparer.staging.retry import delay
 from preparer.worker import heartbeat, metrics
 
 logger = logging.getLogger(__name__)

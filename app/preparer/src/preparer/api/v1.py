@@ -13,13 +13,13 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from voservice.problems import Conflict, Invalid, TooMany
 
-from preparer.core.body import idempotency_key
-from preparer.core.context import Caller, Context, caller, context
-from preparer.core.estimate import estimate, one_at_a_time
-from preparer.core.legacy import find
-from preparer.core.submission import Item, Submission
+from preparer.api.body import idempotency_key
+from preparer.api.context import Caller, Context, caller, context
+from preparer.api.estimate import estimate, one_at_a_time
+from preparer.api.legacy import find
+from preparer.api.submission import Item, Submission
 from preparer.ledger import ACTIVE, FileState, NewFile, SameUnderWay, TaskState
-from preparer.receipts import file_document, task_document
+from preparer.ledger.documents import file_document, task_document
 
 M = TypeVar("M", bound=BaseModel)
 router = APIRouter(prefix="/v1", tags=["version 1"])

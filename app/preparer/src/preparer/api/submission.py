@@ -17,9 +17,9 @@ from prepare_data_client.did import DID, InvalidDID, InvalidPath, destination
 from voservice.auth import AuthenticationError
 from voservice.problems import Conflict, Invalid, TooLarge, TooMany
 
-from preparer.callbacks import CallbackRefused, check
-from preparer.core.context import Caller, Context
+from preparer.api.context import Caller, Context
 from preparer.ledger import KeyReused, NewFile, NewTask, Task
+from preparer.staging.callbacks import CallbackRefused, check
 
 MD5 = re.compile(r"[0-9a-fA-F]{32}")
 # How long, in seconds, one exchange serves further requests with the same token; and how many are kept.

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from preparer.ledger import Task
-from preparer.receipts import task_document
+from preparer.ledger.documents import task_document
 
 ATTEMPTS = 8
 PRINTABLE = re.compile("[!-~]{1,2000}")

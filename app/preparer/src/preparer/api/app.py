@@ -20,14 +20,14 @@ from voservice.middleware import protect
 from voservice.problems import Forbidden
 from vospace_client.client import Cavern
 
+from preparer.api import legacy, v1
+from preparer.api.body import Arrivals
+from preparer.api.context import Context, context
 from preparer.broker import Outbox, create
 from preparer.config import PreparerSettings
-from preparer.core import legacy, v1
-from preparer.core.body import Arrivals
-from preparer.core.context import Context, context
-from preparer.credentials import Vault
 from preparer.ledger import Ledger, TaskState
-from preparer.rse import Rse
+from preparer.ledger.credentials import Vault
+from preparer.staging.rse import Rse
 
 TASKS = Gauge("prepare_data_tasks", "Tasks by state", ["state"])
 OLDEST = Gauge("prepare_data_oldest_seconds", "Age of the oldest unfinished task")

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from voservice.problems import Invalid, NotFound
 
-from preparer.core.body import idempotency_key
-from preparer.core.context import Caller, caller, context
-from preparer.core.submission import Item, Submission
+from preparer.api.body import idempotency_key
+from preparer.api.context import Caller, caller, context
+from preparer.api.submission import Item, Submission
 from preparer.ledger import TaskState
 
 router = APIRouter(tags=["staging"])

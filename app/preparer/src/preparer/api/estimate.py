@@ -13,9 +13,9 @@ from vospace_client.client import CavernError
 from vospace_client.documents import Node
 from vospace_client.terms import ADLER32, DATE, LENGTH, MD5
 
-from preparer.core.context import Caller, Context
+from preparer.api.context import Caller, Context
 from preparer.ledger import NewFile
-from preparer.rse import RseError, Source
+from preparer.staging.rse import RseError, Source
 
 MOST_CONTAINERS = 1000
 # Of coordinate descent, which needs few for three costs.

@@ -20,7 +20,9 @@ from pathlib import Path
 from voservice.digests import Digester
 from vospace_client.errors import TransferError
 
-from preparer.approaches.base import (
+from preparer.config import PreparerSettings
+from preparer.ledger import File, FileState, Outcome, Task
+from preparer.staging.approach import (
     Approach,
     Job,
     Removal,
@@ -28,8 +30,6 @@ from preparer.approaches.base import (
     side_by_side,
     until_final,
 )
-from preparer.config import PreparerSettings
-from preparer.ledger import File, FileState, Outcome, Task
 
 CHUNK = 4 << 20
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -12,7 +12,7 @@ from vospace_client.errors import Service, TransferError
 
 from preparer.config import PreparerSettings
 from preparer.ledger import GOOD, File, FileState, Outcome, Task
-from preparer.patience import Patience, delay
+from preparer.staging.retry import Patience, delay
 
 logger = logging.getLogger("preparer.staging")
 

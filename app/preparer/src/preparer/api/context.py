@@ -22,12 +22,12 @@ from voservice.logging import bind
 from voservice.problems import TooMany, Unauthorized
 from vospace_client.client import Cavern
 
+from preparer.api.body import Arrivals, read_json
 from preparer.broker import Outbox
 from preparer.config import PreparerSettings
-from preparer.core.body import Arrivals, read_json
-from preparer.credentials import Vault
 from preparer.ledger import Ledger
-from preparer.rse import Rse
+from preparer.ledger.credentials import Vault
+from preparer.staging.rse import Rse
 
 ASKING = 32
 HOW = "Send a token of {issuer}: Authorization: Bearer <token>"

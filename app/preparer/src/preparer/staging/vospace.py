@@ -21,7 +21,9 @@ from vospace_client.documents import Node
 from vospace_client.errors import TransferError
 from vospace_client.terms import ADLER32, CORE, ENCODING, LENGTH
 
-from preparer.approaches.base import (
+from preparer.config import PreparerSettings
+from preparer.ledger import File, FileState, Outcome, Task
+from preparer.staging.approach import (
     Approach,
     Job,
     Removal,
@@ -30,10 +32,8 @@ from preparer.approaches.base import (
     side_by_side,
     until_final,
 )
-from preparer.approaches.bulk import BulkPull
-from preparer.config import PreparerSettings
-from preparer.ledger import File, FileState, Outcome, Task
-from preparer.rse import Rse, RseError, Sending
+from preparer.staging.bulk import BulkPull
+from preparer.staging.rse import Rse, RseError, Sending
 
 LOOKUP_AGE = 10.0
 """Seconds for which it is taken that nothing has come into a file's place."""

@@ -14,10 +14,10 @@ from typing import Any
 from vospace_client.client import Cavern, CavernError, JobVanished, PullNotImplemented, Row
 from vospace_client.terms import STARTABLE_PHASES, UNFINISHED_PHASES
 
-from preparer.approaches.base import Job, StagingError, logger
 from preparer.config import PreparerSettings
 from preparer.ledger import File, FileState, Outcome
-from preparer.patience import Patience, delay
+from preparer.staging.approach import Job, StagingError, logger
+from preparer.staging.retry import Patience, delay
 
 CANCEL_SECONDS = 10.0
 """How long a cancelled task waits for a Cavern that is away, to end the job there before its own end."""
