@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from cavern_double import CavernDouble
+from ledger_double import ledger
 from preparer.config import PreparerSettings
 from preparer.ledger import FileState, Outcome
 from preparer.staging.approach import Job, StagingError
@@ -50,8 +51,8 @@ class Stage:
         async def remember(job: str | None, event: int) -> None:
             raise AssertionError("there is no bulk job to remember")
 
-        task: Any = SimpleNamespace(id=uuid.uuid4(), username="ada", job=None, job_event=0)
-        job = Job(task, "token", report, retried, remember, self.cancelled)
+        task: Any = SimpleNamespace(id=uuid.uuid4(), username="ada", worker="w", job=None, job_event=0)
+        job = Job(task, "token", ledger(report, retried, remember), self.cancelled)
 
         async def pages() -> AsyncIterator[Sequence[Any]]:
             yield files

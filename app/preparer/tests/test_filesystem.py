@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ledger_double import ledger
 from prepare_data_client.did import DID
 from preparer.config import PreparerSettings
 from preparer.ledger import FileState, Outcome
@@ -55,7 +56,7 @@ def stage(approach: FilesystemApproach) -> Stage:
             raise AssertionError("there is no job to remember")
 
         whose: Any = SimpleNamespace(id=uuid.uuid4(), username=user)
-        asyncio.run(approach.stage(Job(whose, "", report, report, remember), files))
+        asyncio.run(approach.stage(Job(whose, "", ledger(report, report, remember)), files))
         return outcomes
 
     return run
@@ -164,7 +165,7 @@ def test_cancelling_ends_a_file_that_is_being_read(
     async def nothing(*_: Any) -> None:
         raise AssertionError("a cancelled file is not reported: it is cancelled with its task")
 
-    job = Job(task(), "", nothing, nothing, nothing)
+    job = Job(task(), "", ledger(nothing, nothing, nothing))
     begin = job.begin
 
     def begin_and_cancel(source: str, which: Any) -> None:
@@ -186,7 +187,7 @@ def test_what_a_killed_worker_left_is_taken_over(roots: tuple[Path, Path]) -> No
     async def nothing(*_: Any) -> None:
         return
 
-    job = Job(task(), "", report, nothing, nothing)
+    job = Job(task(), "", ledger(report, nothing, nothing))
     (roots[1] / f"ada/.one.dat.{job.task.id.hex[:8]}.part").write_bytes(b"half of something longer")
     asyncio.run(approach.stage(job, [file(0, "s/one.dat", "one.dat")]))
     assert outcomes[0].state == FileState.STAGED
@@ -229,11 +230,15 @@ def test_a_passing_failure_is_tried_again_within_bounds(
         return
 
     if outage:
-        asyncio.run(approach.stage(Job(task(), "", report, again, nothing), [file(0, "s/one.dat", "a")]))
+        asyncio.run(
+            approach.stage(Job(task(), "", ledger(report, again, nothing)), [file(0, "s/one.dat", "a")])
+        )
         assert (failures, retried, outcomes[-1].state) == (0, [], FileState.STAGED)
         return
     for number, state in ((0, FileState.STAGED), (1, FileState.FAILED)):
-        asyncio.run(approach.stage(Job(task(), "", report, again, nothing), [file(number, "s/one.dat", "a")]))
+        asyncio.run(
+            approach.stage(Job(task(), "", ledger(report, again, nothing)), [file(number, "s/one.dat", "a")])
+        )
         assert (len(retried), outcomes[-1].state) == (2, state)
         retried.clear()
         failures = 3

@@ -17,6 +17,7 @@ import pytest
 from aiohttp import web
 from cavern_double import CavernDouble
 from cryptography.fernet import Fernet
+from ledger_double import ledger
 from preparer.config import PreparerSettings
 from preparer.ledger import ACTIVE, Ledger, NewFile, NewTask, Outcome, TaskState
 from preparer.ledger.credentials import Vault
@@ -578,8 +579,8 @@ async def test_cancelling_ends_the_wait_for_a_service_that_is_away(
     async with aiohttp.ClientSession() as session:
         cavern = Cavern(settings.cavern_api_url, settings.preparer_vos_uri, session)
         approach = CavernApproach(settings, cavern, session, None)
-        task: Any = SimpleNamespace(id=uuid.uuid4(), username="ada", job=None, job_event=0)
-        job = Job(task, "token", tell, tell, remember)
+        task: Any = SimpleNamespace(id=uuid.uuid4(), username="ada", worker="w", job=None, job_event=0)
+        job = Job(task, "token", ledger(tell, tell, remember))
         fields = {"size": None, "md5": None, "adler32": None, "attempts": 0}
         file: Any = SimpleNamespace(number=0, path="s/0", target="/home/ada/0", **fields)
         await cavern.bulk_pull_url()

@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from ledger_double import ledger
 from preparer.api.estimate import estimate
 from preparer.config import PreparerSettings
 from preparer.ledger import NewFile, Outcome
@@ -62,8 +63,8 @@ async def stage(approach: CavernApproach, files: list[Any]) -> dict[int, Outcome
     async def remember(job: str | None, event: int) -> None:
         return
 
-    task: Any = SimpleNamespace(id=uuid.uuid4(), username="ada")
-    job = Job(task, "ada", report, retried, remember)
+    task: Any = SimpleNamespace(id=uuid.uuid4(), username="ada", worker="w")
+    job = Job(task, "ada", ledger(report, retried, remember))
 
     async def pages() -> AsyncIterator[Sequence[Any]]:
         yield files

@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+from voservice.content import Content
 from voservice.problems import TooLarge, TooMany, Unavailable
 from vospace_client.client import CavernError
 from vospace_client.documents import Node
-from vospace_client.terms import ADLER32, DATE, LENGTH, MD5
+from vospace_client.terms import DATE
 
 from preparer.api.context import Caller, Context
 from preparer.ledger import NewFile
@@ -114,11 +115,10 @@ def in_place(file: NewFile, source: Source, node: Node | None) -> bool:
     """
     if node is None or node.kind != "DataNode":
         return False
-    if source.size is not None and node.number(LENGTH) != source.size:
+    if Content(source.size, file.md5, file.adler32).differs(node.content) is not None:
         return False
     if file.md5 or file.adler32:
-        pairs = ((file.md5, MD5), (file.adler32, ADLER32))
-        return all(node.properties.get(uri) == value for value, uri in pairs if value)
+        return True
     try:
         written = datetime.fromisoformat(node.properties.get(DATE, ""))
     except ValueError:

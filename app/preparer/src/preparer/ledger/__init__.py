@@ -9,7 +9,7 @@ from preparer.ledger.leases import Leases
 from preparer.ledger.outbox import Outbox
 from preparer.ledger.progress import Progress
 from preparer.ledger.requests import KeyReused, Requests, SameUnderWay
-from preparer.ledger.rows import File, NewFile, NewTask, Outcome, Task
+from preparer.ledger.rows import File, NewFile, NewTask, Outcome, Task, expected
 from preparer.ledger.statistics import Statistics
 from preparer.ledger.tables import ACTIVE, GOOD, FileState, TaskState
 
@@ -27,6 +27,7 @@ __all__ = [
     "SameUnderWay",
     "Task",
     "TaskState",
+    "expected",
 ]
 
 MIGRATIONS = Path(__file__).parent / "migrations"

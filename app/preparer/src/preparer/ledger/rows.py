@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
 
+from voservice.content import Content
+
 from preparer.ledger.tables import FileState, TaskState
 
 
@@ -119,3 +121,8 @@ class File:
     def of(cls, row: Sequence[Any]) -> Self:
         """Return a selected row of ``files``."""
         return cls(*row)
+
+
+def expected(file: NewFile | File) -> Content:
+    """Return what the request says of a file's bytes."""
+    return Content(file.size, file.md5, file.adler32)

@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from vospace_client.errors import Service, TransferError
 
 from preparer.config import PreparerSettings
-from preparer.ledger import GOOD, File, FileState, Outcome, Task
-from preparer.staging.retry import Patience, delay
+from preparer.ledger import GOOD, File, FileState, Ledger, Outcome, Task
+from preparer.staging import metrics
+from preparer.staging.retry import RetryPolicy, delay
 
 logger = logging.getLogger("preparer.staging")
-
-Report = Callable[[Sequence[Outcome]], Awaitable[None]]
 
 
 class StagingError(Exception):
@@ -56,40 +55,46 @@ class StagingError(Exception):
 
 @dataclass
 class Job:
-    """A task in a worker's hands.
+    """A claimed task, and what its worker writes to the ledger about it.
 
-    ``bulk`` is the URL of the bulk job underneath and ``event`` the last of its events that was taken; ``away`` holds
-    since when services have not answered.
+    `bulk` is the URL of the task's bulk job and `event` the last of its events that was processed; `away` maps services
+    to the time (monotonic seconds) since which they have not answered.
     """
 
     task: Task
     token: str
-    report: Report
-    retried: Report
-    remember: Callable[[str | None, int], Awaitable[None]]
+    ledger: Ledger
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     bulk: str | None = None
     event: int = 0
     away: dict[Service, float] = field(default_factory=dict)
 
-    def patience(self, settings: PreparerSettings) -> Patience:
-        """How long this task still waits."""
-        return Patience(settings, self.cancelled, self.away)
+    def retry_policy(self, settings: PreparerSettings) -> RetryPolicy:
+        """Return the policy by which this task waits."""
+        return RetryPolicy(settings, self.cancelled, self.away)
 
     async def hold(self, bulk: str | None, event: int = 0) -> None:
-        """Remember the bulk job underneath, here and for those who go on with the task; None: there is none."""
+        """Note the task's bulk job, or that it has none, here and for a worker that takes the task over."""
         self.bulk, self.event = bulk, event
-        await self.remember(bulk, event)
+        await self.ledger.job(self.task.id, str(self.task.worker), bulk, event)
 
     def begin(self, source: str, file: File) -> None:
-        """Say that a file is on its way."""
+        """Log that the transfer of a file begins."""
         logger.info("Staging file from %s to %s", source, file.target)
 
+    async def retried(self, failures: Sequence[Outcome]) -> None:
+        """Record tries that failed and will be made again."""
+        await self.ledger.tried(self.task.id, failures)
+        for failure in failures:
+            metrics.RETRIES.labels(failure.fault or "").inc()
+
     async def end(self, results: Sequence[tuple[File, Outcome]]) -> None:
-        """Record how files went, and then say so."""
-        await self.report([outcome for _, outcome in results])
+        """Record the outcome of files, then log it."""
+        await self.ledger.record(self.task.id, [outcome for _, outcome in results])
         for file, outcome in results:
+            metrics.FILES.labels(str(outcome.state), outcome.fault or "").inc()
             if outcome.state in GOOD:
+                metrics.BYTES.inc(outcome.bytes or 0)
                 logger.info(
                     "Successfully staged file %s: %s, %s bytes", file.target, outcome.state, outcome.bytes
                 )
@@ -132,7 +137,7 @@ async def until_final(
     *once* raises ``TransferError``. What is the file's own ends it at once, what may pass after some tries. A service
     that is away is waited for, which costs no tries; when it has been for too long, that is raised as ``StagingError``.
     """
-    patience = job.patience(settings)
+    policy = job.retry_policy(settings)
     tries, waits = file.attempts, 0
     while not job.cancelled.is_set():
         try:
@@ -143,14 +148,14 @@ async def until_final(
                 return
             if exc.away is not None:
                 waits += 1
-                if not await patience.outlast(exc, waits) and not job.cancelled.is_set():
+                if not await policy.outlast(exc, waits) and not job.cancelled.is_set():
                     raise StagingError.of(exc) from exc
                 continue
             tries, waits = tries + 1, 0
             outcome = Outcome(file.number, FileState.FAILED, fault=exc.fault, detail=exc.detail)
             if exc.transient and tries < settings.preparer_file_attempts:
                 await job.retried([outcome])
-                await patience.pause(delay(settings, tries, exc.retry_after))
+                await policy.pause(delay(settings, tries, exc.retry_after))
                 continue
         except StagingError:
             raise
@@ -158,9 +163,9 @@ async def until_final(
             logger.exception("Staging %s failed unexpectedly", file.target)
             outcome = Outcome(file.number, FileState.FAILED, fault="InternalFault", detail=type(exc).__name__)
         if outcome.state == FileState.PRESENT:
-            patience.answered("Cavern")
+            policy.answered("Cavern")
         else:
-            patience.answered()
+            policy.answered()
         await job.end([(file, outcome)])
         return
 

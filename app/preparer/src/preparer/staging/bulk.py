@@ -17,7 +17,7 @@ from vospace_client.terms import STARTABLE_PHASES, UNFINISHED_PHASES
 from preparer.config import PreparerSettings
 from preparer.ledger import File, FileState, Outcome
 from preparer.staging.approach import Job, StagingError, logger
-from preparer.staging.retry import Patience, delay
+from preparer.staging.retry import RetryPolicy, delay
 
 CANCEL_SECONDS = 10.0
 """How long a cancelled task waits for a Cavern that is away, to end the job there before its own end."""
@@ -137,7 +137,7 @@ class BulkPull:
         # Cavern counts its rows from zero in each job, but both sides know a file by its target.
         by_target = {self.cavern.uri(file.target): file for file in files}
         silent = {file.number for file in files}
-        patience = job.patience(self.settings)
+        policy = job.retry_policy(self.settings)
         given_up: StagingError | None = None
         failures = 0
         while True:
@@ -146,12 +146,12 @@ class BulkPull:
                 async with aclosing(_batches(results)) as batches:
                     async for batch in batches:
                         failures = 0
-                        patience.answered("Cavern")
+                        policy.answered("Cavern")
                         told = [
                             (by_target[line["target"]], line) for line in batch if line["target"] in by_target
                         ]
                         silent.difference_update(file.number for file, _ in told)
-                        given_up = await self._take(job, told, patience) or given_up
+                        given_up = await self._take(job, told, policy) or given_up
                         await job.hold(bulk, batch[-1]["event"])
                         if given_up:
                             # What it has placed by now is still told.
@@ -161,10 +161,10 @@ class BulkPull:
                 raise
             except CavernError as exc:
                 failures += 1
-                await self._endure(job, exc, failures, patience)
+                await self._endure(job, exc, failures, policy)
                 continue
             failures = 0
-            patience.answered("Cavern")
+            policy.answered("Cavern")
             if phase not in UNFINISHED_PHASES:
                 break
         await job.hold(None)
@@ -172,22 +172,22 @@ class BulkPull:
             raise given_up
         return silent
 
-    async def _endure(self, job: Job, exc: CavernError, failures: int, patience: Patience) -> None:
+    async def _endure(self, job: Job, exc: CavernError, failures: int, policy: RetryPolicy) -> None:
         """Wait before Cavern is asked about the job again; raises *exc* where that is of no use."""
         if job.cancelled.is_set():
             if failures > self.settings.preparer_file_attempts:
                 raise exc
             await asyncio.sleep(delay(self.settings, failures, exc.retry_after))
         elif exc.away:
-            if not await patience.outlast(exc, failures) and not job.cancelled.is_set():
+            if not await policy.outlast(exc, failures) and not job.cancelled.is_set():
                 raise exc
         elif exc.transient and failures < self.settings.preparer_file_attempts:
-            await patience.pause(delay(self.settings, failures, exc.retry_after))
+            await policy.pause(delay(self.settings, failures, exc.retry_after))
         else:
             raise exc
 
     async def _take(
-        self, job: Job, told: Sequence[tuple[File, dict[str, Any]]], patience: Patience
+        self, job: Job, told: Sequence[tuple[File, dict[str, Any]]], policy: RetryPolicy
     ) -> StagingError | None:
         """Record what became of files; returns why to give up, where the RSE has been away for too long."""
         ended: list[tuple[File, Outcome]] = []
@@ -209,12 +209,12 @@ class BulkPull:
         await job.end(ended)
         await job.retried(again)
         if any(outcome.state != FileState.PRESENT for _, outcome in ended):
-            patience.answered("RSE")
+            policy.answered("RSE")
         if away is None or job.cancelled.is_set():
             return None
         if "RSE" not in job.away:
             logger.warning("Waiting up to %d s for RSE: %s", self.settings.preparer_outage, away.detail)
-        if not patience.exhausted("RSE"):
+        if not policy.exhausted("RSE"):
             return None
         return StagingError(str(away.fault), str(away.detail), transient=True, away="RSE")
 

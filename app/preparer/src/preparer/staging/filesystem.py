@@ -17,11 +17,12 @@ from functools import partial
 from io import FileIO
 from pathlib import Path
 
+from voservice.content import Content
 from voservice.digests import Digester
 from vospace_client.errors import TransferError
 
 from preparer.config import PreparerSettings
-from preparer.ledger import File, FileState, Outcome, Task
+from preparer.ledger import File, FileState, Outcome, Task, expected
 from preparer.staging.approach import (
     Approach,
     Job,
@@ -70,9 +71,9 @@ def directory(root: Path, parts: Sequence[str], owner: tuple[int, int] | None = 
         os.close(current)
 
 
-def same_bytes(parent: int, name: str, file: File, md5: str | None, adler32: str | None) -> bool:
-    """Whether the regular file *name* in the directory *parent* has these checksums, of which one must be known."""
-    if md5 is None and adler32 is None:
+def same_bytes(parent: int, name: str, content: Content) -> bool:
+    """Whether the regular file *name* in the directory *parent* has this content, with a checksum that is known."""
+    if not content.has_checksum:
         return False
     try:
         descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
@@ -80,13 +81,12 @@ def same_bytes(parent: int, name: str, file: File, md5: str | None, adler32: str
         return False
     with os.fdopen(descriptor, "rb", buffering=0) as stream:
         status = os.fstat(descriptor)
-        size = file.size if file.bytes is None else file.bytes
-        if not stat.S_ISREG(status.st_mode) or (size is not None and size != status.st_size):
+        if not stat.S_ISREG(status.st_mode) or content.size not in (None, status.st_size):
             return False
         found = Digester()
         while chunk := stream.read(CHUNK):
             found.update(chunk)
-    return (md5 is None or md5 == found.md5) and (adler32 is None or adler32 == found.adler32)
+    return content.differs(found.content) is None
 
 
 class FilesystemApproach(Approach):
@@ -201,13 +201,8 @@ def _failure(file: File, exc: OSError) -> TransferError:
 
 def checked(file: File, found: Digester) -> Outcome:
     """Outcome of bytes that were read, compared with what was asked for."""
-    for name in ("size", "md5", "adler32"):
-        wanted, read = getattr(file, name), getattr(found, name)
-        if wanted is not None and wanted != read:
-            fault = "SizeMismatch" if name == "size" else "ChecksumMismatch"
-            return Outcome(
-                file.number, FileState.FAILED, fault=fault, detail=f"{name} is {read}, not {wanted}"
-            )
+    if (mismatch := expected(file).differs(found.content)) is not None:
+        return Outcome(file.number, FileState.FAILED, fault=mismatch.fault, detail=mismatch.detail)
     return Outcome(file.number, FileState.STAGED, found.size, found.md5, found.adler32)
 
 
@@ -230,7 +225,7 @@ class CopyApproach(FilesystemApproach):
     def _stage(self, job: Job, file: File, owner: tuple[int, int]) -> Outcome:
         *parents, name = self._parts(file.target)
         with self._open_source(file) as source, directory(self.areas, parents, owner) as parent:
-            if same_bytes(parent, name, file, file.md5, file.adler32):
+            if same_bytes(parent, name, expected(file)):
                 return Outcome(file.number, FileState.PRESENT, file.size, file.md5, file.adler32)
             with placing(job, parent, name) as temporary:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -248,7 +243,7 @@ class CopyApproach(FilesystemApproach):
 
     def _ours(self, file: File, parent: int, name: str) -> bool:
         os.stat(name, dir_fd=parent, follow_symlinks=False)
-        return same_bytes(parent, name, file, file.found_md5, file.found_adler32)
+        return same_bytes(parent, name, Content(file.bytes, file.found_md5, file.found_adler32))
 
 
 class LinkApproach(FilesystemApproach):

@@ -22,8 +22,8 @@ def delay(settings: PreparerSettings, attempt: int, asked: float | None = None) 
     return max(min(asked or 0.0, longest), random.uniform(0, most))  # noqa: S311 - no secret
 
 
-class Patience:
-    """What one task has left of its patience.
+class RetryPolicy:
+    """What one task has left of its policy.
 
     A service is away from the first failure that says so until it answers any of the task's files. There is one clock
     for all files, since they stand still together: files that come later do not each wait for the whole limit again.

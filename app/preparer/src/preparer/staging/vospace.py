@@ -19,10 +19,10 @@ from voservice.digests import Digester
 from vospace_client.client import Cavern, CavernError, PullNotImplemented, Row
 from vospace_client.documents import Node
 from vospace_client.errors import TransferError
-from vospace_client.terms import ADLER32, CORE, ENCODING, LENGTH
+from vospace_client.terms import CORE, ENCODING, LENGTH
 
 from preparer.config import PreparerSettings
-from preparer.ledger import File, FileState, Outcome, Task
+from preparer.ledger import File, FileState, Outcome, Task, expected
 from preparer.staging.approach import (
     Approach,
     Job,
@@ -133,9 +133,7 @@ class CavernApproach(Approach):
 
     def row(self, file: File) -> Row:
         """What is asked of Cavern for one file."""
-        return Row(
-            self.rse.url(file.path), self.cavern.uri(file.target), Content(file.size, file.md5, file.adler32)
-        )
+        return Row(self.rse.url(file.path), self.cavern.uri(file.target), expected(file))
 
     # -- staging ---------------------------------------------------------------------------------------------
 
@@ -181,11 +179,11 @@ class CavernApproach(Approach):
         if file.size is not None and file.md5 is not None:
             # By its MD5 alone: OpenCADC's Cavern keeps that up to date, and leaves an Adler-32 that ours wrote.
             node = await there.node()
-            if node is not None and node.number(LENGTH) == file.size and node.md5 == file.md5:
+            if node is not None and Content(file.size, file.md5).differs(node.content) is None:
                 return Outcome(file.number, FileState.PRESENT, file.size, node.md5)
         if self.cavern.can_pull:
             try:
-                await self.cavern.pull(self.row(file), job.token, job.patience(self.settings))
+                await self.cavern.pull(self.row(file), job.token, job.retry_policy(self.settings))
                 return await self._verify(file, job.token)
             except PullNotImplemented:
                 pass
@@ -198,23 +196,22 @@ class CavernApproach(Approach):
             raise CavernError(
                 "TransferFailed", "Cavern reported success, but the file is not there", transient=True
             )
-        size, md5, adler32 = node.number(LENGTH), node.md5, node.properties.get(ADLER32)
-        if size is None or (file.md5 and not md5) or (file.adler32 and not adler32):
-            measured = await self._read_back(file, token)
-            size, md5, adler32 = measured.size, measured.md5, measured.adler32
+        found = node.content
+        if found.size is None or (file.md5 and not found.md5) or (file.adler32 and not found.adler32):
+            found = await self._read_back(file, token)
         try:
-            _compare(file, size, md5, adler32)
+            _compare(expected(file), found)
         except CavernError:
             await self.cavern.delete(file.target, token)
             raise
-        return Outcome(file.number, FileState.STAGED, size, md5, adler32)
+        return Outcome(file.number, FileState.STAGED, found.size, found.md5, found.adler32)
 
-    async def _read_back(self, file: File, token: str) -> Digester:
-        """Size and checksums of what Cavern has, where it does not tell them: OpenCADC's keeps no Adler-32."""
+    async def _read_back(self, file: File, token: str) -> Content:
+        """Measure what Cavern has, where it does not state it: OpenCADC's keeps no Adler-32."""
         measured = Digester()
         async for chunk in self.cavern.read(file.target, token):
             await asyncio.to_thread(measured.update, chunk)
-        return measured
+        return measured.content
 
     async def _relay(self, job: Job, containers: Containers, there: Lookup, file: File) -> Outcome:
         """Stream the file from the RSE into Cavern under a temporary name, and move it into place.
@@ -228,11 +225,11 @@ class CavernApproach(Approach):
         temporary = f"{directory}/.{start}.{job.task.id.hex[:8]}-{file.number}.part"
         async with self.rse.opened(self.row(file).source, file.size) as sending:
             # Whatever Cavern does now: it is there.
-            job.patience(self.settings).answered("RSE")
+            job.retry_policy(self.settings).answered("RSE")
             try:
                 measured = await self._stream(job, sending, temporary)
-                _compare_stated(sending, measured)
-                _compare(file, measured.size, measured.md5, measured.adler32)
+                _compare_stated(sending.stated, measured.content)
+                _compare(expected(file), measured.content)
                 properties = await containers.inherited(directory)
                 if sending.encoding is not None:
                     properties |= {ENCODING: sending.encoding}
@@ -389,19 +386,13 @@ class Lookup:
             await self._cavern.delete(self._path, self._token)
 
 
-def _compare_stated(sending: Sending, measured: Digester) -> None:
-    """Raise ``CavernError`` where bytes have another checksum than the RSE states of them."""
-    if (mismatch := sending.stated.differs(measured.content, "the RSE says")) is not None:
+def _compare(wanted: Content, found: Content) -> None:
+    """Raise `CavernError` if *found* is not what the request expects."""
+    if (mismatch := wanted.differs(found)) is not None:
+        raise CavernError(mismatch.fault, mismatch.detail)
+
+
+def _compare_stated(stated: Content, found: Content) -> None:
+    """Raise `CavernError` if *found* is not what the RSE states; it may have been damaged on its way."""
+    if (mismatch := stated.differs(found, "the RSE says")) is not None:
         raise CavernError(mismatch.fault, mismatch.detail, transient=True)
-
-
-def _compare(file: File, size: int | None, md5: str | None, adler32: str | None) -> None:
-    """Raise ``CavernError`` where something that is known of the file is not what was asked for."""
-    for name, wanted, found in [
-        ("size", file.size, size),
-        ("md5", file.md5, md5),
-        ("adler32", file.adler32, adler32),
-    ]:
-        if wanted is not None and wanted != found:
-            kind = "SizeMismatch" if name == "size" else "ChecksumMismatch"
-            raise CavernError(kind, f"{name} is {found}, not {wanted}")

@@ -17,12 +17,12 @@ from sqlalchemy.exc import DBAPIError
 from voservice.logging import bound
 
 from preparer.config import PreparerSettings
-from preparer.ledger import GOOD, File, FileState, Ledger, Outcome, Task
+from preparer.ledger import File, FileState, Ledger, Task
 from preparer.ledger.credentials import CredentialLost, Vault
-from preparer.staging import callbacks, receipts
+from preparer.staging import callbacks, metrics, receipts
 from preparer.staging.approach import Approach, Job, Removal, StagingError
 from preparer.staging.retry import delay
-from preparer.worker import heartbeat, metrics
+from preparer.worker import heartbeat
 
 logger = logging.getLogger(__name__)
 
@@ -160,21 +160,6 @@ class Runner:
         metrics.WAIT_SECONDS.observe((datetime.now(UTC) - task.created).total_seconds())
         logger.info("Staging %d files for %s, try %d", task.files, task.username, task.attempts)
 
-        async def report(outcomes: Sequence[Outcome]) -> None:
-            await self.ledger.record(task.id, outcomes)
-            for outcome in outcomes:
-                metrics.FILES.labels(str(outcome.state), outcome.fault or "").inc()
-                if outcome.state in GOOD:
-                    metrics.BYTES.inc(outcome.bytes or 0)
-
-        async def retried(failures: Sequence[Outcome]) -> None:
-            await self.ledger.tried(task.id, failures)
-            for failure in failures:
-                metrics.RETRIES.labels(failure.fault or "").inc()
-
-        async def remember(job: str | None, event: int) -> None:
-            await self.ledger.job(task.id, self.name, job, event)
-
         approach = self.approaches.get(task.approach)
         if approach is None:
             await self.ledger.fail(
@@ -188,7 +173,7 @@ class Runner:
             await self.ledger.fail(task.id, self.name, "NotAuthenticated", str(exc))
             await self._close(task)
             return
-        job = Job(task, token, report, retried, remember, bulk=task.job, event=task.job_event)
+        job = Job(task, token, self.ledger, bulk=task.job, event=task.job_event)
         self.jobs[task.id] = job
         if task.cancel:
             job.cancelled.set()
@@ -197,7 +182,7 @@ class Runner:
 
     async def _rounds(self, approach: Approach, job: Job) -> None:
         """Stage what is pending, a batch at a time, until nothing is or the task as a whole fails."""
-        patience = job.patience(self.settings)
+        policy = job.retry_policy(self.settings)
         # Rounds on end that had nothing to show for, and how long the last one was asked to wait.
         failures, asked = 0, None
         admitted = False
@@ -211,7 +196,7 @@ class Runner:
             if pending[0].number in tried:
                 # Files of the last batch are back: the longer they have failed, the longer the wait.
                 attempt = max(failures, *(file.attempts for file in pending))
-                if not await patience.pause(delay(self.settings, attempt, asked)):
+                if not await policy.pause(delay(self.settings, attempt, asked)):
                     return
             tried = {file.number for file in pending}
             try:
@@ -228,7 +213,7 @@ class Runner:
                     # Whatever broke it off: what is pending is cancelled with the task.
                     return
                 failures, asked = failures + 1, exc.retry_after
-                if not exc.transient or patience.exhausted(exc.away):
+                if not exc.transient or policy.exhausted(exc.away):
                     logger.warning("The task fails: %s: %s", exc.fault, exc.detail)
                     await self.ledger.fail(job.task.id, self.name, exc.fault, exc.detail)
                     return
