@@ -213,7 +213,7 @@ class Site:
 
     async def submit(self, count: int = 3) -> uuid.UUID:
         files = [NewFile(f"s:{n}", f"s/{n}", f"/home/ada/{n}") for n in range(count)]
-        credential = self.vault.lock("token of ada")
+        credential = self.vault.encrypt("token of ada")
         new = NewTask("ada", "ada", "cavern_api_approach", uuid.uuid4().hex, files, credential)
         return (await self.ledger.submit(new))[0].id
 
@@ -444,7 +444,7 @@ async def test_a_retried_task_takes_up_the_job_that_it_had_left_behind(site: Sit
         jobs["0"].tell(number)
     jobs["0"].end()
     site.stand_in.cavern_away = None
-    assert await site.ledger.retry(task, site.vault.lock("token of ada"), None) == 3
+    assert await site.ledger.retry(task, site.vault.encrypt("token of ada"), None) == 3
     async with site.worker("w2"):
         row = await site.final(task)
     assert (row.state, row.files_done, row.files_failed) == (TaskState.SUCCEEDED, 3, 0)

@@ -78,7 +78,7 @@ class Site:
 
     async def submit(self, count: int = 3, **more: Any) -> uuid.UUID:
         files = [NewFile(f"s:{n}", f"s/{n}", f"/home/ada/{n}", size=10) for n in range(count)]
-        credential = self.vault.lock("token of ada")
+        credential = self.vault.encrypt("token of ada")
         new = NewTask("ada", "ada", "stub", uuid.uuid4().hex, files, credential, **more)
         return (await self.ledger.submit(new))[0].id
 

@@ -1,4 +1,4 @@
-"""The command line: ``prepare-data submit|status|watch|list|cancel|retry|release|renew|estimate|token``."""
+"""The command line: `prepare-data submit|status|watch|list|cancel|retry|release|renew|estimate|token`."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 def seconds(text: str) -> int:
-    """Read a duration such as ``3600``, ``90m``, ``12h`` or ``7d``."""
+    """Read a duration such as `3600`, `90m`, `12h` or `7d`."""
     match = re.fullmatch(r"([0-9]+)([smhdw]?)", text)
     if not match or not int(match[1]):
         raise argparse.ArgumentTypeError(f"{text!r} is no duration such as 3600, 90m, 12h or 7d")

@@ -29,14 +29,14 @@ class InvalidPath(ValueError):
 
 @dataclass(frozen=True)
 class DID:
-    """A data identifier: ``scope:name``."""
+    """A data identifier: `scope:name`."""
 
     scope: str
     name: str
 
     @classmethod
     def parse(cls, text: str) -> DID:
-        """Read ``scope:name``, divided at the first colon."""
+        """Read `scope:name`, divided at the first colon."""
         scope, colon, name = text.partition(":")
         if not colon:
             raise InvalidDID(f"{text!r} is not scope:name")
@@ -51,11 +51,11 @@ class DID:
         return cls(scope, name)
 
     def __str__(self) -> str:
-        """Return ``scope:name``."""
+        """Return `scope:name`."""
         return f"{self.scope}:{self.name}"
 
     def path(self, algorithm: Algorithm = "hash") -> str:
-        """Path below the root of a deterministic storage element (rucio ``rse/translation.py``).
+        """Path below the root of a deterministic storage element (rucio `rse/translation.py`).
 
         The name stays in it as it is, so that one with a leading slash makes two of them: the same place in a file
         system, and the key under which Rucio wrote it in an object store.
@@ -68,7 +68,7 @@ class DID:
         return f"{scope}/{digest[:2]}/{digest[2:4]}/{self.name}"
 
     def check(self, path: str) -> None:
-        """Raise ``InvalidPath`` for what cannot be this file's path on any RSE."""
+        """Raise `InvalidPath` for what cannot be this file's path on any RSE."""
         if path.endswith(f"/{self.name}"):
             path = path.removesuffix(self.name) + self.relative_name
         relative(path)
@@ -85,7 +85,7 @@ class DID:
 
 
 def relative(text: str) -> tuple[str, ...]:
-    """Segments of a path on the RSE, relative to its root and below it; ``InvalidPath`` for any other.
+    """Segments of a path on the RSE, relative to its root and below it; `InvalidPath` for any other.
 
     It goes through the hands of other servers, so that it must not hold what any of them may decode once more.
     """
@@ -98,9 +98,9 @@ def relative(text: str) -> tuple[str, ...]:
 
 
 def destination(text: str) -> tuple[str, ...]:
-    """Segments of a directory below the user's area: ``./testing`` and ``testing/`` are the same, ``.`` is none.
+    """Segments of a directory below the user's area: `./testing` and `testing/` are the same, `.` is none.
 
-    Names are taken as they are written: blanks belong to them, and ``%41`` is not ``A``.
+    Names are taken as they are written: blanks belong to them, and `%41` is not `A`.
     """
     trimmed = text
     while trimmed.startswith("./"):

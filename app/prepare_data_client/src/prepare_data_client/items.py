@@ -2,10 +2,10 @@
 
 A file holds one of three forms, told apart by its first character:
 
-- text, a file on each line: ``scope:name``, then, if wanted, words such as ``path=… to=… size=… md5=… adler32=…``;
-  ``#`` at the beginning of a word begins a comment;
-- JSON: an array whose elements are DIDs, ``[DID, path, destination]`` or objects with ``did``, ``path``,
-  ``destination``, ``size``, ``md5``, ``adler32``;
+- text, a file on each line: `scope:name`, then, if wanted, words such as `path=… to=… size=… md5=… adler32=…`;
+  `#` at the beginning of a word begins a comment;
+- JSON: an array whose elements are DIDs, `[DID, path, destination]` or objects with `did`, `path`,
+  `destination`, `size`, `md5`, `adler32`;
 - JSON lines: such an object on each line.
 """
 
@@ -29,7 +29,7 @@ COMMENT = re.compile(r"(^|[ \t])#.*")
 
 
 def from_words(words: list[str], algorithm: Algorithm) -> Item:
-    """Return the item of a line's words: a DID and ``key=value`` pairs."""
+    """Return the item of a line's words: a DID and `key=value` pairs."""
     did, *rest = words
     options: dict[str, Any] = {}
     for word in rest:
@@ -101,7 +101,7 @@ def _lines(text: str, name: str, as_json: bool) -> Iterator[tuple[str, Any]]:
 
 
 def collect(dids: Iterable[str], files: Iterable[str], stdin: TextIO, algorithm: Algorithm) -> list[Item]:
-    """Return the items of DIDs and of files, where ``-`` is standard input; at least one is needed."""
+    """Return the items of DIDs and of files, where `-` is standard input; at least one is needed."""
     items = [Item.of(did, algorithm=algorithm) for did in dids]
     for name in files:
         if name == "-":

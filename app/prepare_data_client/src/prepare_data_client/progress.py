@@ -42,7 +42,7 @@ class Rate:
 
 
 def duration(seconds: float) -> str:
-    """Write seconds as a person would: ``8s``, ``1m30s``, ``2h05m``."""
+    """Write seconds as a person would: `8s`, `1m30s`, `2h05m`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"

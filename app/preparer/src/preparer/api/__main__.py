@@ -1,4 +1,4 @@
-"""Command line: ``prepare-data-core serve``."""
+"""Command line: `prepare-data-core serve`."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ OPERATIONS = {
     ),
     "GET /metrics": openapi.Operation({200: openapi.answer("Metrics", "text/plain")}),
 }
-"""What is read from the request itself, where FastAPI does not see it."""
+"""Descriptions of what is read from the request itself, which FastAPI cannot see."""
 
 
 @asynccontextmanager

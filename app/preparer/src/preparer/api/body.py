@@ -16,33 +16,33 @@ from voservice.problems import Invalid, Problem, TooLarge, TooMany, Unavailable,
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 SMALL = 64 << 10
-"""Bytes of a body that counts for nothing."""
+"""Size in bytes up to which a body counts for nothing."""
 TOGETHER = 2
-"""As many bodies of the largest size are held at a time, of all users."""
+"""Bodies of the largest size for which there is room at a time, for all users together."""
 LONGEST = 300.0
-"""Seconds in which a body must be there: it waits in memory, which is what others need."""
+"""Seconds within which a body must arrive: it takes memory that others need."""
 BACK = {"Retry-After": "5"}
 LONGEST_KEY = 255
 KEY = re.compile(rf"[\x21-\x7e]{{1,{LONGEST_KEY}}}")
 
 
 class TooSlow(Problem):
-    """The body did not come."""
+    """The body was not received in time."""
 
     status, title = 408, "Too slow"
 
 
 class Arrivals:
-    """The larger bodies that are on their way to this process."""
+    """Limits on the memory that bodies take while this process receives them."""
 
     def __init__(self, largest: int) -> None:
-        """One user's may have *largest* bytes at a time, all users' `TOGETHER` times as many."""
+        """Allow *largest* bytes for one user at a time, and `TOGETHER` times as many for all users."""
         self.largest = largest
         self._held: Counter[str] = Counter()
 
     @contextmanager
     def hold(self, user: str, size: int) -> Iterator[None]:
-        """Count *size* bytes of a body."""
+        """Count *size* bytes of a body. Raises `TooMany` or `Unavailable` beyond a limit."""
         if self._held[user] + size > self.largest:
             raise TooMany(
                 f"Your requests that are on their way have more than {self.largest} bytes", headers=BACK
@@ -111,7 +111,7 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def idempotency_key(request: Request) -> str | None:
-    """The key under which a request is one, however often it is sent."""
+    """Return the `Idempotency-Key` of a request, or None."""
     key = request.headers.get("idempotency-key")
     if key is not None and not KEY.fullmatch(key):
         raise Problem(f"Idempotency-Key: must be 1 to {LONGEST_KEY} visible ASCII characters")
@@ -119,7 +119,7 @@ def idempotency_key(request: Request) -> str | None:
 
 
 def half_character(value: Any, pointer: str = "") -> str | None:
-    """Pointer to a text that UTF-8 cannot say: JSON's escapes allow a lone surrogate (RFC 8259 section 8.2)."""
+    """Return a pointer to a text with a lone surrogate, which JSON allows (RFC 8259 section 8.2) and UTF-8 does not."""
     if isinstance(value, str):
         return (pointer or "/") if SURROGATE.search(value) else None
     if isinstance(value, dict):

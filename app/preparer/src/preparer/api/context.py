@@ -1,4 +1,4 @@
-"""What the API's handlers share: made once when the application starts."""
+"""State that the API's handlers share, created when the application starts."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Context:
     arrivals: Arrivals
     # Requests about files to the RSE, of all estimates.
     asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(ASKING))
-    # Who asks for an estimate at this moment.
+    # Users whose estimate is being made.
     estimating: set[str] = field(default_factory=set)
     # Event streams that are open, by user.
     following: Counter[str] = field(default_factory=Counter)
@@ -57,7 +57,7 @@ class Context:
     exchanged: dict[bytes, tuple[float, str, datetime | None]] = field(default_factory=dict)
 
     def limit(self, username: str, what: str = "requests", most: int | None = None) -> None:
-        """Refuse a user who asks more often than the site allows."""
+        """Raise `TooMany` if the user has made more requests within a minute than the site allows."""
         most = self.settings.preparer_max_rate if most is None else most
         now, moments = time.monotonic(), self.recent[username, what]
         while moments and now - moments[0] > 60:
@@ -70,7 +70,7 @@ class Context:
         moments.append(now)
 
     async def read_json(self, request: Request, who: Caller) -> Any:
-        """Read the JSON body of a request, of which a user has so many a minute."""
+        """Read the JSON body of a request, and count the request against the user's rate limit."""
         username, settings = who.identity.username, self.settings
         self.limit(username)
         return await read_json(
@@ -80,7 +80,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks, with the token that proves it."""
+    """An authenticated user and their token."""
 
     identity: Identity
     token: str
@@ -88,7 +88,7 @@ class Caller:
 
     @property
     def owner(self) -> str | None:
-        """User whose tasks may be seen; None means everybody's."""
+        """User whose tasks the caller may see; None means everybody's."""
         return None if self.operator else self.identity.username
 
 
@@ -100,7 +100,7 @@ def context(request: Request) -> Context:
 
 
 async def caller(request: Request) -> Caller:
-    """Verify the request's token."""
+    """Verify the request's token. Raises `Unauthorized`."""
     shared = context(request)
     how = HOW.format(issuer=shared.settings.oidc_issuer)
     try:

@@ -1,4 +1,4 @@
-"""What a request would cost, found out before it is made."""
+"""Estimates: what a request would cost, before it is made."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from preparer.ledger import NewFile
 from preparer.staging.rse import RseError, Source
 
 MOST_CONTAINERS = 1000
-# Of coordinate descent, which needs few for three costs.
+# Of coordinate descent, which converges quickly for three costs.
 ROUNDS = 50
 
 
 @contextmanager
 def one_at_a_time(shared: Context, who: Caller) -> Iterator[None]:
-    """An estimate asks a storage element and Cavern many times: each user has one, and so many a minute."""
+    """Allow a user one estimate at a time, and a number a minute: each one asks the RSE and Cavern many times."""
     username = who.identity.username
     if username in shared.estimating:
         raise TooMany("An estimate of yours is being made; wait for its end", headers={"Retry-After": "5"})
@@ -38,9 +38,10 @@ def one_at_a_time(shared: Context, who: Caller) -> Iterator[None]:
 
 
 async def estimate(shared: Context, who: Caller, files: Sequence[NewFile]) -> dict[str, Any]:
-    """Count files, bytes still to stage, files in place already, files missing on the RSE, room left, and seconds.
+    """Count files, bytes to stage, files in place already, files missing on the RSE, quota left (bytes), and seconds.
 
-    Files whose size the RSE does not tell are named; the bytes are those of the others, and no time is foretold.
+    Files whose size the RSE does not tell are listed as unknown; the bytes are those of the others, and the time is
+    not predicted.
     """
     try:
         staged = await _staged(shared, who, files)
@@ -88,10 +89,10 @@ async def estimate(shared: Context, who: Caller, files: Sequence[NewFile]) -> di
 
 
 def predict(history: Sequence[tuple[int, int, float]], files: int, size: int) -> float | None:
-    """Seconds that staging so many files and bytes may take, from those (files, bytes, seconds) of tasks before.
+    """Predict the seconds that staging *files* files of *size* bytes takes; None without a history.
 
-    A task costs something by itself, by its files and by its bytes. The three costs are those that come closest to the
-    history, none of them negative, where each task's error counts in proportion to its time.
+    The history is (files, bytes, seconds) of earlier tasks. The model is linear: a cost for each task, for each file
+    and for each byte, fitted by least squares of the relative error with no cost negative.
     """
     if not history:
         return None
@@ -109,9 +110,9 @@ def predict(history: Sequence[tuple[int, int, float]], files: int, size: int) ->
 
 
 def in_place(file: NewFile, source: Source, node: Node | None) -> bool:
-    """Whether a node is the file that is asked for.
+    """Whether a node is the requested file already.
 
-    That is told by the checksums, or where none is known by the size and by the source not being newer.
+    The checksums decide, or where none is known the size and whether the source is newer.
     """
     if node is None or node.kind != "DataNode":
         return False
@@ -128,12 +129,12 @@ def in_place(file: NewFile, source: Source, node: Node | None) -> bool:
 
 
 def _must_ask(file: NewFile, node: Node | None) -> bool:
-    """Whether only the RSE can tell what is to be known of a file."""
+    """Whether the RSE must be asked about a file."""
     return file.size is None or (node is not None and not file.md5 and not file.adler32)
 
 
 async def _staged(shared: Context, who: Caller, files: Sequence[NewFile]) -> dict[str, Node]:
-    """Nodes by path in the containers that the files are to go to."""
+    """Return the nodes in the containers that the files go to, by path."""
     staged: dict[str, Node] = {}
     containers = sorted({file.target.rpartition("/")[0] for file in files})
     if len(containers) > MOST_CONTAINERS:
@@ -147,6 +148,6 @@ async def _staged(shared: Context, who: Caller, files: Sequence[NewFile]) -> dic
 
 
 async def _quota_left(shared: Context, who: Caller) -> int | None:
-    """Bytes left in the user's area, or None without a quota."""
+    """Return the bytes left in the user's area, or None without a quota."""
     node = await shared.cavern.node(f"{shared.settings.preparer_home}/{who.identity.username}", who.token)
     return node.quota_left if node else None

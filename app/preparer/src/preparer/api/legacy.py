@@ -1,4 +1,4 @@
-"""The two calls of SKA's own service: ``POST /`` and ``GET /{task_id}``."""
+"""The two calls of SKA's own service: `POST /` and `GET /{task_id}`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ BODY = {
 
 @router.post("/", summary="Stage files", openapi_extra=BODY)
 async def submit(request: Request, who: Annotated[Caller, Depends(caller)]) -> dict[str, str]:
-    """Stage the files of ``[[did, path on the RSE, destination], …]``, each to a place in the user's area."""
+    """Stage the files of `[[did, path on the RSE, destination], …]`, each to a place in the user's area."""
     shared = context(request)
     key = idempotency_key(request)
     body = await shared.read_json(request, who)
@@ -48,7 +48,7 @@ async def submit(request: Request, who: Annotated[Caller, Depends(caller)]) -> d
 
 @router.get("/{task_id}", summary="Where a task stands")
 async def status(request: Request, task_id: str, who: Annotated[Caller, Depends(caller)]) -> dict[str, Any]:
-    """Status of a task: PENDING, STARTED, SUCCESS or FAILURE, with what happened in ``info``."""
+    """Status of a task: PENDING, STARTED, SUCCESS or FAILURE, with what happened in `info`."""
     task = await find(request, task_id, who)
     info = task.info
     if task.state == TaskState.RUNNING:
@@ -57,7 +57,7 @@ async def status(request: Request, task_id: str, who: Annotated[Caller, Depends(
 
 
 async def find(request: Request, task_id: str, who: Caller) -> Any:
-    """The task of that id, if the caller may see it."""
+    """Return the task of that id. Raises `NotFound` if there is none, or none that the caller may see."""
     try:
         number = uuid.UUID(task_id)
     except ValueError as exc:

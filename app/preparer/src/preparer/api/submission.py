@@ -1,4 +1,4 @@
-"""From what a client sends to a task in the ledger: every item is checked before anything is written."""
+"""Submission: a request is validated as a whole before its task is written to the ledger."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from preparer.ledger import KeyReused, NewFile, NewTask, Task
 from preparer.staging.callbacks import CallbackRefused, check
 
 MD5 = re.compile(r"[0-9a-fA-F]{32}")
-# How long, in seconds, one exchange serves further requests with the same token; and how many are kept.
+# Seconds for which an exchanged token serves further requests with the same token, and how many are kept.
 EXCHANGE_AGE = 300.0
 EXCHANGE_COUNT = 10_000
 ADLER32 = re.compile(r"[0-9a-fA-F]{1,8}")
 
 
 class BadItem(Exception):
-    """One item is wrong: where in the request, and why."""
+    """An item of a request is invalid; the pointer says where, the detail why."""
 
     def __init__(self, pointer: str, detail: str) -> None:
-        """Point into the request as RFC 6901 does."""
+        """Point into the request (JSON Pointer, RFC 6901)."""
         super().__init__(detail)
         self.pointer, self.detail = pointer, detail
 
 
 @dataclass(frozen=True)
 class Item:
-    """One file as asked for, not yet checked. ``pointer`` names its fields in errors."""
+    """A file as requested, not validated yet. `pointers` are the names of its fields in errors."""
 
     did: Any
     path: Any
@@ -51,7 +51,7 @@ class Item:
 
 
 class Submission:
-    """Checks requests and writes them down."""
+    """Validates requests and writes them to the ledger."""
 
     def __init__(self, context: Context) -> None:
         """Use the process's context."""
@@ -59,7 +59,7 @@ class Submission:
         self.settings = context.settings
 
     def check(self, caller: Caller, items: Sequence[Item], prefix: str) -> list[NewFile]:
-        """Turn *items* into files, or say of every wrong one what is wrong; *prefix* leads to them in the request."""
+        """Validate *items*, found at *prefix* in the request. Raises `Invalid` with an error for each invalid one."""
         if not items:
             raise Invalid(
                 "The request names no file",
@@ -127,7 +127,7 @@ class Submission:
         )
 
     def approach(self, name: str | None) -> str:
-        """The approach that is asked for, or the site's."""
+        """Return the requested approach, or the site's default. Raises `Invalid` for one that is not supported."""
         default = self.settings.prepare_data_approach
         offered = {*self.settings.supported_approaches, default}
         if name and name not in offered:
@@ -145,7 +145,7 @@ class Submission:
         lifetime: int | None = None,
         key: str | None = None,
     ) -> tuple[Task, bool]:
-        """Write the request down; returns the task and whether it is new."""
+        """Write the task to the ledger; returns it and whether it is new."""
         context, settings = self.context, self.settings
         username = caller.identity.username
         chosen = self.approach(approach)
@@ -168,7 +168,7 @@ class Submission:
             approach=chosen,
             content_hash=content_hash(files, chosen, callback, lifetime),
             files=files,
-            credential=context.vault.lock(token),
+            credential=context.vault.encrypt(token),
             credential_expires=expires,
             idempotency_key=key,
             callback=callback,
@@ -184,7 +184,7 @@ class Submission:
         return task, created
 
     def check_lifetime(self, lifetime: int, expires: datetime | None) -> None:
-        """Refuse a lifetime that outlives the credential with which the copies are to be removed."""
+        """Raise `Invalid` for a lifetime longer than that of the credential with which the copies will be removed."""
         if expires is None:
             return
         longest = int((expires - datetime.now(UTC)).total_seconds()) - 300
@@ -194,11 +194,11 @@ class Submission:
             )
 
     async def credential(self, caller: Caller) -> tuple[str, datetime | None]:
-        """A token that outlives the task: exchanged at the issuer where it does that, else the caller's own."""
+        """Return the token for staging, exchanged or else the caller's own, and when it expires (UTC)."""
         if self.context.credentials is None:
             return caller.token, caller.identity.expires
         known = self.context.exchanged
-        # The digest: nothing that a dump of the cache's keys could be used for.
+        # The digest, since a token must not be a key that a dump shows.
         key = hashlib.sha256(caller.token.encode()).digest()
         found = known.get(key)
         if found is not None and time.monotonic() - found[0] < EXCHANGE_AGE:
@@ -208,7 +208,7 @@ class Submission:
                 caller.token, self.settings.preparer_credential_lifetime
             )
         except AuthenticationError:
-            # An issuer without token exchange: the caller's own token lasts as long as it lasts.
+            # The issuer has no token exchange: staging ends with the caller's own token.
             return caller.token, caller.identity.expires
         # An opaque token says nothing of its end.
         expires = caller.identity.expires
@@ -223,7 +223,7 @@ class Submission:
 
 
 def content_hash(files: Sequence[NewFile], approach: str, callback: str | None, lifetime: int | None) -> str:
-    """Hash of what is asked for, whatever the order of the files."""
+    """Hash a request, regardless of the order of its files."""
     lines = sorted(json.dumps([f.did, f.path, f.target, f.size, f.md5, f.adler32]) for f in files)
     head = json.dumps([approach, callback, lifetime])
     return hashlib.sha256("\n".join([head, *lines]).encode()).hexdigest()

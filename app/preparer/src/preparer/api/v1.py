@@ -1,4 +1,4 @@
-"""Version 1 of the API: tasks and their files, one by one."""
+"""Version 1 of the API: tasks, their files, events and estimates."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Lifetime(BaseModel):
 
 
 def schema(model: type[BaseModel]) -> dict[str, Any]:
-    """Say in the API's description what the body is."""
+    """Describe the body of a request in the OpenAPI document."""
     return {
         "requestBody": {
             "required": True,
@@ -76,7 +76,7 @@ def schema(model: type[BaseModel]) -> dict[str, Any]:
 
 
 async def parse(request: Request, who: Caller, model: type[M]) -> M:
-    """Read and check a body."""
+    """Read and validate a body. Raises `Invalid`."""
     body = await context(request).read_json(request, who)
     try:
         return model.model_validate(body)
@@ -88,7 +88,7 @@ async def parse(request: Request, who: Caller, model: type[M]) -> M:
 
 
 def checked(shared: Context, who: Caller, body: TaskRequest) -> list[NewFile]:
-    """Files of a request that passed every check."""
+    """Return the files of a request. Raises `Invalid` unless every one is valid."""
     items = [
         Item(f.did, f.path, f.destination or body.destination, f.size, f.md5, f.adler32) for f in body.files
     ]
@@ -171,7 +171,7 @@ async def retry(request: Request, task_id: str, who: Who) -> dict[str, Any]:
         raise Conflict("Only the task's owner can retry it: files are staged with the owner's credential")
     token, expires = await Submission(shared).credential(who)
     try:
-        again = await shared.ledger.retry(found.id, shared.vault.lock(token), expires)
+        again = await shared.ledger.retry(found.id, shared.vault.encrypt(token), expires)
     except SameUnderWay as exc:
         raise Conflict("The same request is under way as another task; follow that one") from exc
     if not again:
@@ -223,7 +223,7 @@ async def event_stream(request: Request, who: Who) -> AsyncIterator[None]:
 
 @router.get("/tasks/{task_id}/events", summary="Follow a task", dependencies=[Depends(event_stream)])
 async def events(request: Request, task_id: str, who: Who) -> StreamingResponse:
-    """Server-sent events: ``progress`` whenever the task changes, ``final`` once, at its end."""
+    """Server-sent events: `progress` whenever the task changes, `final` once, at its end."""
     found = await find(request, task_id, who)
 
     async def stream() -> AsyncIterator[str]:

@@ -1,4 +1,4 @@
-"""The ledger: what was asked, and what became of every file. PostgreSQL is the truth; messages only wake workers up."""
+"""The ledger: requests and the state of every file, in PostgreSQL. It is the single source of truth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Aftercare: what is due once a task has ended: receipts, callbacks, lifetimes and bulk jobs left behind."""
+"""Aftercare: what remains to be done for ended tasks: receipts, callbacks, lifetimes and orphaned bulk jobs."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Aftercare(Queries):
     """Queries about ended tasks."""
 
     async def note_receipt(self, task: uuid.UUID) -> None:
-        """Note that a task's receipt is written."""
+        """Record that a task's receipt is written."""
         async with self.engine.begin() as connection:
             await add_event(connection, task, "receipt")
 
     async def without_receipt(self, age: timedelta, limit: int = 10) -> Sequence[Task]:
-        """Tasks that ended longer than *age* ago, within a day, and have no receipt."""
+        """Return tasks that ended longer than *age* ago, within a day, and have no receipt."""
         written = (
             select(events.c.id)
             .where(events.c.task == tasks.c.id, events.c.kind == "receipt", events.c.at >= tasks.c.finished)
@@ -42,7 +42,7 @@ class Aftercare(Queries):
         return await self._tasks(query)
 
     async def due_callbacks(self, limit: int = 50) -> Sequence[Task]:
-        """Tasks whose caller is to be told now; each is put off a little, so that one worker tells at a time."""
+        """Return tasks whose callback is due, and postpone them, so that no other worker takes them meanwhile."""
         async with self.engine.begin() as connection:
             due = (
                 select(tasks.c.id)
@@ -66,7 +66,7 @@ class Aftercare(Queries):
             return [Task.of(row) for row in rows]
 
     async def called_back(self, task: uuid.UUID, status: str, final: bool) -> None:
-        """Note how a callback went; a final one is not tried again."""
+        """Record the result of a callback; after a final one there is no further try."""
         values: dict[str, Any] = {"callback_status": status[:500]}
         if final:
             values["callback_next"] = None
@@ -74,7 +74,7 @@ class Aftercare(Queries):
             await connection.execute(update(tasks).where(tasks.c.id == task).values(**values))
 
     async def expired(self, limit: int = 10) -> Sequence[Task]:
-        """Finished tasks whose staged copies have outlived their time; put off, as callbacks are."""
+        """Return finished tasks whose lifetime is over, and postpone them by a minute, as `due_callbacks` does."""
         async with self.engine.begin() as connection:
             due = (
                 select(tasks.c.id)
@@ -91,7 +91,7 @@ class Aftercare(Queries):
             return [Task.of(row) for row in rows]
 
     async def release(self, task: uuid.UUID, numbers: Sequence[int], complete: bool) -> None:
-        """Note that staged copies are gone; *complete* ends the task's lifetime."""
+        """Record that staged copies are removed; *complete* ends the task's lifetime."""
         async with self.engine.begin() as connection:
             if numbers:
                 await connection.execute(
@@ -106,14 +106,14 @@ class Aftercare(Queries):
                 await add_event(connection, task, "released")
 
     async def left_behind(self, limit: int = 100) -> Sequence[Task]:
-        """Ended tasks whose bulk job nobody saw end: cancelled, failed or lost while Cavern was away."""
+        """Return ended tasks whose bulk job may go on: cancelled, failed or lost while Cavern was unavailable."""
         query = (
             select(tasks).where(tasks.c.job.is_not(None), ~IS_ACTIVE).order_by(tasks.c.finished).limit(limit)
         )
         return await self._tasks(query)
 
     async def forget_job(self, task: uuid.UUID, job: str) -> None:
-        """Note that nothing is left of an ended task's bulk job; its credential goes with it, unless others need it."""
+        """Record that an ended task's bulk job has ended; without a lifetime its credential is deleted too."""
         async with self.engine.begin() as connection:
             await connection.execute(
                 update(tasks)

@@ -1,4 +1,4 @@
-"""Users' tokens at rest: encrypted, and only as long as something is to be done with them."""
+"""Users' tokens at rest: encrypted, and kept only as long as they are needed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from preparer.config import PreparerSettings
 
 
 class CredentialLost(Exception):
-    """The stored credential cannot be read: the key has changed, or nothing is stored."""
+    """The stored credential cannot be decrypted: the key has changed, or nothing is stored."""
 
 
 class Vault:
@@ -23,12 +23,12 @@ class Vault:
                 "preparer_credential_key: must be a Fernet key, 32 bytes in URL-safe base64"
             ) from exc
 
-    def lock(self, token: str) -> bytes:
+    def encrypt(self, token: str) -> bytes:
         """Encrypt a token."""
         return self._fernet.encrypt(token.encode())
 
-    def unlock(self, stored: bytes | None) -> str:
-        """Decrypt a token."""
+    def decrypt(self, stored: bytes | None) -> str:
+        """Decrypt a token. Raises `CredentialLost`."""
         if stored is None:
             raise CredentialLost("no credential is kept for this task")
         try:

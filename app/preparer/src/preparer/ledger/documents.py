@@ -8,7 +8,7 @@ from preparer.ledger.rows import File, Task
 
 
 def task_document(task: Task) -> dict[str, Any]:
-    """A task as the API and the receipts show it; never its credential."""
+    """Return the document of a task, which never includes its credential."""
     document: dict[str, Any] = {
         "id": str(task.id),
         "state": task.state,
@@ -33,7 +33,7 @@ def task_document(task: Task) -> dict[str, Any]:
 
 
 def file_document(file: File) -> dict[str, Any]:
-    """A file as the API and the receipts show it."""
+    """Return the document of a file."""
     return {
         "number": file.number,
         "did": file.did,

@@ -13,7 +13,7 @@ from preparer.ledger.queries import Queries, add_event
 from preparer.ledger.rows import Task
 from preparer.ledger.tables import IS_ACTIVE, TaskState, now, tasks
 
-# Key of the advisory lock under which tasks are claimed; any number that nothing else in this database uses.
+# Key of the advisory lock for claiming; nothing else in this database uses the number.
 CLAIMING = 1
 
 
@@ -23,7 +23,7 @@ class Leases(Queries):
     async def claim(
         self, worker: str, lease: float, user_tasks: int, site_tasks: int, max_attempts: int
     ) -> Task | None:
-        """Take the next task: the oldest of the users with least under way. A silent worker's tasks wait too."""
+        """Take the oldest task of the user with the fewest running, or None; those with an expired lease wait too."""
         running = (
             select(tasks.c.username, func.count().label("count"))
             .where(IS_ACTIVE, tasks.c.state == TaskState.RUNNING, tasks.c.lease > now)
@@ -75,7 +75,7 @@ class Leases(Queries):
             return Task.of(row)
 
     async def renew(self, worker: str, lease: float, held: Sequence[uuid.UUID]) -> dict[uuid.UUID, bool]:
-        """Extend the worker's hold on its tasks; returns those still its own and whether their end is asked for."""
+        """Extend the worker's leases; returns the tasks that it still holds and whether they are to be cancelled."""
         async with self.engine.begin() as connection:
             rows = await connection.execute(
                 update(tasks)
@@ -86,7 +86,7 @@ class Leases(Queries):
             return {uuid.UUID(str(row.id)): bool(row.cancel) for row in rows}
 
     async def yield_task(self, task: uuid.UUID, worker: str) -> None:
-        """Give a task back, for another worker to go on with at once."""
+        """Give a task back to the queue, for another worker to resume at once."""
         async with self.engine.begin() as connection:
             await connection.execute(
                 update(tasks)
@@ -101,7 +101,7 @@ class Leases(Queries):
             )
 
     async def job(self, task: uuid.UUID, worker: str, job: str | None, event: int = 0) -> None:
-        """Remember the bulk job underneath a task, if the task is still the worker's."""
+        """Record a task's bulk job, if the worker still holds the task."""
         async with self.engine.begin() as connection:
             await connection.execute(
                 update(tasks)

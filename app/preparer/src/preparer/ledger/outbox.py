@@ -1,4 +1,4 @@
-"""The outbox: tasks of which the broker has not been told yet."""
+"""The outbox: tasks whose message the broker has not confirmed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from preparer.ledger.tables import tasks
 
 
 class Outbox(Queries):
-    """Queries of who publishes messages."""
+    """Queries for publishing messages."""
 
     async def unpublished(self, limit: int = 500) -> Sequence[uuid.UUID]:
-        """Tasks whose message the broker has not confirmed."""
+        """Return the oldest tasks whose message is not confirmed."""
         async with self._single.connect() as connection:
             rows = await connection.execute(
                 select(tasks.c.id).where(~tasks.c.published).order_by(tasks.c.created).limit(limit)
@@ -23,6 +23,6 @@ class Outbox(Queries):
             return [uuid.UUID(str(row.id)) for row in rows]
 
     async def published(self, numbers: Sequence[uuid.UUID]) -> None:
-        """Note that the broker has confirmed the tasks' messages."""
+        """Record that the broker has confirmed the tasks' messages."""
         async with self.engine.begin() as connection:
             await connection.execute(update(tasks).where(tasks.c.id.in_(numbers)).values(published=True))

@@ -15,7 +15,7 @@ from preparer.ledger.tables import GOOD, FileState, TaskState, files, now, tasks
 
 
 async def close(connection: AsyncConnection, task: uuid.UUID, state: TaskState, info: str) -> Task:
-    """End a task, in the transaction of *connection*; a failed one also tells its commonest faults."""
+    """End a task, in the transaction of *connection*; a failed one summarises its most frequent faults."""
     if state == TaskState.FAILED:
         causes = await connection.execute(
             select(func.min(files.c.detail), func.count().label("count"))
@@ -71,10 +71,10 @@ async def cancel_files(connection: AsyncConnection, task: uuid.UUID) -> None:
 
 
 class Progress(Queries):
-    """Queries by which the worker that holds a task tells how it goes."""
+    """Queries by which a worker reports the progress of its tasks."""
 
     async def record(self, task: uuid.UUID, outcomes: Sequence[Outcome]) -> None:
-        """Write what became of some files; each counts once however often it is told."""
+        """Record outcomes of files; each file counts once, however often it is reported."""
         if not outcomes:
             return
         async with self.engine.begin() as connection:
@@ -115,7 +115,7 @@ class Progress(Queries):
             await connection.execute(update(tasks).where(tasks.c.id == task).values(**values))
 
     async def tried(self, task: uuid.UUID, failures: Sequence[Outcome]) -> None:
-        """Count failed tries of files that will be tried again."""
+        """Count failed attempts at files that will be retried."""
         if not failures:
             return
         async with self.engine.begin() as connection:
@@ -126,7 +126,7 @@ class Progress(Queries):
             )
 
     async def finish(self, task: uuid.UUID, worker: str) -> Task | None:
-        """Close a task whose files are all final, with the state that they make."""
+        """End a task whose files are all final, in the state that follows; None if another worker holds it."""
         async with self.engine.begin() as connection:
             row = (
                 await connection.execute(
@@ -153,7 +153,7 @@ class Progress(Queries):
             return await close(connection, task, state, info)
 
     async def fail(self, task: uuid.UUID, worker: str, fault: str, detail: str) -> None:
-        """Fail every file that is still pending, for one reason, if the task is still the worker's."""
+        """Fail every pending file for one reason, if the worker still holds the task."""
         async with self.engine.begin() as connection:
             held = await connection.scalar(
                 select(tasks.c.id)

@@ -1,4 +1,4 @@
-"""What all queries of the ledger share."""
+"""Base of the ledger's queries."""
 
 from __future__ import annotations
 

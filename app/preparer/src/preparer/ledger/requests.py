@@ -23,7 +23,7 @@ class KeyReused(Exception):
 
 
 class SameUnderWay(Exception):
-    """The same request is under way as another task."""
+    """An identical request is unfinished."""
 
 
 # Built once, since SQLAlchemy takes longer over naming all columns than PostgreSQL over the rest. Files come as arrays
@@ -75,7 +75,7 @@ _ACTIVE_COUNT = select(func.count()).where(tasks.c.username == bindparam("userna
 
 
 def _arrays(new: Sequence[NewFile], start: int) -> dict[str, Any]:
-    """Parameters of the files from *start* on, as many as go at once."""
+    """Return the parameters of one batch of files, from *start* on."""
     part = new[start : start + INSERT_ROWS]
     return {
         _FILES[name].key: list(range(start, start + len(part)))
@@ -89,7 +89,7 @@ class Requests(Queries):
     """Queries on behalf of clients."""
 
     async def submit(self, new: NewTask) -> tuple[Task, bool]:
-        """Write a request; returns the task and whether it is new. The same one still under way is not made twice."""
+        """Write a request; returns the task and whether it is new: an identical unfinished one is returned as it is."""
         for _ in range(3):
             try:
                 return await self._insert(new), True
@@ -146,13 +146,13 @@ class Requests(Queries):
         return made
 
     async def active_count(self, username: str) -> int:
-        """Number of the user's unfinished tasks."""
+        """Return the number of the user's unfinished tasks."""
         async with self._single.connect() as connection:
             count = await connection.scalar(_ACTIVE_COUNT, {"username": username})
             return int(count or 0)
 
     async def task(self, task: uuid.UUID, username: str | None = None) -> Task | None:
-        """One task; with *username* only if it is that user's."""
+        """Return a task, or None; with *username* only if it belongs to that user."""
         query = select(tasks).where(tasks.c.id == task)
         if username is not None:
             query = query.where(tasks.c.username == username)
@@ -161,7 +161,7 @@ class Requests(Queries):
     async def list_tasks(
         self, username: str | None, states: Sequence[str] | None, before: datetime | None, limit: int
     ) -> Sequence[Task]:
-        """Tasks, the newest first."""
+        """Return tasks, newest first."""
         query = select(tasks).order_by(tasks.c.created.desc()).limit(limit)
         if username is not None:
             query = query.where(tasks.c.username == username)
@@ -174,7 +174,7 @@ class Requests(Queries):
     async def list_files(
         self, task: uuid.UUID, states: Sequence[str] | None = None, after: int = -1, limit: int = 1000
     ) -> Sequence[File]:
-        """Files of a task by number."""
+        """Return files of a task, ordered by number."""
         query = (
             select(files)
             .where(files.c.task == task, files.c.number > after)
@@ -187,7 +187,7 @@ class Requests(Queries):
             return [File.of(row) for row in await connection.execute(query)]
 
     async def cancel(self, task: uuid.UUID) -> None:
-        """Ask for a task's end; a task that nobody works on ends at once."""
+        """Request a task's cancellation; a task that no worker holds is cancelled at once."""
         async with self.engine.begin() as connection:
             await connection.execute(update(tasks).where(tasks.c.id == task, IS_ACTIVE).values(cancel=True))
             await add_event(connection, task, "cancel")
@@ -204,9 +204,9 @@ class Requests(Queries):
                 await close(connection, task, TaskState.CANCELLED, info)
 
     async def retry(self, task: uuid.UUID, credential: bytes | None, expires: datetime | None) -> int:
-        """Put the failed and cancelled files of a finished task back; returns how many.
+        """Queue the failed and cancelled files of a finished task again; returns their number.
 
-        Raises ``SameUnderWay`` where the same request was made anew meanwhile.
+        Raises `SameUnderWay` if an identical request is unfinished.
         """
         try:
             return await self._retry(task, credential, expires)
@@ -249,7 +249,7 @@ class Requests(Queries):
             return again.rowcount
 
     async def renew_lifetime(self, task: uuid.UUID, lifetime: int) -> None:
-        """Let staged copies live *lifetime* seconds from now."""
+        """Let staged copies expire *lifetime* seconds from now."""
         async with self.engine.begin() as connection:
             await connection.execute(
                 update(tasks)
@@ -259,6 +259,6 @@ class Requests(Queries):
             await add_event(connection, task, "renewed", lifetime=lifetime)
 
     async def expire_now(self, task: uuid.UUID) -> None:
-        """Let the staged copies go at the next opportunity."""
+        """Let staged copies expire now."""
         async with self.engine.begin() as connection:
             await connection.execute(update(tasks).where(tasks.c.id == task).values(expires=now))

@@ -1,4 +1,4 @@
-"""What is written to the ledger and read from it."""
+"""Rows of the ledger, as they are written and read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from preparer.ledger.tables import FileState, TaskState
 
 @dataclass(frozen=True, slots=True)
 class NewFile:
-    """One file of a request. Sizes are bytes, checksums hexadecimal digits."""
+    """A file of a request: size in bytes, checksums in lower-case hexadecimal."""
 
     did: str
     path: str
@@ -27,7 +27,7 @@ class NewFile:
 
 @dataclass(frozen=True)
 class NewTask:
-    """A request that passed every check. The lifetime is in seconds."""
+    """A validated request; the lifetime is in seconds."""
 
     username: str
     subject: str
@@ -43,7 +43,7 @@ class NewTask:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one file."""
+    """Result of staging one file."""
 
     number: int
     state: FileState
@@ -56,7 +56,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A row of the table ``tasks``, with its columns in their order."""
+    """A row of the table `tasks`, with its columns in their order."""
 
     id: uuid.UUID
     username: str
@@ -92,13 +92,13 @@ class Task:
 
     @classmethod
     def of(cls, row: Sequence[Any]) -> Self:
-        """Return a selected row of ``tasks``."""
+        """Return a selected row of `tasks`."""
         return cls(*row)
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A row of the table ``files``, with its columns in their order."""
+    """A row of the table `files`, with its columns in their order."""
 
     task: uuid.UUID
     number: int
@@ -119,10 +119,10 @@ class File:
 
     @classmethod
     def of(cls, row: Sequence[Any]) -> Self:
-        """Return a selected row of ``files``."""
+        """Return a selected row of `files`."""
         return cls(*row)
 
 
 def expected(file: NewFile | File) -> Content:
-    """Return what the request says of a file's bytes."""
+    """Return the content that the request states for a file."""
     return Content(file.size, file.md5, file.adler32)

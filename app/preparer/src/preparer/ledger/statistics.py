@@ -9,10 +9,10 @@ from preparer.ledger.tables import IS_ACTIVE, FileState, TaskState, files, now, 
 
 
 class Statistics(Queries):
-    """Queries that count."""
+    """Queries over all tasks."""
 
     async def history(self, limit: int = 100) -> list[tuple[int, int, float]]:
-        """Files, bytes and seconds of the last tasks that transferred something, going by their first file."""
+        """Return (files, bytes, seconds) of the latest tasks that transferred something, by their first file."""
         query = (
             select(
                 tasks.c.files_done,
@@ -28,13 +28,13 @@ class Statistics(Queries):
             return [(row[0], row[1], float(row[2])) for row in await connection.execute(query)]
 
     async def counts(self) -> dict[str, int]:
-        """Number of tasks by state."""
+        """Return the number of tasks by state."""
         async with self._single.connect() as connection:
             rows = await connection.execute(select(tasks.c.state, func.count()).group_by(tasks.c.state))
             return dict(rows.tuples().all())
 
     async def oldest_waiting(self) -> float:
-        """Seconds that the oldest unfinished task has waited."""
+        """Return the age of the oldest unfinished task, in seconds."""
         async with self._single.connect() as connection:
             age = await connection.scalar(
                 select(func.extract("epoch", now - func.min(tasks.c.created))).where(IS_ACTIVE)

@@ -30,7 +30,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 
 class TaskState(StrEnum):
-    """Where a task stands. The last four are final."""
+    """State of a task. The last four are final."""
 
     QUEUED = "QUEUED"
     RUNNING = "RUNNING"
@@ -41,7 +41,7 @@ class TaskState(StrEnum):
 
 
 class FileState(StrEnum):
-    """Where a file stands. All but the first are final."""
+    """State of a file. All but the first are final."""
 
     PENDING = "PENDING"
     STAGED = "STAGED"
@@ -59,18 +59,18 @@ now = func.clock_timestamp()
 
 
 class _State(TypeDecorator[StrEnum]):
-    """A state as text."""
+    """A state, stored as text."""
 
     impl = Text
     cache_ok = True
 
     def __init__(self, states: type[StrEnum]) -> None:
-        """Take the states of an enumeration."""
+        """Convert into members of *states*."""
         super().__init__()
         self.states = states
 
     def process_result_value(self, value: Any | None, dialect: Dialect) -> StrEnum | None:
-        """Return a text read from the database as a state."""
+        """Convert a text from the database into a state."""
         return None if value is None else self.states(value)
 
 
@@ -104,7 +104,7 @@ tasks = Table(
     Column("worker", Text),
     _time("lease"),
     Column("attempts", Integer, nullable=False, server_default="0"),
-    # The bulk job underneath, so that another worker follows it instead of beginning anew.
+    # URL of the bulk job at Cavern, for another worker to resume instead of starting a second one.
     Column("job", Text),
     Column("job_event", BigInteger, nullable=False, server_default="0"),
     Column("callback", Text),

@@ -1,1 +1,1 @@
-"""Ways to bring a file into a user's area."""
+"""Staging: the approaches by which files get into users' areas, and what they share."""

@@ -1,4 +1,4 @@
-"""What every approach is: it brings the pending files of one task into the user's area."""
+"""Base of the approaches: the interface, the task in a worker's hands, and retries of single files."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ logger = logging.getLogger("preparer.staging")
 
 
 class StagingError(Exception):
-    """The whole task cannot go on. ``fault`` is the kind of reason, as on files.
+    """Staging of the whole task failed. `fault` is the kind of failure, as for files.
 
-    With ``transient`` trying again may help; ``away`` is the service whose return that needs.
+    With `transient`, a retry may succeed; `away` is the service that must be available for it.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class StagingError(Exception):
         away: Service = "Cavern",
         retry_after: float | None = None,
     ) -> None:
-        """Say why, and whether trying again may help, at the earliest after so many seconds."""
+        """Record the failure; *retry_after* is the earliest time for a retry, in seconds from now."""
         super().__init__(detail)
         self.fault = fault
         self.detail = detail
@@ -43,7 +43,7 @@ class StagingError(Exception):
 
     @classmethod
     def of(cls, error: TransferError) -> StagingError:
-        """What failed is the task's as a whole."""
+        """Convert the failure of a transfer into that of the whole task."""
         return cls(
             error.fault,
             error.detail,
@@ -104,7 +104,10 @@ class Job:
 
 @dataclass
 class Removal:
-    """What came of removing staged copies, by the files' numbers. Those in neither list are the user's own by now."""
+    """Result of removing staged copies: numbers of files that are gone, and of those to be removed later.
+
+    Files in neither list were changed by the user, and stay.
+    """
 
     gone: list[int] = field(default_factory=list)
     later: list[int] = field(default_factory=list)
@@ -113,7 +116,7 @@ class Removal:
 async def side_by_side(
     files: Sequence[File], concurrency: int, one: Callable[[File], Awaitable[None]]
 ) -> None:
-    """Do *one* for every file, so many at once; the first error that is raised ends all."""
+    """Call *one* for every file, at most *concurrency* at a time; the first error cancels the rest and is raised."""
     limit = asyncio.Semaphore(concurrency)
 
     async def limited(file: File) -> None:
@@ -125,17 +128,17 @@ async def side_by_side(
             for file in files:
                 group.create_task(limited(file))
     except BaseExceptionGroup as errors:
-        # They have one cause: the ledger or a service that is away, and not the files.
+        # All have one cause, an unavailable ledger or service, and none is a file's own.
         raise errors.exceptions[0] from errors
 
 
 async def until_final(
     job: Job, file: File, settings: PreparerSettings, once: Callable[[], Awaitable[Outcome]]
 ) -> None:
-    """Try a file until it is final, and record it; nothing is recorded of one that was cancelled meanwhile.
+    """Call *once* until the file has a final outcome, and record that, unless the task is cancelled meanwhile.
 
-    *once* raises ``TransferError``. What is the file's own ends it at once, what may pass after some tries. A service
-    that is away is waited for, which costs no tries; when it has been for too long, that is raised as ``StagingError``.
+    *once* raises `TransferError`. A permanent failure is final at once, a transient one after a number of attempts. An
+    unavailable service is waited for, which costs no attempt. Raises `StagingError` where that lasts for too long.
     """
     policy = job.retry_policy(settings)
     tries, waits = file.attempts, 0
@@ -144,7 +147,7 @@ async def until_final(
             outcome = await once()
         except TransferError as exc:
             if job.cancelled.is_set():
-                # Whatever broke it off: the file is cancelled with its task.
+                # Whatever interrupted it: the file is cancelled with its task.
                 return
             if exc.away is not None:
                 waits += 1
@@ -159,7 +162,7 @@ async def until_final(
                 continue
         except StagingError:
             raise
-        except Exception as exc:  # no other file's trouble
+        except Exception as exc:  # must not fail the other files
             logger.exception("Staging %s failed unexpectedly", file.target)
             outcome = Outcome(file.number, FileState.FAILED, fault="InternalFault", detail=type(exc).__name__)
         if outcome.state == FileState.PRESENT:
@@ -171,24 +174,24 @@ async def until_final(
 
 
 class Approach(ABC):
-    """A way to stage files. The ledger decides what is pending; an approach reports each file once it is final."""
+    """A way to stage files. The ledger knows what is pending; an approach records each file once it is final."""
 
     @abstractmethod
     async def stage(self, job: Job, files: Sequence[File]) -> None:
-        """Bring every one of *files* to a final state, or raise ``StagingError``; ends soon once cancelled."""
+        """Bring every file to a final state, or raise `StagingError`; return soon after cancellation."""
 
     @abstractmethod
     async def remove(self, task: Task, token: str, files: Sequence[File]) -> Removal:
-        """Remove staged copies that are unchanged since."""
+        """Remove staged copies that the user has not changed."""
 
     async def admit(self, job: Job, pages: AsyncIterator[Sequence[File]]) -> None:
-        """Raise ``StagingError`` where all pending files of the task together cannot be staged, before one is."""
+        """Raise `StagingError` if the pending files of the task cannot all be staged, before any is."""
         return
 
     async def resume(self, job: Job, files: Sequence[File]) -> bool:
-        """Go on with what was begun on *files*, by whomever; False where there is nothing to go on with."""
+        """Resume what this or another worker began for *files*; False if there is nothing to resume."""
         return False
 
     async def abandon(self, bulk: str, token: str) -> bool:
-        """End the bulk job that an ended task has left behind; False where that is to be tried again."""
+        """End the orphaned bulk job of an ended task; False if that must be tried again."""
         return True

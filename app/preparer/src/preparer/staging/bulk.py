@@ -1,7 +1,7 @@
-"""Staging by bulk jobs at Cavern: one job fetches many files, and is followed to its end by whoever has the task.
+"""Staging by bulk jobs at Cavern: one job fetches many files.
 
-The job's URL is in the ledger before the job begins. So there is never a second one beside it: whatever happens to this
-worker, to Cavern or to the network between them, the job is taken up again, or ended before another begins.
+The job's URL is in the ledger before the job starts. Whatever happens to this worker, to Cavern or to the network, the
+job is resumed, or ended before another starts, so that a task never has two.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from preparer.staging.approach import Job, StagingError, logger
 from preparer.staging.retry import RetryPolicy, delay
 
 CANCEL_SECONDS = 10.0
-"""How long a cancelled task waits for a Cavern that is away, to end the job there before its own end."""
+"""Seconds for which a cancelled task waits for an unavailable Cavern, to end the job before the task ends."""
 
 PASSED_OVER = "Cavern's job ended without a word about this file"
 
@@ -28,19 +28,19 @@ _STATES = {"COMPLETED": FileState.STAGED, "SKIPPED": FileState.PRESENT, "ERROR":
 
 
 class BulkPull:
-    """Makes bulk jobs, follows them and ends them."""
+    """Creates bulk jobs, follows and ends them."""
 
     def __init__(self, settings: PreparerSettings, cavern: Cavern, row: Callable[[File], Row]) -> None:
-        """Ask *cavern* for what *row* says of a file."""
+        """Use *cavern*; *row* returns the row of a job for a file."""
         self.settings = settings
         self.cavern = cavern
         self.row = row
 
     async def stage(self, job: Job, url: str, files: Sequence[File]) -> Sequence[File]:
-        """Stage by jobs of the bulk pull at *url*; returns the files for which Cavern, replaced by another, has it not.
+        """Stage by jobs of the bulk pull at *url*; returns the files left over where Cavern no longer has a bulk pull.
 
-        A file that is not final afterwards stays pending. Raises ``CavernError``; the job is then remembered, unless it
-        is gone, and ``StagingError`` where the RSE stays away.
+        A file that is not final afterwards stays pending. Raises `CavernError`, upon which the job stays recorded
+        unless it has vanished, and `StagingError` if the RSE stays unavailable.
         """
         for start in range(0, len(files), self.settings.preparer_batch):
             if job.cancelled.is_set():
@@ -53,7 +53,7 @@ class BulkPull:
                 )
             except PullNotImplemented:
                 return files[start:]
-            # Before it begins: one whose answer was lost on the way never does.
+            # Before it starts: a job of which the answer was lost never does.
             await job.hold(bulk)
             try:
                 await self.cavern.run(bulk, job.token)
@@ -67,7 +67,7 @@ class BulkPull:
         return []
 
     async def resume(self, job: Job, files: Sequence[File]) -> bool:
-        """Take up the job that is remembered, or end it where that cannot be; False where there is none.
+        """Resume the recorded job, or end it where it cannot be resumed; False if there is none.
 
         Raises as `stage` does.
         """
@@ -89,7 +89,7 @@ class BulkPull:
         return True
 
     async def _end(self, job: Job, bulk: str) -> None:
-        """End a job that cannot be followed. Raises ``CavernError`` where that may be possible later."""
+        """End a job that cannot be followed. Raises `CavernError` if that may be possible later."""
         try:
             await self.cavern.abort(bulk, job.token)
         except CavernError as exc:
@@ -99,7 +99,7 @@ class BulkPull:
         await job.hold(None)
 
     async def _follow(self, job: Job, bulk: str, files: Sequence[File]) -> set[int]:
-        """Take the results of a job until it ends; returns the numbers of the files of which it told nothing."""
+        """Process the results of a job until it ends; returns the numbers of files without a result."""
         try:
             async with asyncio.timeout(None) as limit:
                 abort = asyncio.create_task(self._abort_when_cancelled(job, bulk, limit))
@@ -109,12 +109,12 @@ class BulkPull:
                     abort.cancel()
         except TimeoutError as exc:
             if not limit.expired():
-                # The ledger's.
+                # Raised by the ledger.
                 raise
             raise CavernError("Cancelled", "Cancelled while Cavern was away", transient=True) from exc
 
     async def _abort_when_cancelled(self, job: Job, bulk: str, limit: asyncio.Timeout) -> None:
-        """End the job with the task; the wait for it ends where Cavern cannot be told."""
+        """Abort the job once the task is cancelled; stop waiting for it if Cavern stays unavailable."""
         await job.cancelled.wait()
         tries = 0
         try:
@@ -134,7 +134,7 @@ class BulkPull:
             limit.reschedule(asyncio.get_running_loop().time())
 
     async def _results(self, job: Job, bulk: str, files: Sequence[File]) -> set[int]:
-        # Cavern counts its rows from zero in each job, but both sides know a file by its target.
+        # Cavern numbers rows within a job; the target identifies a file on both sides.
         by_target = {self.cavern.uri(file.target): file for file in files}
         silent = {file.number for file in files}
         policy = job.retry_policy(self.settings)
@@ -154,7 +154,7 @@ class BulkPull:
                         given_up = await self._take(job, told, policy) or given_up
                         await job.hold(bulk, batch[-1]["event"])
                         if given_up:
-                            # What it has placed by now is still told.
+                            # Results of files that are in place already still follow.
                             await self.cavern.abort(bulk, job.token)
                 phase = await self.cavern.phase(bulk, job.token, wait=1)
             except JobVanished:
@@ -173,7 +173,7 @@ class BulkPull:
         return silent
 
     async def _endure(self, job: Job, exc: CavernError, failures: int, policy: RetryPolicy) -> None:
-        """Wait before Cavern is asked about the job again; raises *exc* where that is of no use."""
+        """Wait before the next request about the job; raise *exc* if there is no point in one."""
         if job.cancelled.is_set():
             if failures > self.settings.preparer_file_attempts:
                 raise exc
@@ -189,7 +189,7 @@ class BulkPull:
     async def _take(
         self, job: Job, told: Sequence[tuple[File, dict[str, Any]]], policy: RetryPolicy
     ) -> StagingError | None:
-        """Record what became of files; returns why to give up, where the RSE has been away for too long."""
+        """Record results; returns the reason to give up if the RSE has been unavailable for too long."""
         ended: list[tuple[File, Outcome]] = []
         again: list[Outcome] = []
         away: Outcome | None = None
@@ -199,7 +199,7 @@ class BulkPull:
                 continue
             if outcome.state == FileState.FAILED and line.get("transient"):
                 if line.get("away") == "source":
-                    # It stays pending, and costs the file no try.
+                    # The file stays pending, and this costs it no attempt.
                     away = outcome
                     continue
                 if self._left(job, file):
@@ -219,7 +219,7 @@ class BulkPull:
         return StagingError(str(away.fault), str(away.detail), transient=True, away="RSE")
 
     async def _passed_over(self, job: Job, files: Sequence[File]) -> None:
-        """Count a try of files that a job, ended by somebody else or by a limit, was to fetch and did not tell of."""
+        """Count an attempt at files without a result: somebody else or a limit ended the job."""
         if job.cancelled.is_set():
             return
         failed = [
@@ -230,14 +230,14 @@ class BulkPull:
         await job.retried([outcome for file, outcome in failed if self._left(job, file)])
 
     def _left(self, job: Job, file: File) -> bool:
-        """Whether a file that failed for now is tried again; one of a cancelled task is cancelled with it."""
+        """Whether a file that failed is retried; those of a cancelled task are cancelled with it."""
         return job.cancelled.is_set() or file.attempts + 1 < self.settings.preparer_file_attempts
 
 
 def _outcome(number: int, line: dict[str, Any]) -> Outcome | None:
     state = _STATES.get(line["state"])
     if state is None:
-        # An aborted row stays pending: it is cancelled with the task, or tried again.
+        # An aborted row stays pending: it is cancelled with the task, or retried.
         return None
     return Outcome(
         number,
@@ -253,7 +253,7 @@ def _outcome(number: int, line: dict[str, Any]) -> Outcome | None:
 async def _batches(
     results: AsyncIterator[dict[str, Any]], size: int = 1000, seconds: float = 0.25
 ) -> AsyncGenerator[list[dict[str, Any]]]:
-    """Gather results that come quickly, so that the ledger is written a few times a second."""
+    """Batch results, so that the ledger is written a few times a second at most."""
     queue: asyncio.Queue[dict[str, Any] | BaseException | None] = asyncio.Queue(maxsize=4 * size)
 
     async def pump() -> None:

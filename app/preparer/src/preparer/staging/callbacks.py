@@ -1,4 +1,4 @@
-"""Callbacks: a finished task is told to the URL that its request named, signed and only on allowed hosts."""
+"""Callbacks: the outcome of a finished task is posted to the URL of its request, signed, on allowed hosts only."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ SIGNATURE = "X-Prepare-Data-Signature"
 
 
 class CallbackRefused(ValueError):
-    """The URL may not be called back; the message says why."""
+    """The URL is not allowed; the message says why."""
 
 
 def check(url: str, hosts: list[str]) -> str:
-    """Return *url* if it may be called back."""
+    """Return *url* if it is allowed. Raises `CallbackRefused`."""
     if not PRINTABLE.fullmatch(url):
         raise CallbackRefused("callback: percent-encode what is not printable ASCII; at most 2000 characters")
     try:
@@ -43,16 +43,13 @@ def check(url: str, hosts: list[str]) -> str:
 
 
 def sign(key: str, timestamp: int, body: bytes) -> str:
-    """Signature of a callback: HMAC-SHA256 over the time, a dot and the body."""
+    """Sign a callback: HMAC-SHA256 over the timestamp (epoch seconds), a dot and the body."""
     digest = hmac.new(key.encode(), f"{timestamp}.".encode() + body, hashlib.sha256).hexdigest()
     return f"t={timestamp},v1={digest}"
 
 
 async def send(session: aiohttp.ClientSession, task: Task, key: str, hosts: list[str]) -> tuple[str, bool]:
-    """Tell the outcome of *task*; returns what came of it and whether that is final.
-
-    The task is one with a callback.
-    """
+    """Post the outcome of *task*, which has a callback; returns the status and whether it is final."""
     assert task.callback is not None
     try:
         check(task.callback, hosts)

@@ -1,7 +1,7 @@
-"""``copy_to_user_area`` and ``symbolic_link``, for sites that mount the RSE and the users' areas in the worker.
+"""`copy_to_user_area` and `symbolic_link`, for sites that mount the RSE and the users' areas in the worker.
 
-Every path is walked by directory descriptors that follow no symbolic link, so that a link planted in a user's area
-leads nowhere. The user must have an area already: a mounted file system makes no allocations.
+Every path is opened component by component without following symbolic links, so that a link planted in a user's area
+has no effect. The user must have an area already: a mounted file system creates no allocations.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CHUNK = 4 << 20
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FAULTS = {FileNotFoundError: "SourceNotFound", PermissionError: "PermissionDenied"}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-# What a file system over the network says of a server that is away, be it the RSE's or that of the users' areas.
+# Errors of a network file system whose server, the RSE's or that of the users' areas, is unavailable.
 _AWAY = {
     errno.ETIMEDOUT,
     errno.ENOTCONN,
@@ -49,13 +49,13 @@ _AWAY = {
     errno.ENETDOWN,
     errno.ENETUNREACH,
 }
-# What it may say of a file for a moment.
+# Errors that may be transient.
 _PASSING = {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EBUSY}
 
 
 @contextmanager
 def directory(root: Path, parts: Sequence[str], owner: tuple[int, int] | None = None) -> Iterator[int]:
-    """Descriptor of a directory below *root*; with *owner*, missing ones are made and given to them."""
+    """Open a directory below *root*; with *owner* (uid, gid), create missing ones for them. Yields its descriptor."""
     current = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for part in parts:
@@ -72,7 +72,7 @@ def directory(root: Path, parts: Sequence[str], owner: tuple[int, int] | None = 
 
 
 def same_bytes(parent: int, name: str, content: Content) -> bool:
-    """Whether the regular file *name* in the directory *parent* has this content, with a checksum that is known."""
+    """Whether *name* in the directory *parent* is a regular file of this content; False if no checksum is known."""
     if not content.has_checksum:
         return False
     try:
@@ -90,10 +90,10 @@ def same_bytes(parent: int, name: str, content: Content) -> bool:
 
 
 class FilesystemApproach(Approach):
-    """What both have in common: the paths, the user's area, and one file after the other in threads."""
+    """Base of both approaches: paths, the user's area, and a thread for each file."""
 
     def __init__(self, settings: PreparerSettings) -> None:
-        """Use the two mounts of *settings*."""
+        """Use the mounts that *settings* name."""
         self.settings = settings
         self.source = settings.abs_path_rse_root
         self.areas = settings.abs_path_user_area_root
@@ -117,7 +117,7 @@ class FilesystemApproach(Approach):
             raise _failure(file, exc) from exc
 
     async def remove(self, task: Task, token: str, files: Sequence[File]) -> Removal:
-        """Remove staged copies that are unchanged since."""
+        """Remove staged copies that the user has not changed."""
         removal = Removal()
         for file in files:
             try:
@@ -140,7 +140,7 @@ class FilesystemApproach(Approach):
         return status.st_uid, status.st_gid
 
     def _parts(self, target: str) -> list[str]:
-        """Segments of a target below the mounted areas."""
+        """Return the segments of a target below the mounted areas."""
         return target.removeprefix(self.home + "/").split("/")
 
     def _open_source(self, file: File) -> FileIO:
@@ -154,7 +154,7 @@ class FilesystemApproach(Approach):
         return FileIO(descriptor)
 
     def _remove(self, file: File) -> bool:
-        """Remove a copy; False if what is there is the user's own by now. Raises `OSError`."""
+        """Remove a copy; False if the user has changed it. Raises `OSError`."""
         *parents, name = self._parts(file.target)
         try:
             with directory(self.areas, parents) as parent:
@@ -167,15 +167,15 @@ class FilesystemApproach(Approach):
 
     @abstractmethod
     def _stage(self, job: Job, file: File, owner: tuple[int, int]) -> Outcome:
-        """Stage one file, which will belong to *owner*. Raises `OSError`, and `TransferError`."""
+        """Stage one file for *owner* (uid, gid). Raises `OSError` and `TransferError`."""
 
     @abstractmethod
     def _ours(self, file: File, parent: int, name: str) -> bool:
-        """Whether what is at the target is still what was staged. Raises `FileNotFoundError`."""
+        """Whether the target is unchanged since it was staged. Raises `FileNotFoundError`."""
 
 
 def measure(job: Job, source: FileIO, copy: int | None = None) -> Digester:
-    """Read *source* to its end, and write it to the descriptor *copy*."""
+    """Measure *source*, and write it to the descriptor *copy*. Raises `TransferError` on cancellation."""
     measured = Digester()
     while chunk := source.read(CHUNK):
         if job.cancelled.is_set():
@@ -200,7 +200,7 @@ def _failure(file: File, exc: OSError) -> TransferError:
 
 
 def checked(file: File, found: Digester) -> Outcome:
-    """Outcome of bytes that were read, compared with what was asked for."""
+    """Return the outcome for bytes that were read, compared with what the request states."""
     if (mismatch := expected(file).differs(found.content)) is not None:
         return Outcome(file.number, FileState.FAILED, fault=mismatch.fault, detail=mismatch.detail)
     return Outcome(file.number, FileState.STAGED, found.size, found.md5, found.adler32)
@@ -208,7 +208,7 @@ def checked(file: File, found: Digester) -> Outcome:
 
 @contextmanager
 def placing(job: Job, parent: int, name: str) -> Iterator[str]:
-    """A temporary name beside *name*, free now and afterwards: one that a killed worker left is taken over."""
+    """Yield a temporary name beside *name*; what a killed worker left there is removed before, the rest afterwards."""
     temporary = f".{name[:200]}.{job.task.id.hex[:8]}.part"
     with suppress(FileNotFoundError):
         os.unlink(temporary, dir_fd=parent)
@@ -220,7 +220,7 @@ def placing(job: Job, parent: int, name: str) -> Iterator[str]:
 
 
 class CopyApproach(FilesystemApproach):
-    """``copy_to_user_area``: copies each file to a temporary name, checks it, and renames it into place."""
+    """`copy_to_user_area`: copies a file to a temporary name, verifies it, and renames it into place."""
 
     def _stage(self, job: Job, file: File, owner: tuple[int, int]) -> Outcome:
         *parents, name = self._parts(file.target)
@@ -247,7 +247,7 @@ class CopyApproach(FilesystemApproach):
 
 
 class LinkApproach(FilesystemApproach):
-    """``symbolic_link``: links to the file on the RSE, after reading it once to check it."""
+    """`symbolic_link`: links to the file on the RSE, after reading it once to verify it."""
 
     def _stage(self, job: Job, file: File, owner: tuple[int, int]) -> Outcome:
         *parents, name = self._parts(file.target)

@@ -12,11 +12,11 @@ from preparer.ledger import File, Task
 from preparer.ledger.documents import file_document, task_document
 
 MODE = 0o640
-"""Of receipts: they are no business of other users of the machine."""
+"""Mode of receipts: other users of the machine must not read them."""
 
 
 async def write(directory: Path, task: Task, pages: AsyncIterator[Sequence[File]]) -> Path:
-    """Write the receipt of *task*, a page of its files at a time, under a temporary name until it is whole."""
+    """Write the receipt of *task*, a page of its files at a time, and rename it into place once it is complete."""
     path = directory / f"{task.id}.json"
     staged = directory / f".{task.id}.part"
     with staged.open("w", encoding="utf-8") as stream:

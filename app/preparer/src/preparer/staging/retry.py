@@ -1,4 +1,4 @@
-"""How long a task waits: a little before each further try, and for a service that is away up to a limit."""
+"""Retry policy: exponential backoff for each file, and one deadline for each service that is unavailable."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ logger = logging.getLogger("preparer.staging")
 
 
 def delay(settings: PreparerSettings, attempt: int, asked: float | None = None) -> float:
-    """Seconds before the next try; *asked* is what the service asked for. It doubles from try to try up to a limit."""
+    """Return the seconds before the next attempt: exponential with full jitter, and at least *asked*."""
     longest = settings.preparer_retry_delay_max
     most = min(longest, settings.preparer_retry_delay * 2 ** min(max(attempt - 1, 0), 30))
-    # Full jitter, so that many files that failed at once do not come back at once.
+    # Jitter, so that many files that failed at once are not retried at once.
     return max(min(asked or 0.0, longest), random.uniform(0, most))  # noqa: S311 - no secret
 
 
 class RetryPolicy:
-    """What one task has left of its policy.
+    """How long one task waits for services that are unavailable.
 
-    A service is away from the first failure that says so until it answers any of the task's files. There is one clock
-    for all files, since they stand still together: files that come later do not each wait for the whole limit again.
+    A service is unavailable from the first failure that says so until it answers a request for any of the task's files.
+    The files share the deadline, so that each further one does not wait for the whole of it again.
     """
 
     def __init__(
         self, settings: PreparerSettings, cancelled: asyncio.Event, since: dict[Service, float]
     ) -> None:
-        """Keep in *since* the moments (monotonic seconds) at which services went away; end with *cancelled*."""
+        """Keep in *since* the times (monotonic seconds) since which services are unavailable; end with *cancelled*."""
         self.settings = settings
         self.cancelled = cancelled
         self.since = since
 
     def answered(self, *services: Service) -> None:
-        """Note that services are there; all of them without a name."""
+        """Note that these services answer; all of them without a name."""
         for service in services or tuple(self.since):
             self.since.pop(service, None)
 
     def exhausted(self, service: Service) -> bool:
-        """Note that a service is away; whether it has been for as long as anybody waits."""
+        """Note that a service is unavailable; return whether its deadline has passed."""
         now = time.monotonic()
         return now - self.since.setdefault(service, now) >= self.settings.preparer_outage
 
     async def pause(self, seconds: float) -> bool:
-        """Wait; False as soon as the task is cancelled."""
+        """Wait; return False as soon as the task is cancelled."""
         try:
             async with asyncio.timeout(seconds):
                 await self.cancelled.wait()
@@ -57,9 +57,9 @@ class RetryPolicy:
         return False
 
     async def outlast(self, error: TransferError, tries: int) -> bool:
-        """Wait before the next of *tries* where *error* says that a service is away.
+        """Wait before the next attempt if *error* says that a service is unavailable; *tries* were made.
 
-        False where it says something else, where that has lasted for too long, or where the task is cancelled.
+        Return False if it says something else, if the deadline has passed, or if the task is cancelled.
         """
         if error.away is None or self.cancelled.is_set():
             return False

@@ -1,4 +1,4 @@
-"""What the Rucio Storage Element says of a file when asked by HTTP, and the bytes that it sends."""
+"""HTTP client of a Rucio Storage Element (RSE): sizes of files, and their bytes."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ MISSING = {404, 410}
 
 
 class RseError(Exception):
-    """The storage element does not answer, or not as one that has or has not the file; *away* tells which."""
+    """The RSE is unavailable (*away*), or its answer says neither that it has the file nor that it has not."""
 
     def __init__(self, detail: str, *, away: bool = False) -> None:
-        """Say what happened."""
+        """Record what happened."""
         super().__init__(detail)
         self.away = away
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file on the RSE: its size in bytes and when it was changed, as far as the RSE tells."""
+    """A file on the RSE: size in bytes and time of the last change, as far as the RSE states them."""
 
     size: int | None
     modified: datetime | None = None
 
 
 class Sending:
-    """The RSE's answer with the bytes of a file to come, and what it says of them."""
+    """A response of the RSE whose body is to be read, and what its header fields state of the file."""
 
     def __init__(self, answer: aiohttp.ClientResponse, told: Representation) -> None:
-        """Nothing is read yet."""
+        """Read nothing yet."""
         self._answer = answer
         self.size = told.length
         self.stated: Content = told.stated
@@ -52,7 +52,7 @@ class Sending:
         self._decoder = told.decoder()
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The file's bytes as they come. Raises `TransferError`."""
+        """Yield the file's bytes as they arrive. Raises `TransferError`."""
         try:
             async for chunk in self._answer.content.iter_chunked(CHUNK):
                 for piece in (chunk,) if self._decoder is None else self._decoder.feed(chunk):
@@ -66,30 +66,30 @@ class Sending:
 
 
 class Rse:
-    """One RSE, asked by one session; it is never shown a credential."""
+    """Client of one RSE. It never sends a credential."""
 
     def __init__(self, settings: PreparerSettings, session: aiohttp.ClientSession) -> None:
-        """Ask below the root of the RSE, and where that redirects to as far as the settings let it."""
+        """Allow requests below the RSE's root, and redirects from there as far as *settings* permit."""
         self._root = settings.abs_url_rse_root
         self._policy = SourcePolicy([self._root, *settings.preparer_sources])
         self._session = session
 
     def url(self, path: str) -> str:
-        """URL of the file at *path* below the root of the RSE."""
+        """Return the URL of the file at *path* below the RSE's root."""
         return f"{self._root}/{quote(path)}"
 
     async def head(self, source: str) -> Source | None:
-        """Ask for the size of the file behind *source*; None if there is none. Raises `RseError`."""
+        """Return the size of the file at the URL *source*; None if there is none. Raises `RseError`."""
         try:
             async with await self._ask("HEAD", source, {}) as answer:
                 if answer.status in {200, 204} | MISSING | PASSING_STATUS:
                     return _source(answer, source)
-            # HEAD is not offered, or not allowed: to ask for one byte is.
+            # HEAD may not be supported, or not be allowed: ask for one byte instead.
             answer = await self._ask("GET", source, {"Range": "bytes=0-0"})
             try:
                 return _source(answer, source)
             finally:
-                # Who takes no notice of the range sends all of it.
+                # A server that ignores the range sends all of the file.
                 answer.close()
         except (SourceRefused, RedirectedTooOften) as exc:
             raise RseError(f"the RSE: {exc}") from exc
@@ -98,7 +98,7 @@ class Rse:
 
     @asynccontextmanager
     async def opened(self, source: str, wanted: int | None = None) -> AsyncIterator[Sending]:
-        """The bytes of the file behind *source*, which is to have *wanted* of them. Raises `TransferError`."""
+        """Open the file at the URL *source*, of *wanted* bytes if that is known. Raises `TransferError`."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
         try:
             async with await self._ask("GET", source, WANT_DIGEST, timeout=timeout) as answer:
@@ -130,7 +130,7 @@ class Rse:
 def _source(answer: aiohttp.ClientResponse, source: str) -> Source | None:
     if answer.status in MISSING:
         return None
-    # 416: it has no first byte.
+    # 416: the file is empty.
     if answer.status not in (200, 204, 206, 416):
         raise RseError(f"the RSE answered {answer.status}", away=answer.status in AWAY_STATUS)
     try:
@@ -141,7 +141,7 @@ def _source(answer: aiohttp.ClientResponse, source: str) -> Source | None:
 
 
 def unanswered(exc: Exception) -> TransferError:
-    """Error of a request to the RSE that got no answer, or only a part of one."""
+    """Return the error for a request to the RSE with no response, or an incomplete one."""
     return TransferError(
         "TransferFailed",
         f"the RSE: {exc or type(exc).__name__}",

@@ -1,6 +1,6 @@
-"""``cavern_api_approach``: Cavern pulls each file from the RSE; where it cannot, the worker relays.
+"""`cavern_api_approach`: Cavern pulls files from the RSE; the worker relays them where it cannot.
 
-What a Cavern can do is found out by asking: its bulk pull by its capabilities, its pull by the first try.
+Whether Cavern has a bulk pull is read from its capabilities; whether it can pull single files, from its first answer.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from preparer.staging.bulk import BulkPull
 from preparer.staging.rse import Rse, RseError, Sending
 
 LOOKUP_AGE = 10.0
-"""Seconds for which it is taken that nothing has come into a file's place."""
+"""Seconds for which a lookup of a target stays valid."""
 
 
 class CavernApproach(Approach):
@@ -49,17 +49,15 @@ class CavernApproach(Approach):
         session: aiohttp.ClientSession,
         credentials: ClientCredentials | None,
     ) -> None:
-        """Use *cavern*; *credentials* are the administrator's, for users' areas that do not exist yet."""
+        """Use *cavern*; *credentials* are the administrator's, to create users' areas."""
         self.settings = settings
         self.cavern = cavern
         self.rse = Rse(settings, session)
         self.credentials = credentials
         self.bulk = BulkPull(settings, cavern, self.row)
 
-    # -- the user's area -------------------------------------------------------------------------------------
-
     def home(self, username: str) -> str:
-        """Path of a user's area."""
+        """Return the path of a user's area."""
         return f"{self.settings.preparer_home}/{username}"
 
     async def _administrator(self) -> str:
@@ -74,7 +72,7 @@ class CavernApproach(Approach):
             raise StagingError("NotAuthenticated", exc.description, transient=True) from exc
 
     async def _ensure_home(self, task: Task, token: str) -> Node | None:
-        """Make the user's area, an allocation, if this is the user's first file."""
+        """Return the user's area, and create it, with its quota, for the user's first file."""
         home = self.home(task.username)
         logger.info("Ensuring user directory %s", home)
         node = await self.cavern.node(home, token)
@@ -86,7 +84,7 @@ class CavernApproach(Approach):
         return node
 
     async def admit(self, job: Job, pages: AsyncIterator[Sequence[File]]) -> None:
-        """Refuse a set of files that does not fit into what is left of the user's quota, as far as can be told."""
+        """Raise `StagingError` if the files exceed what is left of the user's quota, by the sizes that are known."""
         try:
             home = await self._ensure_home(job.task, job.token)
             room = home.quota_left if home else None
@@ -115,7 +113,7 @@ class CavernApproach(Approach):
             )
 
     async def _sizes(self, job: Job, files: Sequence[File]) -> list[int]:
-        """Sizes as asked for, or as the RSE tells them; what it does not tell counts nothing."""
+        """Return sizes as the request or else the RSE states them; 0 where neither does."""
         limit = asyncio.Semaphore(self.settings.preparer_file_concurrency)
 
         async def size(file: File) -> int:
@@ -132,13 +130,11 @@ class CavernApproach(Approach):
         return await asyncio.gather(*map(size, files))
 
     def row(self, file: File) -> Row:
-        """What is asked of Cavern for one file."""
+        """Return what Cavern is asked for one file."""
         return Row(self.rse.url(file.path), self.cavern.uri(file.target), expected(file))
 
-    # -- staging ---------------------------------------------------------------------------------------------
-
     async def stage(self, job: Job, files: Sequence[File]) -> None:
-        """Stage by bulk pull, by single pulls or by relay, as the Cavern at hand allows."""
+        """Stage by bulk pull, by single pulls or by relay, whichever Cavern supports."""
         try:
             bulk_pull = await self.cavern.bulk_pull_url()
             if bulk_pull is not None:
@@ -151,14 +147,14 @@ class CavernApproach(Approach):
         )
 
     async def resume(self, job: Job, files: Sequence[File]) -> bool:
-        """Follow the bulk job of this task that was begun before, by an earlier worker or by this one."""
+        """Follow the bulk job that this or an earlier worker started."""
         try:
             return await self.bulk.resume(job, files)
         except CavernError as exc:
             raise StagingError.of(exc) from exc
 
     async def abandon(self, bulk: str, token: str) -> bool:
-        """End a bulk job that goes on, or would once it can, after its task has ended."""
+        """Abort the bulk job of a task that has ended; False if that must be tried again."""
         try:
             await self.cavern.abort(bulk, token)
         except CavernError as exc:
@@ -190,7 +186,7 @@ class CavernApproach(Approach):
         return await self._relay(job, containers, there, file)
 
     async def _verify(self, file: File, token: str) -> Outcome:
-        """Compare what Cavern stored with what was asked for."""
+        """Compare what Cavern stored with what the request states. Raises `CavernError`."""
         node = await self.cavern.node(file.target, token)
         if node is None:
             raise CavernError(
@@ -207,7 +203,7 @@ class CavernApproach(Approach):
         return Outcome(file.number, FileState.STAGED, found.size, found.md5, found.adler32)
 
     async def _read_back(self, file: File, token: str) -> Content:
-        """Measure what Cavern has, where it does not state it: OpenCADC's keeps no Adler-32."""
+        """Measure a stored file where Cavern does not state its content: OpenCADC's keeps no Adler-32."""
         measured = Digester()
         async for chunk in self.cavern.read(file.target, token):
             await asyncio.to_thread(measured.update, chunk)
@@ -216,8 +212,8 @@ class CavernApproach(Approach):
     async def _relay(self, job: Job, containers: Containers, there: Lookup, file: File) -> Outcome:
         """Stream the file from the RSE into Cavern under a temporary name, and move it into place.
 
-        Each request takes OpenCADC's Cavern some 100 ms: a new file takes four, or three in a directory that the task
-        has made; one more where its container gives it permissions, which that Cavern does for nodes but not for files.
+        Each request takes OpenCADC's Cavern about 100 ms. A new file takes four requests, or three in a container that
+        the task has created, and one more if it inherits permissions, which that Cavern does not apply to files itself.
         """
         directory, _, name = file.target.rpartition("/")
         # The same name at each try: one that a killed worker left is overwritten by the next.
@@ -235,7 +231,7 @@ class CavernApproach(Approach):
                     properties |= {ENCODING: sending.encoding}
                 if properties:
                     await self.cavern.update(temporary, properties, job.token)
-                await there.make_room()
+                await there.clear()
                 await self.cavern.move(temporary, file.target, job.token)
             except BaseException:
                 containers.look_again(directory)
@@ -244,7 +240,7 @@ class CavernApproach(Approach):
         return Outcome(file.number, FileState.STAGED, measured.size, measured.md5, measured.adler32)
 
     async def _stream(self, job: Job, sending: Sending, target: str) -> Digester:
-        """Write what the RSE is *sending* to *target*; raises ``TransferError`` where not all of it arrives."""
+        """Write what the RSE is *sending* to *target*. Raises `TransferError` if not all of it arrives."""
         measured = Digester()
         broken: TransferError | None = None
 
@@ -283,10 +279,8 @@ class CavernApproach(Approach):
             # The user sees a hidden .part file; the failure that led here is the one to report.
             return
 
-    # -- removal ---------------------------------------------------------------------------------------------
-
     async def remove(self, task: Task, token: str, files: Sequence[File]) -> Removal:
-        """Delete staged copies, several at a time; one that the user changed since is the user's own and stays."""
+        """Delete staged copies, several at a time; those that the user has changed stay."""
         removal = Removal()
         limit = asyncio.Semaphore(self.settings.preparer_file_concurrency)
 
@@ -316,13 +310,13 @@ class CavernApproach(Approach):
 
 
 class Containers:
-    """The directories of a task's files: each is made once, and asked once what it gives to what is made in it.
+    """Containers of a task's files: each is created once, and asked once which permissions files inherit from it.
 
-    What is wrong with one of them is wrong with its own files alone.
+    A failure concerns the files of that container alone.
     """
 
     def __init__(self, cavern: Cavern, home: str, token: str) -> None:
-        """Below *home*, which is there by now."""
+        """Use containers below *home*, which exists."""
         self._cavern = cavern
         self._home = home
         self._token = token
@@ -332,7 +326,7 @@ class Containers:
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def ensure(self, target: str) -> None:
-        """Make the directories above *target*, the outer ones first. Raises ``CavernError``."""
+        """Create the containers above *target*, the outer ones first. Raises `CavernError`."""
         path = self._home
         for name in target.removeprefix(f"{self._home}/").split("/")[:-1]:
             path = f"{path}/{name}"
@@ -343,15 +337,15 @@ class Containers:
                     self._made.add(path)
 
     def new(self, target: str) -> bool:
-        """Whether *target* is in a directory that did not exist before: nothing is there, as far as is known."""
+        """Whether *target* is in a container that this task created: nothing else is expected there."""
         return target.rpartition("/")[0] in self._new
 
     def look_again(self, path: str) -> None:
-        """Take a directory no longer for new: something went wrong in it."""
+        """No longer expect a container to be empty: a transfer into it failed."""
         self._new.discard(path)
 
     async def inherited(self, path: str) -> dict[str, str]:
-        """Permissions of a new file in the container at *path*. Raises ``CavernError``."""
+        """Return the permissions that a new file in the container at *path* inherits. Raises `CavernError`."""
         async with self._locks[path]:
             if path not in self._inherited:
                 node = await self._cavern.node(path, self._token)
@@ -360,10 +354,10 @@ class Containers:
 
 
 class Lookup:
-    """What is in a file's place, asked once unless that was long ago."""
+    """The node at a target, looked up once unless that was long ago."""
 
     def __init__(self, cavern: Cavern, path: str, token: str, *, empty: bool) -> None:
-        """Nothing is asked yet, and nothing needs to be where the place is *empty*."""
+        """Look nothing up yet, and not at all for a target that is *empty*."""
         self._cavern = cavern
         self._path = path
         self._token = token
@@ -371,14 +365,14 @@ class Lookup:
         self._since = time.monotonic() if empty else float("-inf")
 
     async def node(self) -> Node | None:
-        """The node, or None."""
+        """Return the node, or None."""
         if time.monotonic() - self._since > LOOKUP_AGE:
             self._found = await self._cavern.node(self._path, self._token)
             self._since = time.monotonic()
         return self._found
 
-    async def make_room(self) -> None:
-        """Delete what a move would find in its place, which is refused; a directory is nobody's to replace."""
+    async def clear(self) -> None:
+        """Delete a file at the target, where a move would be refused. Raises `CavernError` for a container."""
         node = await self.node()
         if node is not None and node.kind == "ContainerNode":
             raise CavernError("DuplicateNode", f"{self._path} is a container")

@@ -1,4 +1,4 @@
-"""A sign that the worker reaches the ledger, for the container's health check."""
+"""Heartbeat file, written while the worker reaches the ledger, for the container's health check."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pathlib import Path
 
 PATH = Path("/tmp/prepare-data-worker.heartbeat")  # noqa: S108 - a tmpfs of the container's own
 AGE = 15.0
-"""Seconds after which a worker that gave no sign counts as ill."""
+"""Seconds after the last heartbeat at which a worker counts as unhealthy."""
 
 
 def beat() -> None:
-    """Give a sign."""
+    """Write the heartbeat."""
     PATH.write_text(str(time.time()))
 
 
 def healthy() -> bool:
-    """Whether there was a sign lately."""
+    """Whether the last heartbeat is recent."""
     try:
         return time.time() - float(PATH.read_text()) < AGE
     except (OSError, ValueError):

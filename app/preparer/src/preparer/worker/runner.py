@@ -1,7 +1,7 @@
-"""The runner: takes tasks from the ledger, stages them side by side, and keeps its hold on them.
+"""The runner: claims tasks in the ledger, stages them concurrently, and renews their leases.
 
-It looks at the ledger when a message wakes it, when a task ends, and every few seconds in any case, so that neither a
-lost message nor a dead worker leaves a task behind. A task whose worker has been silent for a lease is another's.
+It looks for tasks when a message arrives, when a task ends, and every few seconds in any case, so that neither a lost
+message nor a dead worker leaves a task behind. A task whose lease has expired may be claimed by another worker.
 """
 
 from __future__ import annotations
@@ -27,10 +27,9 @@ from preparer.worker import heartbeat
 logger = logging.getLogger(__name__)
 
 PAGE = 5000
-# Seconds after which the worker that ended a task has either written its receipt or died over it.
+# Seconds after which the worker that ended a task has either written its receipt or died.
 RECEIPT_DELAY = 30
-# Seconds between looks at what ended tasks have left behind at a Cavern that was away, and how long that is tried: a
-# user's token is kept for it.
+# Seconds between attempts to end orphaned bulk jobs, and for how long that is tried: it needs the user's token.
 ABANDON_DELAY = 10
 ABANDON_LIMIT = timedelta(days=1)
 
@@ -46,7 +45,7 @@ class Runner:
         approaches: dict[str, Approach],
         session: aiohttp.ClientSession,
     ) -> None:
-        """Stage by *approaches*, by name."""
+        """Stage by *approaches*, keyed by name."""
         self.settings = settings
         self.ledger = ledger
         self.vault = vault
@@ -60,7 +59,7 @@ class Runner:
         self.stopping = asyncio.Event()
 
     async def run(self) -> None:
-        """Work until `stop`; tasks still under way then are given back for others to go on with."""
+        """Work until `stop`, then give the unfinished tasks back for others to resume."""
         async with asyncio.TaskGroup() as group:
             loops = [
                 group.create_task(self._forever(self._claim_loop)),
@@ -82,11 +81,11 @@ class Runner:
             await self.ledger.yield_task(task, self.name)
 
     def stop(self) -> None:
-        """Begin to end."""
+        """Make `run` return."""
         self.stopping.set()
 
     async def _forever(self, loop: Callable[[], Awaitable[None]]) -> None:
-        """Run a loop again, whatever ended it: a worker that lives must never stop looking for work."""
+        """Restart a loop whatever ended it: a live worker must never stop looking for work."""
         while True:
             try:
                 await loop()
@@ -95,8 +94,6 @@ class Runner:
             except Exception:
                 logger.exception("A loop of the worker failed and begins anew")
             await asyncio.sleep(1)
-
-    # -- taking tasks ----------------------------------------------------------------------------------------
 
     async def _claim_loop(self) -> None:
         settings = self.settings
@@ -120,9 +117,9 @@ class Runner:
                 continue
 
     async def _heartbeat_loop(self) -> None:
-        """Keep the hold on tasks, learn which are to end, and let go of those that are another's by now."""
+        """Renew leases, cancel tasks on request, and drop those that another worker has claimed."""
         while True:
-            # Those of before the question: what is claimed or closed meanwhile is not in its answer.
+            # A snapshot: what is claimed or closed meanwhile is not in the result.
             asked = dict(self.jobs)
             held = await self.ledger.renew(self.name, self.settings.preparer_lease, list(asked))
             for task, job in asked.items():
@@ -136,18 +133,16 @@ class Runner:
             await asyncio.to_thread(heartbeat.beat)
             await asyncio.sleep(min(1.0, self.settings.preparer_lease / 5))
 
-    # -- one task --------------------------------------------------------------------------------------------
-
     async def _work(self, task: Task) -> None:
         metrics.RUNNING.inc()
         try:
             with bound(task=str(task.id), user=task.username):
                 await self._stage(task)
         except (DBAPIError, OSError) as exc:
-            # Whoever looks next finds the task with its lease run out.
+            # The lease expires, and the next worker claims the task.
             logger.warning("Lost the ledger over task %s: %s", task.id, type(exc).__name__)
         except Exception:
-            # The same way leads on: tried again after the lease, and LOST after too many tries.
+            # Likewise: it is claimed again after the lease, and LOST after too many attempts.
             logger.exception("Staging task %s failed unexpectedly", task.id)
         finally:
             self.running.pop(task.id, None)
@@ -168,7 +163,7 @@ class Runner:
             await self._close(task)
             return
         try:
-            token = self.vault.unlock(task.credential)
+            token = self.vault.decrypt(task.credential)
         except CredentialLost as exc:
             await self.ledger.fail(task.id, self.name, "NotAuthenticated", str(exc))
             await self._close(task)
@@ -181,9 +176,9 @@ class Runner:
         await self._close(task)
 
     async def _rounds(self, approach: Approach, job: Job) -> None:
-        """Stage what is pending, a batch at a time, until nothing is or the task as a whole fails."""
+        """Stage pending files in batches until none is left or the task as a whole fails."""
         policy = job.retry_policy(self.settings)
-        # Rounds on end that had nothing to show for, and how long the last one was asked to wait.
+        # Consecutive rounds without success, and the `Retry-After` of the last one.
         failures, asked = 0, None
         admitted = False
         tried: set[int] = set()
@@ -194,13 +189,13 @@ class Runner:
             if not pending:
                 return
             if pending[0].number in tried:
-                # Files of the last batch are back: the longer they have failed, the longer the wait.
+                # Files of the last batch are pending again: the more attempts, the longer the wait.
                 attempt = max(failures, *(file.attempts for file in pending))
                 if not await policy.pause(delay(self.settings, attempt, asked)):
                     return
             tried = {file.number for file in pending}
             try:
-                # What was begun goes on, and is not counted against the quota.
+                # What was started goes on, and is not checked against the quota.
                 if await approach.resume(job, pending):
                     continue
                 if not admitted:
@@ -210,7 +205,7 @@ class Runner:
                 failures, asked = failures + 1 if job.away else 0, None
             except StagingError as exc:
                 if job.cancelled.is_set():
-                    # Whatever broke it off: what is pending is cancelled with the task.
+                    # Whatever interrupted it: pending files are cancelled with the task.
                     return
                 failures, asked = failures + 1, exc.retry_after
                 if not exc.transient or policy.exhausted(exc.away):
@@ -220,8 +215,8 @@ class Runner:
                 logger.info("Trying again: %s: %s", exc.fault, exc.detail)
 
     async def _close(self, task: Task) -> None:
-        """End a task, and leave its receipt."""
-        # From here on the heartbeat must not take the ended task for a lost one.
+        """End a task and write its receipt."""
+        # From here on the renewal of leases must not take the ended task for a lost one.
         self.jobs.pop(task.id, None)
         self.closing.add(task.id)
         closed = await self.ledger.finish(task.id, self.name)
@@ -251,41 +246,39 @@ class Runner:
                 return
             after = page[-1].number
 
-    # -- housekeeping ----------------------------------------------------------------------------------------
-
     async def _callbacks_loop(self) -> None:
         while True:
-            # Side by side: a host that answers nobody keeps nobody else waiting.
+            # Concurrently: a host that does not answer must not delay the others.
             await asyncio.gather(*map(self._call_back, await self.ledger.due_callbacks()))
             await asyncio.sleep(1)
 
     async def _lifetimes_loop(self) -> None:
-        """Remove what has outlived its time: a loop of its own, since that may take long."""
+        """Remove expired copies; in a loop of its own, since that may take long."""
         while True:
             for task in await self.ledger.expired():
                 await self._release(task)
             await asyncio.sleep(1)
 
     async def _receipts_loop(self) -> None:
-        """Write what is owed: by workers that died over it, and of tasks that ended without ever having had one."""
+        """Write missing receipts: of workers that died before writing one, and of tasks that ended without a worker."""
         while True:
             for task in await self.ledger.without_receipt(timedelta(seconds=RECEIPT_DELAY)):
                 await self._receipt(task)
             await asyncio.sleep(max(1, RECEIPT_DELAY))
 
     async def _left_behind_loop(self) -> None:
-        """End the jobs at Cavern of tasks that have ended without them, so that nothing is staged for them any more."""
+        """End orphaned bulk jobs at Cavern, so that nothing is staged for ended tasks."""
         while True:
             await asyncio.gather(*map(self._abandon, await self.ledger.left_behind()))
             await asyncio.sleep(ABANDON_DELAY)
 
     async def _abandon(self, task: Task) -> None:
-        # That is what was asked for.
+        # Guaranteed by the query.
         assert task.job is not None
         assert task.finished is not None
         approach = self.approaches.get(task.approach)
         try:
-            token = self.vault.unlock(task.credential)
+            token = self.vault.decrypt(task.credential)
         except CredentialLost as exc:
             logger.error("The job %s of task %s is left to itself: %s", task.job, task.id, exc)
         else:
@@ -301,10 +294,10 @@ class Runner:
         await self.ledger.called_back(task.id, status, final)
 
     async def _release(self, task: Task) -> None:
-        """Remove the staged copies of a task whose lifetime is over."""
+        """Remove the staged copies of an expired task."""
         approach = self.approaches.get(task.approach)
         try:
-            token = self.vault.unlock(task.credential)
+            token = self.vault.decrypt(task.credential)
         except CredentialLost as exc:
             logger.error("Staged copies of %s stay: %s", task.id, exc)
             await self.ledger.release(task.id, [], complete=True)
