@@ -54,7 +54,7 @@ class Stub(Approach):
 
 
 async def all_staged(job: Job, files: Sequence[File]) -> None:
-    await job.report([Outcome(file.number, FileState.STAGED, 10) for file in files])
+    await job.ledger.record(job.task.id, [Outcome(file.number, FileState.STAGED, 10) for file in files])
 
 
 class Site:
@@ -284,7 +284,7 @@ async def test_an_unexpected_error_costs_a_lease_and_not_the_worker(site: Site) 
 
 async def test_a_stopped_worker_gives_its_tasks_back(site: Site) -> None:
     async def forever(job: Job, files: Sequence[File]) -> None:
-        await job.report([Outcome(0, FileState.STAGED, 10)])
+        await job.ledger.record(job.task.id, [Outcome(0, FileState.STAGED, 10)])
         await asyncio.Event().wait()
 
     task = await site.submit()
@@ -300,7 +300,7 @@ async def test_a_stopped_worker_gives_its_tasks_back(site: Site) -> None:
 
 async def test_cancelling_reaches_the_approach(site: Site) -> None:
     async def wait(job: Job, files: Sequence[File]) -> None:
-        await job.report([Outcome(0, FileState.STAGED, 10)])
+        await job.ledger.record(job.task.id, [Outcome(0, FileState.STAGED, 10)])
         await job.cancelled.wait()
 
     task = await site.submit()

@@ -55,11 +55,11 @@ class Outbox:
                     continue
             except (OperationalError, DBAPIError, OSError) as exc:
                 if self.healthy:
-                    logger.warning("Messages wait: %s", type(exc).__name__)
+                    logger.warning("Cannot publish", extra={"fields": {"error": type(exc).__name__}})
                 self.healthy = False
             except Exception:
                 # AMQP's own errors have no common base with those above; publishing goes on after any.
-                logger.exception("Messages wait")
+                logger.exception("Cannot publish")
                 self.healthy = False
             try:
                 async with asyncio.timeout(self.interval):

@@ -79,7 +79,7 @@ class Job:
         await self.ledger.job(self.task.id, str(self.task.worker), bulk, event)
 
     def begin(self, source: str, file: File) -> None:
-        """Log that the transfer of a file begins."""
+        """Log that the transfer of a file begins, in the words of the deployment's specification, as `end` does."""
         logger.info("Staging file from %s to %s", source, file.target)
 
     async def retried(self, failures: Sequence[Outcome]) -> None:
@@ -99,7 +99,12 @@ class Job:
                     "Successfully staged file %s: %s, %s bytes", file.target, outcome.state, outcome.bytes
                 )
             elif outcome.state == FileState.FAILED:
-                logger.warning("Failed to stage file %s: %s: %s", file.target, outcome.fault, outcome.detail)
+                logger.warning(
+                    "Failed to stage file",
+                    extra={
+                        "fields": {"target": file.target, "fault": outcome.fault, "detail": outcome.detail}
+                    },
+                )
 
 
 @dataclass
@@ -163,7 +168,7 @@ async def until_final(
         except StagingError:
             raise
         except Exception as exc:  # must not fail the other files
-            logger.exception("Staging %s failed unexpectedly", file.target)
+            logger.exception("Unexpected failure of a file", extra={"fields": {"target": file.target}})
             outcome = Outcome(file.number, FileState.FAILED, fault="InternalFault", detail=type(exc).__name__)
         if outcome.state == FileState.PRESENT:
             policy.answered("Cavern")

@@ -79,12 +79,14 @@ class BulkPull:
                 await self.cavern.run(bulk, job.token)
             await self._follow(job, bulk, files)
         except JobVanished:
-            logger.warning("Cavern no longer knows the job %s", bulk)
+            logger.warning("Cavern has lost a bulk job", extra={"fields": {"job": bulk}})
             await job.hold(None)
         except CavernError as exc:
             if exc.away or exc.fault == "NotAuthenticated" or job.cancelled.is_set():
                 raise
-            logger.warning("The job %s cannot be taken up, and is ended: %s", bulk, exc)
+            logger.warning(
+                "Cannot resume a bulk job, which is ended", extra={"fields": {"job": bulk, "error": str(exc)}}
+            )
             await self._end(job, bulk)
         return True
 
@@ -95,7 +97,7 @@ class BulkPull:
         except CavernError as exc:
             if exc.transient:
                 raise
-            logger.warning("The job %s cannot be ended: %s", bulk, exc)
+            logger.warning("Cannot end a bulk job", extra={"fields": {"job": bulk, "error": str(exc)}})
         await job.hold(None)
 
     async def _follow(self, job: Job, bulk: str, files: Sequence[File]) -> set[int]:
@@ -124,7 +126,9 @@ class BulkPull:
                         await self.cavern.abort(bulk, job.token)
                     except CavernError as exc:
                         if not exc.transient:
-                            logger.warning("The job %s cannot be ended: %s", bulk, exc)
+                            logger.warning(
+                                "Cannot end a bulk job", extra={"fields": {"job": bulk, "error": str(exc)}}
+                            )
                             return
                         tries += 1
                         await asyncio.sleep(delay(self.settings, tries, exc.retry_after))
@@ -212,9 +216,7 @@ class BulkPull:
             policy.answered("RSE")
         if away is None or job.cancelled.is_set():
             return None
-        if "RSE" not in job.away:
-            logger.warning("Waiting up to %d s for RSE: %s", self.settings.preparer_outage, away.detail)
-        if not policy.exhausted("RSE"):
+        if not policy.exhausted("RSE", str(away.detail)):
             return None
         return StagingError(str(away.fault), str(away.detail), transient=True, away="RSE")
 

@@ -42,10 +42,14 @@ class RetryPolicy:
         for service in services or tuple(self.since):
             self.since.pop(service, None)
 
-    def exhausted(self, service: Service) -> bool:
-        """Note that a service is unavailable; return whether its deadline has passed."""
-        now = time.monotonic()
-        return now - self.since.setdefault(service, now) >= self.settings.preparer_outage
+    def exhausted(self, service: Service, detail: str) -> bool:
+        """Note that a service is unavailable, and log it once; return whether its deadline has passed."""
+        now, limit = time.monotonic(), self.settings.preparer_outage
+        if service not in self.since:
+            self.since[service] = now
+            fields = {"service_away": service, "seconds": limit, "detail": detail}
+            logger.warning("Waiting for a service", extra={"fields": fields})
+        return now - self.since[service] >= limit
 
     async def pause(self, seconds: float) -> bool:
         """Wait; return False as soon as the task is cancelled."""
@@ -63,11 +67,6 @@ class RetryPolicy:
         """
         if error.away is None or self.cancelled.is_set():
             return False
-        known = error.away in self.since
-        if self.exhausted(error.away):
+        if self.exhausted(error.away, error.detail):
             return False
-        if not known:
-            logger.warning(
-                "Waiting up to %d s for %s: %s", self.settings.preparer_outage, error.away, error.detail
-            )
         return await self.pause(delay(self.settings, tries, error.retry_after))

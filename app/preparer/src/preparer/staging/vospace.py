@@ -160,7 +160,7 @@ class CavernApproach(Approach):
         except CavernError as exc:
             if exc.transient:
                 return False
-            logger.warning("The job %s cannot be ended: %s", bulk, exc)
+            logger.warning("Cannot end a bulk job", extra={"fields": {"job": bulk, "error": str(exc)}})
         return True
 
     async def _one(self, job: Job, containers: Containers, file: File) -> None:
@@ -296,7 +296,10 @@ class CavernApproach(Approach):
                     if exc.transient or exc.fault == "NotAuthenticated":
                         removal.later.append(file.number)
                     else:
-                        logger.warning("The copy %s stays: %s", file.target, exc)
+                        logger.warning(
+                            "Cannot remove a staged copy",
+                            extra={"fields": {"target": file.target, "error": str(exc)}},
+                        )
 
         await asyncio.gather(*map(one, files))
         return removal

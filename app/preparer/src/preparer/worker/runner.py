@@ -90,9 +90,9 @@ class Runner:
             try:
                 await loop()
             except (DBAPIError, OSError) as exc:
-                logger.warning("The ledger does not answer: %s", type(exc).__name__)
+                logger.warning("The ledger is unavailable", extra={"fields": {"error": type(exc).__name__}})
             except Exception:
-                logger.exception("A loop of the worker failed and begins anew")
+                logger.exception("A loop of the worker failed, and is restarted")
             await asyncio.sleep(1)
 
     async def _claim_loop(self) -> None:
@@ -126,7 +126,7 @@ class Runner:
                 if self.jobs.get(task) is not job:
                     continue
                 if task not in held:
-                    logger.warning("Task %s is another worker's by now", task)
+                    logger.warning("Another worker holds the task", extra={"fields": {"task": str(task)}})
                     self.running[task].cancel()
                 elif held[task]:
                     job.cancelled.set()
@@ -140,10 +140,12 @@ class Runner:
                 await self._stage(task)
         except (DBAPIError, OSError) as exc:
             # The lease expires, and the next worker claims the task.
-            logger.warning("Lost the ledger over task %s: %s", task.id, type(exc).__name__)
+            logger.warning(
+                "Lost the ledger", extra={"fields": {"task": str(task.id), "error": type(exc).__name__}}
+            )
         except Exception:
             # Likewise: it is claimed again after the lease, and LOST after too many attempts.
-            logger.exception("Staging task %s failed unexpectedly", task.id)
+            logger.exception("Unexpected failure of a task", extra={"fields": {"task": str(task.id)}})
         finally:
             self.running.pop(task.id, None)
             self.jobs.pop(task.id, None)
@@ -153,7 +155,7 @@ class Runner:
 
     async def _stage(self, task: Task) -> None:
         metrics.WAIT_SECONDS.observe((datetime.now(UTC) - task.created).total_seconds())
-        logger.info("Staging %d files for %s, try %d", task.files, task.username, task.attempts)
+        logger.info("Task claimed", extra={"fields": {"files": task.files, "attempt": task.attempts}})
 
         approach = self.approaches.get(task.approach)
         if approach is None:
@@ -208,11 +210,11 @@ class Runner:
                     # Whatever interrupted it: pending files are cancelled with the task.
                     return
                 failures, asked = failures + 1, exc.retry_after
-                if not exc.transient or policy.exhausted(exc.away):
-                    logger.warning("The task fails: %s: %s", exc.fault, exc.detail)
+                if not exc.transient or policy.exhausted(exc.away, exc.detail):
+                    logger.warning("Task fails", extra={"fields": {"fault": exc.fault, "detail": exc.detail}})
                     await self.ledger.fail(job.task.id, self.name, exc.fault, exc.detail)
                     return
-                logger.info("Trying again: %s: %s", exc.fault, exc.detail)
+                logger.info("Task is retried", extra={"fields": {"fault": exc.fault, "detail": exc.detail}})
 
     async def _close(self, task: Task) -> None:
         """End a task and write its receipt."""
@@ -225,14 +227,16 @@ class Runner:
         assert closed.started is not None
         assert closed.finished is not None
         metrics.TASK_SECONDS.observe((closed.finished - closed.started).total_seconds())
-        logger.info("%s: %s", closed.state, closed.info)
+        logger.info("Task ended", extra={"fields": {"state": closed.state, "info": closed.info}})
         await self._receipt(closed)
 
     async def _receipt(self, task: Task) -> None:
         try:
             await receipts.write(self.settings.abs_path_celery_results, task, self._pages(task))
         except OSError as exc:
-            logger.error("The receipt of %s could not be written: %s", task.id, exc)
+            logger.error(
+                "Cannot write the receipt", extra={"fields": {"task": str(task.id), "error": str(exc)}}
+            )
             return
         await self.ledger.note_receipt(task.id)
 
@@ -280,12 +284,12 @@ class Runner:
         try:
             token = self.vault.decrypt(task.credential)
         except CredentialLost as exc:
-            logger.error("The job %s of task %s is left to itself: %s", task.job, task.id, exc)
+            _leave_behind(task, str(exc))
         else:
             if approach is not None and not await approach.abandon(task.job, token):
                 if datetime.now(UTC) - task.finished < ABANDON_LIMIT:
                     return
-                logger.error("The job %s of task %s is left to itself: Cavern is away", task.job, task.id)
+                _leave_behind(task, "Cavern is unavailable")
         await self.ledger.forget_job(task.id, task.job)
 
     async def _call_back(self, task: Task) -> None:
@@ -299,7 +303,10 @@ class Runner:
         try:
             token = self.vault.decrypt(task.credential)
         except CredentialLost as exc:
-            logger.error("Staged copies of %s stay: %s", task.id, exc)
+            logger.error(
+                "Staged copies cannot be removed",
+                extra={"fields": {"task": str(task.id), "error": str(exc)}},
+            )
             await self.ledger.release(task.id, [], complete=True)
             return
         later = False
@@ -309,4 +316,9 @@ class Runner:
             later = later or bool(removal.later)
         if not later:
             await self.ledger.release(task.id, [], complete=True)
-            logger.info("Released the staged copies of %s", task.id)
+            logger.info("Staged copies removed", extra={"fields": {"task": str(task.id)}})
+
+
+def _leave_behind(task: Task, error: str) -> None:
+    fields = {"task": str(task.id), "job": task.job, "error": error}
+    logger.error("Cannot end the bulk job of an ended task", extra={"fields": fields})
