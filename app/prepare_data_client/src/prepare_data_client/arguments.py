@@ -1,4 +1,4 @@
-"""The command line's options, and what its exit statuses mean."""
+"""Options and exit statuses of the command line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ URL = "https://haproxy.cadc.dao.nrc.ca/prepare-data"
 
 
 class Exit(IntEnum):
-    """What the exit status says."""
+    """Exit statuses."""
 
     DONE = 0  # the command did what was asked; a task waited for has SUCCEEDED
     FAILED = 1  # the task FAILED or was LOST: not every file is there
@@ -59,7 +59,7 @@ def seconds(text: str) -> int:
 
 
 def positive(text: str) -> int:
-    """Read a whole number from 1 on."""
+    """Read a positive integer."""
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
     return int(text)

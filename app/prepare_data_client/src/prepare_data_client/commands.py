@@ -1,4 +1,4 @@
-"""What each command of the command line does."""
+"""The commands of the command line."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ SHOWN_FAILURES = 20
 
 
 class Commands:
-    """The commands, with what they share: options, the two streams, and the client."""
+    """The commands, and the options, output streams and client that they share."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        """Results go to standard output, all else to standard error."""
+        """Write results to standard output, everything else to standard error."""
         self.options = options
         self.out = Console(soft_wrap=True, highlight=False, emoji=False)
         self.err = Console(stderr=True, highlight=False, emoji=False, quiet=options.quiet)
@@ -59,7 +59,7 @@ class Commands:
             self.say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
     def items(self) -> list[Item]:
-        """Return what is to be staged."""
+        """Return the items to stage."""
         options = self.options
         if options.path is not None and (len(options.dids) != 1 or options.files):
             raise InvalidItem("--path is for a single DID")
@@ -205,7 +205,7 @@ class Commands:
         return Exit.DONE
 
     def estimate(self) -> Exit:
-        """Say what a request would cost."""
+        """Show what a request would cost."""
         options = self.options
         wanted = self.items()
         with self.client() as client:
@@ -229,7 +229,7 @@ class Commands:
         return Exit.FAILED if estimate.missing or estimate.fits is False else Exit.DONE
 
     def token(self) -> Exit:
-        """Get a token from an issuer, or show what the present one says of itself."""
+        """Get a token from an issuer, or show the claims of the current one."""
         options = self.options
         if options.inspect:
             found = tokens.claims(tokens.source(options.token, options.token_file)())

@@ -1,6 +1,6 @@
 """Data identifiers (DIDs) and where Rucio's deterministic layouts put them on a storage element.
 
-Only the standard library is used here: the client works paths out with the same code that core checks them with.
+The client derives paths with the code by which the service validates them.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Literal
 # Rucio's generic schema; a virtual organisation may have another.
 SCOPE = re.compile(r"[A-Za-z0-9_.-]{1,25}")
 NAME = re.compile(r"[A-Za-z0-9/][A-Za-z0-9_./-]{0,249}")
-# What no name may hold: control characters, halves of characters, what XML cannot say, and the other separator.
+# Forbidden in names: control characters, lone surrogates, what XML does not allow, and the backslash.
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\\]")
 
 Algorithm = Literal["hash", "identity"]
 
 
 class InvalidDID(ValueError):
-    """The text is no data identifier; the message says why."""
+    """The text is not a data identifier; the message says why."""
 
 
 class InvalidPath(ValueError):
-    """The text is no path that may be used; the message says why."""
+    """The text is not a permitted path; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,12 @@ class DID:
         return f"{self.scope}:{self.name}"
 
     def path(self, algorithm: Algorithm = "hash") -> str:
-        """Path below the root of a deterministic storage element (rucio `rse/translation.py`).
+        """Return the path below the root of a deterministic storage element (Rucio's `rse/translation.py`).
 
-        The name stays in it as it is, so that one with a leading slash makes two of them: the same place in a file
-        system, and the key under which Rucio wrote it in an object store.
+        The name is kept as it is, so that one with a leading slash follows another slash: the same place in a file
+        system, and the key under which Rucio writes it to an object store.
         """
-        # A literal prefix, so that users_x or groupie are affected too, as in Rucio.
+        # A literal prefix, which `users_x` and `groupie` have too, as in Rucio.
         scope = self.scope.replace(".", "/") if self.scope.startswith(("user", "group")) else self.scope
         if algorithm == "identity":
             return f"{scope}/{self.name}"
@@ -68,26 +68,26 @@ class DID:
         return f"{scope}/{digest[:2]}/{digest[2:4]}/{self.name}"
 
     def check(self, path: str) -> None:
-        """Raise `InvalidPath` for what cannot be this file's path on any RSE."""
+        """Raise `InvalidPath` for a path that this file cannot have on any RSE."""
         if path.endswith(f"/{self.name}"):
             path = path.removesuffix(self.name) + self.relative_name
         relative(path)
 
     def lies_at(self, path: str, algorithm: Algorithm = "hash") -> bool:
-        """Whether *path* is the deterministic one, slashes at the beginning of the name aside."""
+        """Whether *path* is the deterministic one, regardless of leading slashes of the name."""
         expected = self.path(algorithm)
         return path in {expected, expected.removesuffix(self.name) + self.relative_name}
 
     @property
     def relative_name(self) -> str:
-        """The name without slashes at its beginning, as it is used below a directory."""
+        """Name without leading slashes, as it is used below a directory."""
         return self.name.lstrip("/")
 
 
 def relative(text: str) -> tuple[str, ...]:
-    """Segments of a path on the RSE, relative to its root and below it; `InvalidPath` for any other.
+    """Return the segments of a path on the RSE, relative to its root. Raises `InvalidPath`.
 
-    It goes through the hands of other servers, so that it must not hold what any of them may decode once more.
+    The path passes through other servers, so it must not contain what any of them might decode once more.
     """
     for character in "?#":
         if character in text:
@@ -98,9 +98,9 @@ def relative(text: str) -> tuple[str, ...]:
 
 
 def destination(text: str) -> tuple[str, ...]:
-    """Segments of a directory below the user's area: `./testing` and `testing/` are the same, `.` is none.
+    """Return the segments of a directory below the user's area: `./testing` and `testing/` are the same, `.` has none.
 
-    Names are taken as they are written: blanks belong to them, and `%41` is not `A`.
+    Names are taken literally: blanks are part of them, and `%41` is not `A`. Raises `InvalidPath`.
     """
     trimmed = text
     while trimmed.startswith("./"):

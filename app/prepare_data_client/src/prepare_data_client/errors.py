@@ -1,4 +1,4 @@
-"""What can go wrong between a client and prepare-data. Every error is a `PrepareDataError`."""
+"""Errors of the client. Each one is a `PrepareDataError`."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ class PrepareDataError(Exception):
 
 
 class InvalidItem(PrepareDataError):
-    """A file of a request is not well described; the message names it. Nothing was sent."""
+    """The description of a file is invalid; the message names it. Nothing was sent."""
 
 
 class InvalidTask(PrepareDataError):
-    """The text is no task id. Nothing was sent."""
+    """The text is not a task id. Nothing was sent."""
 
 
 class Unreachable(PrepareDataError):
-    """The service gave no usable answer, also after a few tries: network, TLS, overload or an internal error."""
+    """No usable response after several attempts: network, TLS, overload or an internal error of the service."""
 
 
 class WaitTimeout(PrepareDataError):
-    """The task had not ended when the caller's patience had; it goes on."""
+    """The timeout expired before the task ended; the task goes on."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing wrong with a request: where (a JSON pointer, where known) and what."""
+    """An error in a request: a JSON pointer (RFC 6901), if known, and the detail."""
 
     pointer: str
     detail: str
@@ -50,4 +50,4 @@ class Unauthorized(Refused):
 
 
 class NotFound(Refused):
-    """There is no such task, or it is somebody else's (404)."""
+    """There is no such task, or it belongs to somebody else (404)."""

@@ -25,7 +25,7 @@ def _lines(pieces: Iterable[bytes]) -> Iterator[str]:
 
 
 def parse(pieces: Iterable[bytes]) -> Iterator[Event]:
-    """Yield events as they are completed by a blank line; comments keep the connection alive and mean nothing."""
+    """Yield events as blank lines complete them; comments, which keep the connection alive, are ignored."""
     kind, last = "message", ""
     data: list[str] = []
     for line in _lines(pieces):

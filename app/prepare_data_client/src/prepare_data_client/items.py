@@ -1,4 +1,4 @@
-"""Reads what a person or a program wants staged.
+"""Parse lists of files to stage.
 
 A file holds one of three forms, told apart by its first character:
 

@@ -40,7 +40,7 @@ class Item:
 
     @classmethod
     def of(cls, did: str, *, path: str | None = None, algorithm: Algorithm = "hash", **rest: Any) -> Item:
-        """Check everything about a file; a missing path is worked out by the RSE's deterministic *algorithm*."""
+        """Validate a file; a missing path is derived by the RSE's deterministic *algorithm*. Raises `InvalidItem`."""
         try:
             identifier = DID.parse(did)
         except InvalidDID as exc:
@@ -75,7 +75,7 @@ class Item:
 
 @dataclass(frozen=True)
 class File:
-    """What became of one file of a task."""
+    """State of one file of a task."""
 
     number: int
     did: str
@@ -115,13 +115,13 @@ class File:
 
     @property
     def reason(self) -> str:
-        """Why the file failed: the fault's name and what is known besides."""
+        """Why the file failed: the fault's name and its detail."""
         return ": ".join(filter(None, (self.fault, self.detail)))
 
 
 @dataclass(frozen=True)
 class Task:
-    """Where a task stands."""
+    """State of a task."""
 
     id: str
     state: str
@@ -179,8 +179,8 @@ class Estimate:
     """What a request would cost.
 
     *bytes* and *seconds* are those still to go, *present* counts the files in place already, *missing* has the DIDs
-    that the RSE does not hold, *unknown* those whose size it does not tell, which *bytes* is without, and *quota_left*
-    is the room in the user's area; None where unlimited.
+    that the RSE does not have, *unknown* those whose size it does not state, which *bytes* excludes, and *quota_left*
+    is in bytes; None without a quota.
     """
 
     files: int
@@ -209,7 +209,7 @@ class Estimate:
 
     @property
     def fits(self) -> bool | None:
-        """Whether there is room for it; None if that is not known."""
+        """Whether the files fit into the quota; None if that is not known."""
         if self.quota_left is None or self.bytes is None:
             return None
         if self.bytes > self.quota_left:

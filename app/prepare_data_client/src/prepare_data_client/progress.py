@@ -1,4 +1,4 @@
-"""Shows how a task gets on: a live bar on a terminal, a line now and then elsewhere."""
+"""Progress display: a live bar on a terminal, occasional lines elsewhere."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ LINE_EVERY = 5.0  # s
 
 
 class Rate:
-    """Rate of a growing number over the last seconds."""
+    """Rate of growth of a number, over a sliding window."""
 
     def __init__(self, window: float = WINDOW) -> None:
-        """Begin without any measurement."""
+        """Start without measurements; *window* is in seconds."""
         self._window = window
         self._seen: deque[tuple[float, float]] = deque()
 
     def add(self, moment: float, value: float) -> None:
-        """Note the number at a moment (seconds of a monotonic clock)."""
+        """Add a measurement, made at *moment* (monotonic seconds)."""
         if self._seen and value < self._seen[-1][1]:
             self._seen.clear()  # the task was retried
         self._seen.append((moment, value))
@@ -42,7 +42,7 @@ class Rate:
 
 
 def duration(seconds: float) -> str:
-    """Write seconds as a person would: `8s`, `1m30s`, `2h05m`."""
+    """Format seconds for people: `8s`, `1m30s`, `2h05m`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -54,10 +54,10 @@ def duration(seconds: float) -> str:
 
 
 class Meter(AbstractContextManager["Meter"]):
-    """Takes a task's changes and shows files, bytes, rate and time left on *console*."""
+    """Shows files, bytes, rate and remaining time of a task on *console*."""
 
     def __init__(self, console: Console) -> None:
-        """Begin; nothing is shown before the first change."""
+        """Show nothing before the first change."""
         self._console = console
         self._bytes, self._files = Rate(), Rate()
         self._line_at = 0.0
@@ -77,7 +77,7 @@ class Meter(AbstractContextManager["Meter"]):
             self._bar = self._progress.add_task("waiting", total=None, facts="")
 
     def __enter__(self) -> Meter:
-        """Begin to draw."""
+        """Start the display."""
         if self._progress is not None:
             self._progress.start()
         return self
@@ -85,12 +85,12 @@ class Meter(AbstractContextManager["Meter"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave the terminal as it was."""
+        """Stop the display, and restore the terminal."""
         if self._progress is not None:
             self._progress.stop()
 
     def show(self, task: Task) -> None:
-        """Take a change."""
+        """Show a change."""
         moment = time.monotonic()
         done = task.files_done + task.files_failed
         self._bytes.add(moment, task.bytes_done)
@@ -124,7 +124,7 @@ class Meter(AbstractContextManager["Meter"]):
         return ", ".join(facts)
 
     def _left(self, task: Task, done: int) -> float | None:
-        """Seconds to go, by bytes where all sizes are known, else by files."""
+        """Return the remaining seconds, estimated from bytes if all sizes are known, else from files."""
         if task.bytes_total and self._bytes.per_second() > 0:
             return max(0, task.bytes_total - task.bytes_done) / self._bytes.per_second()
         if self._files.per_second() > 0:

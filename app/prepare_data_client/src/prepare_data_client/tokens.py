@@ -1,4 +1,4 @@
-"""Where a token comes from: the command line, a file, the environment, or an issuer."""
+"""Sources of tokens: the command line, a file, the environment, or an issuer."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _clean(text: str, where: str) -> str:
 
 
 def claims(token: str) -> dict[str, Any]:
-    """Return what a JWT says of itself, unverified: for people to look at, not to be relied on."""
+    """Return the claims of a JWT without verifying it, for display only."""
     try:
         payload = token.split(".")[1]
         loaded = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))

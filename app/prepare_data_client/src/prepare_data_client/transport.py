@@ -1,4 +1,4 @@
-"""HTTP underneath the client: the token, the CA, retries, and problems as errors."""
+"""HTTP transport: token, CA, retries, and problem documents as errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
 def _is_here(host: str) -> bool:
-    """Whether a name leads to this machine itself, where no proxy can reach."""
+    """Whether a host name resolves to this machine, which a proxy could not reach."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError:
@@ -42,7 +42,7 @@ class Bearer(AuthBase):
     """Sends the token (RFC 6750). As an *auth* object it also keeps requests from reading ~/.netrc."""
 
     def __init__(self, token: TokenSource) -> None:
-        """Take a token, or a function that gives a fresh one each time."""
+        """Use a token, or a function that returns a fresh one for each request."""
         self._token = token
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -103,7 +103,7 @@ class Transport(AbstractContextManager["Transport"]):
         again: bool = True,
         timeout: float | None = None,
     ) -> tuple[Any, int]:
-        """Return the JSON answer and its status; *again* says whether the request may be sent more than once."""
+        """Return the JSON response and its status; *again* says whether the request may be sent more than once."""
         body, sent = None, dict(headers or {})
         if document is not None:
             body = json.dumps(document, separators=(",", ":")).encode()
@@ -164,7 +164,7 @@ class Transport(AbstractContextManager["Transport"]):
             raise Unreachable(f"{self.url}: {_cause(exc)}") from exc
 
     def stream(self, path: str, headers: Mapping[str, str], silence: float) -> Iterator[bytes]:
-        """Yield the pieces of an endless answer as they come; after *silence* seconds without any it is Unreachable."""
+        """Yield chunks of a streamed response. Raises `Unreachable` after *silence* seconds without one."""
         with self._send("GET", path, headers=headers, timeout=silence, stream=True) as response:
             if response.status_code != requests.codes.ok:
                 _result(response)
@@ -192,7 +192,7 @@ def _result(response: requests.Response) -> Any:
 
 
 def problem(response: requests.Response) -> PrepareDataError:
-    """Return a refusal as an error: a problem document (RFC 9457), or whatever the body says."""
+    """Return the error for a refusal, from its problem document (RFC 9457) or else its body."""
     try:
         document = response.json()
     except ValueError:

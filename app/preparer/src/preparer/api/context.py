@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,13 +20,13 @@ from voservice.auth import (
     bearer,
 )
 from voservice.logging import bind
-from voservice.problems import TooMany, Unauthorized
+from voservice.problems import NotFound, TooMany, Unauthorized
 from vospace_client.client import Cavern
 
 from preparer.api.body import Arrivals, read_json
 from preparer.broker import Outbox
 from preparer.config import PreparerSettings
-from preparer.ledger import Ledger
+from preparer.ledger import Ledger, Task
 from preparer.ledger.credentials import Vault
 from preparer.staging.rse import Rse
 
@@ -114,3 +115,15 @@ async def caller(request: Request) -> Caller:
         raise Unauthorized(f"{exc.description}. {how}", headers={"WWW-Authenticate": exc.challenge}) from exc
     bind(user=identity.username)
     return Caller(identity, token, bool(identity.groups & set(shared.settings.preparer_operator_groups)))
+
+
+async def find(request: Request, task_id: str, who: Caller) -> Task:
+    """Return the task of that id. Raises `NotFound` if there is none, or none that the caller may see."""
+    try:
+        number = uuid.UUID(task_id)
+    except ValueError as exc:
+        raise NotFound(f"{task_id!r} is no task id") from exc
+    task = await context(request).ledger.task(number, who.owner)
+    if task is None:
+        raise NotFound(f"There is no task {task_id} of yours")
+    return task

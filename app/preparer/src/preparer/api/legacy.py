@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from voservice.problems import Invalid, NotFound
+from voservice.problems import Invalid
 
 from preparer.api.body import idempotency_key
-from preparer.api.context import Caller, caller, context
+from preparer.api.context import Caller, caller, context, find
 from preparer.api.submission import Item, Submission
 from preparer.ledger import TaskState
 
@@ -54,18 +53,6 @@ async def status(request: Request, task_id: str, who: Annotated[Caller, Depends(
     if task.state == TaskState.RUNNING:
         info = f"{task.files_done} of {task.files} files staged"
     return {"status": WORDS[TaskState(task.state)], "info": info}
-
-
-async def find(request: Request, task_id: str, who: Caller) -> Any:
-    """Return the task of that id. Raises `NotFound` if there is none, or none that the caller may see."""
-    try:
-        number = uuid.UUID(task_id)
-    except ValueError as exc:
-        raise NotFound(f"{task_id!r} is no task id") from exc
-    task = await context(request).ledger.task(number, who.owner)
-    if task is None:
-        raise NotFound(f"There is no task {task_id} of yours")
-    return task
 
 
 def _list(body: Any) -> list[Any]:

@@ -14,9 +14,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from voservice.problems import Conflict, Invalid, TooMany
 
 from preparer.api.body import idempotency_key
-from preparer.api.context import Caller, Context, caller, context
+from preparer.api.context import Caller, Context, caller, context, find
 from preparer.api.estimate import estimate, one_at_a_time
-from preparer.api.legacy import find
 from preparer.api.submission import Item, Submission
 from preparer.ledger import ACTIVE, FileState, NewFile, SameUnderWay, TaskState
 from preparer.ledger.documents import file_document, task_document
