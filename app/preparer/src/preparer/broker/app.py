@@ -66,6 +66,7 @@ def create(settings: PreparerSettings) -> Celery:
         task_publish_retry=False,
         # Tasks return at once, so that one after the other is as good as several.
         worker_pool="solo",
+        worker_consumer="preparer.broker.consumer:Consumer",
         worker_concurrency=1,
         worker_prefetch_multiplier=4,
         worker_cancel_long_running_tasks_on_connection_loss=True,

@@ -32,12 +32,6 @@ from preparer.worker.runner import Runner
 
 logger = logging.getLogger(__name__)
 METRICS_PORT = 9000
-LOG_LEVELS = {
-    # At INFO it logs two lines for each message.
-    "celery": logging.WARNING,
-    # At each start it warns that tasks cannot be published with a time to begin at; none is.
-    "kombu.transport.native_delayed_delivery": logging.ERROR,
-}
 settings = load(PreparerSettings)
 app = create(settings)
 
@@ -46,8 +40,8 @@ app = create(settings)
 def configure_logging(**_options: Any) -> None:
     """Log as all services do."""
     configure("prepare-data-worker", settings.log_level)
-    for name, level in LOG_LEVELS.items():
-        logging.getLogger(name).setLevel(level)
+    # At INFO it logs two lines for each message.
+    logging.getLogger("celery").setLevel(logging.WARNING)
 
 
 def approaches(session: aiohttp.ClientSession, credentials: ClientCredentials | None) -> dict[str, Approach]:
@@ -138,6 +132,6 @@ app.steps["worker"].add(Staging)
 
 def run() -> int | str | None:
     """Run a worker until it is told to end; return the exit status, or why it could not begin."""
-    worker = app.Worker(quiet=True, without_gossip=True, without_mingle=True)
+    worker = app.Worker(quiet=True)
     worker.start()
     return worker.exitcode
