@@ -109,7 +109,7 @@ def _check_use(options: dict[str, Any], leaf: Any) -> None:
 
 def _covers(alternative: str, name: str) -> bool:
     """Whether a subject alternative name is good for a host name (RFC 6125 section 6.4)."""
-    kind, _, value = alternative.partition(":")
+    kind, _colon, value = alternative.partition(":")
     if kind != "DNS":
         return False
     value, name = value.lower(), name.lower()
