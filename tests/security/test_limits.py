@@ -7,6 +7,7 @@ import os
 import ssl
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -114,34 +115,55 @@ def test_one_address_cannot_ask_without_end(stack: Deployment) -> None:
     assert refused, f"{seen} requests in {seconds:.1f} s were all answered"
 
 
-def _dribbled(stack: Deployment, method: str, path: str) -> tuple[bytes, float]:
-    with wire.connect_tls(stack) as connection:
-        head = ("Content-Type: text/xml", "Content-Length: 10000")
-        connection.sendall(wire.request(stack, method, path, *head) + b"<")
-        return wire.dribble(connection, 5, 2 * PATIENCE)
+Dribbled = dict[str, tuple[bytes, float]]
+DOCUMENTS = {
+    "/src/cavern/transfers": "POST",
+    "/prepare-data/v1/tasks": "POST",
+    "/src/cavern/nodes/x": "PUT",
+}
 
 
-def test_a_document_that_is_dribbled_ends(stack: Deployment) -> None:
-    sent = [
-        ("POST", "/src/cavern/transfers"),
-        ("POST", "/prepare-data/v1/tasks"),
-        ("PUT", "/src/cavern/nodes/x"),
-    ]
+@pytest.fixture(scope="module")
+def slow_file(stack: Deployment) -> Iterator[tuple[requests.Session, str]]:
+    """A user, and the path of a file in the user's area that does not exist yet."""
+    user = f"u{uuid.uuid4().hex[:12]}"
+    with stack.session(user) as http:
+        home = f"{stack.url}/src/cavern/nodes/home/{user}"
+        http.put(home, data=CONTAINER, headers={"Content-Type": "text/xml"}, timeout=30).raise_for_status()
+        yield http, f"/src/cavern/files/home/{user}/slow"
+
+
+@pytest.fixture(scope="module")
+def dribbled(stack: Deployment, slow_file: tuple[requests.Session, str]) -> Dribbled:
+    """Answers to bodies that come a byte at a time, by path, and after how long: all at once, since each takes long."""
+    http, file = slow_file
+    document = ("Content-Type: text/xml",)
+    sent = {path: (method, *document) for path, method in DOCUMENTS.items()}
+    sent[file] = ("PUT", f"Authorization: {http.headers['Authorization']!s}")
+
+    def dribble(path: str) -> tuple[bytes, float]:
+        method, *head = sent[path]
+        with wire.connect_tls(stack) as connection:
+            connection.sendall(wire.request(stack, method, path, *head, "Content-Length: 10000") + b"<")
+            return wire.dribble(connection, 5, 2 * PATIENCE)
+
     with ThreadPoolExecutor() as threads:
-        for answer, seconds in threads.map(lambda one: _dribbled(stack, *one), sent):
-            assert seconds < PATIENCE + 10
-            assert answer.startswith(b"HTTP/1.1 408")
-            assert b"connection: close" in answer.lower()
+        return dict(zip(sent, threads.map(dribble, sent), strict=True))
 
 
-def test_a_file_that_is_dribbled_ends(stack: Deployment, http: requests.Session, user: str) -> None:
-    home = f"{stack.url}/src/cavern/nodes/home/{user}"
-    http.put(home, data=CONTAINER, headers={"Content-Type": "text/xml"}, timeout=30).raise_for_status()
-    path = f"/src/cavern/files/home/{user}/slow"
-    with wire.connect_tls(stack) as connection:
-        head = (f"Authorization: {http.headers['Authorization']!s}", "Content-Length: 10000")
-        connection.sendall(wire.request(stack, "PUT", path, *head) + b"0")
-        answer, seconds = wire.dribble(connection, 5, 2 * PATIENCE)
+@pytest.mark.parametrize("path", DOCUMENTS)
+def test_a_document_that_is_dribbled_ends(dribbled: Dribbled, path: str) -> None:
+    answer, seconds = dribbled[path]
+    assert seconds < PATIENCE + 10
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"connection: close" in answer.lower()
+
+
+def test_a_file_that_is_dribbled_ends(
+    stack: Deployment, dribbled: Dribbled, slow_file: tuple[requests.Session, str]
+) -> None:
+    http, path = slow_file
+    answer, seconds = dribbled[path]
     assert seconds < PATIENCE + 10
     assert answer.startswith(b"HTTP/1.1 408")
     assert http.get(f"{stack.url}{path}", timeout=30).status_code == 404
