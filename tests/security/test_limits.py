@@ -172,9 +172,10 @@ def test_a_file_that_is_dribbled_ends(
 @pytest.fixture
 def impatient(stack: Deployment) -> Iterator[None]:
     """Give Cavern less patience than a deployment has, which is more than a test has."""
-    playbook("site.yml", "-e", json.dumps({"cavern_settings": {"response_patience": RESPONSE_PATIENCE}}))
+    settings = {"cavern_settings": {"response_patience": RESPONSE_PATIENCE}}
+    playbook("site.yml", "--tags", "cavern", "-e", json.dumps(settings))
     yield
-    playbook("site.yml")
+    playbook("site.yml", "--tags", "cavern")
 
 
 @pytest.mark.usefixtures("impatient")
