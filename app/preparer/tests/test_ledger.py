@@ -171,7 +171,7 @@ async def test_a_given_back_task_is_announced_again_and_costs_no_attempt(ledger:
     task, _ = await submit(ledger, request())
     await claim(ledger)
     assert await ledger.unpublished() == []
-    await ledger.yield_task(task, "w1")
+    await ledger.give_back(task, "w1")
     assert await ledger.unpublished() == [task]
     await ledger.published([task])
     assert await ledger.unpublished() == []
@@ -182,7 +182,7 @@ async def test_cancel_ends_what_waits_and_tells_whoever_works(ledger: Ledger) ->
     waiting, _ = await submit(ledger, request(lifetime=600))
     await claim(ledger)
     await ledger.record(waiting, staged(0))
-    await ledger.yield_task(waiting, "w1")
+    await ledger.give_back(waiting, "w1")
     await ledger.cancel(waiting)
     row = await ledger.task(waiting)
     assert row is not None

@@ -107,11 +107,11 @@ def create_app() -> FastAPI:
     app.router.redirect_slashes = False
     problems.install(app)
 
-    def away() -> JSONResponse:
+    def unavailable() -> JSONResponse:
         detail = "The ledger does not answer; nothing was changed, try again"
         return problems.document(503, "Temporarily unavailable", detail, {"Retry-After": "5"})
 
-    database.respond_when_unavailable(app, away)
+    database.respond_when_unavailable(app, unavailable)
     protect(app, settings, lambda status, reason: problems.document(status, Forbidden.title, reason))
     app.add_middleware(AccessLog, quiet=("/health", "/ready", "/metrics"))
 

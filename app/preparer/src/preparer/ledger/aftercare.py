@@ -105,7 +105,7 @@ class Aftercare(Queries):
                 )
                 await add_event(connection, task, "released")
 
-    async def left_behind(self, limit: int = 100) -> Sequence[Task]:
+    async def orphaned(self, limit: int = 100) -> Sequence[Task]:
         """Return ended tasks whose bulk job may go on: cancelled, failed or lost while Cavern was unavailable."""
         query = (
             select(tasks).where(tasks.c.job.is_not(None), ~IS_ACTIVE).order_by(tasks.c.finished).limit(limit)

@@ -85,7 +85,7 @@ class Leases(Queries):
             )
             return {uuid.UUID(str(row.id)): bool(row.cancel) for row in rows}
 
-    async def yield_task(self, task: uuid.UUID, worker: str) -> None:
+    async def give_back(self, task: uuid.UUID, worker: str) -> None:
         """Give a task back to the queue, for another worker to resume at once."""
         async with self.engine.begin() as connection:
             await connection.execute(

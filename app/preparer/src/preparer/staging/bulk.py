@@ -22,7 +22,7 @@ from preparer.staging.retry import RetryPolicy, delay
 CANCEL_SECONDS = 10.0
 """Seconds for which a cancelled task waits for an unavailable Cavern, to end the job before the task ends."""
 
-PASSED_OVER = "Cavern's job ended without a word about this file"
+MISSING_RESULT = "Cavern's job ended without a word about this file"
 
 _STATES = {"COMPLETED": FileState.STAGED, "SKIPPED": FileState.PRESENT, "ERROR": FileState.FAILED}
 
@@ -59,11 +59,11 @@ class BulkPull:
                 await self.cavern.run(bulk, job.token)
                 for file, row in zip(part, rows, strict=True):
                     job.begin(row.source, file)
-                silent = await self._follow(job, bulk, part)
+                missing = await self._follow(job, bulk, part)
             except JobVanished:
                 await job.hold(None)
                 raise
-            await self._passed_over(job, [file for file in part if file.number in silent])
+            await self._count_missing(job, [file for file in part if file.number in missing])
         return []
 
     async def resume(self, job: Job, files: Sequence[File]) -> bool:
@@ -140,22 +140,22 @@ class BulkPull:
     async def _results(self, job: Job, bulk: str, files: Sequence[File]) -> set[int]:
         # Cavern numbers rows within a job; the target identifies a file on both sides.
         by_target = {self.cavern.uri(file.target): file for file in files}
-        silent = {file.number for file in files}
+        missing = {file.number for file in files}
         policy = job.retry_policy(self.settings)
         given_up: StagingError | None = None
         failures = 0
         while True:
             try:
-                results = self.cavern.bulk_results(bulk, job.event, job.token)
-                async with aclosing(_batches(results)) as batches:
+                stream = self.cavern.bulk_results(bulk, job.event, job.token)
+                async with aclosing(_batches(stream)) as batches:
                     async for batch in batches:
                         failures = 0
                         policy.answered("Cavern")
-                        told = [
+                        results = [
                             (by_target[line["target"]], line) for line in batch if line["target"] in by_target
                         ]
-                        silent.difference_update(file.number for file, _ in told)
-                        given_up = await self._take(job, told, policy) or given_up
+                        missing.difference_update(file.number for file, _ in results)
+                        given_up = await self._record(job, results, policy) or given_up
                         await job.hold(bulk, batch[-1]["event"])
                         if given_up:
                             # Results of files that are in place already still follow.
@@ -165,7 +165,7 @@ class BulkPull:
                 raise
             except CavernError as exc:
                 failures += 1
-                await self._endure(job, exc, failures, policy)
+                await self._wait(job, exc, failures, policy)
                 continue
             failures = 0
             policy.answered("Cavern")
@@ -174,9 +174,9 @@ class BulkPull:
         await job.hold(None)
         if given_up:
             raise given_up
-        return silent
+        return missing
 
-    async def _endure(self, job: Job, exc: CavernError, failures: int, policy: RetryPolicy) -> None:
+    async def _wait(self, job: Job, exc: CavernError, failures: int, policy: RetryPolicy) -> None:
         """Wait before the next request about the job; raise *exc* if there is no point in one."""
         if job.cancelled.is_set():
             if failures > self.settings.preparer_file_attempts:
@@ -190,21 +190,21 @@ class BulkPull:
         else:
             raise exc
 
-    async def _take(
-        self, job: Job, told: Sequence[tuple[File, dict[str, Any]]], policy: RetryPolicy
+    async def _record(
+        self, job: Job, results: Sequence[tuple[File, dict[str, Any]]], policy: RetryPolicy
     ) -> StagingError | None:
         """Record results; returns the reason to give up if the RSE has been unavailable for too long."""
         ended: list[tuple[File, Outcome]] = []
         again: list[Outcome] = []
-        away: Outcome | None = None
-        for file, line in told:
+        unavailable: Outcome | None = None
+        for file, line in results:
             outcome = _outcome(file.number, line)
             if outcome is None:
                 continue
             if outcome.state == FileState.FAILED and line.get("transient"):
                 if line.get("away") == "source":
                     # The file stays pending, and this costs it no attempt.
-                    away = outcome
+                    unavailable = outcome
                     continue
                 if self._left(job, file):
                     again.append(outcome)
@@ -214,18 +214,18 @@ class BulkPull:
         await job.retried(again)
         if any(outcome.state != FileState.PRESENT for _, outcome in ended):
             policy.answered("RSE")
-        if away is None or job.cancelled.is_set():
+        if unavailable is None or job.cancelled.is_set():
             return None
-        if not policy.exhausted("RSE", str(away.detail)):
+        if not policy.exhausted("RSE", str(unavailable.detail)):
             return None
-        return StagingError(str(away.fault), str(away.detail), transient=True, away="RSE")
+        return StagingError(str(unavailable.fault), str(unavailable.detail), transient=True, away="RSE")
 
-    async def _passed_over(self, job: Job, files: Sequence[File]) -> None:
+    async def _count_missing(self, job: Job, files: Sequence[File]) -> None:
         """Count an attempt at files without a result: somebody else or a limit ended the job."""
         if job.cancelled.is_set():
             return
         failed = [
-            (file, Outcome(file.number, FileState.FAILED, fault="TransferFailed", detail=PASSED_OVER))
+            (file, Outcome(file.number, FileState.FAILED, fault="TransferFailed", detail=MISSING_RESULT))
             for file in files
         ]
         await job.end([(file, outcome) for file, outcome in failed if not self._left(job, file)])

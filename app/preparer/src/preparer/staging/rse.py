@@ -42,14 +42,14 @@ class Source:
 class Sending:
     """A response of the RSE whose body is to be read, and what its header fields state of the file."""
 
-    def __init__(self, answer: aiohttp.ClientResponse, told: Representation) -> None:
+    def __init__(self, answer: aiohttp.ClientResponse, representation: Representation) -> None:
         """Read nothing yet."""
         self._answer = answer
-        self.size = told.length
-        self.stated: Content = told.stated
-        self.media_type = told.media_type
-        self.encoding = told.encoding
-        self._decoder = told.decoder()
+        self.size = representation.length
+        self.stated: Content = representation.stated
+        self.media_type = representation.media_type
+        self.encoding = representation.encoding
+        self._decoder = representation.decoder()
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the file's bytes as they arrive. Raises `TransferError`."""
@@ -134,10 +134,10 @@ def _source(answer: aiohttp.ClientResponse, source: str) -> Source | None:
     if answer.status not in (200, 204, 206, 416):
         raise RseError(f"the RSE answered {answer.status}", away=answer.status in AWAY_STATUS)
     try:
-        told = Representation.of(answer.status, answer.headers, source)
+        representation = Representation.of(answer.status, answer.headers, source)
     except Unreadable:
         return Source(None)
-    return Source(told.length, told.modified)
+    return Source(representation.length, representation.modified)
 
 
 def unanswered(exc: Exception) -> TransferError:

@@ -67,7 +67,7 @@ class Runner:
                 group.create_task(self._forever(self._callbacks_loop)),
                 group.create_task(self._forever(self._lifetimes_loop)),
                 group.create_task(self._forever(self._receipts_loop)),
-                group.create_task(self._forever(self._left_behind_loop)),
+                group.create_task(self._forever(self._orphans_loop)),
             ]
             await self.stopping.wait()
             for loop in loops:
@@ -78,7 +78,7 @@ class Runner:
                 running.cancel()
         await asyncio.gather(*held.values(), return_exceptions=True)
         for task in held:
-            await self.ledger.yield_task(task, self.name)
+            await self.ledger.give_back(task, self.name)
 
     def stop(self) -> None:
         """Make `run` return."""
@@ -270,10 +270,10 @@ class Runner:
                 await self._receipt(task)
             await asyncio.sleep(max(1, RECEIPT_DELAY))
 
-    async def _left_behind_loop(self) -> None:
+    async def _orphans_loop(self) -> None:
         """End orphaned bulk jobs at Cavern, so that nothing is staged for ended tasks."""
         while True:
-            await asyncio.gather(*map(self._abandon, await self.ledger.left_behind()))
+            await asyncio.gather(*map(self._abandon, await self.ledger.orphaned()))
             await asyncio.sleep(ABANDON_DELAY)
 
     async def _abandon(self, task: Task) -> None:
@@ -284,12 +284,12 @@ class Runner:
         try:
             token = self.vault.decrypt(task.credential)
         except CredentialLost as exc:
-            _leave_behind(task, str(exc))
+            _log_orphan(task, str(exc))
         else:
             if approach is not None and not await approach.abandon(task.job, token):
                 if datetime.now(UTC) - task.finished < ABANDON_LIMIT:
                     return
-                _leave_behind(task, "Cavern is unavailable")
+                _log_orphan(task, "Cavern is unavailable")
         await self.ledger.forget_job(task.id, task.job)
 
     async def _call_back(self, task: Task) -> None:
@@ -319,6 +319,6 @@ class Runner:
             logger.info("Staged copies removed", extra={"fields": {"task": str(task.id)}})
 
 
-def _leave_behind(task: Task, error: str) -> None:
+def _log_orphan(task: Task, error: str) -> None:
     fields = {"task": str(task.id), "job": task.job, "error": error}
     logger.error("Cannot end the bulk job of an ended task", extra={"fields": fields})
