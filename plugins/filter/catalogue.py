@@ -3,8 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """From the catalogue to what the converge module takes.
 
-Three steps, each a filter: ``resolve_catalogue`` completes and checks the catalogue, ``select_services`` picks
-what a run's tags ask for, and ``compose_services`` joins what all services share with what each role states.
+Three steps, each a filter: ``resolve_catalogue`` composes, completes and checks the catalogue from what roles state,
+``select_services`` picks what a run's tags ask for, and ``compose_services`` joins what all services share with what
+each role states of its container.
 """
 
 from __future__ import annotations
@@ -37,10 +38,12 @@ TYPES: dict[str, Callable[[Any], Any]] = {
     "str": check_type_str,
 }
 
+# Kinds of checks besides that of a service's container, with the name that reports give each.
+CHECKS = {"amqp": "broker", "postgres": "database", "tls": "certificate"}
+
 # What the catalogue may say of a service.
 PROBE: dict[str, Any] = {"path": {"type": "str"}, "status": {"type": "int"}, "vosi": {"type": "bool"}}
 FIELDS: dict[str, Any] = {
-    "role": {"type": "str"},
     "enabled": {"type": "bool"},
     "container": {"type": "str"},
     "number": {"type": "int"},
@@ -51,19 +54,25 @@ FIELDS: dict[str, Any] = {
     "user": {"type": "int"},
     "route": {"type": "str"},
     "strip_route": {"type": "bool"},
+    "proxy_proof": {"type": "bool"},
     "depends_on": {"type": "list", "elements": "str"},
     "starts_after": {"type": "list", "elements": "str"},
     "memory": {"type": "str"},
     "phases": {"type": "list", "elements": "str"},
     "summary": {"type": "str"},
     "flavour": {"type": "str"},
+    "java": {"type": "bool"},
+    "check": {"type": "str"},
     "probe": {"type": "dict", "options": PROBE},
 }
+REQUIRED = ("container", "number", "image", "memory", "summary")
 ENTRY: dict[str, Any] = FIELDS | {"opencadc": {"type": "dict", "options": FIELDS}}
 
-# OpenCADC's services, each a Tomcat with its heap in five eighths of the container's memory, and the MiB that it needs.
-JAVA_ROLES = ("cavern", "posix_mapper", "reg")
+# MiB that a Java virtual machine needs, whose heap has five eighths of the container's memory.
 SMALLEST_JAVA = 512
+
+# The setting that changes single fields of services, by which whoever deploys mends what is wrong.
+OVERRIDES = "cavern_catalogue_overrides"
 
 # Tags that mean "the whole run" to Ansible itself.
 _EVERYTHING = {"all", "always", "tagged"}
@@ -130,17 +139,13 @@ def _flavoured(key: str, entry: dict[str, Any], flavour: str, override: dict[str
     service = {name: value for name, value in entry.items() if name != "opencadc"}
     chosen = service.get("flavour", flavour)
     if chosen not in FLAVOURS:
-        raise AnsibleFilterError(
-            f"cavern_catalogue.{key}.flavour: {chosen!r} is none of {', '.join(FLAVOURS)}"
-        )
+        raise AnsibleFilterError(f"{OVERRIDES}.{key}.flavour: {chosen!r} is none of {', '.join(FLAVOURS)}")
     variant = entry.get("opencadc")
     if chosen == "opencadc" and variant is not None:
         # What a deployment sets itself stands above both flavours.
         return _merge(_merge(service, variant), override) | {"flavour": "opencadc"}
     if override.get("flavour") == "opencadc":
-        raise AnsibleFilterError(
-            f"cavern_catalogue_overrides.{key}.flavour: there is no OpenCADC image for {key}"
-        )
+        raise AnsibleFilterError(f"{OVERRIDES}.{key}.flavour: there is no OpenCADC image for {key}")
     return service | {"flavour": "embedded"}
 
 
@@ -149,15 +154,15 @@ def _check_foreign(key: str, service: dict[str, Any]) -> None:
     image, at, digest = str(service["image"]).partition("@")
     if "/" not in image or (at and not re.fullmatch(r"sha256:[0-9a-f]{64}", digest)):
         raise AnsibleFilterError(
-            f"cavern_catalogue.{key}.image: {service['image']!r} names no registry, or no whole digest; give "
+            f"{OVERRIDES}.{key}.image: {service['image']!r} names no registry, or no whole digest; give "
             "for example images.opencadc.org/core/reg:1.2.1, or @sha256: and 64 hexadecimal digits in place of the tag"
         )
-    if service.get("role") not in JAVA_ROLES:
+    if not service.get("java"):
         return
     memory = re.fullmatch(r"(\d+)([mg])", str(service["memory"]).lower())
     if not memory or int(memory[1]) * (1024 if memory[2] == "g" else 1) < SMALLEST_JAVA:
         raise AnsibleFilterError(
-            f"cavern_catalogue.{key}.memory: {service['memory']!r} is not a size such as 2g; "
+            f"{OVERRIDES}.{key}.memory: {service['memory']!r} is not a size such as 2g; "
             f"OpenCADC's images need {SMALLEST_JAVA}m or more"
         )
 
@@ -170,7 +175,7 @@ def _unique(services: dict[str, Any], field: str) -> None:
             continue
         if value in seen:
             raise AnsibleFilterError(
-                f"cavern_catalogue.{key}.{field}: {value!r} is also that of {seen[value]}; each service needs its own"
+                f"{OVERRIDES}.{key}.{field}: {value!r} is also that of {seen[value]}; each service needs its own"
             )
         seen[value] = key
 
@@ -188,8 +193,27 @@ def _settle_dependences(service: dict[str, Any], services: dict[str, Any]) -> No
     service["starts_after"] = [key for key in after if key in services]
 
 
+def _stated(roles: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What the *roles* state of their services, by the services' keys and in the order of their numbers."""
+    found: dict[str, dict[str, Any]] = {}
+    for role, entries in roles.items():
+        name = role.rpartition(".")[2]
+        for key, entry in entries.items():
+            place = f"{name}_services.{key}"
+            if key in found:
+                raise AnsibleFilterError(
+                    f"{place}: the role {found[key]['role']} has a service of this name too"
+                )
+            typed = _typed(place, entry, ENTRY)
+            for field in REQUIRED:
+                if field not in typed:
+                    raise AnsibleFilterError(f"{place}.{field}: is missing")
+            found[key] = typed | {"role": name}
+    return dict(sorted(found.items(), key=lambda item: int(item[1]["number"])))
+
+
 def resolve_catalogue(
-    catalogue: dict[str, Any],
+    roles: dict[str, dict[str, Any]],
     overrides: dict[str, Any],
     network: dict[str, Any],
     prefix: str,
@@ -198,57 +222,83 @@ def resolve_catalogue(
     image_tag: str,
     user: int,
 ) -> dict[str, Any]:
-    """Complete each entry of the catalogue and refuse what cannot work."""
-    unknown = sorted(set(overrides) - set(catalogue))
+    """Compose the catalogue from what the *roles* state, complete each entry, and refuse what cannot work."""
+    stated = _stated(roles)
+    unknown = sorted(set(overrides) - set(stated))
     if unknown:
         raise AnsibleFilterError(
-            f"cavern_catalogue_overrides: no such service: {', '.join(unknown)}; "
-            f"the catalogue has {', '.join(sorted(catalogue))}"
+            f"{OVERRIDES}: no such service: {', '.join(unknown)}; the catalogue has {', '.join(sorted(stated))}"
         )
-    overrides = {
-        key: _typed(f"cavern_catalogue_overrides.{key}", entry, ENTRY) for key, entry in overrides.items()
-    }
-    catalogue = {key: _typed(f"cavern_catalogue.{key}", entry, ENTRY) for key, entry in catalogue.items()}
+    overrides = {key: _typed(f"{OVERRIDES}.{key}", entry, ENTRY) for key, entry in overrides.items()}
     _check_names(network)
     subnet = _subnet(network)
     services: dict[str, Any] = {}
-    for key, entry in _merge(catalogue, overrides).items():
-        if not entry.get("enabled", True):
-            continue
-        service = _flavoured(key, entry, flavour, overrides.get(key, {}))
-        number = service.get("number")
-        if not isinstance(number, int) or not 1 < number < subnet.num_addresses - 1:
-            raise AnsibleFilterError(
-                f"cavern_catalogue.{key}.number: {number!r} is not the host part of an address in {subnet}: "
-                f"give a whole number from 2 to {subnet.num_addresses - 2}"
-            )
-        service["key"] = key
-        service["alias"] = service["container"]
-        service["container"] = prefix + service["container"]
-        service["address"] = str(subnet[number])
-        service["user"] = int(service.get("user", user))
-        service.setdefault("depends_on", [])
-        service["ports"] = sorted(
-            {int(port) for port in (service.get("port"), *service.get("further_ports", [])) if port}
-        )
-        service.setdefault("phases", [])
-        image = str(service["image"])
-        service["image"] = image if "/" in image or ":" in image else f"{image_prefix}/{image}:{image_tag}"
-        if service["flavour"] == "opencadc":
-            _check_foreign(key, service)
-        services[key] = service
-    for key, service in services.items():
+    for key, entry in _merge(stated, overrides).items():
+        if entry.get("enabled", True):
+            service = _flavoured(key, entry, flavour, overrides.get(key, {})) | {"key": key}
+            services[key] = _completed(service, subnet, prefix, image_prefix, image_tag, user)
+    if not services:
+        raise AnsibleFilterError(f"{OVERRIDES}: every service is disabled")
+    for service in services.values():
         _settle_dependences(service, services)
-        route = service.get("route")
-        if route is not None and (not route.startswith("/") or route.endswith("/")):
-            raise AnsibleFilterError(
-                f"cavern_catalogue.{key}.route: {route!r} must start with a slash and not end with one"
-            )
     for field in ("container", "address", "route"):
         _unique(services, field)
-    if not services:
-        raise AnsibleFilterError("cavern_catalogue: every service is disabled")
     return services
+
+
+def _completed(
+    service: dict[str, Any],
+    subnet: ipaddress.IPv4Network,
+    prefix: str,
+    image_prefix: str,
+    image_tag: str,
+    user: int,
+) -> dict[str, Any]:
+    """Give a service its address, the whole names of container and image, and what it does not say."""
+    key, number, image = service["key"], service["number"], str(service["image"])
+    if not 1 < number < subnet.num_addresses - 1:
+        raise AnsibleFilterError(
+            f"{OVERRIDES}.{key}.number: {number!r} is not the host part of an address in {subnet}: "
+            f"give a whole number from 2 to {subnet.num_addresses - 2}"
+        )
+    route = service.get("route")
+    if route is not None and (not route.startswith("/") or route.endswith("/")):
+        raise AnsibleFilterError(
+            f"{OVERRIDES}.{key}.route: {route!r} must start with a slash and not end with one"
+        )
+    if service.get("check") not in (None, *CHECKS):
+        raise AnsibleFilterError(
+            f"{OVERRIDES}.{key}.check: {service['check']!r} is none of {', '.join(CHECKS)}"
+        )
+    ports = {int(port) for port in (service.get("port"), *service.get("further_ports", [])) if port}
+    completed = {"depends_on": [], "phases": [], "user": user} | service
+    completed |= {
+        "alias": service["container"],
+        "container": prefix + service["container"],
+        "address": str(subnet[number]),
+        "user": int(completed["user"]),
+        "ports": sorted(ports),
+        "image": image if "/" in image or ":" in image else f"{image_prefix}/{image}:{image_tag}",
+    }
+    if completed["flavour"] == "opencadc":
+        _check_foreign(key, completed)
+    return completed
+
+
+def faults(checks: list[dict[str, Any]], services: dict[str, Any]) -> list[str]:
+    """What is wrong with the settings, by the *checks* that roles state.
+
+    A check tells in ``text`` what is wrong unless it is ``good``. If it names services in ``opencadc``, it matters
+    where one of them is of that flavour.
+    """
+    opencadc = {key for key, service in services.items() if service["flavour"] == "opencadc"}
+    wrong = [
+        check["text"]
+        for check in checks
+        if ("opencadc" not in check or opencadc & set(check["opencadc"]))
+        and not check_type_bool(check["good"])
+    ]
+    return list(dict.fromkeys(wrong))
 
 
 def select_phases(tags: list[str], skip: list[str]) -> list[str]:
@@ -309,9 +359,12 @@ def compose_services(
 
 
 def connections(
-    services: dict[str, Any], urls: dict[str, list[str]], public_name: str, monitors: list[str]
+    services: dict[str, Any], urls: list[dict[str, list[str]]], public_name: str, monitors: list[str]
 ) -> dict[str, Any]:
-    """Who may open a connection to whom: to those it depends on, and to what its settings name elsewhere."""
+    """Who may open a connection to whom: to those it depends on, and to what settings name elsewhere.
+
+    Each role states the *urls* that its settings have services ask, by the services' keys.
+    """
     rules: list[dict[str, Any]] = []
     inside = {public_name} | {
         name for s in services.values() for name in (s["alias"], s["container"], s["address"])
@@ -322,7 +375,7 @@ def connections(
             target = services[other]
             rules.append(_rule(f"{key} to {other}", source, target["address"], target["ports"]))
         outside: dict[str | None, set[int]] = {}
-        for url in urls.get(key, []):
+        for url in (url for stated in urls for url in stated.get(key, [])):
             host, port = _endpoint(url)
             if host and host not in inside:
                 outside.setdefault(_address(host), set()).add(port)
@@ -377,21 +430,20 @@ def health_checks(services: dict[str, Any], url: str, ca_path: str) -> list[dict
             {"service": key, "name": "container", "kind": "container", "container": service["container"]}
         )
         here = {"service": key, "host": service["address"], "port": service.get("port")}
-        if service["role"] == "haproxy":
+        if service.get("check") == "tls":
+            # As clients see it, who verify the public name.
             checks.append(
                 {
                     "service": key,
-                    "name": "certificate",
+                    "name": CHECKS["tls"],
                     "kind": "tls",
                     "host": host,
                     "port": int(port),
                     "ca_path": ca_path,
                 }
             )
-        elif service["role"] == "postgres":
-            checks.append(here | {"name": "database", "kind": "postgres"})
-        elif service["role"] == "rabbitmq":
-            checks.append(here | {"name": "broker", "kind": "amqp"})
+        elif "check" in service:
+            checks.append(here | {"name": CHECKS[service["check"]], "kind": service["check"]})
         probe = service.get("probe")
         if probe:
             checks.append(
@@ -415,6 +467,7 @@ class FilterModule:
         return {
             "compose_services": compose_services,
             "connections": connections,
+            "faults": faults,
             "health_checks": health_checks,
             "resolve_catalogue": resolve_catalogue,
             "select_phases": select_phases,

@@ -8,14 +8,14 @@ DOCUMENTATION = """
 name: render
 author: The Cavern deployment team (@ska-telescope)
 version_added: 0.1.0
-short_description: Render a template of the collection's roles
+short_description: Render a template of a role
 description:
-  - Renders a template of any role of the collection, from any play or role.
+  - Renders a template of any role of the collection, or of one that provides more services, from any play or role.
   - Unlike P(ansible.builtin.template#lookup) it does not copy all variables first, which for the files of a whole
     deployment takes many times as long as the rendering.
 options:
   _terms:
-    description: Paths below the collection's directory C(roles), such as V(haproxy/templates/haproxy.cfg.j2).
+    description: Paths that begin with the role, such as V(haproxy/templates/haproxy.cfg.j2).
     type: list
     elements: str
     required: true
@@ -48,6 +48,7 @@ from typing import Any
 import ansible.template
 from ansible.errors import AnsibleError, AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
+from ansible_collections.skasrc.cavern.plugins.plugin_utils import _services
 
 OPTIONS: dict[str, Any] = {"escape_backslashes": False}
 # ansible-core before 2.19 trusts every text, and takes one that looks like data for data.
@@ -70,8 +71,12 @@ class LookupModule(LookupBase):
         return [self._render(templar, term) for term in terms]
 
     def _render(self, templar: Any, term: str) -> str:
+        role, _, path = term.partition("/")
         try:
-            text = (ROLES / term).read_text(encoding="utf-8")
+            file = ROLES / term
+            if not (ROLES / role).is_dir() and path:
+                file = _services.directory(role, _services.search_path(self._loader)) / path
+            text = file.read_text(encoding="utf-8")
         except OSError as exc:
             raise AnsibleLookupError(f"{term}: cannot be read below {ROLES}: {exc.strerror}") from exc
         try:

@@ -18,9 +18,15 @@ import requests
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-CATALOGUE: dict[str, dict[str, Any]] = yaml.safe_load(
-    (ROOT / "roles/catalogue/defaults/main.yml").read_text(encoding="utf-8")
-)["cavern_catalogue"]
+STATED: dict[str, dict[str, Any]] = {
+    key: entry
+    for file in ROOT.glob("roles/*/vars/main.yml")
+    for key, entry in yaml.safe_load(file.read_text(encoding="utf-8"))
+    .get(f"{file.parents[1].name}_services", {})
+    .items()
+}
+CATALOGUE = dict(sorted(STATED.items(), key=lambda item: int(item[1]["number"])))
+"""Entries of the catalogue as the services' roles state them, by key."""
 
 INVENTORY = os.environ.get("CAVERN_TEST_INVENTORY", "tests/inventory")
 """Inventory of the deployment under test, relative to the checkout: the tests' own unless told otherwise."""

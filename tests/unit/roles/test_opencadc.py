@@ -585,13 +585,22 @@ def with_password(password: str) -> str:
             "core_database: OpenCADC's image of PostgreSQL",
         ),
         ("cavern_opencadc_quota_plugin=None", "cavern_opencadc_quota_plugin"),
-        ('{"cavern_catalogue_overrides": {"reg": {"flavour": "openstack"}}}', "cavern_catalogue.reg.flavour"),
-        ('{"cavern_catalogue_overrides": {"reg": {"image": "reg:1.2.1"}}}', "cavern_catalogue.reg.image"),
+        (
+            '{"cavern_catalogue_overrides": {"reg": {"flavour": "openstack"}}}',
+            "cavern_catalogue_overrides.reg.flavour",
+        ),
+        (
+            '{"cavern_catalogue_overrides": {"reg": {"image": "reg:1.2.1"}}}',
+            "cavern_catalogue_overrides.reg.image",
+        ),
         (
             '{"cavern_catalogue_overrides": {"reg": {"image": "a/reg@sha256:12"}}}',
-            "cavern_catalogue.reg.image",
+            "cavern_catalogue_overrides.reg.image",
         ),
-        ('{"cavern_catalogue_overrides": {"cavern": {"memory": "256m"}}}', "cavern_catalogue.cavern.memory"),
+        (
+            '{"cavern_catalogue_overrides": {"cavern": {"memory": "256m"}}}',
+            "cavern_catalogue_overrides.cavern.memory",
+        ),
     ],
 )
 def test_a_wrong_setting_is_named(setting: str, message: str, tmp_path: Path) -> None:

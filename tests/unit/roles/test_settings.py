@@ -26,10 +26,10 @@ ANSIBLE = Path(sys.executable).with_name("ansible-playbook")
 def play(
     directory: Path, inventory: dict[str, Any], *arguments: str, **variables: Any
 ) -> subprocess.CompletedProcess[str]:
-    """Run a play that names the roles catalogue, haproxy and host, and has variables of its own."""
+    """Run a play that names the roles deployment, haproxy and host, and has variables of its own."""
     hosts = {"all": {"hosts": {"here": {"ansible_connection": "local"}}, "vars": inventory}}
     (directory / "hosts.yml").write_text(yaml.safe_dump(hosts))
-    roles = [{"role": f"skasrc.cavern.{name}"} for name in ("catalogue", "haproxy", "host")]
+    roles = [{"role": f"skasrc.cavern.{name}"} for name in ("deployment", "haproxy", "host")]
     book = [{"name": "Look", "hosts": "all", "gather_facts": False, "vars": variables, "roles": roles}]
     (directory / "book.yml").write_text(yaml.safe_dump(book))
     return subprocess.run(

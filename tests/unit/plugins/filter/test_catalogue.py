@@ -14,14 +14,16 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.skasrc.cavern.plugins.filter.catalogue import (
     compose_services,
     connections,
+    faults,
     resolve_catalogue,
     select_phases,
     select_services,
 )
+from ansible_collections.skasrc.cavern.plugins.plugin_utils import _services
 
-CATALOGUE: dict[str, Any] = {
+ENTRIES: dict[str, dict[str, Any]] = {
     "proxy": {
-        "role": "proxy",
+        "summary": "entry point",
         "container": "proxy",
         "number": 2,
         "image": "haproxy",
@@ -29,7 +31,7 @@ CATALOGUE: dict[str, Any] = {
         "phases": ["certificates"],
     },
     "store": {
-        "role": "store",
+        "summary": "files",
         "container": "src-store",
         "number": 6,
         "image": "store",
@@ -37,7 +39,7 @@ CATALOGUE: dict[str, Any] = {
         "route": "/src/store",
     },
     "db": {
-        "role": "postgres",
+        "summary": "database",
         "container": "db",
         "number": 7,
         "image": "reg.example/pg:17",
@@ -45,6 +47,15 @@ CATALOGUE: dict[str, Any] = {
         "user": 8001,
     },
 }
+ROLES = {"proxy": "proxy", "store": "mysite.services.store", "db": "postgres"}
+
+
+def stated(entries: dict[str, dict[str, Any]], **roles: str) -> dict[str, dict[str, Any]]:
+    """Return the entries as their roles state them."""
+    found: dict[str, dict[str, Any]] = {}
+    for key, entry in entries.items():
+        found.setdefault((ROLES | roles)[key], {})[key] = entry
+    return found
 
 
 def resolve(
@@ -54,7 +65,7 @@ def resolve(
     network: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     return resolve_catalogue(
-        CATALOGUE,
+        stated(ENTRIES),
         overrides=overrides or {},
         network={"name": "net", "subnet": subnet} | (network or {}),
         prefix=prefix,
@@ -122,7 +133,7 @@ def test_a_disabled_service_is_gone_and_nobody_waits_for_it() -> None:
             "cavern_catalogue_overrides.store: give the fields of the service",
         ),
         ({"store": {"number": 300}}, "10.0.0.0/24", "give a whole number from 2 to 254"),
-        ({"store": {"number": 1}}, "10.0.0.0/24", "cavern_catalogue.store.number: 1"),
+        ({"store": {"number": 1}}, "10.0.0.0/24", "cavern_catalogue_overrides.store.number: 1"),
         ({"store": {"route": "src/store"}}, "172.26.0.0/16", "must start with a slash"),
         ({"store": {"route": "/src/"}}, "172.26.0.0/16", "not end with one"),
         ({}, "172.26.0.1/16", "cavern_network.subnet: '172.26.0.1/16'"),
@@ -132,6 +143,47 @@ def test_a_disabled_service_is_gone_and_nobody_waits_for_it() -> None:
 def test_what_cannot_work_is_refused_by_name(overrides: dict[str, Any], subnet: str, message: str) -> None:
     with pytest.raises(AnsibleFilterError, match=message.replace("(", r"\(")):
         resolve(overrides, subnet)
+
+
+@pytest.mark.parametrize(
+    ("roles", "message"),
+    [
+        (
+            {"toy": {"toy": ENTRIES["db"] | {"memroy": "1g"}}},
+            "toy_services.toy.memroy: a service has no such field",
+        ),
+        ({"my.site.toy": {"toy": {"container": "toy"}}}, "toy_services.toy.number: is missing"),
+        ({"toy": {"db": ENTRIES["db"]}}, "toy_services.db: the role postgres has a service of this name too"),
+    ],
+)
+def test_what_a_role_states_wrongly_is_told_by_its_name(roles: dict[str, Any], message: str) -> None:
+    with pytest.raises(AnsibleFilterError, match=message):
+        resolve_catalogue(
+            stated(ENTRIES) | roles,
+            overrides={},
+            network={"name": "net", "subnet": "172.26.0.0/16"},
+            prefix="",
+            flavour="embedded",
+            image_prefix="cavern",
+            image_tag="local",
+            user=8000,
+        )
+
+
+def test_the_services_stand_in_the_order_of_their_numbers() -> None:
+    assert list(resolve({"proxy": {"number": 60}})) == ["proxy", "store", "db"]
+
+
+def test_checks_of_a_flavour_matter_where_a_service_has_it() -> None:
+    checks = [
+        {"good": "False", "text": "always"},
+        {"good": True, "text": "never"},
+        {"good": False, "text": "java", "opencadc": ["store"]},
+        {"good": False, "text": "other", "opencadc": ["db"]},
+        {"good": False, "text": "always"},
+    ]
+    services = {"store": {"flavour": "opencadc"}, "db": {"flavour": "embedded"}}
+    assert faults(checks, services) == ["always", "java"]
 
 
 def test_text_becomes_what_a_field_is() -> None:
@@ -189,7 +241,7 @@ def test_a_network_that_nothing_can_make_is_refused(network: dict[str, str], mes
 
 def test_a_catalogue_without_a_service_is_refused() -> None:
     with pytest.raises(AnsibleFilterError, match="every service is disabled"):
-        resolve({key: {"enabled": False} for key in CATALOGUE})
+        resolve({key: {"enabled": False} for key in ENTRIES})
 
 
 def test_composition_joins_defaults_catalogue_and_role() -> None:
@@ -231,27 +283,27 @@ def test_composition_joins_defaults_catalogue_and_role() -> None:
 
 def test_each_service_of_the_catalogue_has_a_user_of_its_own() -> None:
     """All but Cavern, which hands files over to their users."""
-    root = Path(__file__).parents[4]
-    defaults = yaml.safe_load((root / "roles/catalogue/defaults/main.yml").read_text())
+    roles = Path(__file__).parents[4] / "roles"
+    first = yaml.safe_load((roles / "deployment/defaults/main.yml").read_text())["cavern_service_user"]
+    root = yaml.safe_load((roles / "cavern/defaults/main.yml").read_text())["cavern_root_owner_uid"]
     users = {
         key: int(re.sub(r"\{\{ cavern_service_user \| int \+ (\d+) \}\}", r"80\1", str(entry["user"])))
-        for key, entry in defaults["cavern_catalogue"].items()
+        for role in _services.own()
+        for key, entry in _services.entries(role, roles / role / "vars/main.yml").items()
     }
     assert users.pop("cavern") == 0
     assert len(set(users.values())) == len(users)
-    assert all(
-        defaults["cavern_service_user"] < user < defaults["cavern_root_owner_uid"] for user in users.values()
-    )
+    assert all(first < user < root for user in users.values())
 
 
 def test_a_flavour_changes_the_services_that_have_it_and_no_other() -> None:
-    catalogue = CATALOGUE | {
-        "store": CATALOGUE["store"]
+    entries = ENTRIES | {
+        "store": ENTRIES["store"]
         | {"opencadc": {"image": "images.example/store:1", "user": 0, "memory": "3g"}},
-        "db": CATALOGUE["db"] | {"flavour": "embedded", "opencadc": {"image": "images.example/pg:1"}},
+        "db": ENTRIES["db"] | {"flavour": "embedded", "opencadc": {"image": "images.example/pg:1"}},
     }
     services = resolve_catalogue(
-        catalogue,
+        stated(entries),
         overrides={"store": {"memory": "5g"}},
         network={"name": "net", "subnet": "172.26.0.0/16"},
         prefix="",
@@ -280,9 +332,9 @@ def test_a_flavour_that_a_service_lacks_is_refused() -> None:
 
 
 def test_haproxy_depends_on_all_that_have_a_route_and_nobody_waits_for_it() -> None:
-    proxy = CATALOGUE["proxy"] | {"role": "haproxy", "port": 443, "further_ports": [80, 443]}
+    proxy = ENTRIES["proxy"] | {"port": 443, "further_ports": [80, 443]}
     services = resolve_catalogue(
-        CATALOGUE | {"proxy": proxy},
+        stated(ENTRIES | {"proxy": proxy}, proxy="haproxy"),
         overrides={"store": {"depends_on": ["db", "proxy"]}},
         network={"name": "net", "subnet": "172.26.0.0/16"},
         prefix="",
@@ -306,7 +358,7 @@ def test_what_it_waits_for_can_be_said_apart_from_whom_it_asks() -> None:
 def opened(urls: list[str], monitors: list[str] | None = None) -> list[tuple[str, str | None, list[int]]]:
     """Whom the service `store` may open connections to, by the name of the rule."""
     services = resolve({"store": {"depends_on": ["db"], "port": 8080, "metrics": 9000}, "db": {"port": 5432}})
-    found = connections(services, {"store": urls}, "vo.example", monitors or [])
+    found = connections(services, [{"store": urls}, {"db": []}], "vo.example", monitors or [])
     assert found["members"] == ["172.26.0.2", "172.26.0.6", "172.26.0.7"]
     return [
         (rule["comment"], rule["destination"], rule["ports"])

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.skasrc.cavern.plugins.module_utils._images import recipes as _images
+from ansible_collections.skasrc.cavern.plugins.plugin_utils import _services
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -183,9 +184,8 @@ def test_missing_source_is_told(recipes: dict[str, Any], root: Path) -> None:
 
 def test_recipes_of_the_collection_serve_every_image_of_the_catalogue() -> None:
     recipes = yaml.safe_load((COLLECTION / "roles/images/vars/main.yml").read_text())["images_recipes"]
-    catalogue = yaml.safe_load((COLLECTION / "roles/catalogue/defaults/main.yml").read_text())[
-        "cavern_catalogue"
-    ]
+    roles = [(role, COLLECTION / f"roles/{role}/vars/main.yml") for role in _services.own()]
+    catalogue = {key: entry for role, file in roles for key, entry in _services.entries(role, file).items()}
     names = _images.closure(recipes, sorted({service["image"] for service in catalogue.values()}))
     assert set(names) == set(recipes)
     parts = _images.parts(recipes, names, COLLECTION, SETTINGS)
