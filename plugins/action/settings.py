@@ -27,7 +27,9 @@ class ActionModule(ActionBase):
             argument_spec={"others": {"type": "list", "elements": "str", "default": []}}
         )
         roles = _settings.specs(ROOT)
-        wrong = list(_settings.unknown(self._given(variables) - set(options["others"]), roles))
+        given = self._given(variables) - set(options["others"])
+        wrong = list(_settings.unknown(given, roles))
+        wrong += _settings.outdated({name: variables[name] for name in given if name in variables})
         schemas = _settings.schemas(ROOT)
         for settings in roles.values():
             for name, spec in settings.items():

@@ -72,7 +72,7 @@ ENTRY: dict[str, Any] = FIELDS | {"opencadc": {"type": "dict", "options": FIELDS
 SMALLEST_JAVA = 512
 
 # The setting that changes single fields of services, by which whoever deploys mends what is wrong.
-OVERRIDES = "cavern_catalogue_overrides"
+OVERRIDES = "deployment_service_overrides"
 
 # Tags that mean "the whole run" to Ansible itself.
 _EVERYTHING = {"all", "always", "tagged"}
@@ -116,11 +116,11 @@ def _check_names(network: dict[str, Any]) -> None:
     name, bridge = str(network.get("name", "")), str(network.get("bridge") or network.get("name"))
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise AnsibleFilterError(
-            f"cavern_network.name: {name!r} must be letters, digits and '_.-', the first a letter or digit"
+            f"deployment_network.name: {name!r} must be letters, digits and '_.-', the first a letter or digit"
         )
     if not re.fullmatch(r"[^\s/:]{1,15}", bridge):
         raise AnsibleFilterError(
-            f"cavern_network.bridge: {bridge!r} cannot be an interface: at most 15 characters, no blank, '/' or ':'"
+            f"deployment_network.bridge: {bridge!r} cannot be an interface: at most 15 characters, no blank, '/' or ':'"
         )
 
 
@@ -130,7 +130,7 @@ def _subnet(network: dict[str, Any]) -> ipaddress.IPv4Network:
         return ipaddress.IPv4Network(text)
     except ValueError as exc:
         raise AnsibleFilterError(
-            f"cavern_network.subnet: {text!r} is not an IPv4 subnet such as 172.26.0.0/16 ({exc})"
+            f"deployment_network.subnet: {text!r} is not an IPv4 subnet such as 172.26.0.0/16 ({exc})"
         ) from exc
 
 
@@ -271,7 +271,7 @@ def _completed(
             f"{OVERRIDES}.{key}.check: {service['check']!r} is none of {', '.join(CHECKS)}"
         )
     ports = {int(port) for port in (service.get("port"), *service.get("further_ports", [])) if port}
-    completed = {"depends_on": [], "phases": [], "user": user} | service
+    completed: dict[str, Any] = {"depends_on": [], "phases": [], "user": user} | service
     completed |= {
         "alias": service["container"],
         "container": prefix + service["container"],
@@ -285,17 +285,16 @@ def _completed(
     return completed
 
 
-def faults(checks: list[dict[str, Any]], services: dict[str, Any]) -> list[str]:
+def faults(checks: list[dict[str, Any]], services: list[str]) -> list[str]:
     """What is wrong with the settings, by the *checks* that roles state.
 
-    A check tells in ``text`` what is wrong unless it is ``good``. If it names services in ``opencadc``, it matters
-    where one of them is of that flavour.
+    A check tells in ``text`` what is wrong unless it is ``good``. If it names services, it matters where one of them is
+    among the *services*.
     """
-    opencadc = {key for key, service in services.items() if service["flavour"] == "opencadc"}
     wrong = [
         check["text"]
         for check in checks
-        if ("opencadc" not in check or opencadc & set(check["opencadc"]))
+        if ("services" not in check or set(check["services"]) & set(services))
         and not check_type_bool(check["good"])
     ]
     return list(dict.fromkeys(wrong))

@@ -22,7 +22,7 @@ options:
     choices: [skasrc.cavern.services]
   extra_services:
     description:
-      - Roles from outside of the collection that provide services as well. Sets C(cavern_extra_services).
+      - Roles from outside of the collection that provide services as well. Sets C(deployment_extra_services).
     type: list
     elements: str
     default: []
@@ -61,7 +61,7 @@ class InventoryModule(BaseInventoryPlugin):
             )
         extra = self.get_option("extra_services")
         if extra:
-            inventory.set_variable("all", "cavern_extra_services", extra)
+            inventory.set_variable("all", "deployment_extra_services", extra)
         search = _services.search_path(loader)
         for role in [*_services.own(), *extra]:
             for service in _services.entries(role, _services.statement(role, search)):

@@ -36,18 +36,24 @@ _raw:
   elements: dict
 """
 
+from collections.abc import Callable
 from typing import Any
 
-from ansible.errors import AnsibleLookupError
+import ansible.template
 from ansible.plugins.lookup import LookupBase
 from ansible_collections.skasrc.cavern.plugins.plugin_utils import _services
 
-try:
-    from ansible.template import trust_as_template  # noqa: F401 - tells which Ansible this is
-except ImportError:  # ansible-core before 2.19 trusts every file
-    OPTIONS: dict[str, Any] = {}
-else:
-    OPTIONS = {"trusted_as_template": True}
+# ansible-core before 2.19 trusts every text.
+TRUST: Callable[[str], str] = getattr(ansible.template, "trust_as_template", str)
+
+
+def _trusted(value: Any) -> Any:
+    """A value of a role's file with its templates marked as such, as Ansible's own reader of files does."""
+    if isinstance(value, str):
+        return TRUST(value)
+    if isinstance(value, list):
+        return [_trusted(item) for item in value]
+    return {key: _trusted(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 class LookupModule(LookupBase):
@@ -56,11 +62,9 @@ class LookupModule(LookupBase):
     def run(self, terms: list[str], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[Any]:
         self.set_options(var_options=variables, direct=kwargs)
         path = _services.search_path(self._loader)
+        templar: Any = self._templar
         found: dict[str, Any] = {}
         for role in [*_services.own(), *terms]:
-            name = f"{_services.short(role)}_services"
-            stated = self._loader.load_from_file(str(_services.statement(role, path)), **OPTIONS) or {}
-            if not isinstance(stated.get(name), dict):
-                raise AnsibleLookupError(f"{role}: {name} in vars/main.yml states no service")
-            found[role] = self._templar.template(stated[name])
+            entries = _services.entries(role, _services.statement(role, path))
+            found[role] = templar.template(_trusted(entries))
         return [found]

@@ -29,7 +29,7 @@ INTERFACES = Path("/sys/class/net")
 ANSWERS = "echo-reply, destination-unreachable, time-exceeded, parameter-problem"
 # Where clouds tell a machine its credentials.
 METADATA = "169.254.0.0/16"
-OFF = "set cavern_restrict_connections: false to do without"
+OFF = "set deployment_restrict_connections: false to do without"
 
 
 class ConnectionsError(PhaseError):

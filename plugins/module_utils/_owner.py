@@ -112,9 +112,9 @@ def check(options: dict[str, Any]) -> Found | None:
     if other is not None:
         raise PhaseError(
             f"the deployment {options['project']} on this engine belongs to {other}; this run is that of "
-            f"{options['directory']}. To deploy beside it, give this one another cavern_project, with the names and "
-            "addresses that a second site needs (docs/operator.md, Another site). To take it over with its volumes, "
-            "set cavern_takeover to true for this run"
+            f"{options['directory']}. To deploy beside it, give this one another deployment_project, with the names "
+            "and addresses that a second site needs (docs/operator.md, Another site). To take it over with its "
+            "volumes, set deployment_takeover to true for this run"
         )
     return found
 

@@ -70,9 +70,9 @@ EXAMPLES = r"""
   skasrc.cavern.token:
     issuer: https://haproxy.cadc.dao.nrc.ca/iam
     username: ada
-    password: "{{ cavern_secrets.iam_user_password }}"
+    password: "{{ deployment_secrets.iam_user_password }}"
     client_id: cavern-cli
-    client_secret: "{{ cavern_secrets.iam_client_cavern_cli }}"
+    client_secret: "{{ deployment_secrets.iam_client_cavern_cli }}"
     ca_path: state/certs/ca.pem
   register: ada
   no_log: true

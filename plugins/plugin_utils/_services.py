@@ -34,7 +34,7 @@ def short(role: str) -> str:
 
 def search_path(loader: Any) -> list[str]:
     """Where roles that are in no collection are looked for: beside the playbook, and on Ansible's path of roles."""
-    return [str(Path(loader.get_basedir(), "roles")), *C.DEFAULT_ROLES_PATH]
+    return [str(Path(loader.get_basedir(), "roles")), *C.config.get_config_value("DEFAULT_ROLES_PATH")]
 
 
 def directory(role: str, path: Iterable[str]) -> Path:

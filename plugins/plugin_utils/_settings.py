@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ Spec = dict[str, Any]
 CONTAINERS: dict[str, type] = {"list": list, "dict": dict}
 # Settings of services that a variable gives, since more than the service goes by it.
 GIVEN_BY: dict[str, dict[str, str]] = {
-    "cavern_common_settings": {
-        "public_url": "cavern_public_url",
-        "oidc_issuer": "cavern_issuer",
+    "deployment_common_settings": {
+        "public_url": "deployment_public_url",
+        "oidc_issuer": "deployment_issuer",
     },
     "cavern_settings": {
         "vospace_resource_id": "cavern_resource_id",
@@ -59,10 +60,56 @@ GIVEN_BY: dict[str, dict[str, str]] = {
         "posix_mapper_reserved_users": "cavern_root_owner",
     },
 }
+# Variables that have another name now.
+RENAMED: dict[str, str] = {
+    "cavern_catalogue": "<role>_services in the role of each service; what differs is deployment_service_overrides",
+    "cavern_services": "deployment_catalogue",
+    "cavern_audiences": "deployment_audiences",
+    "cavern_authority": "deployment_authority",
+    "cavern_build_ca_bundle": "deployment_build_ca_bundle",
+    "cavern_ca_file": "deployment_ca_file",
+    "cavern_catalogue_overrides": "deployment_service_overrides",
+    "cavern_certificates_dir": "deployment_certificates_dir",
+    "cavern_common_settings": "deployment_common_settings",
+    "cavern_config_dir": "deployment_config_dir",
+    "cavern_container_prefix": "deployment_container_prefix",
+    "cavern_data_dir": "deployment_data_dir",
+    "cavern_debian_mirror": "deployment_debian_mirror",
+    "cavern_debian_suite": "deployment_debian_suite",
+    "cavern_flavour": "deployment_flavour",
+    "cavern_health_interval": "deployment_health_interval",
+    "cavern_health_timeout": "deployment_health_timeout",
+    "cavern_hosts_address": "deployment_hosts_address",
+    "cavern_http_port": "deployment_http_port",
+    "cavern_https_port": "deployment_https_port",
+    "cavern_image_prefix": "deployment_image_prefix",
+    "cavern_image_source": "deployment_image_source",
+    "cavern_image_tag": "deployment_image_tag",
+    "cavern_issuer": "deployment_issuer",
+    "cavern_issuer_is_local": "deployment_issuer_is_local",
+    "cavern_log_level": "deployment_log_level",
+    "cavern_logs_dir": "deployment_logs_dir",
+    "cavern_monitors": "deployment_monitors",
+    "cavern_network": "deployment_network",
+    "cavern_other_variables": "deployment_other_variables",
+    "cavern_pip_index_url": "deployment_pip_index_url",
+    "cavern_project": "deployment_project",
+    "cavern_project_dir": "deployment_project_dir",
+    "cavern_prune": "deployment_prune",
+    "cavern_public_name": "deployment_public_name",
+    "cavern_public_url": "deployment_public_url",
+    "cavern_publish_address": "deployment_publish_address",
+    "cavern_restrict_connections": "deployment_restrict_connections",
+    "cavern_service_user": "deployment_service_user",
+    "cavern_state_dir": "deployment_state_dir",
+    "cavern_takeover": "deployment_takeover",
+    "core_cavern_api_token": "cavern_administrator_token",
+    "host_engine_socket": "deployment_engine_socket",
+}
 # Variables that were, and the setting of a service that does what each of them did.
 FORMER: dict[str, str] = {
-    "cavern_body_pace": "cavern_common_settings.body_pace",
-    "cavern_body_patience": "cavern_common_settings.body_patience",
+    "cavern_body_pace": "deployment_common_settings.body_pace",
+    "cavern_body_patience": "deployment_common_settings.body_patience",
     "cavern_gms_delegated": "cavern_settings.vospace_gms_delegated",
     "cavern_job_retention": "cavern_settings.vospace_job_retention",
     "cavern_preauth_seconds": "cavern_settings.vospace_preauth_seconds",
@@ -89,6 +136,9 @@ FORMER: dict[str, str] = {
     "posix_mapper_workers": "posix_mapper_settings.workers",
 }
 
+# Names of variables, and not of the attributes of their values.
+_WORDS = re.compile(r"(?<![\w.])[A-Za-z_]\w*")
+
 NAMES = (
     (bool, "a truth value"),
     (str, "text"),
@@ -114,7 +164,7 @@ def schemas(root: Path) -> dict[str, _schema.Schema]:
 def unfit(name: str, schema: _schema.Schema, value: Any, resolve: Callable[[Any], Any]) -> Iterator[str]:
     """Yield what is invalid in the settings of a service."""
     if isinstance(value, dict):
-        given_by = {**GIVEN_BY["cavern_common_settings"], **GIVEN_BY.get(name, {})}
+        given_by = {**GIVEN_BY["deployment_common_settings"], **GIVEN_BY.get(name, {})}
         for key in sorted(set(value) & set(given_by)):
             yield f"{name}.{key}: is given by {given_by[key]}"
     yield from _schema.invalid(name, schema, value, resolve)
@@ -125,11 +175,32 @@ def unknown(given: Iterable[str], roles: dict[str, dict[str, Spec]]) -> Iterator
     known = {name for options in roles.values() for name in options}
     beginnings = tuple(f"{role}_" for role in roles)
     for name in sorted(set(given) - known):
-        if name in FORMER:
-            yield f"{name}: is {FORMER[name]} now"
+        if name in RENAMED | FORMER:
+            yield f"{name}: is {(RENAMED | FORMER)[name]} now"
         elif name.startswith(beginnings):
             near = difflib.get_close_matches(name, sorted(known), n=1)
             yield f"{name}: there is no such setting" + (f"; is it {near[0]}?" if near else "")
+
+
+def outdated(given: Mapping[str, Any]) -> Iterator[str]:
+    """Tell which of the *given* variables' templates name a variable that has another name now."""
+    for name, value in sorted(given.items()):
+        for former in sorted(
+            {found for text in _templates(value) for found in _WORDS.findall(text)} & RENAMED.keys()
+        ):
+            yield f"{name}: {former} in its value is {RENAMED[former]} now"
+
+
+def _templates(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        if "{{" in value or "{%" in value:
+            yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _templates(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _templates(item)
 
 
 def misshapen(name: str, spec: Spec, value: Any, resolve: Callable[[Any], Any]) -> Iterator[str]:

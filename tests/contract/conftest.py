@@ -56,7 +56,7 @@ def empty(images: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Si
     """The site before its first deployment; all of it is purged in the end."""
     site = Site(tmp_path_factory.mktemp("contract"))
     # What a broken run left in a directory of its own.
-    site.run(book="playbooks/purge.yml", purge_data="true", cavern_takeover="true")
+    site.run(book="playbooks/purge.yml", purge_data="true", deployment_takeover="true")
     yield site
     site.run(book="playbooks/purge.yml", purge_data="true")
 

@@ -27,9 +27,9 @@ def document(path: str, **properties: str) -> str:
 
 
 def test_a_wrong_setting_is_named_before_any_container_starts(empty: Site) -> None:
-    refused = empty.run(check=False, cavern_https_port="8443")
+    refused = empty.run(check=False, deployment_https_port="8443")
     assert refused.returncode != 0
-    assert "cavern_https_port: 8443" in " ".join(refused.stdout.split())
+    assert "deployment_https_port: 8443" in " ".join(refused.stdout.split())
     assert changed(refused) == 0
     assert empty.started() == {}
 
@@ -202,7 +202,7 @@ def edited(text: str, drop: str, instead: str = "") -> str:
 @pytest.fixture(scope="module")
 def beside(site: Site) -> Iterator[None]:
     """A container beside the deployment's own may open what connections it likes."""
-    site.run("--tags", "network", cavern_restrict_connections="false")
+    site.run("--tags", "network", deployment_restrict_connections="false")
     yield
     site.run("--tags", "network")
 

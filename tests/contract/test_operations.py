@@ -88,7 +88,10 @@ def test_an_upgrade_changes_what_is_another_version_alone(site: Site, versions: 
 
 def test_an_upgrade_that_fails_is_taken_back_and_says_why(site: Site, versions: None) -> None:
     failed = site.run(
-        book="playbooks/upgrade.yml", check=False, contract_cavern_image=BROKEN, cavern_health_timeout="60"
+        book="playbooks/upgrade.yml",
+        check=False,
+        contract_cavern_image=BROKEN,
+        deployment_health_timeout="60",
     )
     assert failed.returncode != 0
     text = " ".join(failed.stdout.split())

@@ -225,14 +225,14 @@ def test_a_monitor_reads_metrics_and_nothing_else(stack: Deployment, guest: Any)
         stack.services[key]["address"] for key in ("core", "celery_worker", "srcnodedb")
     )
     targets = {(core, 8000): 2.0, (worker, 9000): 2.0, (database, 5432): 2.0}
-    with network_with(cavern_monitors=[network["IPAddress"]]):
+    with network_with(deployment_monitors=[network["IPAddress"]]):
         assert list(attempts(guest, targets).values()) == [OPENED, OPENED, NOTHING]
     assert set(attempts(guest, targets).values()) == {NOTHING}
 
 
 def test_restrictions_can_be_taken_away_and_come_back(stack: Deployment) -> None:
     core, database = of(stack, "core"), stack.services["postgres_posixmapper"]["address"]
-    with network_with(cavern_restrict_connections=False):
+    with network_with(deployment_restrict_connections=False):
         assert attempt(core, database, 5432) == OPENED
     assert attempt(core, database, 5432) == NOTHING
     assert "changed=0 " in playbook("site.yml", "--tags", "network").stdout

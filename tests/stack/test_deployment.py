@@ -104,13 +104,13 @@ def test_the_stack_survives_a_restart_of_any_container(stack: Deployment, name: 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("cavern_flavour=openstack", "cavern_flavour"),
-        ('{"cavern_network": {"name": "docker26", "subnet": "172.26.0.0/99"}}', "subnet"),
-        ('{"cavern_network": {"name": "docker26"}}', "subnet"),
-        ("cavern_https_port=https", "cavern_https_port"),
-        ('{"cavern_catalogue_overrides": {"haproxy": {"number": 3}}}', "is also that of haproxy"),
+        ("deployment_flavour=openstack", "deployment_flavour"),
+        ('{"deployment_network": {"name": "docker26", "subnet": "172.26.0.0/99"}}', "subnet"),
+        ('{"deployment_network": {"name": "docker26"}}', "subnet"),
+        ("deployment_https_port=https", "deployment_https_port"),
+        ('{"deployment_service_overrides": {"haproxy": {"number": 3}}}', "is also that of haproxy"),
         ("haproxy_client_certificates=perhaps", "haproxy_client_certificates"),
-        ("cavern_publish_address=0.0.0.0", "iam_beyond_this_machine"),
+        ("deployment_publish_address=0.0.0.0", "iam_beyond_this_machine"),
     ],
 )
 def test_a_wrong_setting_is_refused_before_anything_changes(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import pytest
 import requests
@@ -48,7 +49,7 @@ def inventory(stack: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "services.yml").write_text("plugin: skasrc.cavern.services\nextra_services: [toy]\n")
     monkeypatch.setenv("ANSIBLE_ROLES_PATH", str(tmp_path / "roles"))
     yield ["-i", str(tmp_path / "services.yml")]
-    playbook("site.yml", "-e", "cavern_prune=true")
+    playbook("site.yml", "-e", "deployment_prune=true")
     assert "toy" not in stack.containers()
 
 
@@ -61,17 +62,24 @@ def started(stack: Deployment) -> dict[str, str]:
     }
 
 
-def picture(entries: dict[str, Any]) -> str:
-    """What the documentation's picture shows of the catalogue with these entries besides."""
-    loader = SourceFileLoader("render_docs", str(ROOT / "bin/render-docs"))
-    module = module_from_spec(spec_from_loader("render_docs", loader))  # type: ignore[arg-type]
-    loader.exec_module(module)
-    drawn: str = module.picture(module.catalogue() | entries)
-    return drawn
+@pytest.fixture
+def render_docs(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The program that draws the documentation's picture."""
+    spec = spec_from_loader("render_docs", SourceFileLoader("render_docs", str(ROOT / "bin/render-docs")))
+    assert spec
+    assert spec.loader
+    module = module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "render_docs", module)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_a_service_is_added_by_a_role_and_a_line(
-    stack: Deployment, anonymous: requests.Session, inventory: list[str], tmp_path: Path
+    stack: Deployment,
+    anonymous: requests.Session,
+    inventory: list[str],
+    render_docs: ModuleType,
+    tmp_path: Path,
 ) -> None:
     before = started(stack)
     playbook("site.yml", *inventory)
@@ -101,4 +109,5 @@ def test_a_service_is_added_by_a_role_and_a_line(
     assert set(composed) > {"toy", "haproxy"}
     assert composed["toy"]["container_name"] == f"{stack.prefix}toy"
 
-    assert "a toy</text>" in picture(yaml.safe_load(TOY)["toy_services"])
+    catalogue = render_docs.catalogue() | yaml.safe_load(TOY)["toy_services"]
+    assert "a toy</text>" in render_docs.picture(catalogue)

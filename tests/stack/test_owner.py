@@ -29,13 +29,13 @@ def test_another_directory_is_refused_before_anything_changes(
     stack: Deployment, tmp_path: Path, book: tuple[str, ...]
 ) -> None:
     before = _ids(stack)
-    done = playbook(*book, "-e", f"cavern_project_dir={tmp_path}", check=False)
+    done = playbook(*book, "-e", f"deployment_project_dir={tmp_path}", check=False)
     said = " ".join(done.stdout.split())
     assert done.returncode != 0, said
     assert f"the deployment {stack.project} on this engine belongs to {stack.state.parent}" in said
     assert f"this run is that of {tmp_path}." in said
-    assert "another cavern_project" in said
-    assert "cavern_takeover" in said
+    assert "another deployment_project" in said
+    assert "deployment_takeover" in said
     assert "changed=0" in said
     assert _ids(stack) == before
     assert list(tmp_path.iterdir()) == []
@@ -45,7 +45,7 @@ def test_a_deployment_that_recorded_no_directory_is_adopted_from_its_own(stack: 
     volume = f"{stack.project}-owner"
     before = _ids(stack)
     stack.engine.volumes.get(volume).remove()
-    refused = playbook("site.yml", "-e", "cavern_project_dir=/nowhere", check=False)
+    refused = playbook("site.yml", "-e", "deployment_project_dir=/nowhere", check=False)
     assert f"belongs to {stack.state.parent}" in " ".join(refused.stdout.split())
     assert "changed=1 " in playbook("site.yml").stdout
     assert stack.engine.volumes.get(volume).attrs["Labels"]["int.skao.src.cavern.directory"] == str(
@@ -65,5 +65,5 @@ def test_the_engine_is_that_of_the_setting(
     socket.symlink_to("/var/run/docker.sock")
     # Whatever looked at this would fail.
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none")
-    done = playbook(book, "-e", f"host_engine_socket={socket}")
+    done = playbook(book, "-e", f"deployment_engine_socket={socket}")
     assert "failed=0" in done.stdout

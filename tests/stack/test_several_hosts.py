@@ -21,19 +21,19 @@ def inventory(tmp_path: Path) -> Iterator[str]:
     settings = {
         "ansible_connection": "local",
         "ansible_python_interpreter": "{{ ansible_playbook_python }}",
-        "cavern_project": "several",
+        "deployment_project": "several",
         # The two share an engine, and so the directory that the deployment on it belongs to.
-        "cavern_project_dir": str(tmp_path),
+        "deployment_project_dir": str(tmp_path),
         **{
-            f"cavern_{name}_dir": f"{tmp_path}/{{{{ inventory_hostname }}}}/{name}"
+            f"deployment_{name}_dir": f"{tmp_path}/{{{{ inventory_hostname }}}}/{name}"
             for name in ("state", "data", "logs")
         },
         "secrets_file": f"{tmp_path}/secrets.yml",
         "host_program_dir": f"{tmp_path}/bin",
-        "cavern_public_name": "cavern.several.example",
-        "cavern_publish_address": "127.0.0.44",
-        "cavern_container_prefix": "several-",
-        "cavern_network": {"name": "several44", "subnet": "172.28.44.0/24"},
+        "deployment_public_name": "cavern.several.example",
+        "deployment_publish_address": "127.0.0.44",
+        "deployment_container_prefix": "several-",
+        "deployment_network": {"name": "several44", "subnet": "172.28.44.0/24"},
     }
     path = tmp_path / "hosts.yml"
     path.write_text(

@@ -132,7 +132,7 @@ def test_a_copied_checkout_is_itself_and_anybodys(site: Deployment, tmp_path: Pa
         "LOGNAME": "nobody",
         "PIP_CONFIG_FILE": "",
     }
-    settings = f'ARGS=-e \'{{"cavern_state_dir": "{state}"}}\''
+    settings = f'ARGS=-e \'{{"deployment_state_dir": "{state}"}}\''
     pip = home / ".config/pip/pip.conf"
     pip.parent.mkdir(parents=True)
     pip.write_text("[install]\nuser = true\n")

@@ -29,7 +29,7 @@ class Site(Deployment):
         self, *arguments: str, book: str = "site.yml", check: bool = True, **settings: str
     ) -> subprocess.CompletedProcess[str]:
         """Run a playbook with further *settings*; ``contract_…`` choose the flavours."""
-        chosen = {"cavern_project_dir": str(self.directory), "cavern_image_prefix": PREFIX} | settings
+        chosen = {"deployment_project_dir": str(self.directory), "deployment_image_prefix": PREFIX} | settings
         extra = [word for key, value in chosen.items() for word in ("-e", f"{key}={value}")]
         return playbook(book, *extra, *arguments, inventory="tests/contract/inventory", check=check)
 

@@ -91,7 +91,7 @@ class Network:
         if taken:
             raise ConvergeError(
                 f"network {self.name}: the subnet {subnet} overlaps {taken}; "
-                "choose another with cavern_network.subnet"
+                "choose another with deployment_network.subnet"
             )
         self.action = "create"
         self.report.note("network", self.name, "create", ["missing"])
@@ -111,7 +111,7 @@ class Network:
         if not self.engine.owns(found.get("Labels")):
             raise ConvergeError(
                 f"network {self.name} exists, belongs to somebody else and differs ({'; '.join(differing)}); "
-                "remove it or choose another name with cavern_network.name"
+                "remove it or choose another name with deployment_network.name"
             )
         self.action = "recreate"
         self._former = self.engine.network(found["Id"])

@@ -64,5 +64,5 @@ def _check_ports(service: Service, ours: set[str], engine: Engine) -> None:
             raise ConvergeError(
                 f"{service.name}: port {number} of {address} is taken by "
                 f"{f'the container {publisher}' if publisher else 'a process of the host'}; "
-                "stop that, or change cavern_https_port, cavern_http_port or cavern_publish_address"
+                "stop that, or change deployment_https_port, deployment_http_port or deployment_publish_address"
             )

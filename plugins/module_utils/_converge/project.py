@@ -95,7 +95,7 @@ class Converger:
         if found is not None and not self.engine.owns(found["Config"].get("Labels")):
             raise ConvergeError(
                 f"{service.name}: a container named {service.container} exists and is not of this deployment "
-                f"({self.engine.project}); remove or rename it, or set cavern_container_prefix"
+                f"({self.engine.project}); remove or rename it, or set deployment_container_prefix"
             )
         because = ["asked for"] if service.name in self.params["recreate"] else []
         because += ["network is made anew"] if self.network.action == "recreate" else []

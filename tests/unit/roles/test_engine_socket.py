@@ -1,6 +1,6 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whatever talks to Docker Engine is told by host_engine_socket which one."""
+"""Whatever talks to Docker Engine is told by deployment_engine_socket which one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 # Modules with an option of that name, which is documented where it is implemented.
 MODULES = {"converge", "deployment_owner", "health", "images", "logs"}
 PHASES = {"host/vars/main.yml": "host_wanted", "images/vars/main.yml": "images_wanted"}
-SOCKETS = ("{{ host_engine_socket }}", "{{ cavern_owner.socket }}")
+SOCKETS = ("{{ deployment_engine_socket }}", "{{ deployment_owner.socket }}")
 
 
 def _tasks(node: Any) -> Iterator[dict[str, Any]]:
@@ -61,7 +61,7 @@ def test_the_command_line_is_told_the_socket() -> None:
         )
         if re.match(r"\W*docker\b", words):
             found += 1
-            assert "cavern_docker_environment" in str(task.get("environment")), (file, task["name"])
+            assert "deployment_docker_environment" in str(task.get("environment")), (file, task["name"])
     assert found > 5
 
 

@@ -102,7 +102,7 @@ pytestmark = pytest.mark.skipif(
 
 def render(inventory: str, output: Path, *settings: str, times: int = 1) -> subprocess.CompletedProcess[str]:
     """Write the specifications of all services, in OpenCADC's flavour, without touching anything."""
-    arguments = [f"output={output}", "cavern_flavour=opencadc", *settings]
+    arguments = [f"output={output}", "deployment_flavour=opencadc", *settings]
     extra = [word for setting in arguments for word in ("-e", setting)]
     return subprocess.run(
         [str(ANSIBLE), "-i", inventory, *extra, *["tests/unit/roles/render.yml"] * times],
@@ -120,10 +120,10 @@ def rendered(site: str, *development: str) -> dict[str, Any]:
     output = ROOT / f"build/rendered-{'-'.join((site, *development))}.json"
     output.parent.mkdir(exist_ok=True)
     own = yaml.safe_load((ROOT / SITES[site].inventory / "group_vars/all/main.yml").read_text()) or {}
-    overrides = own.get("cavern_catalogue_overrides", {})
+    overrides = own.get("deployment_service_overrides", {})
     chosen = {name: overrides.get(name, {}) | {"flavour": "opencadc"} for name in development}
     done = render(
-        SITES[site].inventory, output, json.dumps({"cavern_catalogue_overrides": overrides | chosen})
+        SITES[site].inventory, output, json.dumps({"deployment_service_overrides": overrides | chosen})
     )
     assert done.returncode == 0, done.stdout + done.stderr
     specs = json.loads(output.read_text())
@@ -375,7 +375,7 @@ def test_a_cavern_is_warmed_up_as_the_administrator_before_it_is_ready(site: str
 def test_nobody_warms_up_without_a_token_of_the_administrator(tmp_path: Path) -> None:
     output = tmp_path / "rendered.json"
     opened = json.dumps({"cavern_opencadc_public_parents": []})
-    done = render(SITES["second"].inventory, output, "core_cavern_api_token=", opened)
+    done = render(SITES["second"].inventory, output, "cavern_administrator_token=", opened)
     assert done.returncode == 0, done.stdout + done.stderr
     found = {spec["name"]: contents(spec) for spec in json.loads(output.read_text())}["cavern"]
     assert not [path for path in found if path == "warm-up" or path.startswith("secrets/")]
@@ -519,24 +519,24 @@ def with_password(password: str) -> str:
     """Setting that gives both database accounts a password."""
     names = yaml.safe_load((Path(__file__).parent / "render.yml").read_text())[0]["vars"]["secret_names"]
     passwords = dict.fromkeys(("cavern_db_password", "posix_mapper_db_password"), password)
-    return json.dumps({"cavern_secrets": {name: name for name in names} | passwords})
+    return json.dumps({"deployment_secrets": {name: name for name in names} | passwords})
 
 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("cavern_https_port=8443", "cavern_https_port: 8443"),
+        ("deployment_https_port=8443", "deployment_https_port: 8443"),
         ("cavern_root_owner=", "cavern_root_owner, cavern_root_owner_uid"),
         ("cavern_root_owner=operator@example.org", "cavern_root_owner, cavern_root_owner_uid"),
         ("cavern_root_owner_uid=0", "cavern_root_owner, cavern_root_owner_uid"),
         ("cavern_root_owner_uid=20000", "cavern_root_owner, cavern_root_owner_uid"),
         ("posix_mapper_gid_start=100", "posix_mapper_gid_start"),
         ('{"cavern_allocation_parents": ["/home/users"]}', "cavern_allocation_parents"),
-        ("core_cavern_api_token=", "core_cavern_api_token: missing"),
-        ("cavern_public_name=my_site.example", "cavern_public_name: my_site.example"),
-        ("cavern_authority=second.example/x", "cavern_authority: second.example/x"),
+        ("cavern_administrator_token=", "cavern_administrator_token: missing"),
+        ("deployment_public_name=my_site.example", "deployment_public_name: my_site.example"),
+        ("deployment_authority=second.example/x", "deployment_authority: second.example/x"),
         ("cavern_resource_id=second.example/cavern", "cavern_resource_id: second.example/cavern"),
-        ("cavern_issuer=issuer.second.example", "cavern_issuer: issuer.second.example"),
+        ("deployment_issuer=issuer.second.example", "deployment_issuer: issuer.second.example"),
         ('{"cavern_allocation_parents": [""]}', "cavern_allocation_parents"),
         ('{"cavern_opencadc_public_parents": ["/elsewhere"]}', "cavern_opencadc_public_parents: /elsewhere"),
         (
@@ -557,49 +557,49 @@ def with_password(password: str) -> str:
             "ivo://second.example/vo/space is registered twice",
         ),
         (
-            '{"cavern_catalogue_overrides": {"reg": {"route": "/registry"}}}',
-            "cavern_catalogue_overrides.reg.route",
+            '{"deployment_service_overrides": {"reg": {"route": "/registry"}}}',
+            "deployment_service_overrides.reg.route",
         ),
         (
-            '{"cavern_catalogue_overrides": {"cavern": {"port": 80}}}',
-            "cavern_catalogue_overrides.cavern.port",
+            '{"deployment_service_overrides": {"cavern": {"port": 80}}}',
+            "deployment_service_overrides.cavern.port",
         ),
         (
-            '{"cavern_catalogue_overrides": {"cavern": {"user": 8000}}}',
-            "cavern_catalogue_overrides.cavern.user",
+            '{"deployment_service_overrides": {"cavern": {"user": 8000}}}',
+            "deployment_service_overrides.cavern.user",
         ),
         (
-            '{"cavern_catalogue_overrides": {"cavern": {"route": "/a b"}}}',
-            "cavern_catalogue_overrides.cavern.route",
+            '{"deployment_service_overrides": {"cavern": {"route": "/a b"}}}',
+            "deployment_service_overrides.cavern.route",
         ),
         (
-            '{"cavern_catalogue_overrides": {"posix_mapper": {"enabled": false}}}',
+            '{"deployment_service_overrides": {"posix_mapper": {"enabled": false}}}',
             "does not start without posix_mapper",
         ),
         (
-            '{"cavern_catalogue_overrides": {"haproxy": {"flavour": "opencadc", "port": 8443}}}',
-            "cavern_catalogue_overrides.haproxy.port",
+            '{"deployment_service_overrides": {"haproxy": {"flavour": "opencadc", "port": 8443}}}',
+            "deployment_service_overrides.haproxy.port",
         ),
         (
-            '{"core_database": "Ledger", "cavern_catalogue_overrides": {"srcnodedb": {"flavour": "opencadc"}}}',
+            '{"core_database": "Ledger", "deployment_service_overrides": {"srcnodedb": {"flavour": "opencadc"}}}',
             "core_database: OpenCADC's image of PostgreSQL",
         ),
         ("cavern_opencadc_quota_plugin=None", "cavern_opencadc_quota_plugin"),
         (
-            '{"cavern_catalogue_overrides": {"reg": {"flavour": "openstack"}}}',
-            "cavern_catalogue_overrides.reg.flavour",
+            '{"deployment_service_overrides": {"reg": {"flavour": "openstack"}}}',
+            "deployment_service_overrides.reg.flavour",
         ),
         (
-            '{"cavern_catalogue_overrides": {"reg": {"image": "reg:1.2.1"}}}',
-            "cavern_catalogue_overrides.reg.image",
+            '{"deployment_service_overrides": {"reg": {"image": "reg:1.2.1"}}}',
+            "deployment_service_overrides.reg.image",
         ),
         (
-            '{"cavern_catalogue_overrides": {"reg": {"image": "a/reg@sha256:12"}}}',
-            "cavern_catalogue_overrides.reg.image",
+            '{"deployment_service_overrides": {"reg": {"image": "a/reg@sha256:12"}}}',
+            "deployment_service_overrides.reg.image",
         ),
         (
-            '{"cavern_catalogue_overrides": {"cavern": {"memory": "256m"}}}',
-            "cavern_catalogue_overrides.cavern.memory",
+            '{"deployment_service_overrides": {"cavern": {"memory": "256m"}}}',
+            "deployment_service_overrides.cavern.memory",
         ),
     ],
 )

@@ -13,8 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 OWN_ISSUER = [
-    '{"cavern_catalogue_overrides": {"iam": {"enabled": false}}}',
-    "cavern_issuer=https://iam.example.org/",
+    '{"deployment_service_overrides": {"iam": {"enabled": false}}}',
+    "deployment_issuer=https://iam.example.org/",
 ]
 
 
@@ -39,10 +39,10 @@ def render(output: Path, *settings: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "192.168.1.7", "::", "127.0.0.1.example", ""])
 def test_the_issuer_for_development_is_refused_on_other_addresses(tmp_path: Path, address: str) -> None:
-    refused = render(tmp_path / "services.json", f"cavern_publish_address='{address}'")
+    refused = render(tmp_path / "services.json", f"deployment_publish_address='{address}'")
     assert refused.returncode != 0
     said = refused.stdout + refused.stderr
-    for name in ("cavern_publish_address", "cavern_issuer", "iam_beyond_this_machine: true"):
+    for name in ("deployment_publish_address", "deployment_issuer", "iam_beyond_this_machine: true"):
         assert name in said
     assert list(tmp_path.iterdir()) == []
 
@@ -50,10 +50,10 @@ def test_the_issuer_for_development_is_refused_on_other_addresses(tmp_path: Path
 @pytest.mark.parametrize(
     "settings",
     [
-        ["cavern_publish_address=127.8.0.1"],
-        ["cavern_publish_address=::1"],
-        ["cavern_publish_address=0.0.0.0", "iam_beyond_this_machine=true"],
-        ["cavern_publish_address=0.0.0.0", *OWN_ISSUER],
+        ["deployment_publish_address=127.8.0.1"],
+        ["deployment_publish_address=::1"],
+        ["deployment_publish_address=0.0.0.0", "iam_beyond_this_machine=true"],
+        ["deployment_publish_address=0.0.0.0", *OWN_ISSUER],
     ],
 )
 def test_a_loopback_address_an_issuer_of_ones_own_or_the_setting_will_do(

@@ -47,7 +47,7 @@ def another(field: dict[str, Any]) -> Any:
 
 def given(variable: str) -> dict[str, Any]:
     """Return other values for all settings that no variable of the deployment gives."""
-    elsewhere = {**_settings.GIVEN_BY["cavern_common_settings"], **_settings.GIVEN_BY.get(variable, {})}
+    elsewhere = {**_settings.GIVEN_BY["deployment_common_settings"], **_settings.GIVEN_BY.get(variable, {})}
     return {
         name: another(field)
         for name, field in SCHEMAS[variable]["properties"].items()
@@ -88,7 +88,7 @@ def test_every_setting_reaches_its_service(
 def test_a_service_goes_by_its_own_where_all_have_another(tmp_path: Path) -> None:
     output = tmp_path / "services.json"
     variables = {
-        "cavern_common_settings": {"log_level": "ERROR", "oidc_require_audience": False},
+        "deployment_common_settings": {"log_level": "ERROR", "oidc_require_audience": False},
         "iam_settings": {"log_level": "DEBUG"},
     }
     assert render(output, json.dumps(variables)).returncode == 0

@@ -109,9 +109,9 @@ def test_settings_are_used_by_their_type() -> None:
     [
         "{{ 'a' if images_rebuild else 'b' }}",
         "{% if haproxy_client_certificates %}a{% endif %}",
-        "{{ cavern_https_port == 443 }}",
+        "{{ deployment_https_port == 443 }}",
         "{{ cavern_root_owner_uid + 1 }}",
-        "{{ not cavern_prune }}",
+        "{{ not deployment_prune }}",
     ],
 )
 def test_and_others_would_be_found(text: str) -> None:

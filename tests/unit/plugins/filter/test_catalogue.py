@@ -110,14 +110,14 @@ def test_a_disabled_service_is_gone_and_nobody_waits_for_it() -> None:
 @pytest.mark.parametrize(
     ("overrides", "subnet", "message"),
     [
-        ({"nobody": {}}, "172.26.0.0/16", "cavern_catalogue_overrides: no such service: nobody"),
+        ({"nobody": {}}, "172.26.0.0/16", "deployment_service_overrides: no such service: nobody"),
         ({"store": {"number": 2}}, "172.26.0.0/16", "'172.26.0.2' is also that of proxy"),
         ({"store": {"container": "proxy"}}, "172.26.0.0/16", "container: 'proxy' is also that of proxy"),
-        ({"store": {"number": "six"}}, "172.26.0.0/16", "cavern_catalogue_overrides.store.number: .*six"),
+        ({"store": {"number": "six"}}, "172.26.0.0/16", "deployment_service_overrides.store.number: .*six"),
         (
             {"store": {"environment": {"A": "b"}}},
             "172.26.0.0/16",
-            "cavern_catalogue_overrides.store.environment: a service has no such field",
+            "deployment_service_overrides.store.environment: a service has no such field",
         ),
         (
             {"store": {"memroy": "2g"}},
@@ -130,13 +130,13 @@ def test_a_disabled_service_is_gone_and_nobody_waits_for_it() -> None:
         (
             {"store": "2g"},
             "172.26.0.0/16",
-            "cavern_catalogue_overrides.store: give the fields of the service",
+            "deployment_service_overrides.store: give the fields of the service",
         ),
         ({"store": {"number": 300}}, "10.0.0.0/24", "give a whole number from 2 to 254"),
-        ({"store": {"number": 1}}, "10.0.0.0/24", "cavern_catalogue_overrides.store.number: 1"),
+        ({"store": {"number": 1}}, "10.0.0.0/24", "deployment_service_overrides.store.number: 1"),
         ({"store": {"route": "src/store"}}, "172.26.0.0/16", "must start with a slash"),
         ({"store": {"route": "/src/"}}, "172.26.0.0/16", "not end with one"),
-        ({}, "172.26.0.1/16", "cavern_network.subnet: '172.26.0.1/16'"),
+        ({}, "172.26.0.1/16", "deployment_network.subnet: '172.26.0.1/16'"),
         ({}, "docker", "is not an IPv4 subnet such as 172.26.0.0/16"),
     ],
 )
@@ -174,16 +174,15 @@ def test_the_services_stand_in_the_order_of_their_numbers() -> None:
     assert list(resolve({"proxy": {"number": 60}})) == ["proxy", "store", "db"]
 
 
-def test_checks_of_a_flavour_matter_where_a_service_has_it() -> None:
+def test_checks_of_services_matter_where_they_are_asked_for() -> None:
     checks = [
         {"good": "False", "text": "always"},
         {"good": True, "text": "never"},
-        {"good": False, "text": "java", "opencadc": ["store"]},
-        {"good": False, "text": "other", "opencadc": ["db"]},
+        {"good": False, "text": "java", "services": ["store"]},
+        {"good": False, "text": "other", "services": ["db"]},
         {"good": False, "text": "always"},
     ]
-    services = {"store": {"flavour": "opencadc"}, "db": {"flavour": "embedded"}}
-    assert faults(checks, services) == ["always", "java"]
+    assert faults(checks, ["store"]) == ["always", "java"]
 
 
 def test_text_becomes_what_a_field_is() -> None:
@@ -228,10 +227,10 @@ def test_tags_select_among_the_phases(tags: list[str], skip: list[str], expected
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        ({"name": "-net"}, "cavern_network.name: '-net'"),
-        ({"name": ""}, "cavern_network.name: ''"),
-        ({"name": "net", "bridge": "longer-than-15-chars"}, "cavern_network.bridge: 'longer"),
-        ({"name": "a-name-that-is-long"}, "cavern_network.bridge: 'a-name"),
+        ({"name": "-net"}, "deployment_network.name: '-net'"),
+        ({"name": ""}, "deployment_network.name: ''"),
+        ({"name": "net", "bridge": "longer-than-15-chars"}, "deployment_network.bridge: 'longer"),
+        ({"name": "a-name-that-is-long"}, "deployment_network.bridge: 'a-name"),
     ],
 )
 def test_a_network_that_nothing_can_make_is_refused(network: dict[str, str], message: str) -> None:
@@ -284,10 +283,10 @@ def test_composition_joins_defaults_catalogue_and_role() -> None:
 def test_each_service_of_the_catalogue_has_a_user_of_its_own() -> None:
     """All but Cavern, which hands files over to their users."""
     roles = Path(__file__).parents[4] / "roles"
-    first = yaml.safe_load((roles / "deployment/defaults/main.yml").read_text())["cavern_service_user"]
+    first = yaml.safe_load((roles / "deployment/defaults/main.yml").read_text())["deployment_service_user"]
     root = yaml.safe_load((roles / "cavern/defaults/main.yml").read_text())["cavern_root_owner_uid"]
     users = {
-        key: int(re.sub(r"\{\{ cavern_service_user \| int \+ (\d+) \}\}", r"80\1", str(entry["user"])))
+        key: int(re.sub(r"\{\{ deployment_service_user \| int \+ (\d+) \}\}", r"80\1", str(entry["user"])))
         for role in _services.own()
         for key, entry in _services.entries(role, roles / role / "vars/main.yml").items()
     }

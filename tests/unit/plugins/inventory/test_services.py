@@ -74,7 +74,7 @@ def test_a_role_from_elsewhere_has_its_groups_too(tmp_path: Path) -> None:
     states.write_text("toy_services: {toy: {}, toy_store: {}}")
     found = listed(tmp_path, "deployment: {hosts: {here: {}}}", CONFIG + "extra_services: [toy]")
     assert (found["toy"]["hosts"], found["toy_store"]["hosts"]) == (["here"], ["here"])
-    assert found["_meta"]["hostvars"]["here"]["cavern_extra_services"] == ["toy"]
+    assert found["_meta"]["hostvars"]["here"]["deployment_extra_services"] == ["toy"]
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_an_engine_elsewhere_is_refused(host: Path, packet_filter: Filter) -> No
     (host / "net/net").rmdir()
     run = Connections("a-b", NETWORK, WANTED)
     run.plan()
-    with pytest.raises(ConnectionsError, match=r"Docker Desktop.*cavern_restrict_connections: false"):
+    with pytest.raises(ConnectionsError, match=r"Docker Desktop.*deployment_restrict_connections: false"):
         run.apply()
     assert packet_filter.commands == []
 
@@ -156,7 +156,7 @@ def test_a_kernel_that_cannot_is_refused_before_anything_changes(
     packet_filter = Filter(kernel="Error: Could not process rule: Operation not supported")
     monkeypatch.setattr(_connections, "_run", packet_filter.run)
     with pytest.raises(
-        ConnectionsError, match=r"Operation not supported; set cavern_restrict_connections: false"
+        ConnectionsError, match=r"Operation not supported; set deployment_restrict_connections: false"
     ):
         Connections("a-b", NETWORK, WANTED).plan()
     # Without rules such a machine is fine.
@@ -175,7 +175,7 @@ def test_nft_is_installed_where_it_is_missing(
     run.plan()
     assert [action["action"] for action in run.actions] == ["create", "create"]
     with pytest.raises(
-        ConnectionsError, match=r"install nftables, or set cavern_restrict_connections: false"
+        ConnectionsError, match=r"install nftables, or set deployment_restrict_connections: false"
     ):
         run.apply()
     monkeypatch.setattr(_apt, "available", lambda: True)

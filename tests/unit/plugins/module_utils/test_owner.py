@@ -111,8 +111,8 @@ def _refused(options: dict[str, Any]) -> str:
         _owner.claim(options, check_mode=False)
     message = str(refused.value)
     assert options["directory"] in message
-    assert "another cavern_project" in message
-    assert "cavern_takeover" in message
+    assert "another deployment_project" in message
+    assert "deployment_takeover" in message
     return message
 
 

@@ -85,7 +85,7 @@ def wrong(name: str, value: Any) -> list[str]:
         (
             "cavern_settings",
             {"oidc_issuer": "https://x"},
-            "cavern_settings.oidc_issuer: is given by cavern_issuer",
+            "cavern_settings.oidc_issuer: is given by deployment_issuer",
         ),
         ("iam_users", {"ada": {"groups": "staff"}}, "iam_users.ada.groups: give a list, such as [a, b]"),
         (
@@ -101,11 +101,15 @@ def wrong(name: str, value: Any) -> list[str]:
             {"iam_user_password": 12345},
             "iam_user_password: give text; put it into quotes",
         ),
-        ("cavern_common_settings", {"oidc_require_audience": 2}, "oidc_require_audience: give true or false"),
         (
-            "cavern_common_settings",
+            "deployment_common_settings",
+            {"oidc_require_audience": 2},
+            "oidc_require_audience: give true or false",
+        ),
+        (
+            "deployment_common_settings",
             {"vospace_gms": "a"},
-            "cavern_common_settings.vospace_gms: there is no such setting",
+            "deployment_common_settings.vospace_gms: there is no such setting",
         ),
     ],
 )
@@ -122,7 +126,7 @@ def test_what_is_wrong_is_named(name: str, value: Any, message: str) -> None:
         ("core_settings", {"preparer_max_items": "5", "preparer_outage": 7, "preparer_operator_groups": []}),
         ("core_settings", {"preparer_max_items": "{{ later }}"}),
         ("core_settings", "{{ later }}"),
-        ("cavern_common_settings", {"oidc_require_audience": "false", "oidc_algorithms": ["RS256"]}),
+        ("deployment_common_settings", {"oidc_require_audience": "false", "oidc_algorithms": ["RS256"]}),
         ("iam_users", {"ada": {"groups": ["staff"]}, "grace": {}}),
         ("postgres_settings", {"work_mem": "1MB", "max_connections": 50, "jit": False}),
         ("posix_mapper_settings", {"posix_mapper_registrars": ["any"], "log_level": "DEBUG"}),
@@ -147,3 +151,10 @@ def test_every_setting_that_a_variable_gives_is_one() -> None:
     for name, given in _settings.GIVEN_BY.items():
         assert set(given) <= set(SCHEMAS[name]["properties"])
         assert set(given.values()) <= known
+
+
+def test_every_renamed_setting_has_the_name_of_one_that_there_is() -> None:
+    known = {name for options in _settings.specs(ROOT).values() for name in options}
+    facts = {"cavern_catalogue", "cavern_services"}
+    assert {name for former, name in _settings.RENAMED.items() if former not in facts} <= known
+    assert not known & _settings.RENAMED.keys()
