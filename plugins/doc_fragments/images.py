@@ -41,6 +41,18 @@ options:
       from:
         description: Recipe of the image to build on. Without it, the image is created from Debian packages.
         type: str
+      directory:
+        description:
+          - Directory with a Dockerfile on the machine that runs Ansible, in place of O(recipes.from) and
+            O(recipes.files).
+          - Its C(.dockerignore) says what is no part of the context. The image is rebuilt when any other file changes.
+        type: path
+      dockerfile:
+        description: Path of the Dockerfile in O(recipes.directory).
+        type: str
+      target:
+        description: Stage of the Dockerfile in O(recipes.directory) that is the image.
+        type: str
       stages:
         description: Recipes of images to copy from, by the build argument that holds the image's name.
         type: dict

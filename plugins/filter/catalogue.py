@@ -11,7 +11,9 @@ each role states of its container.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import ipaddress
+import os
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -20,6 +22,7 @@ from urllib.parse import urlsplit
 from ansible.errors import AnsibleFilterError
 from ansible.module_utils.common.validation import (
     check_type_bool,
+    check_type_dict,
     check_type_int,
     check_type_list,
     check_type_str,
@@ -33,6 +36,7 @@ FLAVOURS = ("embedded", "opencadc")
 
 TYPES: dict[str, Callable[[Any], Any]] = {
     "bool": check_type_bool,
+    "dict": check_type_dict,
     "int": check_type_int,
     "list": check_type_list,
     "str": check_type_str,
@@ -42,6 +46,13 @@ TYPES: dict[str, Callable[[Any], Any]] = {
 CHECKS = {"amqp": "broker", "postgres": "database", "tls": "certificate"}
 
 # What the catalogue may say of a service.
+BUILD: dict[str, Any] = {
+    "directory": {"type": "str"},
+    "dockerfile": {"type": "str"},
+    "target": {"type": "str"},
+    "arguments": {"type": "dict"},
+    "images": {"type": "dict"},
+}
 PROBE: dict[str, Any] = {"path": {"type": "str"}, "status": {"type": "int"}, "vosi": {"type": "bool"}}
 FIELDS: dict[str, Any] = {
     "enabled": {"type": "bool"},
@@ -51,6 +62,8 @@ FIELDS: dict[str, Any] = {
     "further_ports": {"type": "list", "elements": "int"},
     "metrics": {"type": "int"},
     "image": {"type": "str"},
+    "build": {"type": "dict", "options": BUILD},
+    "options": {"type": "dict"},
     "user": {"type": "int"},
     "route": {"type": "str"},
     "strip_route": {"type": "bool"},
@@ -255,7 +268,8 @@ def _completed(
     user: int,
 ) -> dict[str, Any]:
     """Give a service its address, the whole names of container and image, and what it does not say."""
-    key, number, image = service["key"], service["number"], str(service["image"])
+    key, number = service["key"], service["number"]
+    image = _built_name(key, service["build"]) if service.get("build") else str(service["image"])
     if not 1 < number < subnet.num_addresses - 1:
         raise AnsibleFilterError(
             f"{OVERRIDES}.{key}.number: {number!r} is not the host part of an address in {subnet}: "
@@ -283,6 +297,33 @@ def _completed(
     if completed["flavour"] == "opencadc":
         _check_foreign(key, completed)
     return completed
+
+
+def _built_name(key: str, build: dict[str, Any]) -> str:
+    """Name of the image that is built from a directory: another deployment may build the same service from another."""
+    place = f"{OVERRIDES}.{key}.build"
+    directory = os.path.expanduser(build.get("directory") or "")
+    if not os.path.isabs(directory):
+        raise AnsibleFilterError(
+            f"{place}.directory: {directory!r} must be an absolute path, or one that begins with ~"
+        )
+    build["directory"] = os.path.realpath(directory)
+    return f"site-{key}-{hashlib.sha256(build['directory'].encode()).hexdigest()[:8]}"
+
+
+def build_recipes(services: dict[str, Any]) -> dict[str, Any]:
+    """Recipes of the images that are built from directories outside of the collection, by the names of the images."""
+    return {
+        service["image"].rpartition("/")[2].partition(":")[0]: {
+            "directory": build["directory"],
+            "dockerfile": build.get("dockerfile") or "Dockerfile",
+            "target": build.get("target") or "",
+            "arguments": build.get("arguments") or {},
+            "stages": build.get("images") or {},
+        }
+        for service in services.values()
+        if (build := service.get("build"))
+    }
 
 
 def faults(checks: list[dict[str, Any]], services: list[str]) -> list[str]:
@@ -328,6 +369,12 @@ def _file(item: dict[str, Any], user: int, mode: str) -> dict[str, Any]:
     return completed
 
 
+def _with_options(own: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Options of a container as its role states them and the deployment changes them: mounts and files are added."""
+    added = {name: [*own.get(name, []), *options.get(name, [])] for name in ("mounts", "files")}
+    return _merge(own, options) | added
+
+
 def compose_services(
     keys: list[str], services: dict[str, Any], particulars: dict[str, Any], defaults: dict[str, Any]
 ) -> list[dict[str, Any]]:
@@ -335,7 +382,7 @@ def compose_services(
     composed = []
     for key in keys:
         entry = services[key]
-        own = particulars[key]
+        own = _with_options(particulars[key], entry.get("options") or {})
         user = entry["user"]
         # OpenCADC's images read theirs as root and as users of their own.
         mode = "0444" if entry["flavour"] == "opencadc" else "0400"
@@ -464,6 +511,7 @@ class FilterModule:
     def filters(self) -> dict[str, Any]:
         """Name the filters for Ansible."""
         return {
+            "build_recipes": build_recipes,
             "compose_services": compose_services,
             "connections": connections,
             "faults": faults,

@@ -31,7 +31,10 @@ class BuildingAction(ActionBase):
         if checked.error_messages:
             raise AnsibleActionFail(f"images: {'; '.join(checked.error_messages)}")
         arguments: dict[str, Any] = checked.validated_parameters
-        if arguments["source"] != "build" or arguments["state"] != "present":
+        if arguments["state"] != "present":
+            return arguments
+        if arguments["source"] != "build":
+            _refuse_directories(arguments)
             return arguments
         recipes, wanted = arguments["recipes"], set(arguments["images"])
         settings = {
@@ -68,3 +71,16 @@ class BuildingAction(ActionBase):
                 recipes[name]["context"] = target
                 sent.append(target)
         self._fixup_perms2((remote, *sent))
+
+
+def _refuse_directories(arguments: dict[str, Any]) -> None:
+    """Refuse to pull or load what is to be built from a directory."""
+    for name, recipe in arguments["recipes"].items():
+        if (
+            recipe.get("directory")
+            and f"{arguments['prefix']}/{name}:{arguments['tag']}" in arguments["images"]
+        ):
+            raise AnsibleActionFail(
+                f"images: {recipe['directory']} is to be built, while all images are to be {arguments['source']}ed: "
+                "build it where source is build, push it, and name it by image in deployment_service_overrides"
+            )

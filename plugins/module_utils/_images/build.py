@@ -130,7 +130,8 @@ class Builder:
         self.store.prune()
 
     def _build_one(self, name: str) -> None:
-        build = self._build_from if self.recipes[name].get("from") else self._bootstrap
+        recipe = self.recipes[name]
+        build = self._build_from if recipe.get("from") or recipe.get("directory") else self._bootstrap
         build(name, self.store.client())
 
     def _bootstrap(self, name: str, api: Any) -> None:
@@ -162,16 +163,19 @@ class Builder:
                 api.remove_image(f"{repository}:{staged}", noprune=True)
 
     def _build_from(self, name: str, api: Any) -> None:
-        """Build the image from that of another recipe."""
+        """Build the image from that of another recipe, or as the Dockerfile of a directory says."""
         recipe, reference = self.recipes[name], self.store.reference
         stages = {key: reference(stage) for key, stage in (recipe.get("stages") or {}).items()}
-        arguments = {"FROM": reference(recipe["from"]), **stages, **(recipe.get("arguments") or {})}
+        parent = {"FROM": reference(recipe["from"])} if recipe.get("from") else {}
+        arguments = parent | stages | (recipe.get("arguments") or {})
         if self.options["pip_index_url"]:
             arguments["PIP_INDEX_URL"] = self.options["pip_index_url"]
         log: list[str] = []
         for message in api.build(
             fileobj=self._context(recipe),
             custom_context=True,
+            dockerfile=recipe.get("dockerfile"),
+            target=recipe.get("target"),
             tag=reference(name),
             labels=self._new_labels(name),
             # The Engine knows the names of proxies and keeps their values out of the image.

@@ -4,8 +4,9 @@
 """Determine which images are needed, and the inputs of each, from their recipes. Private to the collection.
 
 A recipe names the image it builds on, the images it takes files from, the files of its build context (paths in the
-context to paths below the collection) and build arguments. An image is as new as its inputs: all of these, and its
-parents' inputs. Their digest is kept in one label, and a short digest of each in another, to tell what changed.
+context to paths below the collection) and build arguments. A recipe from outside the collection names a directory
+with a Dockerfile instead. An image is as new as its inputs: all of these, and its parents' inputs. Their digest is kept
+in one label, and a short digest of each in another, to tell what changed.
 """
 
 from __future__ import annotations
@@ -15,11 +16,17 @@ import io
 import json
 import tarfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.skasrc.cavern.plugins.module_utils import _engine
+
+exclude_paths: Callable[..., set[str]] | None
+try:
+    from docker.utils.build import exclude_paths
+except ImportError:
+    exclude_paths = None
 
 LABEL = "int.skao.src.cavern.inputs"
 PARTS_LABEL = "int.skao.src.cavern.inputs.parts"
@@ -111,14 +118,14 @@ def parts(
     for name in names:
         recipe = recipes[name]
         own = {f"image {parent}": digest(found[parent]) for parent in parents(recipe)}
-        if not recipe.get("from"):
+        if not recipe.get("from") and not recipe.get("directory"):
             own |= {option: _short(value.encode()) for option, value in settings.items()}
-        for key in ("arguments", "packages", "users", "stages", "version"):
+        for key in ("arguments", "dockerfile", "packages", "stages", "target", "users", "version"):
             if recipe.get(key):
                 own[key] = _short(json.dumps(recipe[key], sort_keys=True).encode())
         for target, path in _files(name, recipe, root):
-            content = f"{target}\0{_mode(path):o}\0".encode() + path.read_bytes()
-            own[str(path.relative_to(root))] = _short(content)
+            content = f"{target}\0{_mode(path):o}\0".encode() + _bytes(path)
+            own[target if recipe.get("directory") else str(path.relative_to(root))] = _short(content)
         found[name] = own
     return found
 
@@ -157,18 +164,32 @@ def context(name: str, recipe: dict[str, Any], root: Path) -> bytes:
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for target, path in _files(name, recipe, root):
             member = tarfile.TarInfo(target)
-            member.size, member.mode = path.stat().st_size, _mode(path)
+            member.mode = _mode(path)
+            if path.is_symlink():
+                member.type, member.linkname = tarfile.SYMTYPE, str(path.readlink())
+                archive.addfile(member)
+                continue
+            member.size = path.stat().st_size
             with path.open("rb") as stream:
                 archive.addfile(member, stream)
     return buffer.getvalue()
 
 
+def _bytes(path: Path) -> bytes:
+    return str(path.readlink()).encode() if path.is_symlink() else path.read_bytes()
+
+
 def _mode(path: Path) -> int:
+    if path.is_symlink():
+        return 0o777
     return 0o755 if path.stat().st_mode & 0o111 else 0o644
 
 
 def _files(name: str, recipe: dict[str, Any], root: Path) -> Iterator[tuple[str, Path]]:
     """Yield each file of the context with its path there, in a fixed order."""
+    if recipe.get("directory"):
+        yield from _directory(name, recipe)
+        return
     for target, source in sorted((recipe.get("files") or {}).items()):
         path = root / source
         if path.is_file():
@@ -180,3 +201,25 @@ def _files(name: str, recipe: dict[str, Any], root: Path) -> Iterator[tuple[str,
                     yield str(Path(target) / below), child
         else:
             raise RecipeError(f"recipes: {name} needs {source}, which does not exist in the collection")
+
+
+def _directory(name: str, recipe: dict[str, Any]) -> Iterator[tuple[str, Path]]:
+    """Yield what Docker takes of a directory with a Dockerfile, by its `.dockerignore`."""
+    directory, dockerfile = Path(recipe["directory"]), recipe["dockerfile"]
+    if not (directory / dockerfile).is_file():
+        raise RecipeError(
+            f"recipes: {name}: {directory / dockerfile} does not exist on the machine that runs Ansible"
+        )
+    if exclude_paths is None:
+        raise RecipeError(f"recipes: {name} needs the Python package docker on the machine that runs Ansible")
+    ignored = directory / ".dockerignore"
+    lines = ignored.read_text(encoding="utf-8").splitlines() if ignored.is_file() else []
+    patterns = [line for line in map(str.strip, lines) if line and not line.startswith("#")]
+    for target in sorted(exclude_paths(str(directory), patterns, dockerfile=dockerfile)):
+        path = directory / target
+        if path.is_symlink() or path.is_file():
+            yield target, path
+        elif not path.is_dir():
+            raise RecipeError(
+                f"recipes: {name}: {path} is neither a file nor a directory; name it in .dockerignore"
+            )

@@ -39,6 +39,8 @@ class Upkeep:
         self.recipes: dict[str, Any] = options["recipes"]
         self.contents = Contents(api, Path(options["sbom_dir"]) if options["sbom_dir"] else None)
         ours = {self.reference(name): name for name in self.recipes}
+        # What a directory outside the collection makes may have nothing of Debian.
+        ours = {image: name for image, name in ours.items() if not self.recipes[name].get("directory")}
         bases = [image for image, name in ours.items() if not self.recipes[name].get("from")]
         self.images = [image for image in dict.fromkeys([*bases, *options["images"]]) if image in ours]
 

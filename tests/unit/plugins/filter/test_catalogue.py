@@ -12,6 +12,7 @@ import pytest
 import yaml
 from ansible.errors import AnsibleFilterError
 from ansible_collections.skasrc.cavern.plugins.filter.catalogue import (
+    build_recipes,
     compose_services,
     connections,
     faults,
@@ -386,3 +387,44 @@ def test_a_service_reaches_those_it_depends_on_and_what_its_settings_name_elsewh
 
 def test_a_monitor_reaches_metrics_alone() -> None:
     assert opened([], ["172.26.0.50"])[1:] == [("metrics of store", "172.26.0.6", [9000])]
+
+
+def test_a_service_is_built_from_a_directory_of_the_site(tmp_path: Path) -> None:
+    build = {"directory": str(tmp_path), "target": "api", "images": {"PYTHON": "python"}}
+    services = resolve({"store": {"build": build}})
+    (name, recipe), *others = build_recipes(services).items()
+    assert not others
+    assert re.fullmatch(r"site-store-[0-9a-f]{8}", name)
+    assert services["store"]["image"] == f"cavern/{name}:local"
+    assert recipe == {
+        "directory": str(tmp_path.resolve()),
+        "dockerfile": "Dockerfile",
+        "target": "api",
+        "arguments": {},
+        "stages": {"PYTHON": "python"},
+    }
+
+
+@pytest.mark.parametrize("directory", ["", "checkout", "./checkout"])
+def test_a_directory_to_build_from_is_absolute(directory: str) -> None:
+    with pytest.raises(AnsibleFilterError, match=r"store\.build\.directory: .* must be an absolute path"):
+        resolve({"store": {"build": {"directory": directory}}})
+
+
+def test_options_of_a_container_change_what_its_role_states() -> None:
+    services = resolve(
+        {"store": {"options": {"command": ["b"], "environment": {"B": "2"}, "mounts": [{"target": "/b"}]}}}
+    )
+    own = {
+        "store": {
+            "command": ["a", "c"],
+            "environment": {"A": "1"},
+            "mounts": [{"target": "/a"}],
+            "init": False,
+        }
+    }
+    (composed,) = compose_services(["store"], services, own, {"mounts": [{"target": "/tmp"}]})
+    assert composed["command"] == ["b"]
+    assert composed["environment"] == {"A": "1", "B": "2"}
+    assert [mount["target"] for mount in composed["mounts"]] == ["/tmp", "/a", "/b"]
+    assert composed["init"] is False

@@ -209,3 +209,51 @@ def test_locked_requirements_serve_every_distribution() -> None:
                 assert needed.specifier.contains(version), (
                     f"{project['name']} needs {text}, {version} is pinned"
                 )
+
+
+def test_a_directory_with_a_dockerfile_is_its_own_context(recipes: dict[str, Any], tmp_path: Path) -> None:
+    """What `.dockerignore` names is no part of it; links stay links."""
+    for path, text in {
+        "Dockerfile.site": "FROM x",
+        ".dockerignore": "# notes\n*.md\nnotes/\n",
+        "README.md": "a",
+        "notes/a": "a",
+        "src/run": "#!/bin/sh",
+        "src/tests/data": "part of it, whatever it is called",
+    }.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    (tmp_path / "src/run").chmod(0o700)
+    (tmp_path / "src/link").symlink_to("run")
+    site = {
+        "directory": str(tmp_path),
+        "dockerfile": "Dockerfile.site",
+        "target": "",
+        "stages": {"PYTHON": "python"},
+    }
+    recipes["site"] = site
+    names = _images.closure(recipes, ["site"])
+    assert names == ["base", "python", "site"]
+    with tarfile.open(fileobj=io.BytesIO(_images.context("site", site, tmp_path / "none"))) as archive:
+        found = {member.name: (member.mode, member.linkname) for member in archive}
+    assert found == {
+        ".dockerignore": (0o644, ""),
+        "Dockerfile.site": (0o644, ""),
+        "src/link": (0o777, "run"),
+        "src/run": (0o755, ""),
+        "src/tests/data": (0o644, ""),
+    }
+
+    def own() -> dict[str, str]:
+        return _images.parts(recipes, names, tmp_path / "none", SETTINGS)["site"]
+
+    before = own()
+    (tmp_path / "README.md").write_text("b")
+    assert own() == before
+    (tmp_path / "src/run").write_text("#!/bin/bash")
+    assert _images.changes(json.dumps(before), own()) == ["src/run changed"]
+    site["target"] = "worker"
+    assert "target is new" in _images.changes(json.dumps(before), own())
+    site["dockerfile"] = "Dockerfile"
+    with pytest.raises(_images.RecipeError, match=f"site: {tmp_path}/Dockerfile does not exist"):
+        own()
