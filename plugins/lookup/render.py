@@ -71,7 +71,7 @@ class LookupModule(LookupBase):
         return [self._render(templar, term) for term in terms]
 
     def _render(self, templar: Any, term: str) -> str:
-        role, _, path = term.partition("/")
+        role, _slash, path = term.partition("/")
         try:
             file = ROLES / term
             if not (ROLES / role).is_dir() and path:

@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from ansible_collections.skasrc.cavern.plugins.module_utils._images import recipes as _images
-from ansible_collections.skasrc.cavern.plugins.plugin_utils import _services
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -180,16 +178,6 @@ def test_missing_source_is_told(recipes: dict[str, Any], root: Path) -> None:
     recipes["one"]["files"] = {"app/one": "app/none"}
     with pytest.raises(_images.RecipeError, match="one needs app/none, which does not exist"):
         _parts(recipes, root)
-
-
-def test_recipes_of_the_collection_serve_every_image_of_the_catalogue() -> None:
-    recipes = yaml.safe_load((COLLECTION / "roles/images/vars/main.yml").read_text())["images_recipes"]
-    roles = [(role, COLLECTION / f"roles/{role}/vars/main.yml") for role in _services.own()]
-    catalogue = {key: entry for role, file in roles for key, entry in _services.entries(role, file).items()}
-    names = _images.closure(recipes, sorted({service["image"] for service in catalogue.values()}))
-    assert set(names) == set(recipes)
-    parts = _images.parts(recipes, names, COLLECTION, SETTINGS)
-    assert len({_images.digest(own) for own in parts.values()}) == len(names)
 
 
 def test_locked_requirements_serve_every_distribution() -> None:
