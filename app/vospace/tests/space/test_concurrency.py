@@ -9,6 +9,7 @@ import hashlib
 import inspect
 import os
 import sys
+from contextlib import contextmanager
 
 import pytest
 from lxml import etree
@@ -16,7 +17,7 @@ from vospace.models.caller import Caller
 from vospace.space import create
 from vospace.space.space import Space
 from vospace.storage.staging import keep
-from vospace.storage.tree import Walk
+from vospace.storage.tree import Directory, Walk
 
 pytestmark = pytest.mark.parametrize("metadata", ["xattrs", "sidecar"], indirect=True, scope="session")
 """Whichever way properties are kept."""
@@ -259,6 +260,32 @@ async def test_what_dead_processes_left_is_swept_at_the_start(client, settings, 
         assert (busy.exists(), (building / "deep/f").exists(), (here / "kept").exists()) == (True, True, True)
     assert (outside / "f").read_bytes() == b"x"
     assert (await client.get(f"/nodes{box}/deep", headers=ada)).status_code == 200
+
+
+async def test_a_file_about_to_replace_another_is_swept_only_when_its_process_is_dead(
+    client, settings, ada, box, root, monkeypatch
+):
+    await client.put(f"/files{box}/f", content=b"old", headers=ada)
+    dead = root / box[1:] / ".vospace-dead"
+    dead.write_bytes(b"new")
+    swept = []
+    taking_away = Directory.taking_away
+
+    @contextmanager
+    def sweeping(directory, name):
+        space = Space(settings)
+        try:
+            swept.append(space.sweep(lambda: False))
+        finally:
+            space.close()
+        with taking_away(directory, name):
+            yield
+
+    monkeypatch.setattr(Directory, "taking_away", sweeping)
+    assert (await client.put(f"/files{box}/f", content=b"new", headers=ada)).status_code in (200, 201)
+    assert swept == [1]
+    assert not dead.exists()
+    assert (root / box[1:] / "f").read_bytes() == b"new"
 
 
 async def test_a_container_with_a_dead_copy_in_it_can_be_deleted(client, ada, box, root, monkeypatch):

@@ -1,8 +1,9 @@
 """Files that become visible only when they are whole.
 
 A staged file has no name at all while it is written (O_TMPFILE), so that nothing is left of it when the process dies.
-Where the file system cannot do that, it has a reserved name in the target's own directory and is locked; a leftover of
-a dead process is recognised by the lock being free. So are directories that are built under a reserved name.
+Where the file system cannot do that, it has a reserved name in the target's own directory and is locked, as is a file
+that is about to replace another; a leftover of a dead process is recognised by the lock being free. So are directories
+that are built under a reserved name, once they are old enough to have been locked.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from vospace.storage.system_calls import rename_new
 from vospace.storage.tree import Directory, Status
 
 STALE_SECONDS = 3600.0
+"""Age in seconds from which a directory under a reserved name that nobody has locked is a leftover."""
 _LEFTOVER = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL})
 
@@ -46,10 +48,7 @@ class StagedFile:
         except OSError as error:
             if error.errno not in _NO_TMPFILE:
                 raise
-            self._temporary = temporary_name()
-            flags |= os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-            self.descriptor = os.open(self._temporary, flags, mode, dir_fd=directory.descriptor)
-            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._temporary, self.descriptor = _create_locked(directory.descriptor, flags, mode)
 
     def __enter__(self) -> StagedFile:
         return self
@@ -113,6 +112,8 @@ class StagedFile:
         """Take the place of the file of that name, at once and as a whole."""
         directory = self._directory.descriptor
         if self._temporary is None:
+            # Before it has a name: whoever sweeps meanwhile sees that this process lives.
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX)
             temporary = temporary_name()
             self._link(temporary)
             self._temporary = temporary
@@ -166,10 +167,11 @@ def sweep(directory: Directory) -> int:
             continue
         try:
             found = os.fstat(descriptor)
-            if time.time() - found.st_ctime < STALE_SECONDS:
+            built = stat.S_ISDIR(found.st_mode)
+            if built and time.time() - found.st_ctime < STALE_SECONDS:
                 continue
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if stat.S_ISDIR(found.st_mode):
+            if built:
                 shutil.rmtree(name, dir_fd=directory.descriptor)
             else:
                 os.unlink(name, dir_fd=directory.descriptor)
@@ -179,6 +181,20 @@ def sweep(directory: Directory) -> int:
         finally:
             os.close(descriptor)
     return removed
+
+
+def _create_locked(directory: int, flags: int, mode: int) -> tuple[str, int]:
+    """Create a file under a reserved name and lock it; return the name and the descriptor.
+
+    One that `sweep` took away before it was locked has no name any more, and another is created.
+    """
+    while True:
+        name = temporary_name()
+        descriptor = os.open(name, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode, dir_fd=directory)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return name, descriptor
+        os.close(descriptor)
 
 
 def temporary_name() -> str:
