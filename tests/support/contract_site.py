@@ -60,7 +60,7 @@ class Site(Deployment):
 
     def sql(self, service: str, database: str, statement: str) -> str:
         """Run a statement as the database's superuser."""
-        done = self.container(service).exec_run(["psql", "-XAtd", database, "-c", statement])
+        done = self.container(service).exec_run(["psql", "-qXAtd", database, "-c", statement])
         assert done.exit_code == 0, done.output
         return str(done.output.decode().strip())
 
