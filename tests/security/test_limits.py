@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import ssl
 import threading
 import time
@@ -39,9 +40,9 @@ def settled(stack: Deployment, anonymous: requests.Session) -> Iterator[None]:
         time.sleep(0.5)
 
 
-def _is_open(connection: object) -> bool:
+def _is_open(connection: socket.socket) -> bool:
     try:
-        return bool(connection.recv(1))  # type: ignore[attr-defined]
+        return bool(connection.recv(1))
     except BlockingIOError:
         return True
     except OSError:

@@ -48,7 +48,7 @@ def test_any_name_of_a_directory_lands_under_that_name(names: list[str]) -> None
         assert destination(text) == tuple(names)
         file = submitted(Item("s:f", None, text))
         assert file.target == "/".join(["/home/ada", *names, "f"])
-    cavern = Cavern("http://cavern", "vos://opencadc.org~cavern", session=None)  # type: ignore[arg-type]
+    cavern = Cavern("http://cavern", "vos://opencadc.org~cavern", session=None)
     path = tuple(file.target[1:].split("/"))
     # What the service makes of it.
     assert Naming("ivo://opencadc.org/cavern").path(cavern.uri(file.target)) == path
@@ -89,7 +89,7 @@ def test_the_path_of_a_name_that_begins_with_a_slash_is_rucios() -> None:
     assert did.path("identity") == "scope//lead/c.fits"
     assert did.path().startswith("scope/")
     assert did.path().endswith("//lead/c.fits")
-    rse = Rse(PreparerSettings(abs_url_rse_root="http://rse/d"), session=None)  # type: ignore[arg-type]
+    rse = Rse(PreparerSettings(abs_url_rse_root="http://rse/d"), session=None)
     assert rse.url(did.path()) == f"http://rse/d/{did.path()}"
     for wrong in ("scope//x/c.fits", "scope/..//lead/c.fits", "//lead/c.fits", "/lead/c.fits"):
         with pytest.raises(InvalidPath):

@@ -62,7 +62,7 @@ async def elements() -> AsyncIterator[Elements]:
     runner = web.AppRunner(application, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    elements.url = f"http://127.0.0.1:{runner.addresses[0][1]}"  # type: ignore[attr-defined]
+    elements.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     yield elements
     elements.going.set()
     await runner.cleanup()
@@ -95,7 +95,7 @@ async def client(
         httpx.AsyncClient(transport=transport, base_url="http://core", timeout=60) as client,
     ):
         app.state.context.verifier = Verifier()
-        client.following = app.state.context.following  # type: ignore[attr-defined]
+        client.following = app.state.context.following
         yield client
 
 
@@ -247,7 +247,7 @@ async def test_a_user_has_so_many_event_streams(client: httpx.AsyncClient) -> No
 
     async def opened(count: int) -> None:
         async with asyncio.timeout(30):
-            while client.following["ada"] != count:  # type: ignore[attr-defined]  # noqa: ASYNC110
+            while client.following["ada"] != count:  # noqa: ASYNC110 - nobody tells of it
                 await asyncio.sleep(0.01)
 
     left, stays = follow(), follow()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -28,7 +28,7 @@ async def refuse(_: Request) -> Response:
 
 
 async def refuse_in_parts(_: Request) -> Response:
-    async def parts() -> Iterator[str]:  # type: ignore[misc]  # an asynchronous one
+    async def parts() -> AsyncIterator[str]:
         yield "n"
         yield "o\n"
 

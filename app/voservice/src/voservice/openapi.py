@@ -131,7 +131,7 @@ def complete(
             _complete(document, prefix, schemes, callers, others, error, operations or {})
         return app.openapi_schema or {}
 
-    app.openapi = completed  # type: ignore[method-assign]
+    app.openapi = completed  # type: ignore[method-assign]  # as FastAPI has it done
 
 
 def _complete(

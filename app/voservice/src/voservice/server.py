@@ -39,7 +39,7 @@ class Protocol(HttpToolsProtocol):
         self._least = response_pace
         self._pace: ResponsePace
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Begin to serve a client."""
         super().connection_made(transport)
         self._pace = ResponsePace(transport, self.loop, self._patience, self._least)

@@ -167,8 +167,7 @@ class Service:
     async def start(self) -> None:
         with self.log.open("ab") as log:
             server = [sys.executable, Path(__file__).with_name("server.py"), str(self.port)]
-            # Of no event loop, since it may outlive the test's.
-            self.process = subprocess.Popen(server, env=self.environment, stdout=log, stderr=log)  # noqa: ASYNC220
+            self.process = subprocess.Popen(server, env=self.environment, stdout=log, stderr=log)  # noqa: ASYNC220 - outlives the loop
         while True:
             try:
                 await self.client.get(f"{self.url}/nodes?limit=0")

@@ -104,7 +104,7 @@ async def test_every_habit_on_every_path(
             async def no_bulk() -> None:
                 return None
 
-            cavern.bulk_pull_url = no_bulk  # type: ignore[method-assign]
+            cavern.bulk_pull_url = no_bulk
         cavern._pulls = path == "pull"
         outcomes = await stage(CavernApproach(settings, cavern, session, None), files)
 

@@ -88,8 +88,8 @@ def issuer() -> OneToken:
 def identities(services: Services, issuer: OneToken) -> Identities:
     client = httpx.AsyncClient(transport=services)
     return Identities(
-        verifier=issuer,  # type: ignore[arg-type]  # a double
-        credentials=issuer,  # type: ignore[arg-type]  # the same double
+        verifier=issuer,  # a double
+        credentials=issuer,  # the same double
         registry=Registry("http://vo/reg", client),
         posix_mapper="http://vo/mapper",
         group_service=GMS,
@@ -175,7 +175,7 @@ async def test_a_group_without_a_number_is_named(identities: Identities, service
     async def nothing(request: httpx.Request) -> httpx.Response:
         return httpx.Response(200) if request.url.path == "/gid" else await known(request)
 
-    known, services.handle_async_request = services.handle_async_request, nothing  # type: ignore[method-assign]
+    known, services.handle_async_request = services.handle_async_request, nothing
     with pytest.raises(MappingUnavailable, match=r"gms\?team"):
         await identities.gids([f"{GMS}?team"])
 

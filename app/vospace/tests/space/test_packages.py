@@ -362,7 +362,7 @@ async def test_one_user_downloads_so_many_packages_at_once(
                 downloads.append(asyncio.create_task(client.get(location, headers=caller)))
                 async with asyncio.timeout(30):
                     phase = f"{location.removesuffix('run')}phase"
-                    while (await client.get(phase, headers=caller)).text != "EXECUTING":  # noqa: ASYNC110
+                    while (await client.get(phase, headers=caller)).text != "EXECUTING":  # noqa: ASYNC110 - HTTP
                         await asyncio.sleep(0.01)
         further = [(await url(caller), caller) for caller in refused.values()]
         for (location, caller), whose in zip(further, refused, strict=True):

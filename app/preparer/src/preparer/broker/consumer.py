@@ -17,7 +17,7 @@ UNUSED = {
 class Consumer(consumer.Consumer):
     """A consumer without the steps that are not used."""
 
-    class Blueprint(consumer.Consumer.Blueprint):  # type: ignore[valid-type, misc]
+    class Blueprint(consumer.Consumer.Blueprint):  # type: ignore[valid-type, misc]  # an attribute to mypy
         """Steps of the consumer."""
 
         default_steps = [

@@ -114,7 +114,7 @@ class Staging(bootsteps.StartStopStep):
         if (error := serving.exception()) is not None:
             # Without it the worker would take messages that nobody acts on: the container begins anew.
             logger.critical("The runner ended", exc_info=error)
-            state.should_stop = EX_FAILURE  # type: ignore[assignment]
+            state.should_stop = EX_FAILURE  # type: ignore[assignment]  # its first value is None
 
     def stop(self, worker: Any) -> None:
         """Stop the runner, which gives its tasks back."""
