@@ -120,14 +120,16 @@ def _covers(alternative: str, name: str) -> bool:
 
 def _path(options: dict[str, Any], leaf: Any, pool: list[Any]) -> list[Any]:
     """Return the certificates from the issuer of `leaf` up to a self-signed one, of `pool` or of the host's bundle."""
-    known = _x509.load_certificates(_files.read_bytes(Path(options["host_bundle"])))
+    known = _x509.load_readable(_files.read_bytes(Path(options["host_bundle"])))
+    # An authority may have a certificate that has ended beside a later one for the same key.
+    candidates = sorted([*known, *pool], key=lambda certificate: _x509.ageing(certificate, 0) is not None)
     path: list[Any] = []
     below = leaf
     while not (path and _x509.is_signed_by(below, below)):
         above = next(
             (
                 certificate
-                for certificate in (*known, *pool)
+                for certificate in candidates
                 if certificate not in path and _x509.is_signed_by(below, certificate)
             ),
             None,
@@ -137,6 +139,11 @@ def _path(options: dict[str, Any], leaf: Any, pool: list[Any]) -> list[Any]:
                 f"server_chain: nothing in {options['server_chain'] or options['server_cert']} or "
                 f"{options['host_bundle']} has signed {below.subject.rfc4514_string()}; its issuer "
                 f"{below.issuer.rfc4514_string()} has to be added, and those above it up to the root"
+            )
+        if above != leaf and not _x509.is_authority(above):
+            raise PhaseError(
+                f"server_chain: {above.subject.rfc4514_string()} has signed {below.subject.rfc4514_string()}, "
+                "but is no CA: clients would refuse the chain"
             )
         path.append(above)
         below = above

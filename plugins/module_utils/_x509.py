@@ -9,10 +9,13 @@ certificates, and say why an existing one must be replaced. The modules read and
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ipaddress
+import re
 import secrets
 import traceback
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,6 +157,19 @@ def load_certificates(content: bytes | None) -> list[Any]:
         return [x509.load_pem_x509_certificate(part + end) for part in (content or b"").split(end)[:-1]]
     except ValueError:
         return []
+
+
+def load_readable(content: bytes | None) -> list[Any]:
+    """Return the certificates of a bundle of many authorities, without those that cannot be read."""
+    found = re.findall(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", content or b"", re.DOTALL)
+    certificates = []
+    with warnings.catch_warnings():
+        # Of old roots, whose serial numbers are none; a later version of the library refuses them.
+        warnings.simplefilter("ignore")
+        for part in found:
+            with contextlib.suppress(ValueError):
+                certificates.append(x509.load_pem_x509_certificate(part))
+    return certificates
 
 
 def load(certificate_pem: bytes | None, key_pem: bytes | None) -> Pair:

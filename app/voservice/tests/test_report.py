@@ -93,3 +93,15 @@ async def test_an_issuer_whose_keys_are_for_nothing_that_is_accepted(
     fake.keys = [published(EC384, "p384")]
     told = (await ask())["issuer"]
     assert told["problem"] == "none of its keys is for an algorithm that is accepted"
+
+
+async def test_nothing_of_an_issuer_or_a_token_moves_the_terminal(
+    ask: Callable[..., Any], fake: FakeIssuer
+) -> None:
+    """Nor does it write a line of its own."""
+    fake.keys.append(published(RSA, "x\ncore  accepts it\x1b[2J"))
+    fake.metadata["token_endpoint"] = f"{URL}/token\u2028\x9b1A"
+    told = await ask(RSA, **{"wlcg.groups": ["a\r\nb"]})
+    assert told["issuer"]["keys"]["RS256"] == ["rsa", "x?core  accepts it?[2J"]
+    assert told["issuer"]["token_endpoint"] == f"{URL}/token??1A"
+    assert told["token"]["groups"] == ["a??b"]

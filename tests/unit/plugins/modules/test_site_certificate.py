@@ -229,3 +229,42 @@ def test_rotation_is_the_authoritys(run_module: Any, options: dict[str, Any]) ->
         "rotate: server cannot be replaced here"
         in run_module(certificates, **options, rotate=["server"])["msg"]
     )
+
+
+def test_what_cannot_be_read_in_the_hosts_bundle_hides_no_other(
+    run_module: Any, options: dict[str, Any], authority: Authority, tmp_path: Path
+) -> None:
+    broken = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    (tmp_path / "host-bundle.crt").write_bytes(broken + authority.root.certificate_pem)
+    (tmp_path / "chain.pem").write_bytes(authority.issuing.certificate_pem)
+    assert run_module(certificates, **options)["changed"]
+
+
+def test_an_authoritys_later_certificate_is_taken(
+    run_module: Any,
+    options: dict[str, Any],
+    authority: Authority,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of two for the same name and key, of which the host still has the one that has ended."""
+    past = _x509.now() - datetime.timedelta(days=4000)
+    with monkeypatch.context() as patched:
+        patched.setattr(_x509, "now", lambda: past)
+        other = _x509.create_ca("Older", 100, "ec")
+        ended = _x509.cross_sign(authority.root, other)
+    (tmp_path / "host-bundle.crt").write_bytes(_x509.pem(ended) + authority.root.certificate_pem)
+    (tmp_path / "chain.pem").write_bytes(authority.issuing.certificate_pem)
+    assert run_module(certificates, **options)["changed"]
+
+
+def test_a_chain_through_what_is_no_authority_is_refused(
+    run_module: Any, options: dict[str, Any], authority: Authority, tmp_path: Path
+) -> None:
+    server = authority.issue("issuer.example.org")
+    pair = _x509.issue_server(server, _x509.Names(NAME), 90, "ec")
+    _write(tmp_path, pair)
+    (tmp_path / "chain.pem").write_bytes(
+        server.certificate_pem + authority.issuing.certificate_pem + authority.root.certificate_pem
+    )
+    assert "CN=issuer.example.org has signed" in run_module(certificates, **options)["msg"]

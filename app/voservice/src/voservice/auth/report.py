@@ -47,7 +47,19 @@ async def report(settings: ServiceSettings, client: httpx.AsyncClient, token: st
     }
     if token:
         found["token"] = await _token(verifier, token)
-    return found
+    printable: dict[str, Any] = _printable(found)
+    return printable
+
+
+def _printable(value: Any) -> Any:
+    """Return *value* without characters that move a terminal or begin a line: issuers and tokens write as they like."""
+    if isinstance(value, str):
+        return "".join(character if character.isprintable() else "?" for character in value)
+    if isinstance(value, list):
+        return [_printable(item) for item in value]
+    if isinstance(value, dict):
+        return {_printable(key): _printable(item) for key, item in value.items()}
+    return value
 
 
 async def _issuer(verifier: TokenVerifier, settings: ServiceSettings) -> dict[str, Any]:
