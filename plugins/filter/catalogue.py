@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import ipaddress
+import json
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -300,7 +301,7 @@ def _completed(
 
 
 def _built_name(key: str, build: dict[str, Any]) -> str:
-    """Name of the image that is built from a directory: another deployment may build the same service from another."""
+    """Name of the image that is built from a directory: another deployment may build the same service otherwise."""
     place = f"{OVERRIDES}.{key}.build"
     directory = os.path.expanduser(build.get("directory") or "")
     if not os.path.isabs(directory):
@@ -308,7 +309,8 @@ def _built_name(key: str, build: dict[str, Any]) -> str:
             f"{place}.directory: {directory!r} must be an absolute path, or one that begins with ~"
         )
     build["directory"] = os.path.realpath(directory)
-    return f"site-{key}-{hashlib.sha256(build['directory'].encode()).hexdigest()[:8]}"
+    told = json.dumps(build, sort_keys=True)
+    return f"site-{key}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
 
 
 def build_recipes(services: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import tarfile
 import tomllib
 from collections.abc import Callable, Iterator
@@ -124,7 +125,7 @@ def parts(
             if recipe.get(key):
                 own[key] = _short(json.dumps(recipe[key], sort_keys=True).encode())
         for target, path in _files(name, recipe, root):
-            content = f"{target}\0{_mode(path):o}\0".encode() + _bytes(path)
+            content = os.fsencode(f"{target}\0{_mode(path):o}\0") + _bytes(path)
             own[target if recipe.get("directory") else str(path.relative_to(root))] = _short(content)
         found[name] = own
     return found
@@ -176,7 +177,7 @@ def context(name: str, recipe: dict[str, Any], root: Path) -> bytes:
 
 
 def _bytes(path: Path) -> bytes:
-    return str(path.readlink()).encode() if path.is_symlink() else path.read_bytes()
+    return os.fsencode(path.readlink()) if path.is_symlink() else path.read_bytes()
 
 
 def _mode(path: Path) -> int:
@@ -213,7 +214,10 @@ def _directory(name: str, recipe: dict[str, Any]) -> Iterator[tuple[str, Path]]:
     if exclude_paths is None:
         raise RecipeError(f"recipes: {name} needs the Python package docker on the machine that runs Ansible")
     ignored = directory / ".dockerignore"
-    lines = ignored.read_text(encoding="utf-8").splitlines() if ignored.is_file() else []
+    try:
+        lines = ignored.read_text(encoding="utf-8").splitlines() if ignored.is_file() else []
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"recipes: {name}: {ignored} is not UTF-8 text") from error
     patterns = [line for line in map(str.strip, lines) if line and not line.startswith("#")]
     for target in sorted(exclude_paths(str(directory), patterns, dockerfile=dockerfile)):
         path = directory / target

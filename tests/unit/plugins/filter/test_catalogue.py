@@ -428,3 +428,12 @@ def test_options_of_a_container_change_what_its_role_states() -> None:
     assert composed["environment"] == {"A": "1", "B": "2"}
     assert [mount["target"] for mount in composed["mounts"]] == ["/tmp", "/a", "/b"]
     assert composed["init"] is False
+
+
+def test_the_same_directory_built_otherwise_is_another_image(tmp_path: Path) -> None:
+    """Two deployments of one machine would else take each other's."""
+    images = {
+        resolve({"store": {"build": {"directory": str(tmp_path)} | further}})["store"]["image"]
+        for further in ({}, {"target": "api"}, {"arguments": {"A": "1"}}, {"target": "api"})
+    }
+    assert len(images) == 3

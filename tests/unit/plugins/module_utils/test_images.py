@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 import tomllib
 from pathlib import Path
@@ -245,3 +246,18 @@ def test_a_directory_with_a_dockerfile_is_its_own_context(recipes: dict[str, Any
     site["dockerfile"] = "Dockerfile"
     with pytest.raises(_images.RecipeError, match=f"site: {tmp_path}/Dockerfile does not exist"):
         own()
+
+
+def test_names_and_lists_of_any_bytes_in_a_directory(tmp_path: Path) -> None:
+    """A name that is no UTF-8 is part of the context; a list that is none is refused by name."""
+    (tmp_path / "Dockerfile").write_text("FROM x")
+    odd = os.fsdecode(b"caf\xe9")
+    (tmp_path / odd).write_text("x")
+    (tmp_path / "link").symlink_to(odd)
+    recipes = {"site": {"directory": str(tmp_path), "dockerfile": "Dockerfile"}}
+    assert odd in _images.parts(recipes, ["site"], tmp_path, SETTINGS)["site"]
+    with tarfile.open(fileobj=io.BytesIO(_images.context("site", recipes["site"], tmp_path))) as archive:
+        assert {member.name for member in archive} == {"Dockerfile", odd, "link"}
+    (tmp_path / ".dockerignore").write_bytes(b"caf\xe9")
+    with pytest.raises(_images.RecipeError, match="dockerignore is not UTF-8 text"):
+        _images.parts(recipes, ["site"], tmp_path, SETTINGS)
