@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from standin.database import own_schema
 from standin.disk import CORE, MD5, Disk, Node
 from standin.identity import (
     GMS,
@@ -43,8 +44,6 @@ from standin.web import (
     answer_fault,
     availability,
     capabilities,
-    connect,
-    own_schema,
     shown,
     valid,
 )
@@ -172,15 +171,12 @@ class Cavern:
                 self.disk.create(parent, "ContainerNode", self.owner_uid)
             elif node.uid != self.owner_uid:
                 raise RuntimeError(f"{parent} belongs to {node.uid}, not to the root owner")
-        connection = await connect(self.pool)
-        try:
+        async with self.pool.connection() as connection:
             await own_schema(connection, "uws")
             await connection.execute(TABLES)
             version = await connection.fetchval("SELECT version FROM uws.modelversion WHERE model = 'UWS'")
             if version != "1.3.0":
                 raise RuntimeError(f"UWS {version} cannot be upgraded")
-        finally:
-            await connection.close()
 
     # -- who asks ----------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from starlette.routing import Route
 
 from standin.disk import CORE, Node
 from standin.identity import Caller
-from standin.web import TOKEN, VOS, XML, XSI, Fault, connect, shown, valid
+from standin.web import TOKEN, VOS, XML, XSI, Fault, shown, valid
 
 if TYPE_CHECKING:
     from standin.cavern import Cavern
@@ -91,11 +91,8 @@ class Jobs:
     # -- rows --------------------------------------------------------------------------------------------------
 
     async def _database(self, statement: str, *values: object) -> list[Row]:
-        connection = await connect(self.cavern.pool)
-        try:
+        async with self.cavern.pool.connection() as connection:
             return [dict(row) for row in await connection.fetch(statement, *values)]
-        finally:
-            await connection.close()
 
     async def _make(
         self, name: str, kind: str, document: str, caller: Caller | None, phase: str = "PENDING"

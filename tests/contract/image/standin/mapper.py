@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from standin.database import own_schema
 from standin.identity import GROUP_MAPPING, USER_MAPPING, Caller, IdentityManager, Lookups
 from standin.settings import Properties, System
 from standin.web import (
@@ -22,8 +23,6 @@ from standin.web import (
     answer_fault,
     availability,
     capabilities,
-    connect,
-    own_schema,
 )
 
 PREFIX = "org.opencadc.posix.mapper"
@@ -45,20 +44,17 @@ class Mapper:
         self.manager = IdentityManager(system, Lookups())
         self.ready = False
 
-    async def prepare(self) -> Any:
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Any]:
         """A connection, behind which the tables are there: what failed at the start is tried again."""
-        connection = await connect(self.pool)
-        try:
+        async with self.pool.connection() as connection:
             if not self.ready:
                 await own_schema(connection, self.schema)
             await connection.execute(f'SET search_path TO "{self.schema}"')
             if not self.ready:
                 await self._tables(connection)
                 self.ready = True
-        except BaseException:
-            await connection.close()
-            raise
-        return connection
+            yield connection
 
     async def _tables(self, connection: Any) -> None:
         async with connection.transaction():
@@ -90,8 +86,7 @@ class Mapper:
     async def users(self, request: Request) -> Response:
         """``/uid``: names that are asked for are made, numbers are not."""
         caller = await self._caller(request)
-        connection = await self.prepare()
-        try:
+        async with self.connection() as connection:
             names, numbers = _asked(request, "user", "uid")
             for name in names:
                 await self._ensure_user(connection, name)
@@ -101,8 +96,6 @@ class Mapper:
                 numbers,
                 not names and not numbers,
             )
-        finally:
-            await connection.close()
         tsv = request.headers.get("accept") == TSV
         lines = [
             f"{row['username']}\t{row['uid']}\t{row['uid']}\n"
@@ -128,8 +121,7 @@ class Mapper:
     async def groups(self, request: Request) -> Response:
         """``/gid``: the same for groups."""
         caller = await self._caller(request)
-        connection = await self.prepare()
-        try:
+        async with self.connection() as connection:
             uris, numbers = _asked(request, "group", "gid")
             for uri in uris:
                 if not GROUP.fullmatch(uri):
@@ -145,8 +137,6 @@ class Mapper:
                 numbers,
                 not uris and not numbers,
             )
-        finally:
-            await connection.close()
         tsv = request.headers.get("accept") == TSV
         lines = [
             f"{row['groupuri']}\t{row['gid']}\n"
@@ -196,7 +186,8 @@ def application(system: System, public: str, path: str) -> Starlette:
     @asynccontextmanager
     async def initialise(_application: Starlette) -> AsyncIterator[None]:
         try:
-            await (await mapper.prepare()).close()
+            async with mapper.connection():
+                pass
         except (OSError, PostgresError, RuntimeError) as error:
             print(f"SEVERE: initialisation failed: {error}", flush=True)
         yield

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from standin.database import Pool
+
 # The applications look in their user's home, which the start script links to /config.
 HOME_CONFIG = Path.home() / "config"
 CATALINA = Path("/etc/tomcat/catalina.properties")
@@ -99,18 +101,20 @@ class System:
         )
         return f"{scheme}://{name}{'' if port == '443' or not port.isdecimal() else f':{port}'}"
 
-    def pool(self, prefix: str) -> dict[str, str]:
+    def pool(self, prefix: str) -> Pool:
         """A database pool: number of connections, account, and where."""
-        if not self.one(f"{prefix}.maxActive").isdecimal():
+        size = self.one(f"{prefix}.maxActive")
+        if not size.isdecimal():
             raise ConfigurationError(f"catalina.properties: {prefix}.maxActive is no number")
         url = self.one(f"{prefix}.url")
         if not url.startswith("jdbc:postgresql://"):
             raise ConfigurationError(f"catalina.properties: {prefix}.url is no JDBC URL of PostgreSQL: {url}")
-        return {
-            "dsn": url.removeprefix("jdbc:"),
-            "user": self.one(f"{prefix}.username"),
-            "password": self.one(f"{prefix}.password"),
-        }
+        return Pool(
+            int(size),
+            url.removeprefix("jdbc:"),
+            self.one(f"{prefix}.username"),
+            self.one(f"{prefix}.password"),
+        )
 
 
 def local_authority() -> dict[str, str]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import asyncpg
 from lxml import etree
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -94,22 +93,3 @@ def valid(document: bytes, element: str) -> etree._Element:
             f"InvalidArgument: invalid input: XML failed schema validation: {schema.error_log}",
         )
     return root
-
-
-async def connect(pool: dict[str, str]) -> Any:
-    """A connection of a service's pool."""
-    driver: Any = asyncpg
-    return await driver.connect(pool["dsn"], user=pool["user"], password=pool["password"], timeout=20)
-
-
-async def own_schema(connection: Any, schema: str) -> None:
-    """A schema is never made by a service, and its tables and grants only in one that its account owns."""
-    owner = await connection.fetchval(
-        "SELECT nspowner::regrole::text FROM pg_namespace WHERE nspname = $1", schema
-    )
-    if owner is None:
-        raise RuntimeError(f'schema "{schema}" does not exist')
-    await connection.execute(f'GRANT USAGE ON SCHEMA "{schema}" TO PUBLIC')
-    granted = await connection.fetchval("SELECT has_schema_privilege('public', $1, 'USAGE')", schema)
-    if not granted:
-        raise RuntimeError(f'schema "{schema}" belongs to {owner}: no right to grant on it')
