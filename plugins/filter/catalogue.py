@@ -453,9 +453,10 @@ def _rule(comment: str, source: str | None, destination: str | None, ports: Iter
 
 
 def _endpoint(url: str) -> tuple[str, int]:
-    """Host and port of a URL; of a bare host, as callbacks are allowed by, any port, which is 0."""
+    """Host and port of a URL; of a bare host, as callbacks are allowed by, any port, which is 0, as of port `*`."""
+    text = re.sub(r"^(\w+://)([^/]*):\*(/|$)", r"//\2\3", url)
     try:
-        parts = urlsplit(url if "://" in url else f"//{url}")
+        parts = urlsplit(text if "://" in text or text.startswith("//") else f"//{text}")
         return parts.hostname or "", parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
     except ValueError as exc:
         raise AnsibleFilterError(f"{url!r} is not a URL or a host: {exc}") from exc

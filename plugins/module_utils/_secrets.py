@@ -110,6 +110,7 @@ SECRETS: dict[str, Kind] = {
     "preparer_callback_key": HEX_KEY,
     "vospace_preauth_key": HEX_KEY,
     "haproxy_proof": PASSWORD,
+    "pull_proof": PASSWORD,
 }
 
 

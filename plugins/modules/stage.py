@@ -55,6 +55,11 @@ options:
     type: str
     choices: [hash, identity]
     default: hash
+  rse:
+    description:
+      - Storage element that has the files, or several, separated by commas, in the order of preference.
+      - The site's by default.
+    type: str
   approach:
     description: Staging approach, if not the site's default.
     type: str
@@ -132,7 +137,7 @@ files:
   sample:
     - {number: 0, did: "testing:prepare_data_test.txt", path: testing/84/1c/prepare_data_test.txt,
        target: "vos://opencadc.org~cavern/home/ada/testing/prepare_data_test.txt", state: STAGED, bytes: 4096,
-       md5: 0cc175b9c0f1b6a831c399e269772661, adler32: 00620062, fault: null, detail: null, attempts: 1}
+       md5: 0cc175b9c0f1b6a831c399e269772661, adler32: 00620062, rse: default, fault: null, detail: null, attempts: 1}
 counts:
   description: Number of files by state.
   returned: with O(wait=true)
@@ -173,7 +178,9 @@ def read_items(params: dict[str, Any]) -> list[Any]:
 def predict(module: AnsibleModule, client: Any, items: list[Any]) -> dict[str, Any]:
     """Return the result that a run would have."""
     params = module.params
-    estimate = client.estimate(items, destination=params["destination"], approach=params["approach"])
+    estimate = client.estimate(
+        items, destination=params["destination"], approach=params["approach"], rse=params["rse"]
+    )
     result = {
         "changed": estimate.present < estimate.files,
         "task_id": None,
@@ -196,6 +203,7 @@ def stage(module: AnsibleModule, client: Any, items: list[Any]) -> dict[str, Any
         items,
         destination=params["destination"],
         approach=params["approach"],
+        rse=params["rse"],
         callback=params["callback"],
         lifetime=params["lifetime"],
         idempotency_key=params["idempotency_key"],
@@ -237,6 +245,7 @@ def main() -> None:
             },
             "destination": {"type": "str", "default": "."},
             "algorithm": {"type": "str", "choices": ["hash", "identity"], "default": "hash"},
+            "rse": {"type": "str"},
             "approach": {"type": "str"},
             "callback": {"type": "str"},
             "lifetime": {"type": "int"},

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import operator
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -62,6 +63,8 @@ def invalid(name: str, schema: Schema, value: Any, resolve: Resolve) -> Iterator
             yield f"{name}: give text; put it into quotes"
         elif "enum" in schema and value not in schema["enum"]:
             yield f"{name}: {value!r} is none of {', '.join(schema['enum'])}"
+        elif "pattern" in schema and not re.search(schema["pattern"], value):
+            yield f"{name}: {value!r} does not match {schema['pattern']}"
 
 
 def _object(name: str, schema: Schema, value: Any, resolve: Resolve) -> Iterator[str]:

@@ -41,6 +41,7 @@ GIVEN_BY: dict[str, dict[str, str]] = {
         "vospace_allocation_parents": "cavern_allocation_parents",
         "vospace_default_quota_bytes": "cavern_default_quota_bytes",
         "vospace_pull_sources": "cavern_pull_sources",
+        "vospace_rses": "core_rses",
         "vospace_push_destinations": "cavern_push_destinations",
     },
     "core_settings": {
@@ -48,6 +49,7 @@ GIVEN_BY: dict[str, dict[str, str]] = {
         "supported_approaches": "core_supported_approaches",
         "cavern_api_url": "core_cavern_api_url",
         "abs_url_rse_root": "core_rse_url",
+        "preparer_rses": "core_rses",
         "abs_path_rse_root": "core_rse_mount",
         "abs_path_user_area_root": "core_home_path",
         "preparer_vos_uri": "cavern_vos_uri",

@@ -19,6 +19,7 @@ from ledger_double import ledger
 from preparer.config import PreparerSettings
 from preparer.ledger import FileState, Outcome
 from preparer.staging.approach import Job, StagingError
+from preparer.staging.rse import Rses
 from preparer.staging.vospace import CavernApproach
 from vospace_client.client import Cavern, fault
 
@@ -63,7 +64,8 @@ class Stage:
 
 def file(number: int, name: str, **known: Any) -> Any:
     """A pending file of the ledger."""
-    fields = {"size": None, "md5": None, "adler32": None, "attempts": 0}
+    fields: dict[str, Any] = {"size": None, "md5": None, "adler32": None, "attempts": 0, "rse": None}
+    fields |= {"did": f"s:{name}"}
     fields |= {"path": f"s/{name}", "target": f"/home/ada/run/{name}"}
     return SimpleNamespace(number=number, **(fields | known))
 
@@ -82,9 +84,9 @@ async def stage(request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
         cavern_api_token="administrator",
         preparer_retry_delay=0.01,
     )
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession() as session, Rses(settings) as rses:
         cavern = Cavern(settings.cavern_api_url, settings.preparer_vos_uri, session)
-        yield Stage(stand_in, CavernApproach(settings, cavern, session, None))
+        yield Stage(stand_in, CavernApproach(settings, cavern, rses, None))
     await runner.cleanup()
 
 

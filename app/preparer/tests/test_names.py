@@ -89,7 +89,8 @@ def test_the_path_of_a_name_that_begins_with_a_slash_is_rucios() -> None:
     assert did.path("identity") == "scope//lead/c.fits"
     assert did.path().startswith("scope/")
     assert did.path().endswith("//lead/c.fits")
-    rse = Rse(PreparerSettings(abs_url_rse_root="http://rse/d"), session=None)
+    nothing: Any = None
+    rse = Rse(PreparerSettings(abs_url_rse_root="http://rse/d").rses[0], nothing)
     assert rse.url(did.path()) == f"http://rse/d/{did.path()}"
     for wrong in ("scope//x/c.fits", "scope/..//lead/c.fits", "//lead/c.fits", "/lead/c.fits"):
         with pytest.raises(InvalidPath):

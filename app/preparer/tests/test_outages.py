@@ -23,6 +23,7 @@ from preparer.ledger import ACTIVE, Ledger, NewFile, NewTask, Outcome, TaskState
 from preparer.ledger.credentials import Vault
 from preparer.ledger.tables import metadata
 from preparer.staging.approach import Job
+from preparer.staging.rse import Rses
 from preparer.staging.vospace import CavernApproach
 from preparer.worker import heartbeat
 from preparer.worker import runner as worker
@@ -221,9 +222,9 @@ class Site:
     async def worker(self, name: str = "w1", *, killed: bool = False) -> AsyncIterator[None]:
         """A worker that is stopped in the end, or killed: then it gives nothing back."""
         settings = self.settings.model_copy(update={"preparer_worker_name": name})
-        async with aiohttp.ClientSession() as session:
+        async with aiohttp.ClientSession() as session, Rses(settings) as rses:
             cavern = Cavern(settings.cavern_api_url, settings.preparer_vos_uri, session)
-            approach = CavernApproach(settings, cavern, session, None)
+            approach = CavernApproach(settings, cavern, rses, None)
             runner = Runner(settings, self.ledger, self.vault, {"cavern_api_approach": approach}, session)
             running = asyncio.create_task(runner.run())
             try:
@@ -576,12 +577,12 @@ async def test_cancelling_ends_the_wait_for_a_service_that_is_away(
     async def remember(_bulk: str | None, _event: int) -> None:
         return
 
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession() as session, Rses(settings) as rses:
         cavern = Cavern(settings.cavern_api_url, settings.preparer_vos_uri, session)
-        approach = CavernApproach(settings, cavern, session, None)
+        approach = CavernApproach(settings, cavern, rses, None)
         task: Any = SimpleNamespace(id=uuid.uuid4(), username="ada", worker="w", job=None, job_event=0)
         job = Job(task, "token", ledger(tell, tell, remember))
-        fields = {"size": None, "md5": None, "adler32": None, "attempts": 0}
+        fields = {"size": None, "md5": None, "adler32": None, "attempts": 0, "rse": None, "did": "s:0"}
         file: Any = SimpleNamespace(number=0, path="s/0", target="/home/ada/0", **fields)
         await cavern.bulk_pull_url()
         if service == "rse":

@@ -115,3 +115,54 @@ async def test_one_exchange_serves_a_tokens_further_requests() -> None:
 async def test_without_an_exchange_the_callers_own_end_counts(issuer: Issuer | None, token: str) -> None:
     who = caller()
     assert await submission(issuer).credential(who) == (token, who.identity.expires)
+
+
+RSES = [
+    {"name": "A", "url": "https://a.example/d"},
+    {"name": "B", "url": "https://b.example/d", "layout": "identity"},
+    {"name": "C", "url": "https://c.example/d", "layout": "none"},
+]
+HERE: dict[str, Any] = {"preparer_rses": RSES}
+
+
+def test_a_request_may_name_rses() -> None:
+    def check(rse: str | None, path: str | None = None) -> Any:
+        return submission(**HERE).check(caller(), [Item(DID, path, ".")], "/files", rse)[0]
+
+    assert (check(None).rse, check(None).path) == (None, PATH)
+    assert (check("B").rse, check("B").path) == ("B", DID.replace(":", "/"))
+    assert (check("B,A").rse, check("C", "odd/place").path) == ("B,A", "odd/place")
+    # One that has no layout may have it anywhere, those with one have it there alone.
+    assert check(None, "odd/place").path == "odd/place"
+    assert check("A,B", DID.replace(":", "/")).path == PATH
+    for rse, path, words in (
+        ("D", None, "/rse: 'D': this site has A, B, C"),
+        ("", None, "this site has A, B, C"),
+        ("A,A", None, "this site has A, B, C"),
+        ("C", None, "/files/0/path: is needed: C has no layout"),
+        ("A,B", "odd/place", "is not where testing:prepare_data_test.txt lies"),
+    ):
+        with pytest.raises(Invalid, match=words):
+            check(rse, path)
+
+
+def test_the_mounted_rse_has_no_name() -> None:
+    known = submission(supported_approaches=["cavern_api_approach", "symbolic_link"])
+    assert known.approach("symbolic_link") == "symbolic_link"
+    with pytest.raises(Invalid, match="/rse: symbolic_link takes files from the RSE that is mounted"):
+        known.approach("symbolic_link", "default")
+
+
+def test_the_seeds_setting_names_a_single_rse() -> None:
+    (only,) = PreparerSettings(
+        abs_url_rse_root="http://rse-web/rse/",
+        preparer_sources=["http://pool/"],
+        preparer_path_algorithm="identity",
+    ).rses
+    assert (only.name, only.url, only.redirects, only.layout, only.credential) == (
+        "default",
+        "http://rse-web/rse",
+        ["http://pool/"],
+        "identity",
+        "none",
+    )

@@ -18,6 +18,7 @@ from posix_mapper.config import PosixMapperSettings
 from preparer.config import PreparerSettings
 from rendering import render
 from voservice.config import ServiceSettings, load
+from voservice.storage_elements import StorageElement
 from vospace.config import Settings
 
 ROOT = Path(__file__).parents[3]
@@ -29,6 +30,24 @@ SERVICES: dict[str, tuple[str, type[ServiceSettings]]] = {
     "iam": ("iam_settings", IamSettings),
     "posix_mapper": ("posix_mapper_settings", PosixMapperSettings),
 }
+RSES = [
+    {
+        "name": "A",
+        "url": "https://rse.example:1094/data",
+        "ca_file": "/etc/grid/ca.pem",
+        "credential": "token_file",
+        "credential_file": "/run/tokens/a/token",
+    },
+    {
+        "name": "B",
+        "url": "https://other.example",
+        "layout": "none",
+        "credential": "client_credentials",
+        "credential_file": "/etc/b",
+        "client_id": "b",
+        "rate": 5,
+    },
+]
 
 
 def another(field: dict[str, Any]) -> Any:
@@ -59,7 +78,7 @@ def given(variable: str) -> dict[str, Any]:
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """What the services' containers are made of, where an inventory gives all settings."""
     output = tmp_path_factory.mktemp("rendered") / "services.json"
-    variables = {variable: given(variable) for variable, _model in SERVICES.values()}
+    variables = {variable: given(variable) for variable, _model in SERVICES.values()} | {"core_rses": RSES}
     done: subprocess.CompletedProcess[str] = render(output, json.dumps(variables))
     assert done.returncode == 0, done.stdout + done.stderr
     return {service["name"]: service for service in json.loads(output.read_text())}
@@ -118,3 +137,24 @@ def test_what_is_wrong_is_refused_before_anything_starts(tmp_path: Path) -> None
     assert "cavern_settings.workers: give a whole number" in said
     assert "core_max_items: is core_settings.preparer_max_items now" in said
     assert not output.exists()
+
+
+@pytest.mark.parametrize("service", ["core", "celery_worker", "cavern"])
+def test_storage_elements_reach_the_services_that_ask_them(
+    rendered: dict[str, dict[str, Any]], service: str
+) -> None:
+    container = rendered[service]
+    files = {file["path"]: file for file in container["files"]}
+    settings = yaml.safe_load(files["settings.yml"]["content"])
+    name = "vospace_rses" if service == "cavern" else "preparer_rses"
+    first, second = (StorageElement.model_validate(rse) for rse in settings[name])
+    assert (first.ca_file, first.credential_file) == ("/config/rses/A/ca.pem", "/rses/A/token")
+    assert (second.credential_file, second.rate) == ("/config/rses/B/secret", 5)
+    assert files["rses/A/ca.pem"]["source"] == "/etc/grid/ca.pem"
+    assert {name: files["rses/B/secret"][name] for name in ("source", "mode", "secret")} == {
+        "source": "/etc/b",
+        "mode": "0400",
+        "secret": True,
+    }
+    mount = {"type": "bind", "source": "/run/tokens/a", "target": "/rses/A", "read_only": True}
+    assert mount in container["mounts"]

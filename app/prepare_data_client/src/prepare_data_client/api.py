@@ -67,6 +67,7 @@ class Client(AbstractContextManager["Client"]):
         *,
         destination: str = ".",
         approach: str | None = None,
+        rse: str | None = None,
         callback: str | None = None,
         lifetime: int | None = None,
         idempotency_key: str | None = None,
@@ -75,18 +76,24 @@ class Client(AbstractContextManager["Client"]):
 
         The same request, whatever the order of its files, is one task while that is unfinished. With
         *idempotency_key* it is one for ever; without, a key of its own protects a request that had to be sent twice.
-        *lifetime* is how many seconds the staged copies are kept; for ever if omitted.
+        *rse* is the storage element that has the files, or several, separated by commas, the preferred first; without,
+        the site chooses. *lifetime* is how many seconds the staged copies are kept; for ever if omitted.
         """
-        document = self._request(items, destination, approach, callback=callback, lifetime=lifetime)
+        document = self._request(items, destination, approach, rse=rse, callback=callback, lifetime=lifetime)
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
         loaded, status = self._transport.call("POST", "/v1/tasks", document=document, headers=headers)
         return Task.load(loaded, existing=status == HTTPStatus.OK)
 
     def estimate(
-        self, items: Iterable[Item], *, destination: str = ".", approach: str | None = None
+        self,
+        items: Iterable[Item],
+        *,
+        destination: str = ".",
+        approach: str | None = None,
+        rse: str | None = None,
     ) -> Estimate:
         """Say what such a request would cost, without making it."""
-        document = self._request(items, destination, approach)
+        document = self._request(items, destination, approach, rse=rse)
         return Estimate.load(self._transport.call("POST", "/v1/estimate", document=document)[0])
 
     @staticmethod

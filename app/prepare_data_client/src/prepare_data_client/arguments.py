@@ -134,6 +134,11 @@ def parser() -> argparse.ArgumentParser:
             default="hash",
             help="deterministic layout of the RSE",
         )
+        command.add_argument(
+            "--rse",
+            metavar="NAME",
+            help="storage element that has the files, or several as A,B, the preferred first",
+        )
         command.add_argument("--approach", help="how to stage, if not as the site does by default")
 
     submit = add("submit", "Ask for files to be staged; prints the task's id")

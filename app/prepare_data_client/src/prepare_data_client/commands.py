@@ -76,6 +76,7 @@ class Commands:
                 wanted,
                 destination=options.destination,
                 approach=options.approach,
+                rse=options.rse,
                 callback=options.callback,
                 lifetime=options.lifetime,
                 idempotency_key=options.key,
@@ -134,11 +135,12 @@ class Commands:
         if files is not None:
             self.table(
                 [
-                    ("STATE", "BYTES", "DID", "DETAIL"),
+                    ("STATE", "BYTES", "RSE", "DID", "DETAIL"),
                     *(
                         (
                             file.state,
                             "" if file.bytes is None else str(file.bytes),
+                            file.rse or "",
                             file.did,
                             file.reason or file.target,
                         )
@@ -209,7 +211,9 @@ class Commands:
         options = self.options
         wanted = self.items()
         with self.client() as client:
-            estimate = client.estimate(wanted, destination=options.destination, approach=options.approach)
+            estimate = client.estimate(
+                wanted, destination=options.destination, approach=options.approach, rse=options.rse
+            )
         if options.json:
             self.write(estimate.raw)
         else:

@@ -90,6 +90,7 @@ class File:
     detail: str | None
     attempts: int
     finished: datetime | None
+    rse: str | None
     raw: Mapping[str, Any] = field(repr=False, compare=False)
 
     @classmethod
@@ -110,6 +111,7 @@ class File:
             detail=get("detail"),
             attempts=int(get("attempts") or 0),
             finished=_time(get("finished")),
+            rse=get("rse"),
             raw=document,
         )
 

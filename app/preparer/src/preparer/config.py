@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field, SecretStr, field_validator
 from voservice.config import CommaList, ServiceSettings
 from voservice.sources import SourcePolicy
+from voservice.storage_elements import StorageElement, check_elements
 
 Approach = Literal["cavern_api_approach", "copy_to_user_area", "symbolic_link"]
 
@@ -28,6 +29,15 @@ class PreparerSettings(ServiceSettings):
         description="Token of Cavern's administrator, if it is not had by the service's OAuth client",
     )
     abs_url_rse_root: str = Field("http://rse-web:80/rse/deterministic", description="URL of the RSE's root")
+    preparer_rses: list[StorageElement] = Field(
+        default=[],
+        description="RSEs that files are staged from, in the order of preference; without any, there is one, called"
+        " default, at abs_url_rse_root",
+    )
+    preparer_pull_proof: SecretStr = Field(
+        SecretStr(""),
+        description="Secret by which Cavern knows a pull of this service, for which it uses the credentials of RSEs",
+    )
     abs_path_rse_root: Path = Field(
         Path("/rse_data/deterministic"), description="Directory of the RSE's root where it is mounted"
     )
@@ -46,10 +56,11 @@ class PreparerSettings(ServiceSettings):
     preparer_vos_uri: str = Field("vos://opencadc.org~cavern", description="URI of Cavern's root node")
     preparer_home: str = Field("/home", description="Container that holds the users' areas")
     preparer_sources: CommaList = Field(
-        default=[], description="Base URLs to which the RSE may redirect, besides its root"
+        default=[],
+        description="Base URLs to which the RSE at abs_url_rse_root may redirect, besides its root",
     )
     preparer_path_algorithm: Literal["hash", "identity"] = Field(
-        "hash", description="Layout of the RSE, by Rucio's names"
+        "hash", description="Layout of the RSE at abs_url_rse_root, by Rucio's names"
     )
     preparer_path_check: Literal["strict", "off"] = Field(
         "strict", description="Whether a file's path must be the one that the layout gives for its DID"
@@ -112,6 +123,24 @@ class PreparerSettings(ServiceSettings):
     preparer_worker_name: str = Field(
         default_factory=lambda: uuid.uuid4().hex[:12], description="Name of this worker"
     )
+
+    @property
+    def rses(self) -> list[StorageElement]:
+        """RSEs that files are staged from, in the order of preference."""
+        return self.preparer_rses or [
+            StorageElement(
+                name="default",
+                url=self.abs_url_rse_root,
+                redirects=self.preparer_sources,
+                layout=self.preparer_path_algorithm,
+            )
+        ]
+
+    @field_validator("preparer_rses")
+    @classmethod
+    def _differ(cls, value: list[StorageElement]) -> list[StorageElement]:
+        check_elements(value)
+        return value
 
     @field_validator("abs_url_rse_root", "preparer_sources")
     @classmethod

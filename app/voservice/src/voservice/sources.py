@@ -1,14 +1,16 @@
 """Which URLs a service may fetch from or send to, and where it follows redirects: nothing but what is configured.
 
 A request to a URL that a user chose is a request made with the service's place in the network. So a URL must lie below
-one of the configured base URLs, compared by scheme, host, port and whole path segments, after decoding.
+one of the configured base URLs, compared by scheme, host, port and whole path segments, after decoding. The host of a
+base may begin with `*.` for any name below a domain, and its port may be `*`: storage elements redirect to one of many
+servers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import quote, unquote
 
 import aiohttp
@@ -17,6 +19,8 @@ from yarl import URL
 MAX_REDIRECTS = 5
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 # What stands in a URL as it is; all else that a server writes into Location is percent-encoded, as browsers do.
+# A base with any port has none in `host`.
+_BASE = re.compile(r"(?P<scheme>https?://)(?P<many>\*\.)?(?P<host>[^/*]*?)(?P<any>:\*)?(?P<path>/.*)?")
 _PLAIN = "!\"#$%&'()*+,/:;<=>?@[\\]^`{|}~"
 
 
@@ -32,8 +36,31 @@ class RedirectedTooOften(Exception):
 class _Base:
     scheme: str
     host: str
-    port: int
+    """Name, or one that begins with a dot for any name that ends in it."""
+    port: int | None
+    """None for any."""
     segments: tuple[str, ...]
+
+    @classmethod
+    def of(cls, text: str) -> _Base:
+        """Read a base. Raises SourceRefused."""
+        match = _BASE.fullmatch(text)
+        if match is None:
+            return cls(*_parts(text))
+        scheme, host, port, segments = _parts(match["scheme"] + match["host"] + (match["path"] or ""))
+        if match["many"]:
+            if "." not in host:
+                raise SourceRefused(f"{_show(text)}: behind *. there must be a domain, such as example.org")
+            host = f".{host}"
+        return cls(scheme, host, None if match["any"] else port, segments)
+
+    def holds(self, scheme: str, host: str, port: int, segments: tuple[str, ...]) -> bool:
+        return (
+            scheme == self.scheme
+            and (host.endswith(self.host) if self.host.startswith(".") else host == self.host)
+            and self.port in (None, port)
+            and segments[: len(self.segments)] == self.segments
+        )
 
 
 class SourcePolicy:
@@ -41,7 +68,7 @@ class SourcePolicy:
 
     def __init__(self, bases: Iterable[str]) -> None:
         """Read the bases. Raises SourceRefused for a base that is no plain http or https URL."""
-        self._bases = tuple(_Base(*_parts(base)) for base in bases)
+        self._bases = tuple(map(_Base.of, bases))
 
     @property
     def empty(self) -> bool:
@@ -50,12 +77,9 @@ class SourcePolicy:
 
     def check(self, url: str) -> URL:
         """Return the URL, ready for a request. Raises SourceRefused."""
-        scheme, host, port, segments = _parts(url)
-        for base in self._bases:
-            if (scheme, host, port) == (base.scheme, base.host, base.port) and (
-                segments[: len(base.segments)] == base.segments
-            ):
-                return URL(url.split("#", 1)[0], encoded=True)
+        parts = _parts(url)
+        if any(base.holds(*parts) for base in self._bases):
+            return URL(url.split("#", 1)[0], encoded=True)
         raise SourceRefused(f"{_show(url)} is not below a source URL that this service is configured to use")
 
     def redirect(self, current: URL, location: str) -> URL:
@@ -71,22 +95,15 @@ class SourcePolicy:
 
 
 async def follow(
-    session: aiohttp.ClientSession,
-    method: str,
-    source: URL,
-    policy: SourcePolicy,
-    headers: Mapping[str, str],
-    **options: Any,
+    request: Callable[[URL], Awaitable[aiohttp.ClientResponse]], source: URL, policy: SourcePolicy
 ) -> aiohttp.ClientResponse:
-    """Ask a source, and where it redirects to, as far as the policy lets it; nothing in the answer is decoded.
+    """Ask a source by *request*, and where it redirects to, as far as the policy lets it.
 
-    Raises SourceRefused, RedirectedTooOften, and what the session raises.
+    *request* follows no redirect itself. Raises SourceRefused, RedirectedTooOften, and what *request* raises.
     """
     url, seen = source, {source}
     while True:
-        response = await session.request(
-            method, url, headers=headers, allow_redirects=False, auto_decompress=False, **options
-        )
+        response = await request(url)
         location = response.headers.get("Location")
         if response.status not in REDIRECTS or location is None:
             return response

@@ -124,7 +124,11 @@ def build(settings: Settings, known: Identities) -> FastAPI:
     )
 
     callers = Callers(
-        known, jobs.control, Operators(settings.vospace_operators), settings.vospace_root_owner_uid
+        known,
+        jobs.control,
+        Operators(settings.vospace_operators),
+        settings.vospace_root_owner_uid,
+        settings.vospace_pull_proof.get_secret_value(),
     )
     guard = jobs.control.require_writable
     files = FileHandlers(space, preauth, f"{context}/files", callers.caller, guard)

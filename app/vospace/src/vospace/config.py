@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from voservice.config import CommaList, ServiceSettings
+from voservice.storage_elements import StorageElement, check_elements
 
 
 class Settings(ServiceSettings):
@@ -78,6 +79,15 @@ class Settings(ServiceSettings):
 
     vospace_pull_sources: CommaList = Field(
         default=[], description="Base URLs that may be pulled from; without any, pulls are refused"
+    )
+    vospace_rses: list[StorageElement] = Field(
+        default=[],
+        description="Storage elements that may be pulled from besides; with their credentials for prepare-data alone",
+    )
+    vospace_pull_proof: SecretStr = Field(
+        SecretStr(""),
+        description="Secret by which prepare-data proves that a pull is its own; without one no credential of a storage"
+        " element is used",
     )
     vospace_push_destinations: CommaList = Field(
         default=[],
@@ -151,6 +161,12 @@ class Settings(ServiceSettings):
         ge=60,
         description="Time after its creation when a job is destroyed, in seconds; clients may ask for less",
     )
+
+    @field_validator("vospace_rses")
+    @classmethod
+    def _differ(cls, value: list[StorageElement]) -> list[StorageElement]:
+        check_elements(value)
+        return value
 
     @property
     def service_url(self) -> str:

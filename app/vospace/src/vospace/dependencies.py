@@ -1,8 +1,12 @@
 """Dependencies of handlers: the caller of a request as a user, as an owner of jobs, and as an operator."""
 
+import hmac
+from dataclasses import replace
+
 from fastapi import Request
 from voservice.logging import bind
 from voservice.operations import Operators
+from vospace_client.terms import PULL_PROOF
 
 from vospace.control.state import Control
 from vospace.models.caller import Caller
@@ -14,12 +18,18 @@ from vospace.uws.service import Owner
 class Callers:
     """Tells who the caller of a request is, and refuses callers as the state of the service demands."""
 
-    def __init__(self, known: Identities, control: Control, operators: Operators, root_uid: int) -> None:
-        """Identify callers by `known`; the owner of the root, with `root_uid`, is an operator as `operators` are."""
+    def __init__(
+        self, known: Identities, control: Control, operators: Operators, root_uid: int, pull_proof: str
+    ) -> None:
+        """Identify callers by `known`; the owner of the root, with `root_uid`, is an operator as `operators` are.
+
+        By `pull_proof` prepare-data proves that a request is its own.
+        """
         self._known = known
         self._control = control
         self._operators = operators
         self._root_uid = root_uid
+        self._pull_proof = pull_proof.encode()
 
     async def identified(self, request: Request) -> Caller:
         """Return the caller, whatever the state of the service. Raises AuthenticationError."""
@@ -37,6 +47,9 @@ class Callers:
     async def owner(self, request: Request) -> Owner:
         """Return the caller as an owner of jobs."""
         caller = await self.caller(request)
+        if self._pull_proof and PULL_PROOF in request.headers:
+            proof = request.headers[PULL_PROOF].encode()
+            caller = replace(caller, trusted=hmac.compare_digest(proof, self._pull_proof))
         return Owner(caller.username, None if caller.anonymous else caller.record())
 
     async def operator(self, request: Request) -> str:

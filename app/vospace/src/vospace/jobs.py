@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
+import aiohttp
 import asyncpg
 from fastapi import Request
 from sqlalchemy.engine import make_url
@@ -15,6 +16,7 @@ from voservice import database
 from voservice.app import Methods
 from voservice.database import LiveConnection
 from voservice.sources import SourcePolicy
+from voservice.storage_elements import Elements
 
 from vospace.bulk.handlers import KIND as BULK
 from vospace.bulk.handlers import BulkHandlers
@@ -87,11 +89,17 @@ class Jobs:
             attempts=settings.vospace_pull_attempts,
             backoff=settings.vospace_pull_backoff,
         )
-        sources = SourcePolicy(settings.vospace_pull_sources)
         destinations = SourcePolicy(settings.vospace_push_destinations)
+        sources = Elements(
+            settings.vospace_rses,
+            partial(open_session, limits),
+            issuer=settings.oidc_issuer,
+            others=settings.vospace_pull_sources,
+            processes=settings.workers,
+        )
         async with AsyncExitStack() as stack:
-            session = await stack.enter_async_context(open_session(limits, 0))
-            fetcher = Fetcher(session, sources, limits)
+            fetcher = Fetcher(await stack.enter_async_context(sources), limits)
+            session = await stack.enter_async_context(open_session(limits, aiohttp.TCPConnector(limit=0)))
             transfers = TransferRunner(
                 self._space,
                 self.negotiator,

@@ -8,11 +8,13 @@ import tempfile
 import zlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from functools import partial
 
 import aiohttp
 import pytest
 from voservice.content import Content
 from voservice.sources import SourcePolicy, SourceRefused
+from voservice.storage_elements import Element, Elements
 from vospace.models.errors import TransferFailed
 from vospace.storage.sinks import FileSink, MemorySink
 from vospace.transfers.fetcher import Fetcher, FetchLimits, open_session
@@ -25,14 +27,22 @@ LIMITS = FetchLimits(attempts=3, backoff=0.001, stall_timeout=0.5)
 
 @pytest.fixture
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with open_session(LIMITS, 4) as session:
+    async with open_session(LIMITS, aiohttp.TCPConnector(limit=4)) as session:
         yield session
+
+
+def fetcher_of(session: aiohttp.ClientSession, base: str, limits: FetchLimits = LIMITS) -> Fetcher:
+    """A fetcher from URLs below *base*."""
+    elements = Elements([], partial(open_session, limits), issuer="")
+    policy = SourcePolicy([base])
+    elements.all = [Element(None, session, policy, policy)]
+    return Fetcher(elements, limits)
 
 
 @pytest.fixture
 def fetcher(session, source) -> Fetcher:
     source.files["/d/f"] = BODY
-    return Fetcher(session, SourcePolicy([f"{source.base}/d"]), LIMITS)
+    return fetcher_of(session, f"{source.base}/d")
 
 
 @pytest.fixture
@@ -46,7 +56,9 @@ def content(descriptor: int) -> bytes:
 
 
 async def test_whole_file_with_both_checksums(fetcher, source, descriptor):
-    fetched = await fetcher.fetch(source.url("/d/f"), FileSink(descriptor), Content(len(BODY), MD5, ADLER32))
+    fetched = await fetcher.fetch(
+        [source.url("/d/f")], FileSink(descriptor), Content(len(BODY), MD5, ADLER32)
+    )
     assert (fetched.size, fetched.md5, fetched.adler32) == (len(BODY), MD5, ADLER32)
     assert content(descriptor) == BODY
     assert source.requests[0].headers["Want-Digest"].startswith("adler32")
@@ -54,13 +66,13 @@ async def test_whole_file_with_both_checksums(fetcher, source, descriptor):
 
 async def test_empty_file(fetcher, source, descriptor):
     source.files["/d/e"] = b""
-    fetched = await fetcher.fetch(source.url("/d/e"), FileSink(descriptor), Content(0))
+    fetched = await fetcher.fetch([source.url("/d/e")], FileSink(descriptor), Content(0))
     assert (fetched.size, fetched.adler32) == (0, "00000001")
 
 
 async def test_broken_transfers_resume_behind_the_bytes_already_had(fetcher, source, descriptor):
     source.script = ["cut:2000000", "status:503", "cut:1500000"]
-    fetched = await fetcher.fetch(source.url("/d/f"), FileSink(descriptor), Content(md5=MD5))
+    fetched = await fetcher.fetch([source.url("/d/f")], FileSink(descriptor), Content(md5=MD5))
     assert content(descriptor) == BODY
     assert fetched.md5 == MD5
     ranges = [request.headers.get("Range") for request in source.requests]
@@ -72,7 +84,7 @@ async def test_broken_transfers_resume_behind_the_bytes_already_had(fetcher, sou
 async def test_without_a_validator_it_starts_over(fetcher, source, descriptor):
     source.etag = None
     source.script = ["cut:2000000"]
-    await fetcher.fetch(source.url("/d/f"), FileSink(descriptor), Content(md5=MD5))
+    await fetcher.fetch([source.url("/d/f")], FileSink(descriptor), Content(md5=MD5))
     assert source.requests[1].headers.get("Range") is None
     assert content(descriptor) == BODY
 
@@ -88,27 +100,27 @@ async def test_a_file_that_changed_in_between_is_fetched_anew(fetcher, source, d
         return await original(request)
 
     source.handle = change
-    fetched = await fetcher.fetch(source.url("/d/f"), FileSink(descriptor), Content())
+    fetched = await fetcher.fetch([source.url("/d/f")], FileSink(descriptor), Content())
     assert content(descriptor) in (other, BODY)
     assert fetched.md5 == hashlib.md5(content(descriptor), usedforsecurity=False).hexdigest()
 
 
 async def test_a_source_that_ignores_the_range(fetcher, source, descriptor):
     source.script = ["cut:2000000", "ignore-range"]
-    await fetcher.fetch(source.url("/d/f"), FileSink(descriptor), Content(md5=MD5))
+    await fetcher.fetch([source.url("/d/f")], FileSink(descriptor), Content(md5=MD5))
     assert content(descriptor) == BODY
 
 
 async def test_a_stalled_source_is_given_up_and_resumed(fetcher, source, descriptor):
     source.script = ["stall:1000000"]
-    await fetcher.fetch(source.url("/d/f"), FileSink(descriptor), Content(md5=MD5))
+    await fetcher.fetch([source.url("/d/f")], FileSink(descriptor), Content(md5=MD5))
     assert content(descriptor) == BODY
 
 
 async def test_attempts_end(fetcher, source):
     source.script = ["status:503"] * 10
     with pytest.raises(TransferFailed) as caught:
-        await fetcher.fetch(source.url("/d/f"), MemorySink(), Content())
+        await fetcher.fetch([source.url("/d/f")], MemorySink(), Content())
     assert (caught.value.name, caught.value.transient, caught.value.away) == (
         "TransferFailed",
         True,
@@ -127,16 +139,16 @@ async def test_attempts_end(fetcher, source):
 )
 async def test_what_was_asked_for_is_compared(fetcher, source, expected, fault):
     with pytest.raises(TransferFailed) as caught:
-        await fetcher.fetch(source.url("/d/f"), MemorySink(), expected)
+        await fetcher.fetch([source.url("/d/f")], MemorySink(), expected)
     assert (caught.value.name, caught.value.transient) == (fault, False)
 
 
 async def test_what_the_source_states_is_compared(fetcher, source):
     source.digest = source.md5_digest(b"something else")
     with pytest.raises(TransferFailed, match="stated by the source"):
-        await fetcher.fetch(source.url("/d/f"), MemorySink(), Content())
+        await fetcher.fetch([source.url("/d/f")], MemorySink(), Content())
     source.digest = source.md5_digest(BODY)
-    assert (await fetcher.fetch(source.url("/d/f"), MemorySink(), Content())).md5 == MD5
+    assert (await fetcher.fetch([source.url("/d/f")], MemorySink(), Content())).md5 == MD5
 
 
 @pytest.mark.parametrize(
@@ -147,41 +159,41 @@ async def test_what_did_not_answer_is_told_from_what_answered_badly(fetcher, sou
     source.etag = None
     source.script = [script] * 10
     with pytest.raises(TransferFailed) as caught:
-        await fetcher.fetch(source.url("/d/f"), MemorySink(), Content())
+        await fetcher.fetch([source.url("/d/f")], MemorySink(), Content())
     assert (caught.value.transient, caught.value.away) == (True, away)
 
 
 async def test_a_source_that_is_not_there(session, fetcher):
-    nobody = Fetcher(session, SourcePolicy(["http://127.0.0.1:1"]), LIMITS)
+    nobody = fetcher_of(session, "http://127.0.0.1:1")
     with pytest.raises(TransferFailed) as caught:
-        await nobody.fetch("http://127.0.0.1:1/f", MemorySink(), Content())
+        await nobody.fetch(["http://127.0.0.1:1/f"], MemorySink(), Content())
     assert (caught.value.transient, caught.value.away) == (True, "source")
 
 
 async def test_size_limit(session, fetcher, source):
-    small = Fetcher(session, SourcePolicy([source.base]), replace(LIMITS, max_bytes=1000))
+    small = fetcher_of(session, source.base, replace(LIMITS, max_bytes=1000))
     with pytest.raises(TransferFailed, match="larger than the limit"):
-        await small.fetch(source.url("/d/f"), MemorySink(), Content())
+        await small.fetch([source.url("/d/f")], MemorySink(), Content())
 
 
 async def test_missing_and_refused(fetcher, source):
     with pytest.raises(TransferFailed) as missing:
-        await fetcher.fetch(source.url("/d/none"), MemorySink(), Content())
+        await fetcher.fetch([source.url("/d/none")], MemorySink(), Content())
     assert missing.value.name == "SourceNotFound"
     source.script = ["status:403"]
     with pytest.raises(TransferFailed) as refused:
-        await fetcher.fetch(source.url("/d/f"), MemorySink(), Content())
+        await fetcher.fetch([source.url("/d/f")], MemorySink(), Content())
     assert (refused.value.name, refused.value.transient) == ("TransferFailed", False)
 
 
 async def test_redirects_only_inside(fetcher, source, descriptor):
     source.script = ["redirect:/d/f"]
-    await fetcher.fetch(source.url("/d/g"), FileSink(descriptor), Content(md5=MD5))
+    await fetcher.fetch([source.url("/d/g")], FileSink(descriptor), Content(md5=MD5))
     for location in ("/elsewhere", "http://169.254.169.254/latest/", "//localhost/d/f", "file:///etc/passwd"):
         source.requests.clear()
         source.script = [f"redirect:{location}"]
         with pytest.raises(TransferFailed) as caught:
-            await fetcher.fetch(source.url("/d/f"), MemorySink(), Content())
+            await fetcher.fetch([source.url("/d/f")], MemorySink(), Content())
         assert caught.value.name == "InvalidArgument"
         assert len(source.requests) == 1
 
@@ -189,7 +201,7 @@ async def test_redirects_only_inside(fetcher, source, descriptor):
 async def test_redirect_loop(fetcher, source):
     source.script = ["redirect:/d/f"] * 20
     with pytest.raises(TransferFailed, match="redirects"):
-        await fetcher.fetch(source.url("/d/f"), MemorySink(), Content())
+        await fetcher.fetch([source.url("/d/f")], MemorySink(), Content())
 
 
 POLICY = SourcePolicy(["http://rse-web:80/rse/deterministic", "https://data.example.org/a/"])

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 import pytest
-from ledger_double import ledger
 from preparer.api.estimate import estimate
 from preparer.config import PreparerSettings
-from preparer.ledger import NewFile, Outcome
-from preparer.staging.approach import Job
-from preparer.staging.rse import Rse, RseError, Source
+from preparer.ledger import NewFile
+from preparer.staging.rse import Rse, RseError, Rses, Source
 from preparer.staging.vospace import CavernApproach
 from rse_habits import HabitualServer, habits
+from staging_run import limit_to, stage
 from vospace_client.client import Cavern
 
 CORE = "ivo://ivoa.net/vospace/core#"
@@ -50,31 +48,6 @@ def attribute(path: Any, name: str) -> str | None:
         return None
 
 
-async def stage(approach: CavernApproach, files: list[Any]) -> dict[int, Outcome]:
-    outcomes: dict[int, Outcome] = {}
-
-    async def report(found: Sequence[Outcome]) -> None:
-        outcomes.update({outcome.number: outcome for outcome in found})
-
-    async def retried(found: Sequence[Outcome]) -> None:
-        for outcome in found:
-            files[outcome.number].attempts += 1
-
-    async def remember(job: str | None, event: int) -> None:
-        return
-
-    task: Any = SimpleNamespace(id=uuid.uuid4(), username="ada", worker="w")
-    job = Job(task, "ada", ledger(report, retried, remember))
-
-    async def pages() -> AsyncIterator[Sequence[Any]]:
-        yield files
-
-    await approach.admit(job, pages())
-    while left := [file for file in files if file.number not in outcomes]:
-        await approach.stage(job, left)
-    return outcomes
-
-
 @pytest.mark.parametrize("path", ["bulk", "pull", "relay"])
 async def test_every_habit_on_every_path(
     make_service: Any, rse: HabitualServer, path: str, subtests: pytest.Subtests
@@ -90,6 +63,8 @@ async def test_every_habit_on_every_path(
     files = [
         SimpleNamespace(
             number=number,
+            did="s:f",
+            rse=None,
             path=rse.path(name),
             target=f"/home/ada/{rse.path(name)}",
             attempts=0,
@@ -97,16 +72,10 @@ async def test_every_habit_on_every_path(
         )
         for number, (name, habit) in enumerate(rse.habits.items())
     ]
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession() as session, Rses(settings) as rses:
         cavern = Cavern(settings.cavern_api_url, settings.preparer_vos_uri, session)
-        if path != "bulk":
-
-            async def no_bulk() -> None:
-                return None
-
-            cavern.bulk_pull_url = no_bulk
-        cavern._pulls = path == "pull"
-        outcomes = await stage(CavernApproach(settings, cavern, session, None), files)
+        limit_to(cavern, path)
+        outcomes = await stage(CavernApproach(settings, cavern, rses, None), files)
 
     for file, (name, habit) in zip(files, rse.habits.items(), strict=True):
         with subtests.test(habit=name):
@@ -132,8 +101,8 @@ async def sized(rse: Rse, source: str) -> Source | RseError | None:
 
 async def test_every_habit_in_an_estimate(rse: HabitualServer, subtests: pytest.Subtests) -> None:
     settings = PreparerSettings(abs_url_rse_root=f"{rse.base}/d")
-    async with aiohttp.ClientSession() as session:
-        asked = Rse(settings, session)
+    async with Rses(settings) as rses:
+        (asked,) = rses.all
         for name, habit in rse.habits.items():
             with subtests.test(habit=name):
                 found = await sized(asked, asked.url(rse.path(name)))
@@ -159,11 +128,11 @@ async def test_one_request_asks_of_many_what_one_cannot_tell(rse: HabitualServer
     async def nothing(*_arguments: Any) -> Any:
         return {}
 
-    async with aiohttp.ClientSession() as session:
+    async with Rses(settings) as rses:
         cavern: Any = SimpleNamespace(children=nothing, node=lambda *_: none())
         ledger: Any = SimpleNamespace(history=nothing)
         shared: Any = SimpleNamespace(
-            rse=Rse(settings, session),
+            rses=rses,
             settings=settings,
             cavern=cavern,
             ledger=ledger,

@@ -52,6 +52,7 @@ from vospace_client.terms import (
     LENGTH,
     MD5,
     NODE_MISSING,
+    PULL_PROOF,
     PULL_TO,
     TRANSIENT_FAULTS,
     UNFINISHED_PHASES,
@@ -93,7 +94,10 @@ class Waiting(Protocol):
 
 @dataclass(frozen=True)
 class Row:
-    """One file of a bulk pull: where it comes from, where it goes, and what is known of its bytes."""
+    """One file of a bulk pull: where it comes from, where it goes, and what is known of its bytes.
+
+    Several sources, separated by blanks, are asked in this order.
+    """
 
     source: str
     target: str
@@ -141,11 +145,15 @@ def broken(what: str, exc: Exception, *, sending: bool = False) -> CavernError:
 class Cavern:
     """One Cavern, for any user whose token is given with the call."""
 
-    def __init__(self, url: str, vos_uri: str, session: aiohttp.ClientSession) -> None:
-        """Speak to the service at *url* whose root node is *vos_uri*."""
+    def __init__(self, url: str, vos_uri: str, session: aiohttp.ClientSession, pull_proof: str = "") -> None:
+        """Speak to the service at *url* whose root node is *vos_uri*.
+
+        *pull_proof* has it use the credentials of storage elements for our pulls.
+        """
         self.url = url
         self.vos_uri = vos_uri
         self.session = session
+        self._proof = {PULL_PROOF: pull_proof} if pull_proof else {}
         self._capabilities: tuple[float, dict[str, str]] = (float("-inf"), {})
         self._pulls: bool | None = None
         self._first_pull = asyncio.Lock()
@@ -288,7 +296,7 @@ class Cavern:
         body = json.dumps(
             {"rows": [row.document() for row in rows], "if_exists": "verify", "concurrency": concurrency}
         )
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", **self._proof}
         status, _, answer = await self._request(
             "POST", url, token, ok=(303, 404, 405), data=body.encode(), headers=headers
         )
@@ -443,7 +451,9 @@ class Cavern:
     async def _make_job(self, endpoint: str, document: bytes, token: str) -> str:
         """URL of a new job at an endpoint for transfers."""
         url = f"{self.url}/{endpoint}"
-        _, _, answer = await self._request("POST", url, token, ok=(200, 303), data=document, headers=XML)
+        _, _, answer = await self._request(
+            "POST", url, token, ok=(200, 303), data=document, headers=XML | self._proof
+        )
         job = urljoin(url, str(answer.get("Location", ""))).removesuffix("/results/transferDetails")
         if job == url or urlsplit(job).netloc != urlsplit(url).netloc:
             raise CavernError("InternalFault", f"{url} leads to no job, but to {job}", transient=True)

@@ -120,5 +120,8 @@ TRANSIENT_FAULTS = frozenset(
 )
 """Faults of a job after which another try may succeed."""
 
+PULL_PROOF = "X-Pull-Proof"
+"""Header by which prepare-data proves that a pull is its own, so that credentials of storage elements may be used."""
+
 Unavailable = Literal["source"]
 """Value of the field ``away`` in the results of a bulk pull: what did not answer."""

@@ -35,6 +35,12 @@ def wrong(name: str, value: Any) -> list[str]:
         ),
         ("core_settings", {"preparer_max_items": 0}, "core_settings.preparer_max_items: 0 is not at least 1"),
         (
+            "core_rses",
+            [{"name": "a,b", "url": "https://rse.example"}],
+            "core_rses[0].name: 'a,b' does not match ^[A-Za-z0-9]",
+        ),
+        ("core_rses", [{"name": "a"}], "core_rses[0].url: is missing"),
+        (
             "core_settings",
             {"preparer_max_items": "0"},
             "core_settings.preparer_max_items: 0 is not at least 1",

@@ -27,7 +27,7 @@ from preparer.broker import Outbox, create
 from preparer.config import PreparerSettings
 from preparer.ledger import Ledger, TaskState
 from preparer.ledger.credentials import Vault
-from preparer.staging.rse import Rse
+from preparer.staging.rse import Rses
 
 TASKS = Gauge("prepare_data_tasks", "Tasks by state", ["state"])
 OLDEST = Gauge("prepare_data_oldest_seconds", "Age of the oldest unfinished task")
@@ -65,6 +65,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             timeout=aiohttp.ClientTimeout(total=30), cookie_jar=aiohttp.DummyCookieJar()
         ) as session,
         httpx.AsyncClient(timeout=15) as client,
+        Rses(settings) as rses,
     ):
         secret = settings.service_client_secret.get_secret_value()
         outbox = Outbox(create(settings), ledger)
@@ -81,7 +82,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             outbox=outbox,
             arrivals=Arrivals(settings.preparer_max_body),
             cavern=Cavern(settings.cavern_api_url, settings.preparer_vos_uri, session),
-            rse=Rse(settings, session),
+            rses=rses,
         )
         publishing = asyncio.create_task(outbox.run())
         yield

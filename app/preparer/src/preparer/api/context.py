@@ -28,7 +28,7 @@ from preparer.broker import Outbox
 from preparer.config import PreparerSettings
 from preparer.ledger import Ledger, Task
 from preparer.ledger.credentials import Vault
-from preparer.staging.rse import Rse
+from preparer.staging.rse import Rses
 
 ASKING = 32
 HOW = "Send a token of {issuer}: Authorization: Bearer <token>"
@@ -45,7 +45,7 @@ class Context:
     credentials: ClientCredentials | None
     outbox: Outbox
     cavern: Cavern
-    rse: Rse
+    rses: Rses
     arrivals: Arrivals
     # Requests about files to the RSE, of all estimates.
     asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(ASKING))

@@ -61,7 +61,7 @@ async def estimate(shared: Context, who: Caller, files: Sequence[NewFile]) -> di
             return Source(file.size)
         async with shared.asking:
             try:
-                return await shared.rse.head(shared.rse.url(file.path))
+                return await shared.rses.head(file, who.token)
             except RseError as exc:
                 if exc.away:
                     raise Unavailable(f"{file.did}: {exc}") from exc

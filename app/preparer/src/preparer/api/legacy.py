@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from voservice.problems import Invalid
 
 from preparer.api.body import idempotency_key
 from preparer.api.context import Caller, caller, context, find
-from preparer.api.submission import Item, Submission
+from preparer.api.submission import RSE, Item, Submission
 from preparer.ledger import TaskState
 
 router = APIRouter(tags=["staging"])
@@ -34,13 +34,18 @@ BODY = {
 
 
 @router.post("/", summary="Stage files", openapi_extra=BODY)
-async def submit(request: Request, who: Annotated[Caller, Depends(caller)]) -> dict[str, str]:
+async def submit(
+    request: Request,
+    who: Annotated[Caller, Depends(caller)],
+    rse: Annotated[str | None, Query(description=RSE)] = None,
+) -> dict[str, str]:
     """Stage the files of `[[did, path on the RSE, destination], …]`, each to a place in the user's area."""
     shared = context(request)
     key = idempotency_key(request)
     body = await shared.read_json(request, who)
     submission = Submission(shared)
-    files = submission.check(who, [_item(number, entry) for number, entry in enumerate(_list(body))], "")
+    items = [_item(number, entry) for number, entry in enumerate(_list(body))]
+    files = submission.check(who, items, "", rse)
     task, _ = await submission.submit(who, files, key=key)
     return {"task_id": str(task.id)}
 

@@ -16,6 +16,7 @@ import jwt
 from prepare_data_client.did import DID, InvalidDID, InvalidPath, destination
 from voservice.auth import AuthenticationError
 from voservice.problems import Conflict, Invalid, TooLarge, TooMany
+from voservice.storage_elements import StorageElement
 
 from preparer.api.context import Caller, Context
 from preparer.ledger import KeyReused, NewFile, NewTask, Task
@@ -26,6 +27,9 @@ MD5 = re.compile(r"[0-9a-fA-F]{32}")
 EXCHANGE_AGE = 300.0
 EXCHANGE_COUNT = 10_000
 ADLER32 = re.compile(r"[0-9a-fA-F]{1,8}")
+
+
+RSE = "RSE to take the files from, or several, separated by commas, in the order of preference; the site's by default"
 
 
 class BadItem(Exception):
@@ -58,8 +62,14 @@ class Submission:
         self.context = context
         self.settings = context.settings
 
-    def check(self, caller: Caller, items: Sequence[Item], prefix: str) -> list[NewFile]:
-        """Validate *items*, found at *prefix* in the request. Raises `Invalid` with an error for each invalid one."""
+    def check(
+        self, caller: Caller, items: Sequence[Item], prefix: str, rse: str | None = None
+    ) -> list[NewFile]:
+        """Validate *items*, found at *prefix* in the request, which are on the RSEs that *rse* names.
+
+        Raises `Invalid` with an error for each invalid one.
+        """
+        rses = self._rses(rse)
         if not items:
             raise Invalid(
                 "The request names no file",
@@ -72,7 +82,7 @@ class Submission:
         targets: dict[str, int] = {}
         for number, item in enumerate(items):
             try:
-                file = self._file(caller, item)
+                file = self._file(caller, item, rse, rses)
                 other = targets.setdefault(file.target, number)
                 if other != number:
                     if files[other] == file:
@@ -91,22 +101,25 @@ class Submission:
             raise Invalid(f"{first['pointer']}: {first['detail']}", errors=errors)
         return files
 
-    def _file(self, caller: Caller, item: Item) -> NewFile:
+    def _rses(self, names: str | None) -> list[StorageElement]:
+        """Return the RSEs that a request names, separated by commas, or else all. Raises `Invalid`."""
+        known = {element.name: element for element in self.settings.rses}
+        if names is None:
+            return list(known.values())
+        found = [known.get(name) for name in names.split(",")]
+        if None in found or len(set(names.split(","))) < len(found):
+            raise Invalid(
+                f"/rse: {names[:200]!r}: this site has {', '.join(known)}; name one, or several as A,B"
+            )
+        return [element for element in found if element]
+
+    def _file(self, caller: Caller, item: Item, rse: str | None, rses: Sequence[StorageElement]) -> NewFile:
         at_did, at_path, at_destination = item.pointers
         try:
             did = DID.parse(_text(item.did, at_did))
         except InvalidDID as exc:
             raise BadItem(at_did, str(exc)) from exc
-        expected = did.path(self.settings.preparer_path_algorithm)
-        path = expected if item.path is None else _text(item.path, at_path)
-        try:
-            did.check(path)
-        except InvalidPath as exc:
-            raise BadItem(at_path, f"{path!r}: {exc}") from exc
-        if self.settings.preparer_path_check == "strict":
-            if not did.lies_at(path, self.settings.preparer_path_algorithm):
-                raise BadItem(at_path, f"{path!r} is not where {did} lies on the RSE: {expected!r}")
-            path = expected
+        path = self._path(did, None if item.path is None else _text(item.path, at_path), rses, at_path)
         try:
             directory = destination(_text(item.destination, at_destination))
         except InvalidPath as exc:
@@ -124,16 +137,38 @@ class Submission:
             item.size,
             item.md5.lower() if item.md5 else None,
             item.adler32.lower().zfill(8) if item.adler32 else None,
+            rse,
         )
 
-    def approach(self, name: str | None) -> str:
+    def _path(self, did: DID, path: str | None, rses: Sequence[StorageElement], pointer: str) -> str:
+        """Return the path of a file, that of the first deterministic layout without one. Raises `BadItem`."""
+        layouts = [element.layout for element in rses if element.layout != "none"]
+        if path is None:
+            if not layouts:
+                names = ", ".join(element.name for element in rses)
+                raise BadItem(pointer, f"is needed: {names} has no layout that gives it")
+            path = did.path(layouts[0])
+        try:
+            did.check(path)
+        except InvalidPath as exc:
+            raise BadItem(pointer, f"{path!r}: {exc}") from exc
+        if self.settings.preparer_path_check == "off" or len(layouts) < len(rses):
+            return path
+        if not any(did.lies_at(path, layout) for layout in layouts):
+            raise BadItem(pointer, f"{path!r} is not where {did} lies on the RSE: {did.path(layouts[0])!r}")
+        return did.path(layouts[0])
+
+    def approach(self, name: str | None, rse: str | None = None) -> str:
         """Return the requested approach, or the site's default. Raises `Invalid` for one that is not supported."""
         default = self.settings.prepare_data_approach
         offered = {*self.settings.supported_approaches, default}
         if name and name not in offered:
             names = ", ".join(sorted(offered))
             raise Invalid(f"/approach: {name[:80]!r} is not offered here; choose one of {names}")
-        return name or default
+        chosen = name or default
+        if rse is not None and chosen != "cavern_api_approach":
+            raise Invalid(f"/rse: {chosen} takes files from the RSE that is mounted here, and from no other")
+        return chosen
 
     async def submit(
         self,
@@ -148,7 +183,7 @@ class Submission:
         """Write the task to the ledger; returns it and whether it is new."""
         context, settings = self.context, self.settings
         username = caller.identity.username
-        chosen = self.approach(approach)
+        chosen = self.approach(approach, files[0].rse)
         if callback is not None:
             try:
                 check(callback, settings.preparer_callback_hosts)
@@ -224,7 +259,7 @@ class Submission:
 
 def content_hash(files: Sequence[NewFile], approach: str, callback: str | None, lifetime: int | None) -> str:
     """Hash a request, regardless of the order of its files."""
-    lines = sorted(json.dumps([f.did, f.path, f.target, f.size, f.md5, f.adler32]) for f in files)
+    lines = sorted(json.dumps([f.did, f.path, f.target, f.size, f.md5, f.adler32, f.rse]) for f in files)
     head = json.dumps([approach, callback, lifetime])
     return hashlib.sha256("\n".join([head, *lines]).encode()).hexdigest()
 

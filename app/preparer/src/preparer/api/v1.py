@@ -16,7 +16,7 @@ from voservice.problems import Conflict, Invalid, TooMany
 from preparer.api.body import idempotency_key
 from preparer.api.context import Caller, Context, caller, context, find
 from preparer.api.estimate import estimate, one_at_a_time
-from preparer.api.submission import Item, Submission
+from preparer.api.submission import RSE, Item, Submission
 from preparer.ledger import ACTIVE, FileState, NewFile, SameUnderWay, TaskState
 from preparer.ledger.documents import file_document, task_document
 
@@ -50,6 +50,7 @@ class TaskRequest(BaseModel):
     files: list[FileRequest]
     destination: str = Field(".", description="Directory relative to the user's area")
     approach: str | None = Field(None, description="Way of staging, if not the site's default")
+    rse: str | None = Field(None, description=RSE)
     callback: str | None = Field(None, description="URL that is told when the task ends")
     lifetime: int | None = Field(
         None, ge=60, le=MAX_LIFETIME, description="Seconds after which staged copies are removed"
@@ -91,7 +92,7 @@ def checked(shared: Context, who: Caller, body: TaskRequest) -> list[NewFile]:
     items = [
         Item(f.did, f.path, f.destination or body.destination, f.size, f.md5, f.adler32) for f in body.files
     ]
-    return Submission(shared).check(who, items, "/files")
+    return Submission(shared).check(who, items, "/files", body.rse)
 
 
 @router.post("/tasks", status_code=201, summary="Stage files", openapi_extra=schema(TaskRequest))
@@ -252,5 +253,5 @@ async def estimate_request(request: Request, who: Who) -> dict[str, Any]:
     shared = context(request)
     with one_at_a_time(shared, who):
         body = await parse(request, who, TaskRequest)
-        Submission(shared).approach(body.approach)
+        Submission(shared).approach(body.approach, body.rse)
         return await estimate(shared, who, checked(shared, who, body))

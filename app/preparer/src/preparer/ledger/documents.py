@@ -39,6 +39,7 @@ def file_document(file: File) -> dict[str, Any]:
         "did": file.did,
         "path": file.path,
         "target": file.target,
+        "rse": file.rse,
         "state": file.state,
         "bytes": file.bytes,
         "size": file.size,

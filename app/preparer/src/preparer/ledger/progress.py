@@ -81,11 +81,12 @@ class Progress(Queries):
             rows = await connection.execute(
                 text(
                     "UPDATE files SET state = n.state, bytes = n.bytes, found_md5 = n.md5, found_adler32 = n.adler32,"
-                    " fault = n.fault, detail = n.detail, finished = clock_timestamp()"
+                    " fault = n.fault, detail = n.detail, rse = coalesce(n.rse, files.rse),"
+                    " finished = clock_timestamp()"
                     " FROM unnest(CAST(:numbers AS int[]), CAST(:states AS text[]), CAST(:bytes AS bigint[]),"
                     " CAST(:md5s AS text[]), CAST(:adlers AS text[]), CAST(:faults AS text[]),"
-                    " CAST(:details AS text[]))"
-                    " AS n (number, state, bytes, md5, adler32, fault, detail)"
+                    " CAST(:details AS text[]), CAST(:rses AS text[]))"
+                    " AS n (number, state, bytes, md5, adler32, fault, detail, rse)"
                     " WHERE files.task = :task AND files.number = n.number AND files.state = 'PENDING'"
                     " RETURNING files.state, files.bytes"
                 ),
@@ -98,6 +99,7 @@ class Progress(Queries):
                     "adlers": [o.adler32 for o in outcomes],
                     "faults": [o.fault for o in outcomes],
                     "details": [o.detail for o in outcomes],
+                    "rses": [o.rse for o in outcomes],
                 },
             )
             done, failed, size = 0, 0, 0

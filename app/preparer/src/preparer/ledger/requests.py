@@ -47,7 +47,7 @@ _TASK = {
 }
 _FILES = {
     name: bindparam(f"{name}s", type_=ARRAY(files.c[name].type))
-    for name in ("number", "did", "path", "target", "size", "md5", "adler32")
+    for name in ("number", "did", "path", "target", "size", "md5", "adler32", "rse")
 }
 _ADD_FILES = (
     insert(files)

@@ -15,7 +15,10 @@ from preparer.ledger.tables import FileState, TaskState
 
 @dataclass(frozen=True, slots=True)
 class NewFile:
-    """A file of a request: size in bytes, checksums in lower-case hexadecimal."""
+    """A file of a request: size in bytes, checksums in lower-case hexadecimal.
+
+    `rse` names the RSEs that may be asked for it, separated by commas; without, all of the site are.
+    """
 
     did: str
     path: str
@@ -23,6 +26,7 @@ class NewFile:
     size: int | None = None
     md5: str | None = None
     adler32: str | None = None
+    rse: str | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class Outcome:
     adler32: str | None = None
     fault: str | None = None
     detail: str | None = None
+    rse: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +121,7 @@ class File:
     fault: str | None
     detail: str | None
     finished: datetime | None
+    rse: str | None
 
     @classmethod
     def of(cls, row: Sequence[Any]) -> Self:

@@ -158,6 +158,8 @@ files = Table(
     Column("fault", Text),
     Column("detail", Text),
     _time("finished"),
+    # The RSEs that may be asked for it, separated by commas; once it is staged, the one that it came from.
+    Column("rse", Text),
     Index("files_pending", "task", "number", postgresql_where=text("state = 'PENDING'")),
 )
 

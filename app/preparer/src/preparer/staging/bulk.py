@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from vospace_client.client import Cavern, CavernError, JobVanished, PullNotImplemented, Row
@@ -30,11 +31,18 @@ _STATES = {"COMPLETED": FileState.STAGED, "SKIPPED": FileState.PRESENT, "ERROR":
 class BulkPull:
     """Creates bulk jobs, follows and ends them."""
 
-    def __init__(self, settings: PreparerSettings, cavern: Cavern, row: Callable[[File], Row]) -> None:
-        """Use *cavern*; *row* returns the row of a job for a file."""
+    def __init__(
+        self,
+        settings: PreparerSettings,
+        cavern: Cavern,
+        row: Callable[[File], Row],
+        rse: Callable[[str | None], str | None],
+    ) -> None:
+        """Use *cavern*; *row* returns the row of a job for a file, and *rse* the name of the RSE that has a URL."""
         self.settings = settings
         self.cavern = cavern
         self.row = row
+        self.rse = rse
 
     async def stage(self, job: Job, url: str, files: Sequence[File]) -> Sequence[File]:
         """Stage by jobs of the bulk pull at *url*; returns the files left over where Cavern no longer has a bulk pull.
@@ -201,6 +209,8 @@ class BulkPull:
             outcome = _outcome(file.number, line)
             if outcome is None:
                 continue
+            if outcome.state == FileState.STAGED:
+                outcome = replace(outcome, rse=self.rse(line.get("source")))
             if outcome.state == FileState.FAILED and line.get("transient"):
                 if line.get("away") == "source":
                     # The file stays pending, and this costs it no attempt.

@@ -1,23 +1,28 @@
-"""HTTP client of a Rucio Storage Element (RSE): sizes of files, and their bytes."""
+"""HTTP clients of Rucio Storage Elements (RSEs): where files are on each, their sizes, and their bytes."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from types import TracebackType
+from typing import Any, Literal, Self
 from urllib.parse import quote
 
 import aiohttp
+from prepare_data_client.did import DID, Algorithm
 from voservice.answers import IDENTITY, Representation, Unreadable, seconds_asked
 from voservice.content import Content
 from voservice.digests import WANT_DIGEST
-from voservice.sources import RedirectedTooOften, SourcePolicy, SourceRefused, follow
+from voservice.sources import RedirectedTooOften, SourceRefused
+from voservice.storage_elements import CredentialUnavailable, Element, Elements, StorageElement
 from vospace_client.errors import AWAY_STATUS, PASSING_STATUS, TransferError, is_away
 
 from preparer.config import PreparerSettings
+from preparer.ledger import File, NewFile
 
+Layout = Literal["hash", "identity", "none"]
 CHUNK = 1 << 20
 MISSING = {404, 410}
 
@@ -65,27 +70,55 @@ class Sending:
             raise TransferError("TransferFailed", "the RSE: what it sent coded is not whole", transient=True)
 
 
-class Rse:
-    """Client of one RSE. It never sends a credential."""
+def path_on(layout: Layout, did: str, path: str, layouts: Collection[Layout]) -> str:
+    """Return where a file is on an RSE of a *layout*; *path* is where the request says.
 
-    def __init__(self, settings: PreparerSettings, session: aiohttp.ClientSession) -> None:
-        """Allow requests below the RSE's root, and redirects from there as far as *settings* permit."""
-        self._root = settings.abs_url_rse_root
-        self._policy = SourcePolicy([self._root, *settings.preparer_sources])
-        self._session = session
+    Where other RSEs of the site have other *layouts*, the path by one of those is that of the same file. Any other path
+    is taken as it is.
+    """
+    others: list[Algorithm] = [other for other in layouts if other != "none" and other != layout]
+    if layout == "none" or not others:
+        return path
+    identifier = DID.parse(did)
+    if not identifier.lies_at(path, layout) and any(identifier.lies_at(path, other) for other in others):
+        return identifier.path(layout)
+    return path
+
+
+class Rse:
+    """Client of one RSE."""
+
+    def __init__(self, settings: StorageElement, element: Element, layouts: Collection[Layout] = ()) -> None:
+        """Ask by *element*, which has the credential; *layouts* are those of all RSEs of the site."""
+        self.name = settings.name
+        self.settings = settings
+        self.element = element
+        self._layouts = layouts
+
+    @property
+    def credential_of_user(self) -> bool:
+        """Whether it is asked with a token of the user, which nobody else may have."""
+        return self.settings.credential == "token_exchange"
 
     def url(self, path: str) -> str:
         """Return the URL of the file at *path* below the RSE's root."""
-        return f"{self._root}/{quote(path)}"
+        return f"{self.settings.url}/{quote(path)}"
 
-    async def head(self, source: str) -> Source | None:
-        """Return the size of the file at the URL *source*; None if there is none. Raises `RseError`."""
+    def source(self, file: File | NewFile) -> str:
+        """Return the URL of a file."""
+        return self.url(path_on(self.settings.layout, file.did, file.path, self._layouts))
+
+    async def head(self, source: str, token: str | None = None) -> Source | None:
+        """Return the size of the file at the URL *source*; None if there is none. Raises `RseError`.
+
+        *token* is that of the user who wants it.
+        """
         try:
-            async with await self._ask("HEAD", source, {}) as answer:
+            async with await self._ask("HEAD", source, {}, token) as answer:
                 if answer.status in {200, 204} | MISSING | PASSING_STATUS:
                     return _source(answer, source)
             # HEAD may not be supported, or not be allowed: ask for one byte instead.
-            answer = await self._ask("GET", source, {"Range": "bytes=0-0"})
+            answer = await self._ask("GET", source, {"Range": "bytes=0-0"}, token)
             try:
                 return _source(answer, source)
             finally:
@@ -93,15 +126,22 @@ class Rse:
                 answer.close()
         except (SourceRefused, RedirectedTooOften) as exc:
             raise RseError(f"the RSE: {exc}") from exc
+        except CredentialUnavailable as exc:
+            raise RseError(f"no credential for {self.name}: {exc}", away=True) from exc
         except (aiohttp.ClientError, TimeoutError) as exc:
             raise RseError(f"the RSE does not answer: {type(exc).__name__}", away=is_away(exc)) from exc
 
     @asynccontextmanager
-    async def opened(self, source: str, wanted: int | None = None) -> AsyncIterator[Sending]:
-        """Open the file at the URL *source*, of *wanted* bytes if that is known. Raises `TransferError`."""
+    async def opened(
+        self, source: str, wanted: int | None = None, token: str | None = None
+    ) -> AsyncIterator[Sending]:
+        """Open the file at the URL *source*, of *wanted* bytes if that is known, for the user of *token*.
+
+        Raises `TransferError`.
+        """
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
         try:
-            async with await self._ask("GET", source, WANT_DIGEST, timeout=timeout) as answer:
+            async with await self._ask("GET", source, WANT_DIGEST, token, timeout=timeout) as answer:
                 if answer.status in MISSING:
                     raise TransferError("SourceNotFound", f"{source} does not exist on the RSE")
                 if answer.status not in (200, 204):
@@ -115,16 +155,79 @@ class Rse:
                 yield Sending(answer, Representation.of(answer.status, answer.headers, source, wanted=wanted))
         except SourceRefused as exc:
             raise TransferError("InvalidArgument", str(exc)) from exc
+        except CredentialUnavailable as exc:
+            raise TransferError(
+                "TransferFailed", f"no credential for {self.name}: {exc}", away="RSE"
+            ) from exc
         except (RedirectedTooOften, Unreadable) as exc:
             raise TransferError("TransferFailed", f"the RSE: {exc}") from exc
         except (aiohttp.ClientError, TimeoutError) as exc:
             raise unanswered(exc) from exc
 
     async def _ask(
-        self, method: str, source: str, headers: dict[str, str], **options: Any
+        self, method: str, source: str, headers: dict[str, str], token: str | None, **options: Any
     ) -> aiohttp.ClientResponse:
-        url = self._policy.check(source)
-        return await follow(self._session, method, url, self._policy, IDENTITY | headers, **options)
+        return await self.element.ask(method, source, IDENTITY | headers, user=token, **options)
+
+
+class Rses:
+    """The RSEs of the site, in the order of preference."""
+
+    def __init__(self, settings: PreparerSettings) -> None:
+        """Open nothing yet."""
+        self._settings = settings.rses
+        self._elements = Elements(self._settings, _session, issuer=settings.oidc_issuer)
+        self.all: list[Rse] = []
+
+    async def __aenter__(self) -> Self:
+        """Open the sessions."""
+        await self._elements.__aenter__()
+        layouts = {settings.layout for settings in self._settings}
+        self.all = [
+            Rse(element.settings, element, layouts) for element in self._elements.all if element.settings
+        ]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the sessions."""
+        await self._elements.__aexit__(kind, error, trace)
+
+    def of(self, file: File | NewFile) -> list[Rse]:
+        """Return the RSEs that may be asked for a file: those that it names, or all; who is away comes last."""
+        named = file.rse.split(",") if file.rse else [rse.name for rse in self.all]
+        known = {rse.name: rse for rse in self.all}
+        found = [known[name] for name in named if name in known]
+        return sorted(found, key=lambda rse: rse.element.away)
+
+    def name_of(self, source: str | None) -> str | None:
+        """Return the name of the RSE that has a URL."""
+        return next((rse.name for rse in self.all if source and rse.element.holds(source)), None)
+
+    async def head(self, file: File | NewFile, token: str) -> Source | None:
+        """Return the size of a file on the first RSE that has it; None if none has. Raises `RseError`."""
+        failure: RseError | None = None
+        for rse in self.of(file):
+            try:
+                found = await rse.head(rse.source(file), token)
+            except RseError as exc:
+                failure = failure if failure and failure.away else exc
+                rse.element.note(away=exc.away)
+            else:
+                if found is not None:
+                    return found
+        if failure is not None:
+            raise failure
+        return None
+
+
+def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=connector,
+        timeout=aiohttp.ClientTimeout(total=120, sock_connect=10),
+        cookie_jar=aiohttp.DummyCookieJar(),
+    )
 
 
 def _source(answer: aiohttp.ClientResponse, source: str) -> Source | None:

@@ -10,9 +10,9 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 
-import aiohttp
 from voservice.auth import AuthenticationError, ClientCredentials
 from voservice.content import Content
 from voservice.digests import Digester
@@ -33,8 +33,10 @@ from preparer.staging.approach import (
     until_final,
 )
 from preparer.staging.bulk import BulkPull
-from preparer.staging.rse import Rse, RseError, Sending
+from preparer.staging.rse import Rse, RseError, Rses, Sending
 
+OF_SOURCE = frozenset({"SourceNotFound", "TransferFailed", "SizeMismatch", "ChecksumMismatch"})
+"""Faults that may be those of one RSE alone."""
 LOOKUP_AGE = 10.0
 """Seconds for which a lookup of a target stays valid."""
 
@@ -46,15 +48,15 @@ class CavernApproach(Approach):
         self,
         settings: PreparerSettings,
         cavern: Cavern,
-        session: aiohttp.ClientSession,
+        rses: Rses,
         credentials: ClientCredentials | None,
     ) -> None:
-        """Use *cavern*; *credentials* are the administrator's, to create users' areas."""
+        """Use *cavern* and *rses*; *credentials* are the administrator's, to create users' areas."""
         self.settings = settings
         self.cavern = cavern
-        self.rse = Rse(settings, session)
+        self.rses = rses
         self.credentials = credentials
-        self.bulk = BulkPull(settings, cavern, self.row)
+        self.bulk = BulkPull(settings, cavern, self.row, rses.name_of)
 
     def home(self, username: str) -> str:
         """Return the path of a user's area."""
@@ -123,24 +125,42 @@ class CavernApproach(Approach):
                 if job.cancelled.is_set():
                     return 0
                 with suppress(RseError):
-                    found = await self.rse.head(self.row(file).source)
+                    found = await self.rses.head(file, job.token)
                     return (found and found.size) or 0
             return 0
 
         return await asyncio.gather(*map(size, files))
 
-    def row(self, file: File) -> Row:
-        """Return what Cavern is asked for one file."""
-        return Row(self.rse.url(file.path), self.cavern.uri(file.target), expected(file))
+    def row(self, file: File, rse: Rse | None = None) -> Row:
+        """Return what Cavern is asked for one file: from one RSE, or from the first that delivers."""
+        rses = [rse] if rse else self.rses.of(file)
+        return Row(" ".join(each.source(file) for each in rses), self.cavern.uri(file.target), expected(file))
+
+    def _divided(self, files: Sequence[File]) -> tuple[list[File], list[File], list[File]]:
+        """Return files that Cavern can pull, those that the worker must relay, and those that no RSE is known for.
+
+        The user's own credential for an RSE is nobody else's, so what may be asked for by it passes through the worker.
+        """
+        pulled: list[File] = []
+        relayed: list[File] = []
+        nowhere: list[File] = []
+        for file in files:
+            rses = self.rses.of(file)
+            relay = any(rse.credential_of_user for rse in rses)
+            (relayed if relay else pulled if rses else nowhere).append(file)
+        return pulled, relayed, nowhere
 
     async def stage(self, job: Job, files: Sequence[File]) -> None:
-        """Stage by bulk pull, by single pulls or by relay, whichever Cavern supports."""
+        """Stage by bulk pull, by single pulls or by relay, whichever Cavern and the RSEs support."""
+        pulled, relayed, nowhere = self._divided(files)
+        await job.end([(file, _nowhere(file)) for file in nowhere])
         try:
-            bulk_pull = await self.cavern.bulk_pull_url()
+            bulk_pull = await self.cavern.bulk_pull_url() if pulled else None
             if bulk_pull is not None:
-                files = await self.bulk.stage(job, bulk_pull, files)
+                pulled = list(await self.bulk.stage(job, bulk_pull, pulled))
         except CavernError as exc:
             raise StagingError.of(exc) from exc
+        files = [*pulled, *relayed]
         containers = Containers(self.cavern, self.home(job.task.username), job.token)
         await side_by_side(
             files, self.settings.preparer_file_concurrency, partial(self._one, job, containers)
@@ -166,7 +186,6 @@ class CavernApproach(Approach):
     async def _one(self, job: Job, containers: Containers, file: File) -> None:
         if job.cancelled.is_set():
             return
-        job.begin(self.row(file).source, file)
         await until_final(job, file, self.settings, partial(self._transfer, job, containers, file))
 
     async def _transfer(self, job: Job, containers: Containers, file: File) -> Outcome:
@@ -177,13 +196,30 @@ class CavernApproach(Approach):
             node = await there.node()
             if node is not None and Content(file.size, file.md5).differs(node.content) is None:
                 return Outcome(file.number, FileState.PRESENT, file.size, node.md5)
-        if self.cavern.can_pull:
+        failures: list[TransferError] = []
+        for rse in self.rses.of(file):
+            job.begin(rse.source(file), file)
             try:
-                await self.cavern.pull(self.row(file), job.token, job.retry_policy(self.settings))
+                outcome = await self._from(rse, job, containers, there, file)
+            except TransferError as exc:
+                # Another RSE helps only where this one is what failed.
+                if exc.away != "RSE" and exc.fault not in OF_SOURCE:
+                    raise
+                rse.element.note(away=exc.away == "RSE")
+                failures.append(exc)
+            else:
+                return replace(outcome, rse=rse.name)
+        raise next((failure for failure in failures if failure.transient), failures[0])
+
+    async def _from(self, rse: Rse, job: Job, containers: Containers, there: Lookup, file: File) -> Outcome:
+        """Stage a file from one RSE. Raises `TransferError`."""
+        if self.cavern.can_pull and not rse.credential_of_user:
+            try:
+                await self.cavern.pull(self.row(file, rse), job.token, job.retry_policy(self.settings))
                 return await self._verify(file, job.token)
             except PullNotImplemented:
                 pass
-        return await self._relay(job, containers, there, file)
+        return await self._relay(rse, job, containers, there, file)
 
     async def _verify(self, file: File, token: str) -> Outcome:
         """Compare what Cavern stored with what the request states. Raises `CavernError`."""
@@ -209,7 +245,7 @@ class CavernApproach(Approach):
             await asyncio.to_thread(measured.update, chunk)
         return measured.content
 
-    async def _relay(self, job: Job, containers: Containers, there: Lookup, file: File) -> Outcome:
+    async def _relay(self, rse: Rse, job: Job, containers: Containers, there: Lookup, file: File) -> Outcome:
         """Stream the file from the RSE into Cavern under a temporary name, and move it into place.
 
         Each request takes OpenCADC's Cavern about 100 ms. A new file takes four requests, or three in a container that
@@ -219,7 +255,7 @@ class CavernApproach(Approach):
         # The same name at each try: one that a killed worker left is overwritten by the next.
         start = name.encode()[:200].decode(errors="ignore")
         temporary = f"{directory}/.{start}.{job.task.id.hex[:8]}-{file.number}.part"
-        async with self.rse.opened(self.row(file).source, file.size) as sending:
+        async with rse.opened(rse.source(file), file.size, job.token) as sending:
             # Whatever Cavern does now: it is there.
             job.retry_policy(self.settings).answered("RSE")
             try:
@@ -381,6 +417,16 @@ class Lookup:
             raise CavernError("DuplicateNode", f"{self._path} is a container")
         if node is not None:
             await self._cavern.delete(self._path, self._token)
+
+
+def _nowhere(file: File) -> Outcome:
+    """Return the outcome of a file whose RSEs the site no longer has."""
+    return Outcome(
+        file.number,
+        FileState.FAILED,
+        fault="SourceNotFound",
+        detail=f"no RSE of this site is called {file.rse}",
+    )
 
 
 def _compare(wanted: Content, found: Content) -> None:

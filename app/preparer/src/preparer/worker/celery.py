@@ -27,6 +27,7 @@ from preparer.ledger import MIGRATIONS, Ledger
 from preparer.ledger.credentials import Vault
 from preparer.staging.approach import Approach
 from preparer.staging.filesystem import CopyApproach, LinkApproach
+from preparer.staging.rse import Rses
 from preparer.staging.vospace import CavernApproach
 from preparer.worker.runner import Runner
 
@@ -44,11 +45,14 @@ def configure_logging(**_options: Any) -> None:
     logging.getLogger("celery").setLevel(logging.WARNING)
 
 
-def approaches(session: aiohttp.ClientSession, credentials: ClientCredentials | None) -> dict[str, Approach]:
+def approaches(
+    session: aiohttp.ClientSession, rses: Rses, credentials: ClientCredentials | None
+) -> dict[str, Approach]:
     """Return the approaches that this deployment supports, by name."""
-    cavern = Cavern(settings.cavern_api_url, settings.preparer_vos_uri, session)
+    proof = settings.preparer_pull_proof.get_secret_value()
+    cavern = Cavern(settings.cavern_api_url, settings.preparer_vos_uri, session, proof)
     known: dict[str, Approach] = {
-        "cavern_api_approach": CavernApproach(settings, cavern, session, credentials),
+        "cavern_api_approach": CavernApproach(settings, cavern, rses, credentials),
         "copy_to_user_area": CopyApproach(settings),
         "symbolic_link": LinkApproach(settings),
     }
@@ -69,6 +73,7 @@ async def serve(vault: Vault, *, task_status: TaskStatus[Runner]) -> None:
             cookie_jar=aiohttp.DummyCookieJar(),
         ) as session,
         httpx.AsyncClient(timeout=20) as client,
+        Rses(settings) as rses,
     ):
         secret = settings.service_client_secret.get_secret_value()
         credentials = (
@@ -76,7 +81,7 @@ async def serve(vault: Vault, *, task_status: TaskStatus[Runner]) -> None:
             if secret
             else None
         )
-        runner = Runner(settings, Ledger(engine), vault, approaches(session, credentials), session)
+        runner = Runner(settings, Ledger(engine), vault, approaches(session, rses, credentials), session)
         task_status.started(runner)
         await runner.run()
     await engine.dispose()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from time import monotonic
 from typing import Any
 from urllib.parse import quote_plus
@@ -20,12 +21,21 @@ ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - t
 class ClientCredentials:
     """Tokens for the service itself (RFC 6749 section 4.4), renewed before they expire."""
 
-    def __init__(self, issuer: str, client_id: str, client_secret: str, *, client: httpx.AsyncClient) -> None:
-        """Use the OAuth client *client_id* at *issuer*."""
+    def __init__(
+        self,
+        issuer: str,
+        client_id: str,
+        client_secret: str,
+        *,
+        client: httpx.AsyncClient,
+        wanted: Mapping[str, str] | None = None,
+    ) -> None:
+        """Use the OAuth client *client_id* at *issuer*; *wanted*: what is asked of a token, such as its audience."""
         self.issuer = Issuer(issuer, client)
         self.client = client
         # RFC 6749 section 2.3.1: both are form-encoded before they go into the header.
         self.auth = httpx.BasicAuth(quote_plus(client_id), quote_plus(client_secret))
+        self.wanted = dict(wanted or {})
         self._token = ""
         self._renew = self._end = float("-inf")
         self._lock = asyncio.Lock()
@@ -48,14 +58,14 @@ class ClientCredentials:
                         raise
             return self._token
 
+    def forget(self) -> None:
+        """Ask for a new token at the next use: this one was refused."""
+        self._renew = self._end = float("-inf")
+
     async def _obtain(self) -> None:
         asked = monotonic()
-        answer = await self.grant({"grant_type": "client_credentials"})
-        self._token = str(answer["access_token"])
-        try:
-            lifetime = float(answer.get("expires_in", 300))
-        except (TypeError, ValueError):
-            lifetime = 300.0
+        answer = await self.grant({"grant_type": "client_credentials", **self.wanted})
+        self._token, lifetime = str(answer["access_token"]), lifetime_of(answer)
         self._renew, self._end = asked + 0.8 * lifetime, asked + lifetime
 
     async def exchange(self, token: str, lifetime: int) -> str:
@@ -89,3 +99,11 @@ class ClientCredentials:
                 f"The issuer refused {form['grant_type']}: {answer.status_code} {reason}"
             )
         return body
+
+
+def lifetime_of(answer: Mapping[str, Any]) -> float:
+    """Return for how many seconds the token of an answer is good."""
+    try:
+        return float(answer.get("expires_in", 300))
+    except (TypeError, ValueError):
+        return 300.0

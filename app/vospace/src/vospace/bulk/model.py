@@ -59,10 +59,13 @@ class RowState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One file to fetch; `index` is its position in the request. `stamp` is what an earlier run was about to place."""
+    """One file to fetch; `index` is its position in the request. `stamp` is what an earlier run was about to place.
+
+    The `sources` are asked in their order, until one delivers.
+    """
 
     index: int
-    source: str
+    sources: list[str]
     target: str
     expected: Content
     stamp: list[int] | None = None
@@ -81,6 +84,8 @@ class Finished:
     transient: bool = False
     away: Unavailable | None = None
     ended: float = 0.0
+    source: str | None = None
+    """The one that delivered."""
 
     def __post_init__(self) -> None:
         self.ended = self.ended or time.time()

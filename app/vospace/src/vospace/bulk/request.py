@@ -148,6 +148,8 @@ class RequestReader:
             if not isinstance(text, str) or not text or len(text) > MAX_URI or "\x00" in text:
                 raise InvalidArgument(f"rows[{number}].{key}: expected a URI of at most {MAX_URI} characters")
             texts.append(text)
+        if not texts[0].split():
+            raise InvalidArgument(f"rows[{number}].source: expected URLs, separated by blanks")
         size = row.get("size")
         if size is not None and (type(size) is not int or not 0 <= size < 1 << 63):
             raise InvalidArgument(f"rows[{number}].size: expected a number of bytes")

@@ -112,6 +112,7 @@ class _Pull:
         self._workers = int(run.job.parameter("concurrency") or concurrency)
         self._if_exists = IfExists(run.job.parameter("if_exists") or IfExists.VERIFY)
         caller = Caller.from_record(run.job.caller)
+        self._trusted = caller.trusted
         self._targets = Targets(space, caller, self._if_exists)
         self._arrivals: asyncio.Queue[Arrived | Finished | None] = asyncio.Queue(BATCH_FILES)
         self._staged: asyncio.Queue[Batch | None] = asyncio.Queue(1)
@@ -185,7 +186,9 @@ class _Pull:
                     if target.place.gate.quota
                     else None
                 )
-                fetched = await self._fetcher.fetch(target.row.source, receiver, target.row.expected, left)
+                fetched = await self._fetcher.fetch(
+                    target.row.sources, receiver, target.row.expected, left, trusted=self._trusted
+                )
             except Exception as error:
                 await receiver.close()
                 target.close()
@@ -299,7 +302,8 @@ class _Pull:
 
 
 def _finished(item: Arrived, state: RowState) -> Finished:
-    return Finished(item.target.row.index, state, item.target.started, item.fetched)
+    row, fetched = item.target.row, item.fetched
+    return Finished(row.index, state, item.target.started, fetched, source=fetched.source)
 
 
 def _unfetched(target: Target, error: Exception) -> Finished:

@@ -34,12 +34,12 @@ _FINISH = text(
     UPDATE {SCHEMA}.bulk_row AS r
        SET state = n.state, event = n.event, bytes = n.bytes, fault = n.fault, detail = n.detail,
            md5 = coalesce(n.md5, r.md5), adler32 = coalesce(n.adler32, r.adler32), transient = n.transient,
-           away = n.away, started = n.started, ended = n.ended
+           away = n.away, source = coalesce(n.source, r.source), started = n.started, ended = n.ended
       FROM unnest(CAST(:rows AS int[]), CAST(:events AS int[]), CAST(:states AS text[]), CAST(:bytes AS bigint[]),
                   CAST(:md5 AS text[]), CAST(:adler32 AS text[]), CAST(:faults AS text[]),
                   CAST(:details AS text[]), CAST(:transient AS boolean[]), CAST(:away AS text[]),
-                  CAST(:started AS timestamptz[]), CAST(:ended AS timestamptz[]))
-           AS n(row, event, state, bytes, md5, adler32, fault, detail, transient, away, started, ended)
+                  CAST(:started AS timestamptz[]), CAST(:ended AS timestamptz[]), CAST(:sources AS text[]))
+           AS n(row, event, state, bytes, md5, adler32, fault, detail, transient, away, started, ended, source)
      WHERE r.job_id = :job AND r.row = n.row AND r.event IS NULL
     """  # noqa: S608 - SCHEMA is a constant of ours, values are bound
 )
@@ -77,7 +77,13 @@ class RowStore:
         async with self._reader.connect() as connection:
             rows = (await connection.execute(query)).all()
         return [
-            Row(r.row, r.source, r.target, Content(r.size, r.md5, r.adler32), r.stamp and list(r.stamp))
+            Row(
+                r.row,
+                r.source.split(),
+                r.target,
+                Content(r.size, r.md5, r.adler32),
+                r.stamp and list(r.stamp),
+            )
             for r in rows
         ]
 
@@ -133,6 +139,7 @@ class RowStore:
             "away": [f.away for f in done],
             "started": [moment(f.started) for f in done],
             "ended": [moment(f.ended) for f in done],
+            "sources": [f.source for f in done],
         }
         await connection.execute(_FINISH, values)
         await connection.execute(
@@ -174,6 +181,8 @@ def _line(row: Any) -> Line:
         "event": row.event,
         "row": row.row,
         "target": row.target,
+        # Until one has delivered, it may be any of several.
+        "source": row.source if arrived and " " not in row.source else None,
         "state": row.state,
         "bytes": row.bytes,
         "md5": row.md5 if arrived else None,

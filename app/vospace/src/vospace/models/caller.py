@@ -17,7 +17,8 @@ class Caller:
     """A caller with the uid and gids by which the file system knows him.
 
     `gids` are those of all his groups, his own included; the names of the groups are in `groups`. What belongs to the
-    uids in `further` is his as well.
+    uids in `further` is his as well. For one who is `trusted`, which prepare-data proves with its requests, files are
+    pulled with the credentials of storage elements.
     """
 
     username: str | None = None
@@ -27,6 +28,7 @@ class Caller:
     groups: frozenset[str] = frozenset()
     method: Method = "anonymous"
     further: frozenset[int] = frozenset()
+    trusted: bool = False
 
     @property
     def anonymous(self) -> bool:
@@ -53,6 +55,7 @@ class Caller:
             "groups": sorted(self.groups),
             "method": self.method,
             "further": sorted(self.further),
+            "trusted": self.trusted,
         }
 
     @classmethod
@@ -67,6 +70,7 @@ class Caller:
             groups=frozenset(record["groups"]),
             method=record["method"],
             further=frozenset(record.get("further", ())),
+            trusted=record.get("trusted", False),
         )
 
 

@@ -1,4 +1,4 @@
-"""Fetching one file from an HTTP source, whole or not at all.
+"""Fetching one file from an HTTP source, or the first of several that delivers, whole or not at all.
 
 The fetcher asks for the bytes as they are stored (no content coding; what comes coded all the same is decoded, unless
 the file is such a one itself), follows redirects only where the source policy lets it, and repeats what failed for a
@@ -13,16 +13,17 @@ import asyncio
 import logging
 import random
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import aiohttp
 from voservice.answers import IDENTITY, Decoder, Representation, Unreadable, seconds_asked, total_of_range
 from voservice.content import UNKNOWN, Content
 from voservice.digests import WANT_DIGEST
-from voservice.sources import RedirectedTooOften, SourcePolicy, SourceRefused, follow
+from voservice.sources import RedirectedTooOften, SourceRefused
+from voservice.storage_elements import CredentialUnavailable, Element, Elements
 from vospace_client.terms import Unavailable
-from yarl import URL
 
 from vospace.models.errors import TransferFailed
 
@@ -71,10 +72,14 @@ class FetchLimits:
 
 @dataclass(frozen=True, slots=True)
 class Fetched(Content):
-    """Content that arrived, the media type that the source named, and the encoding of a file that is coded itself."""
+    """Content that arrived, the media type that the source named, and the encoding of a file that is coded itself.
+
+    ``source`` is the URL that delivered.
+    """
 
     media_type: str | None = None
     encoding: str | None = None
+    source: str | None = None
 
 
 class _Retry(Exception):
@@ -89,10 +94,10 @@ class _Retry(Exception):
         self.away = away
 
 
-def open_session(limits: FetchLimits, connections: int) -> aiohttp.ClientSession:
+def open_session(limits: FetchLimits, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
     """A session for fetchers: connections are kept alive, nothing is decoded, no cookies, no proxies from outside."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=connections, ttl_dns_cache=60, keepalive_timeout=30),
+        connector=connector,
         timeout=aiohttp.ClientTimeout(
             total=None, sock_connect=limits.connect_timeout, connect=None, sock_read=limits.stall_timeout
         ),
@@ -104,54 +109,86 @@ def open_session(limits: FetchLimits, connections: int) -> aiohttp.ClientSession
 
 
 class Fetcher:
-    """Fetches files by one session."""
+    """Fetches files from storage elements and other sources."""
 
-    def __init__(self, session: aiohttp.ClientSession, policy: SourcePolicy, limits: FetchLimits) -> None:
-        self._session = session
-        self._policy = policy
+    def __init__(self, elements: Elements, limits: FetchLimits) -> None:
+        self._elements = elements
         self._limits = limits
 
-    async def fetch(self, url: str, sink: Sink, expected: Content, quota_left: int | None = None) -> Fetched:
-        """Fill the sink with the file behind `url`; `quota_left` is in bytes.
+    async def fetch(
+        self,
+        urls: Sequence[str],
+        sink: Sink,
+        expected: Content,
+        quota_left: int | None = None,
+        *,
+        trusted: bool = False,
+    ) -> Fetched:
+        """Fill the sink with the file behind the first of `urls` that delivers; `quota_left` is in bytes.
 
-        Raises TransferFailed; the sink's bytes are then worthless.
+        Credentials of storage elements are used for who is `trusted` with them alone. Raises TransferFailed; the sink's
+        bytes are then worthless.
         """
         try:
-            source = self._policy.check(url)
+            sources = self._elements.reachable(urls)
         except SourceRefused as error:
             raise TransferFailed("InvalidArgument", str(error)) from error
-        attempt = _Attempt(self._session, self._policy, self._limits, source, sink, expected, quota_left)
-        failures = 0
+        failures: list[TransferFailed] = []
+        for place, (element, url) in enumerate(sources, start=1):
+            if sink.length:
+                await sink.restart()
+            attempt = _Attempt(element, trusted, self._limits, url, sink, expected, quota_left)
+            try:
+                fetched = await self._attempts(attempt, element, sink, hasten=place < len(sources))
+            except TransferFailed as failure:
+                if failure.name == "QuotaExceeded":
+                    raise
+                failures.append(failure)
+            else:
+                return replace(fetched, source=url)
+        if len(failures) == 1:
+            raise failures[0]
+        best = next((failure for failure in failures if failure.transient), failures[0])
+        detail = "; ".join(failure.detail for failure in failures)
+        raise TransferFailed(
+            best.name, f"no source delivered: {detail}", transient=best.transient, away=best.away
+        )
+
+    async def _attempts(self, attempt: _Attempt, element: Element, sink: Sink, *, hasten: bool) -> Fetched:
+        """Try one source until it delivers or there is no point in it; if there are others, until it is away."""
+        shown, failures = show(attempt.source), 0
         while True:
             before = sink.length
+            away: Unavailable | None
             try:
-                return await attempt.run()
+                fetched = await attempt.run()
             except SourceRefused as error:
                 raise TransferFailed("InvalidArgument", str(error)) from error
             except (RedirectedTooOften, Unreadable) as error:
-                raise TransferFailed("TransferFailed", f"{_show(source)}: {error}") from error
+                raise TransferFailed("TransferFailed", f"{shown}: {error}") from error
+            except CredentialUnavailable as error:
+                problem, after, away = f"no credential for {element.name}: {error}", 0.0, "source"
             except _Retry as retry:
                 problem, after, away = str(retry), retry.after, retry.away
                 if retry.start_over:
                     await attempt.start_over()
             except aiohttp.ClientSSLError as error:
-                raise TransferFailed("TransferFailed", f"{_show(source)}: {error}") from error
+                raise TransferFailed("TransferFailed", f"{shown}: {error}") from error
             except (TimeoutError, aiohttp.ClientError, OSError) as error:
                 problem, after = f"{type(error).__name__}: {error}".rstrip(": "), 0.0
                 away = "source" if _is_outage(error) else None
+            else:
+                element.note(away=False)
+                return fetched
             failures = 1 if sink.length > before else failures + 1
-            if failures >= self._limits.attempts:
-                raise TransferFailed(
-                    "TransferFailed", f"{_show(source)}: {problem}", transient=True, away=away
-                )
+            if away:
+                element.note(away=True)
+            if failures >= self._limits.attempts or (away and hasten and sink.length == before):
+                raise TransferFailed("TransferFailed", f"{shown}: {problem}", transient=True, away=away)
             delay = min(self._limits.backoff * 2 ** (failures - 1), self._limits.backoff_max)
             delay = max(delay * random.uniform(0.5, 1.0), min(after, self._limits.backoff_max))  # noqa: S311 - jitter
             logger.info(
-                "fetch of %s failed at byte %d, again in %.1f s: %s",
-                _show(source),
-                sink.length,
-                delay,
-                problem,
+                "fetch of %s failed at byte %d, again in %.1f s: %s", shown, sink.length, delay, problem
             )
             await asyncio.sleep(delay)
 
@@ -161,18 +198,18 @@ class _Attempt:
 
     def __init__(
         self,
-        session: aiohttp.ClientSession,
-        policy: SourcePolicy,
+        element: Element,
+        trusted: bool,
         limits: FetchLimits,
-        source: URL,
+        source: str,
         sink: Sink,
         expected: Content,
         quota_left: int | None,
     ) -> None:
-        self._session = session
-        self._policy = policy
+        self._element = element
+        self._trusted = trusted
         self._limits = limits
-        self._source = source
+        self.source = source
         self._sink = sink
         self._expected = expected
         self._quota_left = quota_left
@@ -197,7 +234,7 @@ class _Attempt:
         headers = {}
         if self._sink.length and validator is not None:
             headers = {"Range": f"bytes={self._sink.length}-", "If-Range": validator}
-        response = await follow(self._session, "GET", self._source, self._policy, headers)
+        response = await self._element.ask("GET", self.source, headers, trusted=self._trusted)
         try:
             await self._accept(response)
             await self._read(response)
@@ -219,21 +256,20 @@ class _Attempt:
         elif status == 416 and self._sink.length:
             raise _Retry("the source refused the range", start_over=True)
         elif status in (404, 410):
-            raise TransferFailed("SourceNotFound", f"{_show(self._source)}: {status} {response.reason}")
+            raise TransferFailed("SourceNotFound", f"{show(self.source)}: {status} {response.reason}")
         elif status in PASSING_STATUS:
             after = seconds_asked(response.headers.get("Retry-After")) or 0.0
             away: Unavailable | None = "source" if status in UNAVAILABLE_STATUS else None
             raise _Retry(f"source answered {status} {response.reason}", after, away=away)
         else:
             raise TransferFailed(
-                "TransferFailed", f"{_show(self._source)}: source answered {status} {response.reason}"
+                "TransferFailed", f"{show(self.source)}: source answered {status} {response.reason}"
             )
         self._check_announced()
 
     def _take_statements(self, response: aiohttp.ClientResponse) -> None:
-        told = Representation.of(
-            response.status, response.headers, self._source.path, wanted=self._expected.size
-        )
+        name = self.source.partition("#")[0].partition("?")[0]
+        told = Representation.of(response.status, response.headers, name, wanted=self._expected.size)
         self._told, self._decoder = told, told.decoder()
         self._stated = told.stated.completed(Content(told.length))
 
@@ -252,17 +288,17 @@ class _Attempt:
             return
         if self._expected.size is not None and length != self._expected.size:
             raise TransferFailed(
-                "SizeMismatch", f"{_show(self._source)} has {length} bytes, expected {self._expected.size}"
+                "SizeMismatch", f"{show(self.source)} has {length} bytes, expected {self._expected.size}"
             )
         self._check_size(length)
 
     def _check_size(self, length: int) -> None:
         if self._quota_left is not None and length > self._quota_left:
-            raise TransferFailed("QuotaExceeded", f"{_show(self._source)} does not fit into the quota")
+            raise TransferFailed("QuotaExceeded", f"{show(self.source)} does not fit into the quota")
         if self._limits.max_bytes and length > self._limits.max_bytes:
             raise TransferFailed(
                 "InvalidArgument",
-                f"{_show(self._source)} is larger than the limit of {self._limits.max_bytes} bytes",
+                f"{show(self.source)} is larger than the limit of {self._limits.max_bytes} bytes",
             )
 
     async def _read(self, response: aiohttp.ClientResponse) -> None:
@@ -280,7 +316,7 @@ class _Attempt:
         if self._expected.size is not None and self._sink.length > self._expected.size:
             raise TransferFailed(
                 "SizeMismatch",
-                f"{_show(self._source)} has more than the expected {self._expected.size} bytes",
+                f"{show(self.source)} has more than the expected {self._expected.size} bytes",
             )
         self._check_size(self._sink.length)
 
@@ -295,7 +331,7 @@ class _Attempt:
                 continue
             if self._resumed:  # the pieces may be of two versions of the file
                 raise _Retry(f"{mismatch} ({whose})", start_over=True)
-            raise TransferFailed(mismatch.fault, f"{_show(self._source)}: {mismatch} ({whose})")
+            raise TransferFailed(mismatch.fault, f"{show(self.source)}: {mismatch} ({whose})")
         named = self._told.media_type
         media_type = (
             None if named == "application/octet-stream" else named
@@ -310,5 +346,6 @@ def _is_outage(error: Exception) -> bool:
     return isinstance(error, (TimeoutError, aiohttp.ClientConnectionError, OSError))
 
 
-def _show(url: URL) -> str:
-    return str(url.with_query(None))[:200]
+def show(url: str) -> str:
+    """For messages: without query, which may hold a signature, and not longer than a line."""
+    return url.split("?", 1)[0].split("#", 1)[0][:200]

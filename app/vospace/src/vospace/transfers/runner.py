@@ -32,12 +32,11 @@ from vospace.models.sizes import byte_count
 from vospace.models.uri import Path
 from vospace.space.receive import Receiver
 from vospace.space.space import Space
-from vospace.storage.sinks import FileSink
 from vospace.transfers.commit import move, place
 from vospace.transfers.copying import Copier
 from vospace.transfers.documents import Protocol, Transfer, read_transfer, write_transfer
 from vospace.transfers.faults import job_failure
-from vospace.transfers.fetcher import Fetched, Fetcher
+from vospace.transfers.fetcher import Fetcher
 from vospace.transfers.negotiation import Negotiator, check_view, single_target
 from vospace.transfers.sender import Sender
 from vospace.uws.executor import Run
@@ -110,30 +109,19 @@ class TransferRunner:
         async with Receiver(partial(self._space.upload, caller, target, keep_properties=False)) as receiver:
             upload, sink = await receiver.open()
             await receiver.announce(expected.size)
-            fetched = await self._fetch_any(protocols, sink, expected, upload.quota_left)
+            fetched = await self._fetcher.fetch(
+                # The first endpoint that delivers (VOSpace 2.1 section 3.6.1).
+                [protocol.endpoint or "" for protocol in protocols],
+                sink,
+                expected,
+                upload.quota_left,
+                trusted=caller.trusted,
+            )
             properties = receiver.properties(fetched.media_type, fetched.encoding)
             await asyncio.to_thread(receiver.stage, properties)
             results = (*self._details(run), self.data_node(upload.path))
             await place(run, upload, Outcome(results=results))
         return None
-
-    async def _fetch_any(
-        self, protocols: list[Protocol], sink: FileSink, expected: Content, quota_left: int | None
-    ) -> Fetched:
-        """From the first endpoint that delivers (VOSpace 2.1 section 3.6.1)."""
-        failures: list[TransferFailed] = []
-        for protocol in protocols:
-            if sink.length:
-                await sink.restart()
-            try:
-                return await self._fetcher.fetch(protocol.endpoint or "", sink, expected, quota_left)
-            except TransferFailed as failure:
-                failures.append(failure)
-        if len(failures) == 1:
-            raise failures[0]
-        detail = "; ".join(failure.text for failure in failures)
-        best = next((failure for failure in failures if failure.transient), failures[0])
-        raise TransferFailed(best.name, f"no endpoint delivered: {detail}", transient=best.transient)
 
     async def _already_there(self, run: Run, caller: Caller) -> bool:
         """Whether an earlier run put its file in place and died before it could say so."""

@@ -1,0 +1,11 @@
+"""Clients of Rucio Storage Elements (RSEs): where each is, how it is verified, and what proves to it who asks.
+
+A credential is read or obtained when a request needs it, is kept in memory alone, and is sent to nothing but URLs below
+the storage element's own: a redirect to another server is followed without it.
+"""
+
+from voservice.storage_elements.client import Element, Elements
+from voservice.storage_elements.credentials import CredentialUnavailable
+from voservice.storage_elements.settings import StorageElement, check_elements
+
+__all__ = ["CredentialUnavailable", "Element", "Elements", "StorageElement", "check_elements"]

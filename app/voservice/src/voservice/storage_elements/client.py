@@ -1,0 +1,190 @@
+"""Requests to storage elements: with the right credential, no more of them than may be, and never elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+import httpx
+from yarl import URL
+
+from voservice.sources import SourcePolicy, SourceRefused, follow
+from voservice.storage_elements.credentials import Connections, bearer
+from voservice.storage_elements.settings import StorageElement
+
+AWAY = 30.0
+"""Seconds for which one that did not answer is asked after the others."""
+
+OpenSession = Callable[[aiohttp.TCPConnector], aiohttp.ClientSession]
+
+
+class Element:
+    """A storage element, or URLs that are asked without a name and a credential."""
+
+    def __init__(
+        self,
+        settings: StorageElement | None,
+        session: aiohttp.ClientSession,
+        own: SourcePolicy,
+        policy: SourcePolicy,
+        *,
+        issuer: str = "",
+        client: httpx.AsyncClient | None = None,
+        rate: float = 0.0,
+    ) -> None:
+        """Ask by *session* what *own* has, and follow redirects as far as *policy* lets them lead."""
+        self.settings = settings
+        self.name = settings.name if settings else None
+        self.own = own
+        self._policy = policy
+        self._session = session
+        self._connections = Connections(settings) if settings else None
+        self._bearer = bearer(settings, issuer, client) if settings and client else None
+        self._interval = 1 / rate if rate else 0.0
+        self._next = 0.0
+        self._away_until = float("-inf")
+
+    @property
+    def away(self) -> bool:
+        """Whether it did not answer a short time ago."""
+        return monotonic() < self._away_until
+
+    def note(self, *, away: bool) -> None:
+        """Note whether it answers."""
+        self._away_until = monotonic() + AWAY if away else float("-inf")
+
+    def holds(self, url: str) -> bool:
+        """Whether a URL is one of its own."""
+        try:
+            self.own.check(url)
+        except SourceRefused:
+            return False
+        return True
+
+    async def ask(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        trusted: bool = True,
+        user: str | None = None,
+        **options: Any,
+    ) -> aiohttp.ClientResponse:
+        """Ask it, and where it redirects to; nothing in the answer is decoded.
+
+        The credential is used if whoever wants the file is *trusted* with it, on behalf of the one whose token is
+        *user*. Raises SourceRefused, RedirectedTooOften, CredentialUnavailable, and what the session raises.
+        """
+        source = self.own.check(url)
+
+        async def request(target: URL) -> aiohttp.ClientResponse:
+            await self._pace()
+            proves = trusted and self.holds(str(target))
+            tls: dict[str, Any] = {}
+            if self._connections is not None and target.scheme == "https":
+                tls["ssl"] = self._connections.proven() if proves else self._connections.plain
+            for last in (False, True):
+                proof = {}
+                if proves and self._bearer is not None:
+                    proof["Authorization"] = f"Bearer {await self._bearer.token(user)}"
+                response = await self._session.request(
+                    method,
+                    target,
+                    headers={**headers, **proof},
+                    allow_redirects=False,
+                    auto_decompress=False,
+                    **tls,
+                    **options,
+                )
+                if response.status != 401 or not proof or last:
+                    break
+                # It may have been withdrawn before its time.
+                self._bearer.forget(user) if self._bearer else None
+                response.close()
+            return response
+
+        return await follow(request, source, self._policy)
+
+    async def _pace(self) -> None:
+        if not self._interval:
+            return
+        now = monotonic()
+        begin = max(now, self._next)
+        self._next = begin + self._interval
+        await asyncio.sleep(begin - now)
+
+
+class Elements:
+    """All storage elements that are configured, in the order of preference, and what else may be asked."""
+
+    def __init__(
+        self,
+        elements: Sequence[StorageElement],
+        open_session: OpenSession,
+        *,
+        issuer: str,
+        others: Sequence[str] = (),
+        processes: int = 1,
+    ) -> None:
+        """Know *elements*, and the base URLs of *others*, which redirect to each other.
+
+        The limits of a storage element are shared by so many *processes*.
+        """
+        self._settings = elements
+        self._open_session = open_session
+        self._issuer = issuer
+        self._others = others
+        self._processes = processes
+        self._stack = AsyncExitStack()
+        self.all: list[Element] = []
+
+    async def __aenter__(self) -> Self:
+        """Open the sessions."""
+        client = await self._stack.enter_async_context(httpx.AsyncClient(timeout=20))
+        for settings in self._settings:
+            own = SourcePolicy([settings.url])
+            most = max(1, settings.connections // self._processes) if settings.connections else 0
+            self.all.append(
+                Element(
+                    settings,
+                    await self._session(most),
+                    own,
+                    SourcePolicy([settings.url, *settings.redirects]),
+                    issuer=self._issuer,
+                    client=client,
+                    rate=settings.rate / self._processes,
+                )
+            )
+        if self._others:
+            policy = SourcePolicy(self._others)
+            self.all.append(Element(None, await self._session(0), policy, policy))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the sessions."""
+        await self._stack.aclose()
+
+    async def _session(self, most: int) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(limit=most, ttl_dns_cache=60, keepalive_timeout=30)
+        return await self._stack.enter_async_context(self._open_session(connector))
+
+    def of(self, url: str) -> Element:
+        """Return the one that has a URL. Raises SourceRefused if none has."""
+        for element in self.all:
+            if element.holds(url):
+                return element
+        SourcePolicy(()).check(url)
+        raise AssertionError("a policy without bases refuses every URL")
+
+    def reachable(self, urls: Sequence[str]) -> list[tuple[Element, str]]:
+        """Return *urls* with whose they are: those of who did not answer lately come last. Raises SourceRefused."""
+        found = [(self.of(url), url) for url in urls]
+        return sorted(found, key=lambda pair: pair[0].away)

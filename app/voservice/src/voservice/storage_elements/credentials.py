@@ -1,0 +1,202 @@
+"""Credentials for storage elements: headers of requests, or a certificate of the connection."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import ssl
+from pathlib import Path
+from time import monotonic
+
+import httpx
+
+from voservice.auth import ACCESS_TOKEN, EXCHANGE, AuthenticationError, ClientCredentials
+from voservice.auth.client import lifetime_of
+from voservice.storage_elements.settings import OF_CLIENT, StorageElement
+
+KEPT = 1000
+"""Tokens of users that are kept for one storage element."""
+
+
+class CredentialUnavailable(Exception):
+    """There is no credential at the moment; the text says why, and never shows one."""
+
+
+class Watched:
+    """A file that others replace, read again when it has changed."""
+
+    def __init__(self, path: str) -> None:
+        """Read nothing yet."""
+        self.path = Path(path)
+        self._edition: tuple[int, ...] = ()
+        self._content = b""
+
+    def changed(self) -> bool:
+        """Read the file if it has changed since the last time, and tell whether it had.
+
+        Raises CredentialUnavailable.
+        """
+        try:
+            with self.path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                edition = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+                if edition == self._edition:
+                    return False
+                content = file.read().strip()
+        except OSError as error:
+            raise CredentialUnavailable(f"cannot read {self.path}: {error.strerror}") from error
+        if not content:
+            raise CredentialUnavailable(f"{self.path} is empty")
+        self._content, self._edition = content, edition
+        return True
+
+    def text(self) -> str:
+        """Return the content, as ASCII. Raises CredentialUnavailable."""
+        self.changed()
+        try:
+            found = self._content.decode("ascii")
+        except UnicodeDecodeError as error:
+            raise CredentialUnavailable(f"{self.path} is not text") from error
+        if any(character <= " " for character in found):
+            raise CredentialUnavailable(f"{self.path} has more than one word")
+        return found
+
+
+class Bearer:
+    """A bearer token; this one is in a file."""
+
+    def __init__(self, element: StorageElement) -> None:
+        """Read nothing yet."""
+        self._file = Watched(element.credential_file or "")
+
+    async def token(self, user: str | None) -> str:
+        """Return a token for a request, on behalf of the one whose own token is *user*.
+
+        Raises CredentialUnavailable.
+        """
+        return self._file.text()
+
+    def forget(self, user: str | None) -> None:
+        """Take the token for refused: the next request needs another, where one can be had."""
+
+
+class Granted(Bearer):
+    """A token that an OAuth client gets for itself."""
+
+    def __init__(self, element: StorageElement, issuer: str, client: httpx.AsyncClient) -> None:
+        """Ask *issuer*, unless the storage element has another, through *client*."""
+        super().__init__(element)
+        self._client = client
+        self._issuer = element.issuer or issuer
+        self._client_id = element.client_id or ""
+        words = {"audience": element.audience, "scope": element.scope}
+        self._wanted = {name: value for name, value in words.items() if value}
+        self._credentials: ClientCredentials | None = None
+
+    def _current(self) -> ClientCredentials:
+        if self._file.changed() or self._credentials is None:
+            self._credentials = ClientCredentials(
+                self._issuer, self._client_id, self._file.text(), client=self._client, wanted=self._wanted
+            )
+        return self._credentials
+
+    async def token(self, user: str | None) -> str:
+        """Return the client's token."""
+        try:
+            return await self._current().token()
+        except AuthenticationError as error:
+            raise CredentialUnavailable(error.description) from error
+
+    def forget(self, user: str | None) -> None:
+        """Ask for another at the next request."""
+        if self._credentials is not None:
+            self._credentials.forget()
+
+
+class Exchanged(Granted):
+    """A token for which that of the user is exchanged (RFC 8693): the storage element sees who asks for a file."""
+
+    def __init__(self, element: StorageElement, issuer: str, client: httpx.AsyncClient) -> None:
+        """Exchange nothing yet."""
+        super().__init__(element, issuer, client)
+        # By the digest of a user's token: what it was exchanged for, and until when that is used.
+        self._known: dict[bytes, tuple[str, float]] = {}
+        self._lock = asyncio.Lock()
+
+    async def token(self, user: str | None) -> str:
+        """Return the token for which the user's is exchanged."""
+        if user is None:
+            raise CredentialUnavailable("there is no token of a user to exchange")
+        key = _digest(user)
+        async with self._lock:
+            known = self._known.get(key)
+            if known is not None and monotonic() < known[1]:
+                return known[0]
+            form = {
+                "grant_type": EXCHANGE,
+                "subject_token": user,
+                "subject_token_type": ACCESS_TOKEN,
+                "requested_token_type": ACCESS_TOKEN,
+                **self._wanted,
+            }
+            asked = monotonic()
+            try:
+                answer = await self._current().grant(form)
+            except AuthenticationError as error:
+                raise CredentialUnavailable(error.description) from error
+            token = str(answer["access_token"])
+            self._known[key] = (token, asked + 0.8 * lifetime_of(answer))
+            while len(self._known) > KEPT:
+                del self._known[next(iter(self._known))]
+            return token
+
+    def forget(self, user: str | None) -> None:
+        """Exchange the user's token again at the next request."""
+        if user is not None:
+            self._known.pop(_digest(user), None)
+
+
+def _digest(token: str) -> bytes:
+    # A token must not be a key that a dump shows.
+    return hashlib.sha256(token.encode()).digest()
+
+
+class Connections:
+    """TLS contexts for a storage element: with its own authorities, and with a proxy certificate for itself alone."""
+
+    def __init__(self, element: StorageElement) -> None:
+        """Read the authorities. Raises OSError with the file's name."""
+        self._element = element
+        self._proxy = Watched(element.credential_file or "") if element.credential == "x509_proxy" else None
+        self.plain = self._new()
+        self._proven = self.plain
+
+    def _new(self) -> ssl.SSLContext:
+        file = self._element.ca_file
+        try:
+            return ssl.create_default_context(cafile=file)
+        except (OSError, ssl.SSLError) as error:
+            raise OSError(f"{self._element.name}: ca_file: cannot read {file}: {error}") from error
+
+    def proven(self) -> ssl.SSLContext:
+        """Return the context for the storage element itself. Raises CredentialUnavailable."""
+        if self._proxy is not None and self._proxy.changed():
+            context = self._new()
+            try:
+                context.load_cert_chain(self._proxy.path)
+            except (OSError, ssl.SSLError) as error:
+                self._proxy = Watched(str(self._proxy.path))
+                raise CredentialUnavailable(f"{self._proxy.path} is no proxy: {error}") from error
+            self._proven = context
+        return self._proven
+
+
+def bearer(element: StorageElement, issuer: str, client: httpx.AsyncClient) -> Bearer | None:
+    """Return what makes tokens for a storage element, if it wants one."""
+    if element.credential == "token_file":
+        return Bearer(element)
+    if element.credential in OF_CLIENT:
+        kind = Exchanged if element.credential == "token_exchange" else Granted
+        return kind(element, issuer, client)
+    return None

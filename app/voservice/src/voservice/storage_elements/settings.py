@@ -1,0 +1,90 @@
+"""What is configured of a storage element."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from voservice.sources import SourcePolicy
+
+Kind = Literal["none", "token_file", "client_credentials", "token_exchange", "x509_proxy"]
+OF_CLIENT = frozenset({"client_credentials", "token_exchange"})
+"""Credentials that an OAuth client gets from an issuer."""
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
+
+
+class StorageElement(BaseModel):
+    """One storage element."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(
+        pattern=_NAME,
+        description="Name, as requests and the status of files have it; Rucio's, if Rucio is asked",
+    )
+    url: str = Field(description="Base URL, below which the paths of files begin")
+    layout: Literal["hash", "identity", "none"] = Field(
+        "hash",
+        description="Deterministic layout, by Rucio's names; with none, requests must give the paths of files",
+    )
+    redirects: list[str] = Field(
+        default=[],
+        description="Base URLs besides its own to which it may redirect, such as https://*.pools.example.org:*; they"
+        " never get the credential",
+    )
+    ca_file: str | None = Field(
+        None, description="PEM file of the authorities by which it is verified, instead of the deployment's"
+    )
+    credential: Kind = Field("none", description="What proves to it who asks")
+    credential_file: str | None = Field(
+        None,
+        description="File with the bearer token, with the secret of the OAuth client, or with the proxy: certificates"
+        " and key. It is read again when it has changed",
+    )
+    issuer: str | None = Field(None, description="Issuer of the token, if not the deployment's")
+    client_id: str | None = Field(None, description="OAuth client that gets the token")
+    audience: str | None = Field(None, description="Audience that is asked of the token")
+    scope: str | None = Field(
+        None, description="Scopes that are asked of the token, separated by blanks, such as storage.read:/"
+    )
+    connections: int = Field(
+        0, ge=0, description="Most connections of each service that asks it; 0 for no limit"
+    )
+    rate: float = Field(
+        0.0, ge=0, description="Most requests a second of each service that asks it; 0 for no limit"
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _base(cls, value: str) -> str:
+        if "*" in value or "?" in value or "#" in value:
+            raise ValueError(f"{value!r} is not a base URL such as https://rse.example.org:1094/data")
+        SourcePolicy([value])
+        return value.rstrip("/")
+
+    @field_validator("redirects")
+    @classmethod
+    def _bases(cls, value: list[str]) -> list[str]:
+        SourcePolicy(value)
+        return value
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.credential != "none":
+            if not self.url.startswith("https:"):
+                raise ValueError(f"{self.name}: url must be https for a credential to be sent there")
+            if not self.credential_file:
+                raise ValueError(f"{self.name}: credential_file is missing for {self.credential}")
+        if self.credential in OF_CLIENT and not self.client_id:
+            raise ValueError(f"{self.name}: client_id is missing for {self.credential}")
+        return self
+
+
+def check_elements(elements: Sequence[StorageElement]) -> None:
+    """Raise ValueError for names or base URLs that more than one storage element has."""
+    for what in ("name", "url"):
+        values = [getattr(element, what) for element in elements]
+        if twice := sorted({value for value in values if values.count(value) > 1}):
+            raise ValueError(f"more than one storage element has the {what} {', '.join(twice)}")

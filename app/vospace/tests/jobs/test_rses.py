@@ -1,0 +1,214 @@
+"""Several RSEs: the next is asked where one is away or lacks a file. Credentials are used for prepare-data alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from prepare_data_client.did import DID
+from preparer.config import PreparerSettings
+from preparer.ledger import FileState, Outcome
+from preparer.staging.rse import Rses
+from preparer.staging.vospace import CavernApproach
+from staging_run import limit_to, stage
+from storage_double import Authority, StorageDouble
+from voservice.storage_elements import credentials
+from vospace_client.client import Cavern
+
+PROOF = "p" * 32
+WAYS = pytest.mark.parametrize("way", ["bulk", "pull", "relay"])
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+@pytest.fixture
+async def storages(authority: Authority) -> AsyncIterator[dict[str, StorageDouble]]:
+    """A wants a token; B has another layout."""
+    found = {name: StorageDouble(authority) for name in "AB"}
+    for storage in found.values():
+        await storage.start()
+    found["A"].answer = lambda request: (
+        None if request.headers.get("Authorization") == "Bearer A's" else web.Response(status=401)
+    )
+    yield found
+    for storage in found.values():
+        await storage.stop()
+
+
+@pytest.fixture
+def rses(storages: dict[str, StorageDouble], authority: Authority, tmp_path: Path) -> list[dict[str, Any]]:
+    """Settings of both."""
+    (tmp_path / "token").write_text("A's")
+    credential = {"credential": "token_file", "credential_file": str(tmp_path / "token")}
+    return [
+        {"name": "A", "url": f"{storages['A'].url}/d", "ca_file": str(authority.file), **credential},
+        {"name": "B", "url": f"{storages['B'].url}/d", "ca_file": str(authority.file), "layout": "identity"},
+    ]
+
+
+Staging = Callable[..., Any]
+
+
+@pytest.fixture
+async def staging(make_service: Any, rses: list[dict[str, Any]]) -> Staging:
+    """How files are staged, by their names; those with a colon are on the named RSEs alone."""
+    service = await make_service(
+        VOSPACE_RSES=json.dumps(rses), VOSPACE_PULL_PROOF=PROOF, VOSPACE_PULL_ATTEMPTS="2", WORKERS="1"
+    )
+
+    async def run(way: str, *names: str, proof: str = PROOF, **more: Any) -> list[Outcome]:
+        settings = PreparerSettings.model_validate(
+            {
+                "cavern_api_url": service.url,
+                "preparer_rses": rses,
+                "cavern_api_token": "cavernadmin",
+                "preparer_retry_delay": 0.01,
+                "preparer_file_attempts": 2,
+            }
+            | more
+        )
+        files: list[Any] = []
+        for number, text in enumerate(names):
+            name, _, rse = text.partition(":")
+            fields = {"size": None, "md5": None, "adler32": None, "attempts": 0, "rse": rse or None}
+            path = DID.parse(f"s:{name}").path()
+            files.append(
+                SimpleNamespace(
+                    number=number, did=f"s:{name}", path=path, target=f"/home/ada/{name}", **fields
+                )
+            )
+        async with aiohttp.ClientSession() as session, Rses(settings) as known:
+            cavern = Cavern(settings.cavern_api_url, settings.preparer_vos_uri, session, proof)
+            limit_to(cavern, way)
+            outcomes = await stage(CavernApproach(settings, cavern, known, None), files)
+        return [outcomes[file.number] for file in files]
+
+    run.service = service  # type: ignore[attr-defined]
+    return run
+
+
+def has(storage: StorageDouble, *names: str, layout: Any = "hash") -> None:
+    for name in names:
+        storage.files["/d/" + DID.parse(f"s:{name}").path(layout)] = f"{name} of it".encode()
+
+
+def told(outcomes: list[Outcome]) -> list[tuple[str, str | None]]:
+    return [(str(outcome.state), outcome.rse or outcome.fault) for outcome in outcomes]
+
+
+@WAYS
+async def test_each_file_comes_from_the_first_that_has_it(
+    staging: Staging, storages: dict[str, StorageDouble], way: str
+) -> None:
+    has(storages["A"], "both", "first")
+    has(storages["B"], "both", "second", layout="identity")
+    outcomes = await staging(way, "both", "first", "second", "none", "chosen:B", "both2:B,A")
+    has(storages["B"], "chosen", layout="identity")
+    assert told(outcomes[:4]) == [
+        ("STAGED", "A"),
+        ("STAGED", "A"),
+        ("STAGED", "B"),
+        ("FAILED", "SourceNotFound"),
+    ]
+    assert told(outcomes[4:]) == [("FAILED", "SourceNotFound")] * 2
+    (chosen,) = await staging(way, "chosen:B")
+    assert told([chosen]) == [("STAGED", "B")]
+    assert staging.service.file("/home/ada/chosen").read_bytes() == b"chosen of it"  # type: ignore[attr-defined]
+    assert set(storages["B"].tokens) == {None}
+
+
+@WAYS
+async def test_where_one_is_away_the_next_is_asked(
+    staging: Staging, storages: dict[str, StorageDouble], way: str
+) -> None:
+    names = [f"f{number}" for number in range(20)]
+    has(storages["B"], *names, layout="identity")
+    await storages["A"].stop()
+    outcomes = await staging(way, *names)
+    assert told(outcomes) == [("STAGED", "B")] * len(names)
+    # Whoever names one waits for it.
+    with pytest.raises(Exception, match=r"[Cc]annot connect|refused"):
+        async with asyncio.timeout(20):
+            await staging(way, "f0:A", preparer_outage=0.1)
+
+
+@WAYS
+async def test_one_that_lacks_a_file_does_not_end_the_wait_for_another(
+    staging: Staging, storages: dict[str, StorageDouble], way: str
+) -> None:
+    busy = [1, 2, 3]
+    inner = storages["A"].answer
+    has(storages["A"], "late")
+
+    def answer(request: web.Request) -> web.StreamResponse | None:
+        if busy and request.method == "GET":
+            busy.pop()
+            return web.Response(status=503)
+        return inner(request)
+
+    storages["A"].answer = answer
+    assert told(await staging(way, "late")) == [("STAGED", "A")]
+    assert busy == []
+
+
+@WAYS
+async def test_a_damaged_replica_is_passed_over(
+    staging: Staging, storages: dict[str, StorageDouble], way: str
+) -> None:
+    inner = storages["A"].answer
+    storages["A"].answer = lambda request: (
+        inner(request) or (web.Response(body=b"damaged", headers={"Digest": "adler32=00000001"}))
+    )
+    has(storages["B"], "f", layout="identity")
+    assert told(await staging(way, "f")) == [("STAGED", "B")]
+
+
+async def test_cavern_uses_a_credential_for_prepare_data_alone(
+    staging: Staging, storages: dict[str, StorageDouble]
+) -> None:
+    has(storages["A"], "f")
+    for proof in ("", "q" * 32):
+        (outcome,) = await staging("bulk", "f:A", proof=proof)
+        assert (outcome.state, outcome.fault) == (FileState.FAILED, "TransferFailed")
+        assert "401" in str(outcome.detail)
+    assert storages["A"].tokens == [None, None]
+    assert told(await staging("bulk", "f:A")) == [("STAGED", "A")]
+    log = staging.service.log.read_text()  # type: ignore[attr-defined]
+    assert "A's" not in log
+    assert PROOF not in log
+
+
+async def test_a_users_own_token_for_an_rse_stays_with_the_worker(
+    make_service: Any, storages: dict[str, StorageDouble], rses: list[dict[str, Any]], monkeypatch: Any
+) -> None:
+    """Files that are asked for with an exchanged token are relayed, whatever Cavern can do."""
+
+    async def token(_self: Any, user: str | None) -> str:
+        assert user == "ada"
+        return "A's"
+
+    monkeypatch.setattr(credentials.Exchanged, "token", token)
+    has(storages["A"], "f")
+    service = await make_service(VOSPACE_PULL_PROOF=PROOF)
+    own = rses[0] | {"credential": "token_exchange", "client_id": "x"}
+    settings = PreparerSettings.model_validate(
+        {"cavern_api_url": service.url, "preparer_rses": [own], "cavern_api_token": "cavernadmin"}
+    )
+    fields = {"size": None, "md5": None, "adler32": None, "attempts": 0, "rse": None}
+    path = DID.parse("s:f").path()
+    file = SimpleNamespace(number=0, did="s:f", path=path, target="/home/ada/f", **fields)
+    async with aiohttp.ClientSession() as session, Rses(settings) as known:
+        cavern = Cavern(settings.cavern_api_url, settings.preparer_vos_uri, session, PROOF)
+        (outcome,) = (await stage(CavernApproach(settings, cavern, known, None), [file])).values()
+    assert told([outcome]) == [("STAGED", "A")]
+    assert service.file("/home/ada/f").read_bytes() == b"f of it"

@@ -1,0 +1,80 @@
+"""Storage elements of a site's own, as an inventory names them."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from deployment import Deployment, playbook
+from prepare_data_client.did import DID
+
+SERVICES = "cavern,core,celery_worker"
+FINAL = {"SUCCEEDED", "FAILED", "CANCELLED", "LOST"}
+RSES = [
+    # Nobody listens there.
+    {"name": "AWAY", "url": "http://rse-web:81/rse/deterministic", "layout": "identity"},
+    {"name": "SITE", "url": "{{ rse_web_url }}", "connections": 4, "rate": 200},
+]
+
+
+@pytest.fixture(scope="module")
+def several(stack: Deployment) -> Iterator[Deployment]:
+    """The deployment with two RSEs, the preferred one of which is away."""
+    playbook("site.yml", "--tags", SERVICES, "-e", json.dumps({"core_rses": RSES}))
+    try:
+        yield stack
+    finally:
+        playbook("site.yml", "--tags", SERVICES)
+
+
+def submit(http: requests.Session, url: str, **body: Any) -> str:
+    answer = http.post(f"{url}/prepare-data/v1/tasks", json=body, timeout=60)
+    assert answer.status_code == 201, answer.text
+    return f"{url}/prepare-data/v1/tasks/{answer.json()['id']}"
+
+
+def ended(http: requests.Session, task: str) -> dict[str, Any]:
+    """The task at its end, with its files as `items`."""
+    deadline = time.monotonic() + 90
+    while (found := http.get(task, timeout=30).json())["state"] not in FINAL:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.2)
+    return {**found, "items": http.get(f"{task}/files", timeout=30).json()["files"]}
+
+
+def test_the_next_rse_is_asked_where_one_is_away(
+    several: Deployment, http: requests.Session, rse: Callable[[str, bytes], Path]
+) -> None:
+    run = uuid.uuid4().hex[:8]
+    dids = [f"testing:{run}_{number}.dat" for number in range(20)]
+    for did in dids:
+        rse(DID.parse(did).path(), did.encode())
+    task = ended(http, submit(http, several.url, files=[{"did": did} for did in dids], destination=run))
+    assert task["state"] == "SUCCEEDED", task
+    assert {file["rse"] for file in task["items"]} == {"SITE"}
+
+    # By the seed's call.
+    did = f"testing:{run}_seed.dat"
+    rse(DID.parse(did).path(), did.encode())
+    body = [[did, DID.parse(did).path(), f"./{run}"]]
+    answer = http.post(f"{several.url}/prepare-data/", params={"rse": "SITE"}, json=body, timeout=30)
+    task = ended(http, f"{several.url}/prepare-data/v1/tasks/{answer.json()['task_id']}")
+    assert [(file["state"], file["rse"]) for file in task["items"]] == [("STAGED", "SITE")]
+    refused = http.post(f"{several.url}/prepare-data/", params={"rse": "OTHER"}, json=body, timeout=30)
+    assert refused.status_code == 422
+    assert "this site has AWAY, SITE" in refused.json()["detail"]
+
+    # One that is named alone is waited for.
+    task_url = submit(http, several.url, files=[{"did": did}], destination="named", rse="AWAY")
+    estimate = {"files": [{"did": did}], "destination": "named", "rse": "AWAY"}
+    answer = http.post(f"{several.url}/prepare-data/v1/estimate", json=estimate, timeout=60)
+    assert answer.status_code == 503, answer.text
+    assert http.get(task_url, timeout=30).json()["state"] in {"QUEUED", "RUNNING"}
+    http.post(f"{task_url}/cancel", timeout=30)
+    assert ended(http, task_url)["state"] == "CANCELLED"
