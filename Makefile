@@ -100,7 +100,7 @@ backup: $(DEPLOY) ## Save the running deployment below backups/
 	@$(PLAY) playbooks/backup.yml
 
 restore: $(DEPLOY) ## Bring a backup back into a purged machine: make restore BACKUP=backups/…
-	@$(PLAY) playbooks/restore.yml -e "backup_source='$$(realpath --canonicalize-missing -- "$(BACKUP)")'"
+	@$(PLAY) playbooks/restore.yml -e "backup_source='$$(realpath --canonicalize-missing --no-symlinks -- "$(BACKUP)")'"
 
 test: ## Everything that CI runs: lint, unit tests, a deployment and the tests against it
 	@bin/test

@@ -117,6 +117,10 @@ class ActionModule(ActionBase):
         if not self._task.check_mode:
             for file in present:
                 file.unlink()
+            if present:
+                # Whatever else is in there stays, and so does the directory.
+                with contextlib.suppress(OSError):
+                    path.parent.rmdir()
         return {"changed": bool(present), "path": str(path)}
 
     def _read(self, path: Path) -> dict[str, str]:

@@ -161,8 +161,16 @@ def test_absent_deletes_the_file(path: Path) -> None:
     assert run(path, check=True, state="absent")["changed"]
     assert path.exists()
     assert run(path, state="absent")["changed"]
-    assert list(path.parent.iterdir()) == []
+    assert not path.parent.exists()
     assert not run(path, state="absent")["changed"]
+
+
+def test_absent_leaves_what_is_not_its_own(path: Path) -> None:
+    run(path)
+    other = path.with_name("other")
+    other.write_text("")
+    run(path, state="absent")
+    assert list(path.parent.iterdir()) == [other]
 
 
 @pytest.mark.parametrize(
