@@ -16,6 +16,7 @@ from ansible_collections.skasrc.cavern.plugins.module_utils._converge.errors imp
 from ansible_collections.skasrc.cavern.plugins.module_utils._converge.project import Converger
 from ansible_collections.skasrc.cavern.plugins.module_utils._converge.upgrade import Upgrader
 from ansible_collections.skasrc.cavern.plugins.modules import converge
+from deployment import Deployment
 
 PROJECT = "converge-test"
 SECRET = "never-to-be-shown"
@@ -107,7 +108,7 @@ class Site:
 def client(request: pytest.FixtureRequest) -> Iterator[Any]:
     """The engine, with three small images made from one of the deployment's."""
     client = docker.APIClient(version="auto")
-    base = "cavern/base:local"
+    base = Deployment.of().image("base")
     if not client.images(base):
         request.getfixturevalue("stack")
     for tag, healthy in {

@@ -21,7 +21,7 @@ PYTHON_IMAGES = {"iam": "iam", "posix-mapper": "posix_mapper", "vospace": "vospa
 def _look(stack: Deployment, image: str, script: str) -> str:
     """Output of a shell script in a new container of an image, as root but without a network."""
     output: bytes = stack.engine.containers.run(
-        f"cavern/{image}:local", ["-c", script], entrypoint="sh", user="0:0", network_mode="none", remove=True
+        stack.image(image), ["-c", script], entrypoint="sh", user="0:0", network_mode="none", remove=True
     )
     return output.decode()
 
@@ -41,7 +41,7 @@ def test_nothing_of_the_build_stays(stack: Deployment, image: str) -> None:
 def test_images_run_unprivileged(stack: Deployment, image: str) -> None:
     """Unless a deployment says otherwise, as it does for the VOSpace."""
     assert re.fullmatch(
-        r"800[012]:800[012]", stack.engine.images.get(f"cavern/{image}:local").attrs["Config"]["User"]
+        r"800[012]:800[012]", stack.engine.images.get(stack.image(image)).attrs["Config"]["User"]
     )
 
 
@@ -49,9 +49,7 @@ def test_images_run_unprivileged(stack: Deployment, image: str) -> None:
 def test_python_code_is_compiled_and_its_version_told(stack: Deployment, image: str, package: str) -> None:
     script = f"import importlib.metadata, {package} as p; print(importlib.metadata.version('{image}'), p.__cached__)"
     version, compiled = _look(stack, image, f'python -c "{script}" && :').split()
-    assert (
-        stack.engine.images.get(f"cavern/{image}:local").labels["org.opencontainers.image.version"] == version
-    )
+    assert stack.engine.images.get(stack.image(image)).labels["org.opencontainers.image.version"] == version
     assert _look(stack, image, f"test -s {compiled} && echo compiled") == "compiled\n"
 
 
@@ -76,7 +74,7 @@ def database(stack: Deployment, tmp_path: Path) -> Iterator[Callable[[], Any]]:
     def start() -> Any:
         containers.append(
             stack.engine.containers.run(
-                "cavern/postgres:local",
+                stack.image("postgres"),
                 detach=True,
                 init=True,
                 read_only=True,
@@ -151,7 +149,7 @@ def test_bundle_holds_every_image(stack: Deployment, tmp_path: Path) -> None:
             for name in ("cavern-images.json", "manifest.json")
             if (file := archive.extractfile(name))
         )
-    names = {f"cavern/{image}:local" for image in IMAGES}
+    names = set(map(stack.image, IMAGES))
     assert set(contents["images"]) == names
     assert {tag for image in manifest for tag in image["RepoTags"]} == names
     for name in names:

@@ -69,7 +69,7 @@ def test_another_container_joins_the_environment(stack: Deployment) -> None:
     arguments = _run(*TOOL, "--join").stdout.split()
     done = _run(
         *("docker", "run", "--rm", *arguments, f"--volume={stack.ca}:/ca.pem:ro", "--entrypoint=curl"),
-        *("cavern/base:local", "--fail", "--silent", "--cacert", "/ca.pem", f"{stack.url}/reg/resource-caps"),
+        *(stack.image("base"), "--fail", "--silent", "--cacert", "/ca.pem", f"{stack.url}/reg/resource-caps"),
     )
     assert done.returncode == 0, done.stderr
     assert f"{stack.url}/src/cavern/capabilities" in done.stdout

@@ -82,6 +82,7 @@ class Deployment:
     logs: Path
     prefix: str
     """What the names of containers and volumes begin with."""
+    image_prefix: str
     network: dict[str, str]
     """Name, subnet and bridge of the Docker network."""
     services: dict[str, dict[str, Any]]
@@ -115,6 +116,10 @@ class Deployment:
     def engine(self) -> Any:
         """Client of the Docker Engine."""
         return docker.from_env()
+
+    def image(self, name: str) -> str:
+        """Name of one of its images, such as ``base``, as the engine knows it."""
+        return f"{self.image_prefix}/{name}:local"
 
     def container(self, name: str) -> Any:
         """Container by the plain name of its service."""

@@ -7,9 +7,10 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import docker
 import pytest
 import requests
-from deployment import Deployment, playbook
+from deployment import Deployment, playbook, settings
 
 
 @pytest.fixture(scope="session")
@@ -19,8 +20,20 @@ def stack() -> Deployment:
     With ``CAVERN_TEST_DEPLOYED`` set it is taken as it stands.
     """
     if not os.environ.get("CAVERN_TEST_DEPLOYED"):
+        share_images()
         playbook("site.yml")
     return Deployment.of()
+
+
+def share_images() -> None:
+    """Let the tests' own deployment begin with the usual one's images, so that only what differs is built."""
+    own, engine = str(settings()["image_prefix"]), docker.from_env()
+    for image in engine.images.list("cavern/*"):
+        for name in image.tags:
+            repository, _, tag = name.rpartition(":")
+            shared = f"{own}/{repository.removeprefix('cavern/')}"
+            if not engine.images.list(f"{shared}:{tag}"):
+                image.tag(shared, tag)
 
 
 @pytest.fixture
