@@ -166,7 +166,6 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **_http.CONNECTION_SPEC,
-            "url": text,
             "token": {**text, "no_log": True},
             "administrator_token": {**text, "no_log": True},
             "user": text,
@@ -187,6 +186,7 @@ def main() -> None:
             "timeout": {"type": "float", "default": 120},
             "logs": {"type": "list", "elements": "str", "default": []},
         },
+        required_one_of=[("url",)],
     )
     if _docker.LIBRARY_ERROR is not None:
         module.fail_json(msg=missing_required_lib("docker"), exception=_docker.LIBRARY_ERROR)
