@@ -29,6 +29,7 @@ MIXTURES: dict[str, dict[str, Any]] = {
     "all but cavern": {"contract_cavern": "embedded"},
     "all again": {},
 }
+MIXED = ("only cavern", "all but cavern")
 
 
 class Area:
@@ -115,7 +116,11 @@ def administrator_with_two_numbers(site: Site) -> Iterator[int]:
     site.sql(*database, own_group)
 
 
-@pytest.mark.parametrize("mixture", MIXTURES)
+@pytest.mark.parametrize(
+    "mixture",
+    # A deployment's whole way there and back shows the kind; the mixtures that few run are left to a longer run.
+    [pytest.param(mixture, marks=pytest.mark.slow if mixture in MIXED else ()) for mixture in MIXTURES],
+)
 def test_files_and_users_carry_over(
     site: Site,
     mixture: str,

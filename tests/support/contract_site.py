@@ -58,12 +58,6 @@ class Site(Deployment):
         entries = [json.loads(line) for line in lines if line.startswith("{")]
         return [entry for entry in entries if entry["backend"] == service]
 
-    def sql(self, service: str, database: str, statement: str) -> str:
-        """Run a statement as the database's superuser."""
-        done = self.container(service).exec_run(["psql", "-qXAtd", database, "-c", statement])
-        assert done.exit_code == 0, done.output
-        return str(done.output.decode().strip())
-
 
 def changed(done: subprocess.CompletedProcess[str]) -> int:
     """Tasks that changed something, by the play's recap."""

@@ -125,6 +125,12 @@ class Deployment:
         """Container by the plain name of its service."""
         return self.engine.containers.get(self.prefix + name)
 
+    def sql(self, service: str, database: str, statement: str) -> str:
+        """Run a statement as the database's superuser."""
+        done = self.container(service).exec_run(["psql", "-qXAtd", database, "-c", statement])
+        assert done.exit_code == 0, done.output
+        return str(done.output.decode().strip())
+
     def address(self, name: str) -> str:
         """Address of a service's container on the Docker network, by its plain name."""
         networks = self.container(name).attrs["NetworkSettings"]["Networks"]
