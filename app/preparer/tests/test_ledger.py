@@ -44,8 +44,9 @@ def request(count: int = 3, user: str = "ada", content: str | None = None, **mor
     )
 
 
-async def claim(ledger: Ledger, worker: str = "w1", user: int = 4, site: int = 32, tries: int = 20) -> Any:
-    return await ledger.claim(worker, LEASE, user, site, tries)
+async def claim(ledger: Ledger, worker: str = "w1", user: int = 4, site: int = 32) -> Any:
+    """The one task that a worker with one slot claims, or None."""
+    return next(iter(await ledger.claim(worker, LEASE, 1, user, site)), None)
 
 
 async def lose_worker(ledger: Ledger, task: uuid.UUID) -> None:
@@ -125,6 +126,15 @@ async def test_users_share_fairly_within_both_caps(ledger: Ledger) -> None:
     assert (await claim(ledger, user=3, site=4)).username == "greedy"
 
 
+async def test_many_tasks_claimed_at_once_are_those_that_would_be_claimed_one_by_one(ledger: Ledger) -> None:
+    for user in ("greedy", "greedy", "greedy", "modest", "greedy", "late"):
+        await submit(ledger, request(user=user))
+    at_once = await ledger.claim("w1", LEASE, 10, 2, 4)
+    assert sorted(task.username for task in at_once) == ["greedy", "greedy", "late", "modest"]
+    assert await ledger.claim("w2", LEASE, 10, 2, 4) == []
+    assert [task.username for task in await ledger.claim("w2", LEASE, 10, 4, 5)] == ["greedy"]
+
+
 async def test_a_silent_worker_loses_its_task_and_may_not_close_it(ledger: Ledger) -> None:
     task, _ = await submit(ledger, request())
     await claim(ledger, "dead")
@@ -152,14 +162,14 @@ async def test_a_silent_worker_loses_its_task_and_may_not_close_it(ledger: Ledge
     assert (closed.files_done, closed.bytes_done, closed.credential) == (3, 30, None)
 
 
-async def test_a_task_that_kills_workers_is_lost_and_says_so(ledger: Ledger) -> None:
+async def test_a_lost_task_says_so_and_keeps_what_is_staged(ledger: Ledger) -> None:
     task, _ = await submit(ledger, request(callback="https://example.org/done"))
-    for _ in range(2):
-        assert (await claim(ledger, tries=2)).id == task
+    for worker in ("dead", "heir"):
+        assert (await claim(ledger, worker)).id == task
         await lose_worker(ledger, task)
     await ledger.record(task, staged(0))
-    assert await claim(ledger, tries=2) is None
-    row = await ledger.task(task)
+    assert await ledger.lose(task, "dead", "Given up") is None
+    row = await ledger.lose(task, "heir", "Given up")
     assert row is not None
     assert (row.state, row.files_done, row.files_failed) == (TaskState.LOST, 1, 2)
     assert row.callback_next is not None
@@ -171,7 +181,7 @@ async def test_a_given_back_task_is_announced_again_and_costs_no_attempt(ledger:
     task, _ = await submit(ledger, request())
     await claim(ledger)
     assert await ledger.unpublished() == []
-    await ledger.give_back(task, "w1")
+    await ledger.release("w1", task)
     assert await ledger.unpublished() == [task]
     await ledger.published([task])
     assert await ledger.unpublished() == []
@@ -182,7 +192,7 @@ async def test_cancel_ends_what_waits_and_tells_whoever_works(ledger: Ledger) ->
     waiting, _ = await submit(ledger, request(lifetime=600))
     await claim(ledger)
     await ledger.record(waiting, staged(0))
-    await ledger.give_back(waiting, "w1")
+    await ledger.release("w1", waiting)
     await ledger.cancel(waiting)
     row = await ledger.task(waiting)
     assert row is not None

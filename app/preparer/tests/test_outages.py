@@ -25,8 +25,7 @@ from preparer.ledger.tables import metadata
 from preparer.staging.approach import Job
 from preparer.staging.rse import Rses
 from preparer.staging.vospace import CavernApproach
-from preparer.worker import heartbeat
-from preparer.worker import runner as worker
+from preparer.worker import aftercare, heartbeat
 from preparer.worker.runner import Runner
 from sqlalchemy.ext.asyncio import create_async_engine
 from voservice.testing import database_url, postgres
@@ -232,7 +231,7 @@ class Site:
             finally:
                 if killed:
                     running.cancel()
-                    for task in (held := list(runner.running.values())):
+                    for task in (held := [held.task for held in runner.executor.running.values()]):
                         task.cancel()
                     await asyncio.gather(running, *held, return_exceptions=True)
                 else:
@@ -292,7 +291,7 @@ async def site(
     stand_in: tuple[StandIn, str], database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Site]:
     monkeypatch.setattr(heartbeat, "PATH", tmp_path / "heartbeat")
-    monkeypatch.setattr(worker, "ABANDON_DELAY", 0.05, raising=False)
+    monkeypatch.setattr(aftercare, "ABANDON_DELAY", 0.05)
     engine = create_async_engine(database_url.replace("postgresql:", "postgresql+asyncpg:"), pool_size=20)
     async with engine.begin() as connection:
         await connection.run_sync(metadata.create_all)

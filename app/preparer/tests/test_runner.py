@@ -23,8 +23,7 @@ from preparer.ledger import ACTIVE, File, FileState, Ledger, NewFile, NewTask, O
 from preparer.ledger.credentials import Vault
 from preparer.ledger.tables import metadata
 from preparer.staging.approach import Approach, Job, Removal, StagingError
-from preparer.worker import heartbeat
-from preparer.worker import runner as module
+from preparer.worker import aftercare, heartbeat
 from preparer.worker.runner import Runner
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -138,10 +137,10 @@ async def test_a_receipt_that_a_killed_worker_owes_is_written_by_the_next(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = await site.submit()
-    await site.ledger.claim("killed", 60, 4, 32, 20)
+    await site.ledger.claim("killed", 60, 1, 4, 32)
     await site.ledger.record(task, [Outcome(number, FileState.STAGED, 10) for number in range(3)])
     assert await site.ledger.finish(task, "killed") is not None
-    monkeypatch.setattr(module, "RECEIPT_DELAY", 0)
+    monkeypatch.setattr(aftercare, "RECEIPT_DELAY", 0)
     receipt = tmp_path / f"{task}.json"
     async with site.worker(Stub(all_staged)):
         await site.until(task, lambda _: receipt.exists())
@@ -280,6 +279,22 @@ async def test_an_unexpected_error_costs_a_lease_and_not_the_worker(site: Site) 
         assert (await site.final(await site.submit())).state == TaskState.SUCCEEDED
         row = await site.final(broken)
     assert (row.state, row.attempts) == (TaskState.SUCCEEDED, 2)
+
+
+async def test_a_task_that_kills_its_workers_is_given_up(site: Site, tmp_path: Path) -> None:
+    site.settings = site.settings.model_copy(update={"preparer_task_attempts": 2})
+    starts = 0
+
+    async def act(_job: Job, _files: Sequence[File]) -> None:
+        nonlocal starts
+        starts += 1
+        raise KeyError("what nobody thought of")
+
+    task = await site.submit()
+    async with site.worker(Stub(act)):
+        row = await site.final(task)
+        await site.until(task, lambda _: (tmp_path / f"{task}.json").exists())
+    assert (row.state, row.info, starts) == (TaskState.LOST, "Given up after 2 workers were lost over it", 2)
 
 
 async def test_a_stopped_worker_gives_its_tasks_back(site: Site) -> None:

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from voservice import database
 from voservice.app import Methods
 from voservice.database import LiveConnection
+from voservice.notices import Notices
 from voservice.sources import SourcePolicy
 from voservice.storage_elements import Elements
 
@@ -23,8 +24,10 @@ from vospace.bulk.handlers import BulkHandlers
 from vospace.bulk.model import PARAMETERS
 from vospace.bulk.runner import BulkRunner
 from vospace.bulk.store import RowStore
+from vospace.bulk.tables import ROWS_CHANNEL
 from vospace.config import Settings
 from vospace.control.state import Control, State
+from vospace.control.tables import SETTING_CHANNEL
 from vospace.handlers.transfers import SYNCTRANS, TRANSFERS, TransferHandlers
 from vospace.package.handlers import KIND as PACKAGE
 from vospace.package.handlers import PackageHandlers, interrupted
@@ -39,10 +42,10 @@ from vospace.transfers.runner import TransferRunner
 from vospace.transfers.sender import Sender
 from vospace.uws.executor import Executor, Pool
 from vospace.uws.model import Job, Limits, Share
-from vospace.uws.notices import Notices
 from vospace.uws.routes import Create, OwnerOf, job_list
 from vospace.uws.service import JobService, Owner
 from vospace.uws.store import JobStore
+from vospace.uws.tables import PHASE_CHANNEL
 
 _connect: Callable[..., Awaitable[Any]] = asyncpg.connect
 ANY_TRANSFER = (TRANSFERS, SYNCTRANS, PACKAGE)
@@ -57,7 +60,10 @@ class Jobs:
         retention = settings.vospace_job_retention
         transfer = Limits(settings.vospace_transfer_duration, retention)
         self.store = JobStore(engine, Share(settings.vospace_user_jobs, settings.vospace_user_kept_bytes))
-        self.notices = Notices(partial(_connect, _dsn(settings), timeout=10, connection_class=LiveConnection))
+        self.notices = Notices(
+            partial(_connect, _dsn(settings), timeout=10, connection_class=LiveConnection),
+            (PHASE_CHANNEL, ROWS_CHANNEL, SETTING_CHANNEL),
+        )
         self.service = JobService(
             self.store,
             self.notices,
@@ -110,19 +116,16 @@ class Jobs:
             bulk = BulkRunner(self._space, self.rows, fetcher, settings)
             pools = (
                 Pool(
-                    "transfers",
                     settings.vospace_transfer_slots,
                     {TRANSFERS: transfers, SYNCTRANS: transfers, PACKAGE: interrupted},
                     settings.share_of(settings.vospace_transfer_slots),
                 ),
                 Pool(
-                    "recursive",
                     settings.vospace_recursive_slots,
                     {DELETE: RecursiveDelete(self._space), SETPROPS: RecursiveUpdate(self._space)},
                     settings.share_of(settings.vospace_recursive_slots),
                 ),
                 Pool(
-                    "bulk",
                     settings.vospace_bulk_slots,
                     {BULK: bulk},
                     settings.share_of(settings.vospace_bulk_slots),

@@ -24,12 +24,15 @@ from aiohttp import web
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from voservice import database
+from voservice.notices import Notices
 from voservice.testing import database_url, new_database, postgres
+from vospace.bulk.tables import ROWS_CHANNEL
+from vospace.control.tables import SETTING_CHANNEL
 from vospace.uws import tables
-from vospace.uws.notices import Notices
 from vospace.uws.store import JobStore
 
 __all__ = ["database_url", "postgres"]
+CHANNELS = (tables.PHASE_CHANNEL, ROWS_CHANNEL, SETTING_CHANNEL)
 MIGRATIONS = Path(vospace.migrations.__file__).parent
 
 
@@ -54,7 +57,7 @@ async def make_notices(database_url: str) -> AsyncIterator[Callable[[], Notices]
     made: list[Notices] = []
 
     def make() -> Notices:
-        notices = Notices(lambda: asyncpg.connect(database_url))
+        notices = Notices(lambda: asyncpg.connect(database_url), CHANNELS)
         made.append(notices)
         return notices
 

@@ -10,13 +10,14 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import text
+from voservice.jobs import LeaseLost
 from vospace.control.state import Control
+from vospace.tables import metadata
 from vospace.uws.executor import Executor, Pool, Run
 from vospace.uws.model import (
     ErrorSummary,
     Job,
     JobFailure,
-    LeaseLost,
     Limits,
     Outcome,
     Parameter,
@@ -24,7 +25,6 @@ from vospace.uws.model import (
     now,
 )
 from vospace.uws.service import JobService, Owner
-from vospace.uws.tables import metadata
 from vospace_client.terms import ExecutionPhase
 
 Phase = ExecutionPhase
@@ -48,7 +48,7 @@ async def start(store, make_notices) -> AsyncIterator[Start]:
 
     async def start(runner, slots: int = 4, lease: float = 1.0, **options) -> Executor:
         notices = make_notices()
-        executor = Executor(store, notices, [Pool("test", slots, {"test": runner})], lease=lease, **options)
+        executor = Executor(store, notices, [Pool(slots, {"test": runner})], lease=lease, **options)
         await notices.start()
         await executor.start()
         executors.append(executor)
@@ -125,6 +125,13 @@ async def test_owners_take_turns(service, store):
     then = await store.claim("other", ("test",), 2, 60)
     assert sorted(str(job.owner) for job in then) == ["ada", "bob"]
     assert [job.owner for job in await store.claim("worker", ("test",), 10, 60)] == ["ada", "ada"]
+
+
+async def test_processes_that_claim_at_once_keep_within_an_owners_share(service, store):
+    for _ in range(8):
+        await submit(service)
+    claimed = await asyncio.gather(*(store.claim(f"w{n}", ("test",), 1, 60, 3) for n in range(8)))
+    assert sum(map(len, claimed)) == 3
 
 
 async def test_a_late_look_at_a_job_whose_work_is_done(service, store, start, monkeypatch):
@@ -271,7 +278,7 @@ async def test_nothing_asks_the_database_after_the_end(
     job = await submit(service)
     await service.wait(job.id, ADA, 10, Phase.QUEUED)
     monkeypatch.setattr(store, "get", forever)
-    executor._on_notice("", "", "")  # as after a broken connection: looks at all that runs
+    executor._on_notice("")  # as after a broken connection: looks at all that runs
     await eventually(lambda: in_use() == 1)
     await executor.stop()
     assert in_use() == 0

@@ -82,7 +82,7 @@ async def test_one_user_leaves_slots_to_others(jobs, make_notices, eventually):
 
     notices = make_notices()
     await notices.start()
-    executor = Executor(jobs.store, notices, [Pool("test", 4, {"test": runner}, most=2)], lease=5)
+    executor = Executor(jobs.store, notices, [Pool(4, {"test": runner}, most=2)], lease=5)
     await executor.start()
     try:
         for _ in range(3):

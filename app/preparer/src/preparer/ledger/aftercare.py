@@ -90,7 +90,7 @@ class Aftercare(Queries):
             )
             return [Task.of(row) for row in rows]
 
-    async def release(self, task: uuid.UUID, numbers: Sequence[int], complete: bool) -> None:
+    async def removed(self, task: uuid.UUID, numbers: Sequence[int], complete: bool) -> None:
         """Record that staged copies are removed; *complete* ends the task's lifetime."""
         async with self.engine.begin() as connection:
             if numbers:

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import case, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from preparer.ledger.leases import LEASES
 from preparer.ledger.queries import Queries, add_event
 from preparer.ledger.rows import Outcome, Task
 from preparer.ledger.tables import GOOD, FileState, TaskState, files, now, tasks
@@ -68,6 +69,12 @@ async def cancel_files(connection: AsyncConnection, task: uuid.UUID) -> None:
         .where(files.c.task == task, files.c.state == FileState.PENDING)
         .values(state=FileState.CANCELLED, finished=now)
     )
+
+
+async def _hold(connection: AsyncConnection, task: uuid.UUID, worker: str) -> bool:
+    """Lock a task's row; False if it is no longer the worker's."""
+    held = select(tasks.c.id).where(tasks.c.id == task, LEASES.held(worker)).with_for_update()
+    return await connection.scalar(held) is not None
 
 
 class Progress(Queries):
@@ -132,10 +139,10 @@ class Progress(Queries):
         async with self.engine.begin() as connection:
             row = (
                 await connection.execute(
-                    select(tasks).where(tasks.c.id == task, tasks.c.worker == worker).with_for_update()
+                    select(tasks).where(tasks.c.id == task, LEASES.held(worker)).with_for_update()
                 )
             ).first()
-            if row is None or row.state != TaskState.RUNNING:
+            if row is None:
                 return None
             if row.cancel:
                 await cancel_files(connection, task)
@@ -154,15 +161,17 @@ class Progress(Queries):
                 state, info = TaskState.FAILED, f"{good} of {row.files} files staged"
             return await close(connection, task, state, info)
 
+    async def lose(self, task: uuid.UUID, worker: str, info: str) -> Task | None:
+        """Give a task up that too many workers were lost over; None if another worker holds it."""
+        async with self.engine.begin() as connection:
+            if not await _hold(connection, task, worker):
+                return None
+            return await close(connection, task, TaskState.LOST, info)
+
     async def fail(self, task: uuid.UUID, worker: str, fault: str, detail: str) -> None:
         """Fail every pending file for one reason, if the worker still holds the task."""
         async with self.engine.begin() as connection:
-            held = await connection.scalar(
-                select(tasks.c.id)
-                .where(tasks.c.id == task, tasks.c.worker == worker, tasks.c.state == TaskState.RUNNING)
-                .with_for_update()
-            )
-            if held is None:
+            if not await _hold(connection, task, worker):
                 return
             failed = await connection.execute(
                 update(files)

@@ -1,7 +1,7 @@
-"""The runner: claims tasks in the ledger, stages them concurrently, and renews their leases.
+"""The runner: stages the tasks that this worker has claimed, and looks after those that have ended.
 
 It looks for tasks when a message arrives, when a task ends, and every few seconds in any case, so that neither a lost
-message nor a dead worker leaves a task behind. A task whose lease has expired may be claimed by another worker.
+message nor a dead worker leaves a task behind.
 """
 
 from __future__ import annotations
@@ -9,29 +9,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Awaitable, Callable, Collection
+from datetime import UTC, datetime
+from functools import partial
 
 import aiohttp
-from sqlalchemy.exc import DBAPIError
+from voservice.jobs import Executor, repeat
 from voservice.logging import bound
 
 from preparer.config import PreparerSettings
-from preparer.ledger import File, FileState, Ledger, Task
+from preparer.ledger import FileState, Ledger, Task
 from preparer.ledger.credentials import CredentialLost, Vault
-from preparer.staging import callbacks, metrics, receipts
-from preparer.staging.approach import Approach, Job, Removal, StagingError
+from preparer.staging import metrics
+from preparer.staging.approach import Approach, Job, StagingError
 from preparer.staging.retry import delay
 from preparer.worker import heartbeat
+from preparer.worker.aftercare import Aftercare, pages
 
 logger = logging.getLogger(__name__)
-
-PAGE = 5000
-# Seconds after which the worker that ended a task has either written its receipt or died.
-RECEIPT_DELAY = 30
-# Seconds between attempts to end orphaned bulk jobs, and for how long that is tried: it needs the user's token.
-ABANDON_DELAY = 10
-ABANDON_LIMIT = timedelta(days=1)
 
 
 class Runner:
@@ -50,108 +45,70 @@ class Runner:
         self.ledger = ledger
         self.vault = vault
         self.approaches = approaches
-        self.session = session
+        self.aftercare = Aftercare(settings, ledger, vault, approaches, session)
         self.name = settings.preparer_worker_name
         self.jobs: dict[uuid.UUID, Job] = {}
-        self.running: dict[uuid.UUID, asyncio.Task[None]] = {}
-        self.closing: set[uuid.UUID] = set()
-        self.wake = asyncio.Event()
-        self.stopping = asyncio.Event()
+        self.executor = Executor(
+            self,
+            self.name,
+            settings.preparer_site_tasks,
+            lease=settings.preparer_lease,
+            poll=settings.preparer_poll,
+            # That often tasks hear that they are to be cancelled.
+            beat=min(1.0, settings.preparer_lease / 5),
+        )
+        self.wake = self.executor.wake
 
     async def run(self) -> None:
         """Work until `stop`, then give the unfinished tasks back for others to resume."""
         async with asyncio.TaskGroup() as group:
-            loops = [
-                group.create_task(self._forever(self._claim_loop)),
-                group.create_task(self._forever(self._heartbeat_loop)),
-                group.create_task(self._forever(self._callbacks_loop)),
-                group.create_task(self._forever(self._lifetimes_loop)),
-                group.create_task(self._forever(self._receipts_loop)),
-                group.create_task(self._forever(self._orphans_loop)),
-            ]
-            await self.stopping.wait()
+            loops = [group.create_task(repeat(*step)) for step in self.aftercare.steps()]
+            await self.executor.run()
             for loop in loops:
                 loop.cancel()
-        held = dict(self.running)
-        for task, running in held.items():
-            if task not in self.closing:
-                running.cancel()
-        await asyncio.gather(*held.values(), return_exceptions=True)
-        for task in held:
-            await self.ledger.give_back(task, self.name)
 
     def stop(self) -> None:
         """Make `run` return."""
-        self.stopping.set()
+        self.executor.stop()
 
-    async def _forever(self, loop: Callable[[], Awaitable[None]]) -> None:
-        """Restart a loop whatever ended it: a live worker must never stop looking for work."""
-        while True:
-            try:
-                await loop()
-            except (DBAPIError, OSError) as exc:
-                logger.warning("The ledger is unavailable", extra={"fields": {"error": type(exc).__name__}})
-            except Exception:
-                logger.exception("A loop of the worker failed, and is restarted")
-            await asyncio.sleep(1)
+    # What the executor asks for.
 
-    async def _claim_loop(self) -> None:
+    async def claim(self, worker: str, lease: float, limit: int) -> dict[uuid.UUID, Task]:
+        """Lease tasks, within the limits of their users and of the site."""
         settings = self.settings
-        while True:
-            self.wake.clear()
-            while len(self.running) < settings.preparer_site_tasks:
-                task = await self.ledger.claim(
-                    self.name,
-                    settings.preparer_lease,
-                    settings.preparer_user_tasks,
-                    settings.preparer_site_tasks,
-                    settings.preparer_task_attempts,
-                )
-                if task is None:
-                    break
-                self.running[task.id] = asyncio.create_task(self._work(task))
+        claimed = await self.ledger.claim(
+            worker, lease, limit, settings.preparer_user_tasks, settings.preparer_site_tasks
+        )
+        return {task.id: task for task in claimed}
+
+    async def renew(self, worker: str, lease: float, jobs: Collection[uuid.UUID]) -> Collection[uuid.UUID]:
+        """Renew leases, and tell tasks that are to be cancelled; a sign of life for the health check."""
+        held = await self.ledger.renew(worker, lease, jobs)
+        for task, cancel in held.items():
+            if cancel and task in self.jobs:
+                self.jobs[task].cancelled.set()
+        await asyncio.to_thread(heartbeat.beat)
+        return held
+
+    async def release(self, worker: str, job: uuid.UUID) -> None:
+        """Give a task back."""
+        await self.ledger.release(worker, job)
+
+    async def work(self, job: Task) -> None:
+        """Stage a task and end it. After too many attempts it is LOST, since it may be what kills the workers."""
+        attempts = self.settings.preparer_task_attempts
+        with bound(task=str(job.id), user=job.username), metrics.RUNNING.track_inprogress():
             try:
-                async with asyncio.timeout(settings.preparer_poll):
-                    await self.wake.wait()
-            except TimeoutError:
-                continue
+                if job.attempts > attempts:
+                    info = f"Given up after {attempts} workers were lost over it"
+                    await self._end(job, partial(self.ledger.lose, info=info))
+                else:
+                    await self._stage(job)
+                    await self._end(job, self.ledger.finish)
+            finally:
+                self.jobs.pop(job.id, None)
 
-    async def _heartbeat_loop(self) -> None:
-        """Renew leases, cancel tasks on request, and drop those that another worker has claimed."""
-        while True:
-            # A snapshot: what is claimed or closed meanwhile is not in the result.
-            asked = dict(self.jobs)
-            held = await self.ledger.renew(self.name, self.settings.preparer_lease, list(asked))
-            for task, job in asked.items():
-                if self.jobs.get(task) is not job:
-                    continue
-                if task not in held:
-                    logger.warning("Another worker holds the task", extra={"fields": {"task": str(task)}})
-                    self.running[task].cancel()
-                elif held[task]:
-                    job.cancelled.set()
-            await asyncio.to_thread(heartbeat.beat)
-            await asyncio.sleep(min(1.0, self.settings.preparer_lease / 5))
-
-    async def _work(self, task: Task) -> None:
-        metrics.RUNNING.inc()
-        try:
-            with bound(task=str(task.id), user=task.username):
-                await self._stage(task)
-        except (DBAPIError, OSError) as exc:
-            # The lease expires, and the next worker claims the task.
-            logger.warning(
-                "Lost the ledger", extra={"fields": {"task": str(task.id), "error": type(exc).__name__}}
-            )
-        except Exception:
-            # Likewise: it is claimed again after the lease, and LOST after too many attempts.
-            logger.exception("Unexpected failure of a task", extra={"fields": {"task": str(task.id)}})
-        finally:
-            self.running.pop(task.id, None)
-            self.jobs.pop(task.id, None)
-            self.closing.discard(task.id)
-            metrics.RUNNING.dec()
-            self.wake.set()
+    # Staging.
 
     async def _stage(self, task: Task) -> None:
         metrics.WAIT_SECONDS.observe((datetime.now(UTC) - task.created).total_seconds())
@@ -162,20 +119,17 @@ class Runner:
             await self.ledger.fail(
                 task.id, self.name, "InvalidArgument", f"approach {task.approach} is not configured"
             )
-            await self._close(task)
             return
         try:
             token = self.vault.decrypt(task.credential)
         except CredentialLost as exc:
             await self.ledger.fail(task.id, self.name, "NotAuthenticated", str(exc))
-            await self._close(task)
             return
         job = Job(task, token, self.ledger, bulk=task.job, event=task.job_event)
         self.jobs[task.id] = job
         if task.cancel:
             job.cancelled.set()
         await self._rounds(approach, job)
-        await self._close(task)
 
     async def _rounds(self, approach: Approach, job: Job) -> None:
         """Stage pending files in batches until none is left or the task as a whole fails."""
@@ -201,7 +155,7 @@ class Runner:
                 if await approach.resume(job, pending):
                     continue
                 if not admitted:
-                    await approach.admit(job, self._pages(job.task, [FileState.PENDING]))
+                    await approach.admit(job, pages(self.ledger, job.task, [FileState.PENDING]))
                     admitted = True
                 await approach.stage(job, pending)
                 failures, asked = failures + 1 if job.away else 0, None
@@ -216,109 +170,14 @@ class Runner:
                     return
                 logger.info("Task is retried", extra={"fields": {"fault": exc.fault, "detail": exc.detail}})
 
-    async def _close(self, task: Task) -> None:
+    async def _end(self, task: Task, end: Callable[[uuid.UUID, str], Awaitable[Task | None]]) -> None:
         """End a task and write its receipt."""
-        # From here on the renewal of leases must not take the ended task for a lost one.
-        self.jobs.pop(task.id, None)
-        self.closing.add(task.id)
-        closed = await self.ledger.finish(task.id, self.name)
-        if closed is None:
+        self.executor.ended(task.id)
+        ended = await end(task.id, self.name)
+        if ended is None:
             return
-        assert closed.started is not None
-        assert closed.finished is not None
-        metrics.TASK_SECONDS.observe((closed.finished - closed.started).total_seconds())
-        logger.info("Task ended", extra={"fields": {"state": closed.state, "info": closed.info}})
-        await self._receipt(closed)
-
-    async def _receipt(self, task: Task) -> None:
-        try:
-            await receipts.write(self.settings.abs_path_celery_results, task, self._pages(task))
-        except OSError as exc:
-            logger.error(
-                "Cannot write the receipt", extra={"fields": {"task": str(task.id), "error": str(exc)}}
-            )
-            return
-        await self.ledger.note_receipt(task.id)
-
-    async def _pages(
-        self, task: Task, states: Sequence[FileState] | None = None
-    ) -> AsyncIterator[Sequence[File]]:
-        after = -1
-        while page := await self.ledger.list_files(task.id, states, after, PAGE):
-            yield page
-            if len(page) < PAGE:
-                return
-            after = page[-1].number
-
-    async def _callbacks_loop(self) -> None:
-        while True:
-            # Concurrently: a host that does not answer must not delay the others.
-            await asyncio.gather(*map(self._call_back, await self.ledger.due_callbacks()))
-            await asyncio.sleep(1)
-
-    async def _lifetimes_loop(self) -> None:
-        """Remove expired copies; in a loop of its own, since that may take long."""
-        while True:
-            for task in await self.ledger.expired():
-                await self._release(task)
-            await asyncio.sleep(1)
-
-    async def _receipts_loop(self) -> None:
-        """Write missing receipts: of workers that died before writing one, and of tasks that ended without a worker."""
-        while True:
-            for task in await self.ledger.without_receipt(timedelta(seconds=RECEIPT_DELAY)):
-                await self._receipt(task)
-            await asyncio.sleep(max(1, RECEIPT_DELAY))
-
-    async def _orphans_loop(self) -> None:
-        """End orphaned bulk jobs at Cavern, so that nothing is staged for ended tasks."""
-        while True:
-            await asyncio.gather(*map(self._abandon, await self.ledger.orphaned()))
-            await asyncio.sleep(ABANDON_DELAY)
-
-    async def _abandon(self, task: Task) -> None:
-        # Guaranteed by the query.
-        assert task.job is not None
-        assert task.finished is not None
-        approach = self.approaches.get(task.approach)
-        try:
-            token = self.vault.decrypt(task.credential)
-        except CredentialLost as exc:
-            _log_orphan(task, str(exc))
-        else:
-            if approach is not None and not await approach.abandon(task.job, token):
-                if datetime.now(UTC) - task.finished < ABANDON_LIMIT:
-                    return
-                _log_orphan(task, "Cavern is unavailable")
-        await self.ledger.forget_job(task.id, task.job)
-
-    async def _call_back(self, task: Task) -> None:
-        key = self.settings.preparer_callback_key.get_secret_value()
-        status, final = await callbacks.send(self.session, task, key, self.settings.preparer_callback_hosts)
-        await self.ledger.called_back(task.id, status, final)
-
-    async def _release(self, task: Task) -> None:
-        """Remove the staged copies of an expired task."""
-        approach = self.approaches.get(task.approach)
-        try:
-            token = self.vault.decrypt(task.credential)
-        except CredentialLost as exc:
-            logger.error(
-                "Staged copies cannot be removed",
-                extra={"fields": {"task": str(task.id), "error": str(exc)}},
-            )
-            await self.ledger.release(task.id, [], complete=True)
-            return
-        later = False
-        async for page in self._pages(task, [FileState.STAGED]):
-            removal = await approach.remove(task, token, page) if approach else Removal()
-            await self.ledger.release(task.id, removal.gone, complete=False)
-            later = later or bool(removal.later)
-        if not later:
-            await self.ledger.release(task.id, [], complete=True)
-            logger.info("Staged copies removed", extra={"fields": {"task": str(task.id)}})
-
-
-def _log_orphan(task: Task, error: str) -> None:
-    fields = {"task": str(task.id), "job": task.job, "error": error}
-    logger.error("Cannot end the bulk job of an ended task", extra={"fields": fields})
+        assert ended.started is not None
+        assert ended.finished is not None
+        metrics.TASK_SECONDS.observe((ended.finished - ended.started).total_seconds())
+        logger.info("Task ended", extra={"fields": {"state": ended.state, "info": ended.info}})
+        await self.aftercare.receipt(ended)

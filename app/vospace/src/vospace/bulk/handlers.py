@@ -14,6 +14,7 @@ from voservice.browsers import is_of
 from vospace.bodies import Arrivals
 from vospace.bulk.request import RequestReader
 from vospace.bulk.store import RowStore
+from vospace.bulk.tables import ROWS_CHANNEL
 from vospace.config import Settings
 from vospace.models.errors import (
     InvalidArgument,
@@ -25,7 +26,7 @@ from vospace.uws.model import Job, Parameter, is_job_id
 from vospace.uws.parameters import Parameters, run_id, wants_run
 from vospace.uws.routes import OwnerOf
 from vospace.uws.service import JobService, Owner
-from vospace.uws.tables import ROWS_CHANNEL
+from vospace.uws.tables import PHASE_CHANNEL
 
 KIND = "bulk-pull"
 LINES = 1000
@@ -106,7 +107,7 @@ class BulkHandlers:
         return await self._jobs.run(job) if run else job
 
     async def _lines(self, job_id: str, after: int, follow: bool) -> AsyncIterator[bytes]:
-        with self._jobs.notices.subscribe(job_id, ROWS_CHANNEL) as changed:
+        with self._jobs.notices.subscribe(job_id, ROWS_CHANNEL, PHASE_CHANNEL) as changed:
             while True:
                 phase = await self._jobs.store.phase(job_id)
                 more = True

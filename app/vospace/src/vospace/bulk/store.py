@@ -14,9 +14,10 @@ from voservice.texts import legible
 
 from vospace.bulk.model import Finished, Line, Row, RowState, moment
 from vospace.bulk.request import RowValues
+from vospace.bulk.tables import ROWS_CHANNEL, bulk_row
+from vospace.tables import SCHEMA
 from vospace.uws.model import Job, Parameter, format_time
 from vospace.uws.store import JobStore
-from vospace.uws.tables import ROWS_CHANNEL, SCHEMA, bulk_row
 from vospace.uws.tables import job as job_table
 
 _COLUMNS = ("job_id", "row", "source", "target", "size", "md5", "adler32")

@@ -14,10 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql import text
 from voservice import database
 from voservice.levels import Levels
+from voservice.notices import Notices
 
+from vospace.control.tables import SETTING_CHANNEL, setting
 from vospace.models.errors import InvalidArgument, ServiceBusy
-from vospace.uws.notices import Notices
-from vospace.uws.tables import SETTING_CHANNEL, setting
 
 STATE = "state"
 LEVEL = "level "
@@ -54,7 +54,7 @@ class Control:
         self.levels = Levels(TRACKED)
         self._observers: list[Callable[[], None]] = []
         self._reading: set[asyncio.Task[None]] = set()
-        notices.on_setting(self._read_soon)
+        notices.observe(SETTING_CHANNEL, self._read_soon)
 
     def observe(self, observer: Callable[[], None]) -> None:
         """Call `observer` when the state has changed."""
@@ -114,7 +114,7 @@ class Control:
             await connection.execute(text("SELECT pg_notify(:channel, '')"), {"channel": SETTING_CHANNEL})
         await self.read()
 
-    def _read_soon(self) -> None:
+    def _read_soon(self, _notice: str = "") -> None:
         task = asyncio.create_task(self._try_to_read())
         self._reading.add(task)
         task.add_done_callback(self._reading.discard)

@@ -4,7 +4,10 @@ from alembic import context
 from sqlalchemy import Connection, inspect
 from sqlalchemy.schema import CreateSchema
 
-from vospace.uws.tables import SCHEMA, metadata
+import vospace.bulk.tables
+import vospace.control.tables
+import vospace.uws.tables  # noqa: F401
+from vospace.tables import SCHEMA, metadata
 
 
 def run(connection: Connection) -> None:

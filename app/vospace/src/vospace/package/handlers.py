@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import Response, StreamingResponse
 from starlette.concurrency import iterate_in_threadpool
 from voservice.browsers import SANDBOX
+from voservice.jobs import LeaseLost
 from vospace_client.terms import ExecutionPhase
 
 from vospace.models.caller import Caller
@@ -18,7 +19,7 @@ from vospace.space.space import Space
 from vospace.transfers.commit import uninterrupted
 from vospace.transfers.documents import read_transfer
 from vospace.uws.executor import Executor, Run
-from vospace.uws.model import ErrorSummary, Job, JobFailure, LeaseLost, Outcome, is_job_id
+from vospace.uws.model import ErrorSummary, Job, JobFailure, Outcome, is_job_id
 from vospace.uws.routes import OwnerOf
 from vospace.uws.service import JobService, Owner
 

@@ -1,5 +1,6 @@
 """The Universal Worker Service 1.1: jobs that live in PostgreSQL and are worked on by any process.
 
-Layers, from the bottom: `model` (words), `tables` (schema), `store` (rows), `notices` (LISTEN), `executor`
-(who runs what, leases), `service` (what a caller may do), `documents` (XML), `routes` (HTTP).
+It is given kinds of jobs, with their limits, parameters and runners, and makes routers of job lists. Layers, from the
+bottom: `model` (words), `tables` (schema), `store` (rows), `executor` (who runs what, on the engine `voservice.jobs`),
+`service` (what a caller may do), `documents` (XML), `routes` (HTTP).
 """

@@ -1,9 +1,8 @@
-"""Executor of jobs: each server process leases queued jobs from the table and works on them in its event loop.
+"""Executor of UWS jobs in a server process: what `voservice.jobs` is to call for each, and what ends a run.
 
-A process takes jobs as it has free slots, renews their leases by a heartbeat, and gives them back when it stops. When
-a process dies its leases run out and another process (or its successor) continues the job: a runner is written such
-that it may be started again at any point, with what it left in the job's checkpoint. A job that was started
-`max_attempts` times without progress is failed, since it may be what kills the process.
+When a process dies another (or its successor) continues its jobs: a runner is written such that it may be started again
+at any point, with what it left in the job's checkpoint. A job that was started `max_attempts` times without progress is
+failed, since it may be what kills the process.
 """
 
 from __future__ import annotations
@@ -11,22 +10,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
+from voservice import jobs
+from voservice.jobs import DATABASE_ERRORS, LeaseLost
+from voservice.notices import Notices
 from vospace_client.terms import ExecutionPhase
 
-from vospace.uws.model import ErrorSummary, Job, JobFailure, LeaseLost, Outcome, Result, now
-from vospace.uws.notices import Notices
+from vospace.uws.model import ErrorSummary, Job, JobFailure, Outcome, Result, now
 from vospace.uws.store import JobStore
+from vospace.uws.tables import PHASE_CHANNEL
 
 logger = logging.getLogger(__name__)
-
-DATABASE_ERRORS = (SQLAlchemyError, OSError)
 
 
 class Run:
@@ -71,19 +70,32 @@ Runner = Callable[[Run], Awaitable[Outcome | None]]
 class Pool:
     """Kinds of jobs that share slots in each process."""
 
-    name: str
     slots: int
     runners: Mapping[str, Runner]
     most: int | None = None
     """Jobs of one owner that run at a time in all processes."""
 
 
-@dataclass(slots=True)
-class _Running:
-    task: asyncio.Task[Any]
-    pool: str | None
-    timer: asyncio.Timeout | None = None
-    stop: bool = False
+class _Jobs:
+    """The jobs of one pool, as the engine asks for them."""
+
+    def __init__(self, store: JobStore, pool: Pool, run: Callable[[Job, Runner], Awaitable[None]]) -> None:
+        self._store = store
+        self._pool = pool
+        self._run = run
+
+    async def claim(self, worker: str, lease: float, limit: int) -> dict[str, Job]:
+        claimed = await self._store.claim(worker, tuple(self._pool.runners), limit, lease, self._pool.most)
+        return {job.id: job for job in claimed}
+
+    async def renew(self, worker: str, lease: float, jobs: Collection[str]) -> Collection[str]:
+        return await self._store.renew(worker, jobs, lease)
+
+    async def release(self, worker: str, job: str) -> None:
+        await self._store.release(worker, job)
+
+    async def work(self, job: Job) -> None:
+        await self._run(job, self._pool.runners[job.kind])
 
 
 class Executor:
@@ -102,42 +114,41 @@ class Executor:
     ) -> None:
         self.worker = secrets.token_hex(8)
         self._store = store
-        self._pools = pools
         self._lease = lease
         self._max_attempts = max_attempts
         self._housekeeping = housekeeping
         self._anonymous_jobs = anonymous_jobs
-        self._running: dict[str, _Running] = {}
-        self._wake = asyncio.Event()
-        self._look_in: set[Pool] = set()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._executors: list[jobs.Executor[str, Job]] = []
+        self._of_kind: dict[str, jobs.Executor[str, Job]] = {}
+        for pool in pools:
+            executor = jobs.Executor(_Jobs(store, pool, self._run), self.worker, pool.slots, lease=lease)
+            self._executors.append(executor)
+            self._of_kind |= dict.fromkeys(pool.runners, executor)
+        self._timers: dict[str, asyncio.Timeout] = {}
+        self._working: list[asyncio.Task[None]] = []
+        self._cleaning: asyncio.Task[None] | None = None
         self._reviews: set[asyncio.Task[None]] = set()
-        self._stopping = False
-        self._paused = False
-        notices.observe(self._on_notice)
+        notices.observe(PHASE_CHANNEL, self._on_notice)
 
     async def start(self) -> None:
-        loops = (self._claim_loop, self._heartbeat_loop, self._housekeeping_loop)
-        self._tasks = [asyncio.create_task(loop(), name=loop.__name__) for loop in loops]
+        """Begin to work on jobs."""
+        self._working = [asyncio.create_task(executor.run()) for executor in self._executors]
+        self._cleaning = asyncio.create_task(jobs.repeat(self._clean, self._housekeeping))
 
     async def stop(self) -> None:
         """Stop working: unfinished jobs are given back and continue elsewhere or at the next start."""
-        self._stopping = True
-        for task in self._tasks[:1] + self._tasks[2:]:
+        for executor in self._executors:
+            executor.stop()
+        await asyncio.gather(*self._working)
+        others = [task for task in (self._cleaning, *self._reviews) if task is not None]
+        for task in others:
             task.cancel()
-        for running in self._running.values():
-            running.task.cancel()
-        while self._running:
-            await asyncio.wait([running.task for running in self._running.values()])
-        remaining = [*self._tasks, *self._reviews]
-        for task in remaining:
-            task.cancel()
-        await asyncio.gather(*remaining, return_exceptions=True)
+        await asyncio.gather(*others, return_exceptions=True)
 
     def pause(self, paused: bool) -> None:
         """Begin no further job while paused; what runs goes on."""
-        self._paused = paused
-        self._look()
+        for executor in self._executors:
+            executor.pause(paused)
 
     @asynccontextmanager
     async def holding(self, job: Job) -> AsyncIterator[Run]:
@@ -145,87 +156,28 @@ class Executor:
 
         The block's task is cancelled when the job is aborted. Raises LeaseLost if the job is not SUSPENDED."""
         held = await self._store.hold(self.worker, job.id, self._lease)
-        task = asyncio.current_task()
-        if held is None or task is None:
+        if held is None:
             raise LeaseLost(job.id)
-        self._running[job.id] = _Running(task, None)
-        try:
+        with self._of_kind[job.kind].keeping(job.id):
             yield Run(held, self._store, self.worker)
-        finally:
-            self._running.pop(job.id, None)
 
-    # Claiming and running.
-
-    def _look(self, kind: str | None = None) -> None:
-        """Look for jobs soon, of that kind or of all."""
-        self._look_in.update(pool for pool in self._pools if kind is None or kind in pool.runners)
-        self._wake.set()
-
-    async def _claim_loop(self) -> None:
-        self._look()
-        while True:
-            self._wake.clear()
-            pools, self._look_in = self._look_in, set()
-            try:
-                for pool in pools:
-                    await self._claim(pool)
-            except DATABASE_ERRORS as error:
-                logger.warning("cannot look for jobs: %s", error)
-            try:
-                async with asyncio.timeout(self._lease / 3):
-                    await self._wake.wait()
-            except TimeoutError:
-                self._look()
-
-    async def _claim(self, pool: Pool) -> None:
-        if self._paused:
-            return
-        busy = sum(running.pool == pool.name for running in self._running.values())
-        if busy >= pool.slots:
-            return
-        free = pool.slots - busy
-        for job in await self._store.claim(self.worker, tuple(pool.runners), free, self._lease, pool.most):
-            if (
-                job.id in self._running
-            ):  # our own lease ran out while the loop was stalled: begin it anew later
-                self._running[job.id].task.cancel()
-                continue
-            task = asyncio.create_task(self._work(job, pool.runners[job.kind]), name=f"job {job.id}")
-            self._running[job.id] = _Running(task, pool.name)
-
-    async def _work(self, job: Job, runner: Runner) -> None:
-        try:
-            outcome = await self._outcome(job, runner)
-            if outcome is not None and not await self._store.finish(self.worker, job.id, outcome):
-                logger.info("job %s was ended by someone else", job.id)
-        except LeaseLost:
-            logger.info("job %s is no longer ours", job.id)
-        except asyncio.CancelledError:
-            if not self._stopping or self._running[job.id].stop:
-                logger.info("job %s stopped", job.id)
-                return
-            with suppress(*DATABASE_ERRORS):
-                await self._store.release(self.worker, job.id)
-        except DATABASE_ERRORS as error:
-            # The lease runs out and the job is continued then, by whoever sees the database first.
-            logger.warning("job %s lost the database: %s", job.id, error)
-        finally:
-            self._running.pop(job.id, None)
-            self._look(job.kind)
+    async def _run(self, job: Job, runner: Runner) -> None:
+        outcome = await self._outcome(job, runner)
+        if outcome is not None and not await self._store.finish(self.worker, job.id, outcome):
+            raise LeaseLost(job.id)
 
     async def _outcome(self, job: Job, runner: Runner) -> Outcome | None:
         if job.attempt > self._max_attempts:
             message = f"InternalFault: the service stopped {job.attempt - 1} times while it ran this job"
             return Outcome(ExecutionPhase.ERROR, job.results, ErrorSummary(message, transient=True))
-        running = self._running[job.id]
         timer = asyncio.timeout(_remaining(job))
         try:
             async with timer:
-                running.timer = timer
+                self._timers[job.id] = timer
                 try:
                     return await runner(Run(job, self._store, self.worker))
                 finally:
-                    running.timer = None
+                    del self._timers[job.id]
         except JobFailure as failure:
             return Outcome(ExecutionPhase.ERROR, failure.results or job.results, failure.summary)
         except TimeoutError:
@@ -235,26 +187,30 @@ class Executor:
             current = await self._store.get(job.id) or job
             message = f"the execution duration of {current.execution_duration} s is exceeded"
             return Outcome(ExecutionPhase.ABORTED, current.results, ErrorSummary(message))
-        except (LeaseLost, asyncio.CancelledError, *DATABASE_ERRORS):
+        except (LeaseLost, *DATABASE_ERRORS):
             raise
         except Exception as error:
             logger.exception("job %s failed", job.id)
             return _internal_fault(job, str(error) or type(error).__name__)
 
-    # Notices, leases and housekeeping.
+    # Notices and housekeeping.
 
-    def _on_notice(self, job_id: str, phase: str, kind: str) -> None:
-        if not job_id:
-            self._look()
-            for running_id in self._running:
-                self._look_again(running_id)
+    def _on_notice(self, notice: str) -> None:
+        if not notice:
+            for each in self._executors:
+                each.wake.set()
+                for job_id in each.running:
+                    self._look_again(job_id)
             return
-        running = self._running.get(job_id)
-        if running is None:
+        job_id, phase, kind = notice.split(" ", 2)
+        executor = self._of_kind.get(kind)
+        if executor is None:
+            return
+        if job_id not in executor.running:
             if phase in (ExecutionPhase.QUEUED, "RELEASED"):
-                self._look(kind)
+                executor.wake.set()
         elif phase in (ExecutionPhase.ABORTED, "DELETED"):
-            self._drop(running)
+            executor.drop(job_id)
         elif phase == ExecutionPhase.EXECUTING:
             self._look_again(job_id)
 
@@ -269,53 +225,20 @@ class Executor:
             job = await self._store.get(job_id)
         except DATABASE_ERRORS:
             return
-        running = self._running.get(job_id)
-        if running is None:
-            return
         if job is None or job.phase is ExecutionPhase.ABORTED:
-            self._drop(running)
-        elif running.timer is not None and not running.timer.expired():
+            for executor in self._executors:
+                executor.drop(job_id)
+        elif (timer := self._timers.get(job_id)) is not None and not timer.expired():
             remaining = _remaining(job)
             loop = asyncio.get_running_loop()
-            running.timer.reschedule(None if remaining is None else loop.time() + remaining)
+            timer.reschedule(None if remaining is None else loop.time() + remaining)
 
-    @staticmethod
-    def _drop(running: _Running) -> None:
-        running.stop = True
-        running.task.cancel()
-
-    async def _heartbeat_loop(self) -> None:
-        loop = asyncio.get_running_loop()
-        renewed = loop.time()
-        while True:
-            await asyncio.sleep(self._lease / 3)
-            if not self._running:
-                renewed = loop.time()
-                continue
-            ids = list(self._running)
-            try:
-                ours = await self._store.renew(self.worker, ids, self._lease)
-                renewed = loop.time()
-            except DATABASE_ERRORS as error:
-                logger.warning("cannot renew the leases of %d jobs: %s", len(ids), error)
-                if loop.time() - renewed < self._lease:
-                    continue
-                ours = set()
-            for job_id in set(ids) - ours:
-                if running := self._running.get(job_id):
-                    self._drop(running)
-
-    async def _housekeeping_loop(self) -> None:
-        while True:
-            try:
-                await self._store.end_overdue("the execution duration is exceeded")
-                while await self._store.destroy_expired():
-                    pass
-                while await self._store.drop_anonymous(self._anonymous_jobs):
-                    pass
-            except DATABASE_ERRORS as error:
-                logger.warning("cannot clean up jobs: %s", error)
-            await asyncio.sleep(self._housekeeping)
+    async def _clean(self) -> None:
+        await self._store.end_overdue("the execution duration is exceeded")
+        while await self._store.destroy_expired():
+            pass
+        while await self._store.drop_anonymous(self._anonymous_jobs):
+            pass
 
 
 def _remaining(job: Job) -> float | None:

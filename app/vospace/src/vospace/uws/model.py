@@ -118,10 +118,6 @@ class JobFailure(Exception):
         self.results = results
 
 
-class LeaseLost(Exception):
-    """The job is no longer this process's to finish: aborted, deleted, or taken over after a stall."""
-
-
 _LETTERS = string.ascii_lowercase
 _JOB_ID = re.compile(r"[a-z][a-z0-9]{15}")
 

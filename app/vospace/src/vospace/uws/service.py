@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from voservice.notices import Notices
 from vospace_client.terms import ExecutionPhase
 
 from vospace.models.errors import InvalidArgument, JobNotFound, PermissionDenied
 from vospace.uws.model import ErrorSummary, Job, JobReference, Limits, Parameter, Result, new_job_id, now
-from vospace.uws.notices import Notices
 from vospace.uws.store import JobStore
+from vospace.uws.tables import PHASE_CHANNEL
 
 MAX_WAIT = 60.0
 """Longest time a WAIT blocks, s; a longer or negative wish is cut down to it."""
@@ -154,7 +155,7 @@ class JobService:
         loop = asyncio.get_running_loop()
         limit = MAX_WAIT if seconds < 0 else min(seconds, MAX_WAIT)
         deadline = loop.time() + limit
-        with self.notices.subscribe(job_id) as changed:
+        with self.notices.subscribe(job_id, PHASE_CHANNEL) as changed:
             first = job = await self.get(job_id, owner)
             if phase is not None and job.phase is not phase:
                 return job

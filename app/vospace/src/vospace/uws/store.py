@@ -1,8 +1,7 @@
 """Rows of the job table. SQL only: every method is one transaction and one truth.
 
-A running job is leased: `worker` names the process, `lease_until` is renewed by heartbeats. Each statement that
-ends or advances a job asks for the lease in its WHERE clause, so a process that stalled and lost it can write
-nothing more.
+A running job is leased (`voservice.jobs`): each statement that ends or advances it asks for the lease in its WHERE
+clause.
 """
 
 from __future__ import annotations
@@ -14,29 +13,36 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
     Row,
-    and_,
     delete,
     func,
     insert,
     literal,
-    or_,
     select,
-    text,
-    true,
     update,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from voservice import database
+from voservice.jobs import LeaseLost, LeaseTable
 from vospace_client.terms import FINAL_PHASES, ExecutionPhase
 
 from vospace.models.errors import TooManyRequests
-from vospace.uws.model import ErrorSummary, Job, JobReference, LeaseLost, Outcome, Parameter, Result, Share
+from vospace.uws.model import ErrorSummary, Job, JobReference, Outcome, Parameter, Result, Share
 from vospace.uws.tables import LARGE, job
 
 Phase = ExecutionPhase
 WAITING = (Phase.PENDING, Phase.QUEUED, Phase.HELD, Phase.SUSPENDED)
+LEASES = LeaseTable(
+    job,
+    owner=job.c.owner,
+    order=job.c.queue,
+    state=job.c.phase,
+    waiting=Phase.QUEUED,
+    running=Phase.EXECUTING,
+    lease=job.c.lease_until,
+    attempts=job.c.attempt,
+    started=job.c.start_time,
+)
 STOPPABLE = (Phase.PENDING, Phase.QUEUED, Phase.EXECUTING, Phase.HELD, Phase.SUSPENDED)
 
 
@@ -126,7 +132,9 @@ class JobStore:
     ) -> Job | None:
         """Set columns if the job is in one of the phases; the job as it then is, or None if it was not."""
         if requeue:
-            values = values | {"queue": func.nextval(func.pg_get_serial_sequence("vospace.job", "queue"))}
+            values = values | {
+                "queue": func.nextval(func.pg_get_serial_sequence(job.fullname, job.c.queue.name))
+            }
         statement = (
             update(job)
             .where(job.c.id == job_id, job.c.phase.in_([p.value for p in when]))
@@ -157,56 +165,12 @@ class JobStore:
     async def claim(
         self, worker: str, kinds: Collection[str], limit: int, lease: float, most: int | None = None
     ) -> list[Job]:
-        """Lease up to `limit` jobs: queued ones, and running ones whose process stopped renewing its lease.
-
-        Owners take turns: first come jobs of who has the fewest running, of each owner the oldest; of no owner run more
-        than `most` in all processes."""
-        claimable = and_(
-            job.c.kind.in_(kinds),
-            or_(
-                job.c.phase == Phase.QUEUED.value,
-                and_(job.c.phase == Phase.EXECUTING.value, job.c.lease_until < func.clock_timestamp()),
-            ),
-        )
-        running = (
-            select(job.c.owner, func.count().label("jobs"))
-            .where(
-                job.c.kind.in_(kinds),
-                job.c.phase == Phase.EXECUTING.value,
-                job.c.lease_until >= func.clock_timestamp(),
-            )
-            .group_by(job.c.owner)
-            .subquery()
-        )
-        own_turn = func.row_number().over(partition_by=job.c.owner, order_by=job.c.queue)
-        turns = (
-            select(job.c.id, (func.coalesce(running.c.jobs, 0) + own_turn).label("turn"))
-            .outerjoin(running, running.c.owner.is_not_distinct_from(job.c.owner))
-            .where(claimable)
-            .subquery()
-        )
-        candidates = (
-            select(job.c.id)
-            .join(turns, turns.c.id == job.c.id)
-            .where(claimable, true() if most is None else turns.c.turn <= most)
-            .order_by(turns.c.turn, job.c.queue)
-            .limit(limit)
-            .with_for_update(skip_locked=True, of=job)
-        )
-        statement = (
-            update(job)
-            .where(job.c.id.in_(candidates.scalar_subquery()))
-            .values(
-                phase=Phase.EXECUTING.value,
-                worker=worker,
-                lease_until=_in(lease),
-                attempt=job.c.attempt + 1,
-                start_time=func.coalesce(job.c.start_time, func.clock_timestamp()),
-            )
-            .returning(job)
-        )
+        """Lease up to `limit` jobs: queued ones, and running ones whose process stopped renewing its lease. Of no owner
+        run more than `most` in all processes."""
         async with self.engine.begin() as connection:
-            rows = (await connection.execute(statement)).all()
+            rows = await LEASES.claim(
+                connection, worker, lease, limit, where=job.c.kind.in_(kinds), owner_most=most
+            )
         return [_job(row) for row in rows]
 
     async def running(self, kind: str, owner: str | None) -> int:
@@ -214,8 +178,7 @@ class JobStore:
         query = select(func.count()).where(
             job.c.owner.is_not_distinct_from(owner),
             job.c.kind == kind,
-            job.c.phase == Phase.EXECUTING.value,
-            job.c.lease_until >= func.clock_timestamp(),
+            LEASES.under_way,
         )
         async with self._reader.connect() as connection:
             return int((await connection.execute(query)).scalar_one())
@@ -225,37 +188,28 @@ class JobStore:
         values = {
             "phase": Phase.EXECUTING.value,
             "worker": worker,
-            "lease_until": _in(lease),
+            "lease_until": LEASES.end(lease),
             "start_time": func.clock_timestamp(),
         }
         return await self.change(job_id, (Phase.SUSPENDED,), values)
 
     async def renew(self, worker: str, job_ids: Collection[str], lease: float) -> set[str]:
         """Renew leases; the ids that still are this worker's to run."""
-        statement = (
-            update(job)
-            .where(job.c.id.in_(job_ids), _held(worker))
-            .values(lease_until=_in(lease))
-            .returning(job.c.id)
-        )
+        if not job_ids:
+            return set()
         async with self.engine.begin() as connection:
-            return set((await connection.execute(statement)).scalars())
+            return {row.id for row in await LEASES.renew(connection, worker, lease, job_ids)}
 
     async def release(self, worker: str, job_id: str) -> None:
         """Give an unfinished job back, for another process to continue at once."""
-        statement = (
-            update(job)
-            .where(job.c.id == job_id, _held(worker))
-            .values(lease_until=func.clock_timestamp(), attempt=0)
-        )
         async with self.engine.begin() as connection:
-            await connection.execute(statement)
+            await LEASES.release(connection, worker, job_id)
 
     async def checkpoint(self, worker: str, job_id: str, state: dict[str, Any]) -> None:
         """Record progress. Raises LeaseLost."""
         statement = (
             update(job)
-            .where(job.c.id == job_id, _held(worker))
+            .where(job.c.id == job_id, LEASES.held(worker))
             .values(checkpoint=state, attempt=1)
             .returning(job.c.id)
         )
@@ -267,7 +221,7 @@ class JobStore:
         """Publish results of a job that still runs. Raises LeaseLost."""
         statement = (
             update(job)
-            .where(job.c.id == job_id, _held(worker))
+            .where(job.c.id == job_id, LEASES.held(worker))
             .values(results=[[r.id, r.href] for r in results])
             .returning(job.c.id)
         )
@@ -280,7 +234,7 @@ class JobStore:
         """Hold the job's row locked for a moment: an abort that comes now waits, and finds the job as this block
         leaves it. Raises LeaseLost on entry if the job is no longer this worker's to run."""
         async with self.engine.begin() as connection:
-            lock = select(job.c.id).where(job.c.id == job_id, _held(worker)).with_for_update()
+            lock = select(job.c.id).where(job.c.id == job_id, LEASES.held(worker)).with_for_update()
             if (await connection.execute(lock)).scalar_one_or_none() is None:
                 raise LeaseLost(job_id)
             yield connection
@@ -300,7 +254,7 @@ class JobStore:
         }
         statement = (
             update(job)
-            .where(job.c.id == job_id, _held(worker))
+            .where(job.c.id == job_id, LEASES.held(worker))
             .values(values | _error_values(outcome.error))
             .returning(job.c.id)
         )
@@ -367,14 +321,6 @@ class JobStore:
         """Raise if the table cannot be read (VOSI availability)."""
         async with self._reader.connect() as connection:
             await connection.execute(select(job.c.id).limit(1))
-
-
-def _held(worker: str) -> ColumnElement[bool]:
-    return and_(job.c.worker == worker, job.c.phase == Phase.EXECUTING.value, job.c.lease_until.is_not(None))
-
-
-def _in(seconds: float) -> ColumnElement[datetime]:
-    return func.clock_timestamp() + text("make_interval(secs => :lease)").bindparams(lease=seconds)
 
 
 def _error_values(error: ErrorSummary | None) -> dict[str, Any]:

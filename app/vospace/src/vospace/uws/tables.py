@@ -1,4 +1,4 @@
-"""Tables of the job store, in PostgreSQL schema `vospace`."""
+"""The table of jobs."""
 
 from __future__ import annotations
 
@@ -7,26 +7,22 @@ from sqlalchemy import (
     Boolean,
     Column,
     DateTime,
-    ForeignKey,
     Identity,
     Index,
     Integer,
-    MetaData,
     String,
     Table,
     Text,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import JSONB
 
-SCHEMA = "vospace"
+from vospace.tables import metadata
+
 PHASE_CHANNEL = "vospace_job"
-ROWS_CHANNEL = "vospace_rows"
+"""Notices of the id, the phase and the kind of a job that is new, begins or ends, is DELETED, or is RELEASED."""
 LARGE = 65_536
 """Bytes of a request from which on it counts as large."""
-SETTING_CHANNEL = "vospace_setting"
-
-metadata = MetaData(schema=SCHEMA)
 
 job = Table(
     "job",
@@ -74,37 +70,4 @@ job = Table(
         "queue",
         postgresql_where=text("phase IN ('QUEUED', 'EXECUTING', 'SUSPENDED')"),
     ),
-)
-
-bulk_row = Table(
-    "bulk_row",
-    metadata,
-    Column("job_id", String(16), ForeignKey(job.c.id, ondelete="CASCADE"), primary_key=True),
-    Column("row", Integer, primary_key=True, comment="position in the request, from 0"),
-    Column("source", Text, nullable=False),
-    Column("target", Text, nullable=False),
-    Column("size", BigInteger, comment="expected, bytes"),
-    Column("md5", String(32), comment="expected before, found after the end; hex"),
-    Column("adler32", String(8), comment="as md5"),
-    Column("state", String(9), nullable=False, server_default=text("'PENDING'")),
-    Column("event", Integer, comment="number in order of finishing, from 1"),
-    Column("bytes", BigInteger),
-    Column("fault", String(32)),
-    Column("detail", Text),
-    Column("transient", Boolean, nullable=False, server_default=text("false")),
-    Column("away", String(6), comment="what did not answer: 'source', or NULL"),
-    Column("stamp", ARRAY(BigInteger), comment="inode, size, mtime of the file about to appear"),
-    Column("started", DateTime(timezone=True)),
-    Column("ended", DateTime(timezone=True)),
-    Index("bulk_row_by_event", "job_id", "event", unique=True, postgresql_where=text("event IS NOT NULL")),
-    Index("bulk_row_open", "job_id", "row", postgresql_where=text("event IS NULL")),
-)
-
-setting = Table(
-    "setting",
-    metadata,
-    Column("name", String(255), primary_key=True),
-    Column("value", Text, nullable=False),
-    Column("changed", DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()")),
-    Column("changed_by", String(128)),
 )

@@ -1,0 +1,219 @@
+"""The loops of a process that works on jobs: it claims as many as it has slots, and renews their leases.
+
+Whatever becomes of one job, or of the database for a while, the loops go on. A job may be started again at any point,
+by another process, after this one has stalled or died.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, Never, Protocol, TypeVar
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from voservice.jobs.leases import LeaseLost
+
+Id = TypeVar("Id")
+Job = TypeVar("Job")
+
+DATABASE_ERRORS = (SQLAlchemyError, OSError)
+logger = logging.getLogger(__name__)
+
+
+class Queue(Protocol[Id, Job]):
+    """Jobs of one table, and the work on one of them."""
+
+    async def claim(self, worker: str, lease: float, limit: int) -> Mapping[Id, Job]:
+        """Lease up to *limit* jobs for *lease* seconds; return them by their ids."""
+
+    async def renew(self, worker: str, lease: float, jobs: Collection[Id]) -> Collection[Id]:
+        """Renew leases, also of no job at all; return the ids of those that the worker still has."""
+
+    async def release(self, worker: str, job: Id) -> None:
+        """Give a job back, if the worker still has it."""
+
+    async def work(self, job: Job) -> None:
+        """Work on a job to its end. What is raised leaves it to whoever claims it once its lease has run out."""
+
+
+@dataclass(slots=True)
+class Held:
+    """A job that this process has leased: the task that works on it, and the end of its lease by the loop's clock."""
+
+    task: asyncio.Task[Any]
+    expires: float
+    in_slot: bool = True
+    ended: bool = False
+
+
+class Executor(Generic[Id, Job]):
+    """Works on the jobs of a queue, so many at a time.
+
+    `running` holds what it works on, by id; set `wake` to have it look for jobs now.
+    """
+
+    def __init__(
+        self,
+        queue: Queue[Id, Job],
+        worker: str,
+        slots: int,
+        *,
+        lease: float,
+        poll: float | None = None,
+        beat: float | None = None,
+    ) -> None:
+        """Work as *worker* on at most *slots* jobs at a time, leased for *lease* seconds.
+
+        Jobs are looked for every *poll* and leases renewed every *beat* seconds, by default a third of a lease.
+        """
+        self.worker = worker
+        self.running: dict[Id, Held] = {}
+        self.wake = asyncio.Event()
+        self._queue = queue
+        self._slots = slots
+        self._lease = lease
+        self._poll = lease / 3 if poll is None else poll
+        self._beat = lease / 3 if beat is None else beat
+        self._stopping = False
+        self._paused = False
+
+    async def run(self) -> None:
+        """Work until `stop`, then give the unfinished jobs back. Cancelled, it gives nothing back."""
+        async with asyncio.TaskGroup() as group:
+            renewing = group.create_task(self._renew_loop())
+            await self._claim_loop()
+            # A task that is cancelled before its first step takes none, and so gives nothing back.
+            await asyncio.sleep(0)
+            for held in self.running.values():
+                if not held.ended:
+                    held.task.cancel()
+            while self.running:
+                await asyncio.wait([held.task for held in self.running.values()])
+            renewing.cancel()
+
+    def stop(self) -> None:
+        """Make `run` return as soon as what it works on has stopped."""
+        self._stopping = True
+        self.wake.set()
+
+    def pause(self, paused: bool) -> None:
+        """Begin no further job while paused; what runs goes on."""
+        self._paused = paused
+        self.wake.set()
+
+    def drop(self, job: Id) -> None:
+        """Stop working on a job, if it is worked on here: somebody else has ended it."""
+        if (held := self.running.get(job)) is not None:
+            held.task.cancel()
+
+    def ended(self, job: Id) -> None:
+        """Note that a job has ended: its lease is not missed, and what follows its end is not interrupted."""
+        self.running[job].ended = True
+
+    @contextmanager
+    def keeping(self, job: Id) -> Iterator[None]:
+        """Renew the lease of a job that the caller works on, in no slot; without it the caller is cancelled."""
+        task = asyncio.current_task()
+        assert task is not None
+        self.running[job] = Held(task, self._in_a_lease(), in_slot=False)
+        try:
+            yield
+        finally:
+            self.running.pop(job, None)
+
+    def _in_a_lease(self) -> float:
+        return asyncio.get_running_loop().time() + self._lease
+
+    async def _claim_loop(self) -> None:
+        while not self._stopping:
+            self.wake.clear()
+            try:
+                await self._claim()
+            except DATABASE_ERRORS as error:
+                logger.warning("Cannot look for jobs", extra={"fields": {"error": type(error).__name__}})
+            except Exception:
+                logger.exception("Cannot look for jobs")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._poll):
+                    await self.wake.wait()
+
+    async def _claim(self) -> None:
+        free = self._slots - sum(held.in_slot for held in self.running.values())
+        if self._paused or free <= 0:
+            return
+        expires = self._in_a_lease()
+        for key, job in (await self._queue.claim(self.worker, self._lease, free)).items():
+            if key in self.running:
+                # Its lease ran out while this process was stalled: it is begun anew once the new one has, too.
+                self.drop(key)
+                continue
+            task = asyncio.create_task(self._work(key, job), name=f"job {key}")
+            self.running[key] = Held(task, expires)
+            task.add_done_callback(partial(self._forget, key))
+
+    def _forget(self, key: Id, _task: asyncio.Task[None]) -> None:
+        self.running.pop(key, None)
+        self.wake.set()
+
+    async def _work(self, key: Id, job: Job) -> None:
+        told = {"fields": {"job": str(key)}}
+        try:
+            await self._queue.work(job)
+        except LeaseLost:
+            logger.info("The job is another's", extra=told)
+        except asyncio.CancelledError:
+            if not self._stopping:
+                logger.info("The job was stopped", extra=told)
+                return
+            with suppress(*DATABASE_ERRORS):
+                await self._queue.release(self.worker, key)
+        except DATABASE_ERRORS:
+            # The lease runs out, and whoever sees the database first goes on.
+            logger.warning("The job lost the database", exc_info=True, extra=told)
+        except Exception:
+            # Likewise; one that always fails has so many attempts.
+            logger.exception("The job failed unexpectedly", extra=told)
+
+    async def _renew_loop(self) -> Never:
+        while True:
+            asked = {key: held for key, held in self.running.items() if not held.ended}
+            await self._renew(asked)
+            await asyncio.sleep(self._beat)
+
+    async def _renew(self, asked: Mapping[Id, Held]) -> None:
+        """Renew leases, and stop what was claimed by others, or may have been."""
+        expires = self._in_a_lease()
+        try:
+            ours = await self._queue.renew(self.worker, self._lease, list(asked))
+        except Exception as error:
+            if not isinstance(error, DATABASE_ERRORS):
+                logger.exception("Cannot renew leases")
+            told = {"error": type(error).__name__, "jobs": len(asked)}
+            logger.warning("Cannot renew leases", extra={"fields": told})
+            now = asyncio.get_running_loop().time()
+            ours = [key for key, held in asked.items() if held.expires > now]
+        else:
+            for key in ours:
+                asked[key].expires = expires
+        for key, held in asked.items():
+            # What ended meanwhile, or ended and was claimed again, is no loss.
+            if key not in ours and not held.ended and self.running.get(key) is held:
+                logger.warning("The lease of a job is lost", extra={"fields": {"job": str(key)}})
+                held.task.cancel()
+
+
+async def repeat(step: Callable[[], Awaitable[object]], seconds: float) -> Never:
+    """Do something again and again, so many seconds after its end, whether it succeeds or not."""
+    while True:
+        try:
+            await step()
+        except DATABASE_ERRORS as error:
+            logger.warning("The database does not answer", extra={"fields": {"error": type(error).__name__}})
+        except Exception:
+            logger.exception("A step failed, and is repeated")
+        await asyncio.sleep(seconds)
