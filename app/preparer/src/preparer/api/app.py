@@ -8,48 +8,36 @@ from contextlib import asynccontextmanager, suppress
 
 import aiohttp
 import httpx
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
-from sqlalchemy.exc import DBAPIError
-from voservice import database, docs, openapi, problems
+from voservice import database, openapi, problems
+from voservice.app import service
 from voservice.auth import ClientCredentials, TokenVerifier
 from voservice.config import load
-from voservice.logging import AccessLog, configure
-from voservice.middleware import protect
+from voservice.logging import configure
 from voservice.problems import Forbidden
 from vospace_client.client import Cavern
 
-from preparer.api import legacy, v1
+from preparer.api import legacy, operation, v1
 from preparer.api.body import Arrivals
-from preparer.api.context import Context, context
+from preparer.api.context import Context
 from preparer.broker import Outbox, create
 from preparer.config import PreparerSettings
-from preparer.ledger import Ledger, TaskState
+from preparer.ledger import Ledger
 from preparer.ledger.credentials import Vault
 from preparer.staging.rse import Rses
-
-TASKS = Gauge("prepare_data_tasks", "Tasks by state", ["state"])
-OLDEST = Gauge("prepare_data_oldest_seconds", "Age of the oldest unfinished task")
 
 _KEY = openapi.parameter(
     "Idempotency-Key", "A request that is repeated with the same key makes no second task", where="header"
 )
 _TASK = openapi.answer("The task", "application/json", schema={"type": "object"})
-_READY = {"type": "object", "properties": {name: {"type": "boolean"} for name in ("ledger", "broker")}}
 OPERATIONS = {
     "POST /": openapi.Operation(parameters=[_KEY]),
     "POST /v1/tasks": openapi.Operation({200: _TASK, 201: _TASK}, [_KEY]),
     "GET /v1/tasks/{task_id}/events": openapi.Operation(
         {200: openapi.answer("Server-sent events", "text/event-stream")}
     ),
-    "GET /ready": openapi.Operation(
-        {
-            200: openapi.answer("Both answer, or the ledger alone", "application/json", schema=_READY),
-            503: openapi.answer("The ledger does not answer", "application/json", schema=_READY),
-        }
-    ),
-    "GET /metrics": openapi.Operation({200: openapi.answer("Metrics", "text/plain")}),
+    **operation.OPERATIONS,
 }
 """Descriptions of what is read from the request itself, which FastAPI cannot see."""
 
@@ -97,59 +85,18 @@ def create_app() -> FastAPI:
     """Build the application from the environment."""
     settings = load(PreparerSettings)
     configure("prepare-data-core", settings.log_level)
-    app = FastAPI(
+    app = service(
+        settings,
         title="prepare-data",
         description="Stages files of a Rucio Storage Element into users' areas.",
         lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
+        refuse=lambda status, reason: problems.document(status, Forbidden.title, reason),
+        quiet=operation.PATHS,
     )
     app.state.settings = settings
-    app.router.redirect_slashes = False
-    problems.install(app)
-
-    def unavailable() -> JSONResponse:
-        detail = "The ledger does not answer; nothing was changed, try again"
-        return problems.document(503, "Temporarily unavailable", detail, {"Retry-After": "5"})
-
-    database.respond_when_unavailable(app, unavailable)
-    protect(app, settings, lambda status, reason: problems.document(status, Forbidden.title, reason))
-    app.add_middleware(AccessLog, quiet=("/health", "/ready", "/metrics"))
-
     # Fixed paths first: what comes last takes any word for a task's id.
-    docs.install(app)
-
-    @app.get("/health", tags=["operation"], summary="Whether the service lives")
-    async def health() -> dict[str, str]:
-        return {"status": "ok"}
-
-    @app.get("/ping", tags=["operation"], summary="The same")
-    async def ping() -> dict[str, str]:
-        return {"status": "ok"}
-
-    @app.get("/ready", tags=["operation"], summary="Whether ledger and broker answer")
-    async def ready(request: Request) -> JSONResponse:
-        shared = context(request)
-        try:
-            await shared.ledger.counts()
-            ledger = True
-        except (DBAPIError, OSError):
-            ledger = False
-        # Without the broker requests are still taken: they wait in the ledger.
-        body = {"ledger": ledger, "broker": shared.outbox.healthy}
-        return JSONResponse(body, 200 if ledger else 503)
-
-    @app.get("/metrics", tags=["operation"], summary="Prometheus metrics")
-    async def metrics(request: Request) -> Response:
-        shared = context(request)
-        counts = await shared.ledger.counts()
-        for state in TaskState:
-            TASKS.labels(str(state)).set(counts.get(state, 0))
-        OLDEST.set(await shared.ledger.oldest_waiting())
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
-
-    app.include_router(v1.router)
-    app.include_router(legacy.router)
+    for router in (operation.router, v1.router, legacy.router):
+        app.include_router(router)
     openapi.complete(
         app,
         schemes={"token": openapi.TOKEN},
@@ -158,4 +105,16 @@ def create_app() -> FastAPI:
         error=openapi.PROBLEM,
         operations=OPERATIONS,
     )
+    _install_errors(app)
     return app
+
+
+def _install_errors(app: FastAPI) -> None:
+    """Answer errors with problem documents."""
+    problems.install(app)
+
+    def unavailable() -> JSONResponse:
+        detail = "The ledger does not answer; nothing was changed, try again"
+        return problems.document(503, "Temporarily unavailable", detail, {"Retry-After": "5"})
+
+    database.respond_when_unavailable(app, unavailable)
