@@ -19,6 +19,6 @@ class IamSettings(ServiceSettings):
         min_length=1, description="Password of every user: this issuer is for development"
     )
     iam_default_lifetime: int = Field(
-        3600, ge=1, description="Lifetime of a token for which none is asked, in seconds"
+        3600, ge=1, description="Lifetime of a token if the request states none, in seconds"
     )
-    iam_max_lifetime: int = Field(604_800, ge=60, description="Longest lifetime of a token, in seconds")
+    iam_max_lifetime: int = Field(604_800, ge=60, description="Maximum lifetime of a token, in seconds")

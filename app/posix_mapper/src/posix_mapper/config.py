@@ -16,25 +16,25 @@ class PosixMapperSettings(ServiceSettings):
     """Settings of the POSIX mapper."""
 
     posix_mapper_context_path: str = Field(
-        "/src/posix-mapper", description="Path below which the service answers"
+        "/src/posix-mapper", description="Path of the service below the public URL"
     )
     posix_mapper_uid_start: int = Field(
-        10_000, ge=1000, le=LARGEST, description="First uid, used when the tables are made"
+        10_000, ge=1000, le=LARGEST, description="First uid, used when the tables are created"
     )
     posix_mapper_gid_start: int = Field(
-        900_000, ge=1000, le=LARGEST, description="First gid, used when the tables are made"
+        900_000, ge=1000, le=LARGEST, description="First gid, used when the tables are created"
     )
     posix_mapper_reserved_users: Annotated[dict[str, int], NoDecode] = Field(
-        default={}, description="uid of each user whose number is fixed"
+        default={}, description="Reserved users with their fixed uid"
     )
     posix_mapper_registrars: CommaList = Field(
         default=[],
-        description="OAuth clients, by client_id or azp of their tokens, who bring names of users and groups into the"
-        " mapping besides the reserved users; [any] for everybody. A user's own name gets its number in any case.",
+        description="OAuth clients, by client_id or azp of their tokens, that may register users and groups besides the"
+        " reserved users; [any] for every caller. Users always register their own name",
     )
     posix_mapper_operators: CommaList = Field(
         default=[],
-        description="Users, and groups as tokens name them, who may set log levels besides the reserved users",
+        description="Users, and groups as named in tokens, who may set log levels besides the reserved users",
     )
 
     @field_validator("posix_mapper_reserved_users", mode="before")

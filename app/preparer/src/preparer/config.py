@@ -18,15 +18,15 @@ class PreparerSettings(ServiceSettings):
     """Settings of prepare-data; the names without a prefix are those of SKA's own service."""
 
     prepare_data_approach: Approach = Field(
-        "cavern_api_approach", description="How files are staged by default"
+        "cavern_api_approach", description="Default approach to staging files"
     )
     supported_approaches: CommaList = Field(
-        default=["cavern_api_approach"], description="Approaches that a request may name"
+        default=["cavern_api_approach"], description="Approaches that requests may select"
     )
     cavern_api_url: str = Field("https://haproxy.cadc.dao.nrc.ca/src/cavern", description="Cavern's base URL")
     cavern_api_token: SecretStr = Field(
         SecretStr(""),
-        description="Token of Cavern's administrator, if it is not had by the service's OAuth client",
+        description="Token of Cavern's administrator, if the service's OAuth client cannot get one",
     )
     abs_url_rse_root: str = Field("http://rse-web:80/rse/deterministic", description="URL of the RSE's root")
     preparer_rses: list[StorageElement] = Field(
@@ -36,7 +36,7 @@ class PreparerSettings(ServiceSettings):
     )
     preparer_pull_proof: SecretStr = Field(
         SecretStr(""),
-        description="Secret by which Cavern knows a pull of this service, for which it uses the credentials of RSEs",
+        description="Secret that authenticates this service's pulls to Cavern, which then uses the credentials of RSEs",
     )
     abs_path_rse_root: Path = Field(
         Path("/rse_data/deterministic"), description="Directory of the RSE's root where it is mounted"
@@ -60,7 +60,7 @@ class PreparerSettings(ServiceSettings):
         description="Base URLs to which the RSE at abs_url_rse_root may redirect, besides its root",
     )
     preparer_path_algorithm: Literal["hash", "identity"] = Field(
-        "hash", description="Layout of the RSE at abs_url_rse_root, by Rucio's names"
+        "hash", description="Layout of the RSE at abs_url_rse_root, as named by Rucio"
     )
     preparer_path_check: Literal["strict", "off"] = Field(
         "strict", description="Whether a file's path must be the one that the layout gives for its DID"
@@ -69,56 +69,64 @@ class PreparerSettings(ServiceSettings):
         SecretStr(""), description="Fernet key that encrypts users' tokens at rest"
     )
     preparer_credential_lifetime: int = Field(
-        604_800, ge=60, description="Lifetime that is asked for a task's own token, in seconds"
+        604_800, ge=60, description="Lifetime to request for a task's own token, in seconds"
     )
     preparer_callback_key: SecretStr = Field(
         SecretStr(""), description="Key that signs callbacks (HMAC-SHA256)"
     )
-    preparer_callback_hosts: CommaList = Field(default=[], description="Hosts that may be called back")
+    preparer_callback_hosts: CommaList = Field(default=[], description="Hosts that callbacks may be sent to")
     preparer_operator_groups: CommaList = Field(
-        default=[], description="Groups whose members see and cancel everybody's tasks"
+        default=[], description="Groups whose members may see and cancel all tasks"
     )
-    preparer_max_items: int = Field(100_000, ge=1, description="Most files of a request")
-    preparer_max_body: int = Field(64 * 2**20, ge=1024, description="Largest body of a request, in bytes")
-    preparer_max_active: int = Field(1000, ge=1, description="Most unfinished tasks of one user")
+    preparer_max_items: int = Field(100_000, ge=1, description="Maximum number of files of a request")
+    preparer_max_body: int = Field(
+        64 * 2**20, ge=1024, description="Maximum size of a request's body, in bytes"
+    )
+    preparer_max_active: int = Field(1000, ge=1, description="Maximum number of unfinished tasks of one user")
     preparer_max_rate: int = Field(
-        6000, ge=1, description="Most requests of one user in a minute, in each server process"
+        6000, ge=1, description="Maximum requests per minute of one user, in each server process"
     )
     preparer_estimate_rate: int = Field(
-        60, ge=1, description="Most estimates of one user in a minute, for each process"
+        60, ge=1, description="Maximum estimates per minute of one user, in each server process"
     )
     preparer_estimate_files: int = Field(
-        10_000, ge=1, description="Most files of an estimate of which the RSE is asked"
+        10_000, ge=1, description="Maximum number of files for which an estimate queries the RSE"
     )
     preparer_user_events: int = Field(
-        100, ge=1, description="Most event streams of one user that are open at once, in each server process"
+        100, ge=1, description="Maximum concurrent event streams of one user, in each server process"
     )
-    preparer_user_tasks: int = Field(4, ge=1, description="Tasks of one user that are staged at once")
-    preparer_site_tasks: int = Field(32, ge=1, description="Tasks of the site that are staged at once")
-    preparer_file_concurrency: int = Field(16, ge=1, description="Files of one task in transfer at once")
+    preparer_user_tasks: int = Field(4, ge=1, description="Concurrent tasks of one user")
+    preparer_site_tasks: int = Field(32, ge=1, description="Concurrent tasks of the site")
+    preparer_file_concurrency: int = Field(16, ge=1, description="Concurrent transfers of one task")
     preparer_file_attempts: int = Field(
-        5, ge=1, description="Tries of a file before it fails, where trying again may help"
+        5, ge=1, description="Attempts to stage a file before it fails, for errors that may be transient"
     )
     preparer_outage: float = Field(
-        900.0, ge=0, description="Seconds that Cavern or the RSE may be away before a task fails"
+        900.0,
+        ge=0,
+        description="Time that Cavern or the RSE may be unavailable before a task fails, in seconds",
     )
-    preparer_task_attempts: int = Field(20, ge=1, description="Workers that a task may lose before it fails")
+    preparer_task_attempts: int = Field(
+        20, ge=1, description="Number of workers that may die while running a task before it fails"
+    )
     preparer_batch: int = Field(20_000, ge=1, description="Files in one bulk job")
     preparer_lease: float = Field(
-        30.0, ge=1, description="Silence of a worker after which its tasks are another's, in seconds"
+        30.0,
+        ge=1,
+        description="Time without a heartbeat after which another worker takes over a worker's tasks, in seconds",
     )
     preparer_poll: float = Field(
         3.0,
         gt=0,
-        description="Interval at which the worker looks for tasks that no message announced, in seconds",
+        description="Interval at which the worker looks for tasks without a message, in seconds",
     )
     preparer_retry_delay: float = Field(
         1.0,
         gt=0,
-        description="Delay before a file is tried again, in seconds; it doubles with each further try",
+        description="Delay before a file is retried, in seconds; it doubles with each attempt",
     )
     preparer_retry_delay_max: float = Field(
-        60.0, gt=0, description="Longest delay before a file is tried again, in seconds"
+        60.0, gt=0, description="Maximum delay before a file is retried, in seconds"
     )
     preparer_worker_name: str = Field(
         default_factory=lambda: uuid.uuid4().hex[:12], description="Name of this worker"

@@ -63,7 +63,7 @@ class Secrets(SecretsSettingsSource):
 class ServiceSettings(BaseSettings):
     """Settings of every service of this project."""
 
-    # A name that is none would have no effect.
+    # A misspelled name would have no effect.
     model_config = SettingsConfigDict(extra="forbid")
 
     public_url: str = Field(
@@ -74,43 +74,43 @@ class ServiceSettings(BaseSettings):
         description="OpenID Connect issuer, spelled as in the claim iss of its tokens",
     )
     oidc_audiences: CommaList = Field(
-        default=[], description="Values of the claim aud that are accepted; the public URL if there are none"
+        default=[], description="Accepted values of the claim aud; by default the public URL"
     )
-    oidc_require_audience: bool = Field(True, description="Refuse tokens without the claim aud")
+    oidc_require_audience: bool = Field(True, description="Reject tokens without the claim aud")
     oidc_algorithms: CommaList = Field(
-        default=["RS256", "ES256"], description="Signature algorithms that are accepted"
+        default=["RS256", "ES256"], description="Accepted signature algorithms"
     )
     oidc_key_ids: CommaList = Field(
         default=[],
-        description="Ids of the issuer's keys that are good; without any, all that it publishes",
+        description="IDs of the issuer's keys to accept; by default all that it publishes",
     )
     trusted_proxies: CommaList = Field(
         default=[],
-        description="Addresses of proxies whose X-Forwarded headers are believed, with the proof",
+        description="Addresses of proxies whose headers about clients are accepted with proxy_proof",
     )
     proxy_proof: SecretStr = Field(
-        SecretStr(""), description="Secret by which a proxy proves itself; without one none is believed"
+        SecretStr(""), description="Secret that authenticates a proxy; without it none is trusted"
     )
     registry_url: str = Field(
         "https://haproxy.cadc.dao.nrc.ca/reg", description="Base URL of the IVOA registry"
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
-        "INFO", description="Lowest severity that is logged"
+        "INFO", description="Minimum severity of log messages"
     )
     body_patience: float = Field(
         30.0,
         gt=0,
-        description="Seconds over which the pace of a request's body is measured; a slower one is answered with 408",
+        description="Period over which the rate of a request's body is measured, in seconds; slower ones get 408",
     )
-    body_pace: int = Field(500, ge=0, description="Lowest pace of a request's body, in bytes a second")
+    body_pace: int = Field(500, ge=0, description="Minimum rate of a request's body, in bytes per second")
     response_patience: float = Field(
         600.0,
         gt=0,
-        description="Seconds of waiting for a client over which the pace is measured at which it takes a response;"
-        " a slower one is cut off",
+        description="Time spent waiting for a client over which the rate at which it reads a response is measured, in"
+        " seconds; slower clients are disconnected",
     )
     response_pace: int = Field(
-        500, ge=0, description="Lowest pace at which a client takes a response, in bytes a second"
+        500, ge=0, description="Minimum rate at which a client reads a response, in bytes per second"
     )
     workers: int = Field(1, ge=1, le=64, description="Server processes")
     database_url: str = Field("", description="postgresql://role@host:port/database, without the password")

@@ -27,11 +27,11 @@ class Settings(ServiceSettings):
     )
     vospace_metadata: Literal["xattrs", "sidecar"] = Field(
         "xattrs",
-        description="Where properties are kept: in user.* extended attributes,"
+        description="Where properties are stored: in user.* extended attributes,"
         " or in .vospace-properties below vospace_base_dir",
     )
     vospace_root_owner: str = Field(
-        "cavernadmin", description="User who owns the root and may make allocations"
+        "cavernadmin", description="User who owns the root and may create allocations"
     )
     vospace_root_owner_uid: int = Field(9999, ge=0, description="That user's uid")
     vospace_root_owner_gid: int = Field(9999, ge=0, description="That user's gid")
@@ -47,11 +47,11 @@ class Settings(ServiceSettings):
         default=["/home", "/projects"], description="Containers whose children are allocations"
     )
     vospace_self_allocate: Literal["any", "groups", "none"] = Field(
-        "any", description="Who may create an allocation of the own name"
+        "any", description="Users who may create an allocation of their own name"
     )
     vospace_self_allocate_groups: CommaList = Field(
         default=[],
-        description="Groups, as ivo://authority/gms?name, whose members may where vospace_self_allocate is groups",
+        description="Groups, as ivo://authority/gms?name, whose members may if vospace_self_allocate is groups",
     )
     vospace_default_quota_bytes: int = Field(
         0, ge=0, description="Quota of a new allocation, in bytes; 0 for none"
@@ -62,13 +62,13 @@ class Settings(ServiceSettings):
     vospace_gms: str = Field("ivo://opencadc.org/gms", description="Group service, base URL or resource id")
     vospace_gms_delegated: bool = Field(
         False,
-        description="Whether the group service is asked, with user=NAME, for the groups of users who have no token",
+        description="Whether to query the group service, with user=NAME, for the groups of users without a token",
     )
     vospace_client_authorities: Path | None = Field(
-        None, description="PEM file of those who issue client certificates; without it none is believed"
+        None, description="PEM file of the CAs that issue client certificates; without it none are accepted"
     )
     vospace_client_revocations: Path | None = Field(
-        None, description="PEM file of what each of those has revoked"
+        None, description="PEM file of the revocation lists of these CAs"
     )
     vospace_preauth_key: SecretStr = Field(
         description="Secret that signs pre-authorised URLs, 32 bytes or more"
@@ -78,88 +78,88 @@ class Settings(ServiceSettings):
     )
 
     vospace_pull_sources: CommaList = Field(
-        default=[], description="Base URLs that may be pulled from; without any, pulls are refused"
+        default=[], description="Base URLs that may be pulled from; without any, pulls are rejected"
     )
     vospace_rses: list[StorageElement] = Field(
         default=[],
-        description="Storage elements that may be pulled from besides; with their credentials for prepare-data alone",
+        description="Storage elements that may be pulled from too; their credentials are used only for prepare-data",
     )
     vospace_pull_proof: SecretStr = Field(
         SecretStr(""),
-        description="Secret by which prepare-data proves that a pull is its own; without one no credential of a storage"
-        " element is used",
+        description="Secret that authenticates pulls of prepare-data; without it no credentials of storage elements are"
+        " used",
     )
     vospace_push_destinations: CommaList = Field(
         default=[],
-        description="Base URLs that may be pushed to; without any, pushes are refused",
+        description="Base URLs that may be pushed to; without any, pushes are rejected",
     )
     vospace_pull_max_bytes: int = Field(
-        0, ge=0, description="Largest file that is pulled, in bytes; 0 for no limit"
+        0, ge=0, description="Maximum size of a pulled file, in bytes; 0 for no limit"
     )
     vospace_pull_connect_timeout: float = Field(
-        10.0, gt=0, description="Longest wait for a connection to a source, in seconds"
+        10.0, gt=0, description="Timeout of a connection to a source, in seconds"
     )
     vospace_pull_stall_timeout: float = Field(
-        60.0, gt=0, description="Longest wait for the next bytes of a source, in seconds"
+        60.0, gt=0, description="Timeout of the next bytes from a source, in seconds"
     )
     vospace_pull_attempts: int = Field(
-        5, ge=1, description="Attempts at a source that make no progress before a pull fails"
+        5, ge=1, description="Attempts at a source without progress before a pull fails"
     )
     vospace_pull_backoff: float = Field(
         0.5,
         gt=0,
-        description="Pause after the first failed attempt, in seconds; it doubles with each further one",
+        description="Delay after the first failed attempt, in seconds; it doubles with each further one",
     )
 
-    vospace_transfer_slots: int = Field(8, ge=1, description="Transfers that a process runs at once")
-    vospace_recursive_slots: int = Field(2, ge=1, description="Recursive jobs that a process runs at once")
-    vospace_bulk_slots: int = Field(2, ge=1, description="Bulk pulls that a process runs at once")
+    vospace_transfer_slots: int = Field(8, ge=1, description="Concurrent transfers of a process")
+    vospace_recursive_slots: int = Field(2, ge=1, description="Concurrent recursive jobs of a process")
+    vospace_bulk_slots: int = Field(2, ge=1, description="Concurrent bulk pulls of a process")
     vospace_bulk_concurrency: int = Field(
-        16, ge=1, le=256, description="Files that a bulk pull fetches at once"
+        16, ge=1, le=256, description="Files that a bulk pull fetches concurrently"
     )
-    vospace_bulk_max_rows: int = Field(100_000, ge=1, description="Most files of a bulk pull")
+    vospace_bulk_max_rows: int = Field(100_000, ge=1, description="Maximum number of files of a bulk pull")
     vospace_bulk_max_bytes: int = Field(
-        64 << 20, ge=1024, description="Largest request of a bulk pull, in bytes"
+        64 << 20, ge=1024, description="Maximum size of a bulk pull's request, in bytes"
     )
     vospace_user_share: int = Field(
-        75, ge=1, le=100, description="Most of all slots of a kind that one user's jobs may have, in percent"
+        75, ge=1, le=100, description="Maximum share of all slots of a kind for one user's jobs, in percent"
     )
-    vospace_user_jobs: int = Field(10_000, ge=1, description="Most jobs of one user that have not begun")
+    vospace_user_jobs: int = Field(10_000, ge=1, description="Maximum number of queued jobs of one user")
     vospace_user_kept_bytes: int = Field(
         8 << 30,
         ge=1 << 20,
-        description="Most bytes of one user's large requests, of 64 KiB or more each, that are kept with their jobs",
+        description="Maximum total size of one user's large requests (64 KiB or more) stored with jobs, in bytes",
     )
     vospace_user_bodies: int = Field(
-        8, ge=1, description="Most large requests of one user that arrive at once in a process"
+        8, ge=1, description="Maximum number of large requests of one user that a process receives at once"
     )
     vospace_user_packages: int = Field(
-        4, ge=1, description="Most packages that one user, or all who have no name, download at once"
+        4, ge=1, description="Maximum concurrent package downloads of one user, or of all anonymous callers"
     )
     vospace_anonymous_jobs: int = Field(
-        1000, ge=1, description="Most jobs of callers without a name that are kept; older ones are destroyed"
+        1000, ge=1, description="Maximum number of stored jobs of anonymous callers; older ones are destroyed"
     )
     vospace_anonymous_retention: int = Field(
         3600,
         ge=60,
-        description="Time after its creation when a job without an owner is destroyed, in seconds",
+        description="Lifetime of an anonymous caller's job from its creation, in seconds",
     )
     vospace_job_lease: float = Field(
-        15.0, gt=0, description="Silence of a process after which its jobs are another's, in seconds"
+        15.0,
+        gt=0,
+        description="Time without a sign of life after which another process takes over a process's jobs, in seconds",
     )
-    vospace_job_attempts: int = Field(
-        5, ge=1, description="Starts of a job that make no progress before it fails"
-    )
+    vospace_job_attempts: int = Field(5, ge=1, description="Starts of a job without progress before it fails")
     vospace_transfer_duration: int = Field(
-        86_400, ge=0, description="Longest run of a transfer, in seconds; 0 for no limit"
+        86_400, ge=0, description="Maximum duration of a transfer, in seconds; 0 for no limit"
     )
     vospace_bulk_duration: int = Field(
-        604_800, ge=0, description="Longest run of a bulk pull, in seconds; 0 for no limit"
+        604_800, ge=0, description="Maximum duration of a bulk pull, in seconds; 0 for no limit"
     )
     vospace_job_retention: int = Field(
         604_800,
         ge=60,
-        description="Time after its creation when a job is destroyed, in seconds; clients may ask for less",
+        description="Lifetime of a job from its creation, in seconds; clients may request less",
     )
 
     @field_validator("vospace_rses")
@@ -174,7 +174,7 @@ class Settings(ServiceSettings):
         return self.public_url.rstrip("/") + "/" + self.vospace_context_path.strip("/")
 
     def share_of(self, slots: int) -> int:
-        """How many of *slots* of each process one user may have, in all processes together."""
+        """Return how many jobs one user may run in all processes together, with *slots* in each."""
         return max(1, slots * self.workers * self.vospace_user_share // 100)
 
     @property

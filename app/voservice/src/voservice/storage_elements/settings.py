@@ -1,4 +1,4 @@
-"""What is configured of a storage element."""
+"""Settings of a storage element."""
 
 from __future__ import annotations
 
@@ -22,39 +22,37 @@ class StorageElement(BaseModel):
 
     name: str = Field(
         pattern=_NAME,
-        description="Name, as requests and the status of files have it; Rucio's, if Rucio is asked",
+        description="Name in requests and in the status of files; the same as in Rucio, if Rucio is queried",
     )
-    url: str = Field(description="Base URL, below which the paths of files begin")
+    url: str = Field(description="Base URL to which the paths of files are relative")
     layout: Literal["hash", "identity", "none"] = Field(
         "hash",
-        description="Deterministic layout, by Rucio's names; with none, requests must give the paths of files",
+        description="Deterministic layout, as named by Rucio; with none, requests must give the paths of files",
     )
     redirects: list[str] = Field(
         default=[],
-        description="Base URLs besides its own to which it may redirect, such as https://*.pools.example.org:*; they"
-        " never get the credential",
+        description="Further base URLs to which it may redirect, such as https://*.pools.example.org:*; the credential"
+        " is never sent to them",
     )
     ca_file: str | None = Field(
-        None, description="PEM file of the authorities by which it is verified, instead of the deployment's"
+        None, description="PEM file of the CAs that it is verified against, instead of the deployment's"
     )
-    credential: Kind = Field("none", description="What proves to it who asks")
+    credential: Kind = Field("none", description="Kind of credential with which it is accessed")
     credential_file: str | None = Field(
         None,
-        description="File with the bearer token, with the secret of the OAuth client, or with the proxy: certificates"
-        " and key. It is read again when it has changed",
+        description="File with the bearer token, the secret of the OAuth client, or the proxy (certificates and key)."
+        " It is read again when it changes",
     )
     issuer: str | None = Field(None, description="Issuer of the token, if not the deployment's")
     client_id: str | None = Field(None, description="OAuth client that gets the token")
-    audience: str | None = Field(None, description="Audience that is asked of the token")
+    audience: str | None = Field(None, description="Audience to request for the token")
     scope: str | None = Field(
-        None, description="Scopes that are asked of the token, separated by blanks, such as storage.read:/"
+        None, description="Scopes to request for the token, separated by spaces, such as storage.read:/"
     )
     connections: int = Field(
-        0, ge=0, description="Most connections of each service that asks it; 0 for no limit"
+        0, ge=0, description="Maximum concurrent connections of each service; 0 for no limit"
     )
-    rate: float = Field(
-        0.0, ge=0, description="Most requests a second of each service that asks it; 0 for no limit"
-    )
+    rate: float = Field(0.0, ge=0, description="Maximum requests per second of each service; 0 for no limit")
 
     @field_validator("url")
     @classmethod
