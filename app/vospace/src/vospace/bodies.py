@@ -1,4 +1,4 @@
-"""Bodies of requests while they arrive: small ones in memory, and of the others so many of each user."""
+"""Bodies of requests while they arrive: small ones in memory, a limited number of larger ones per user."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from starlette.requests import Request
 from vospace.models.errors import RequestTooLarge, TooManyRequests
 
 SMALL = 64 << 10
-"""Bytes of a body that counts for nothing."""
+"""Largest body, in bytes, that does not count towards the limit."""
 
 
 class Arrivals:
-    """The larger bodies that are on their way to this process."""
+    """The larger bodies that this process is receiving."""
 
     def __init__(self, most: int, spool: Callable[[], IO[bytes]]) -> None:
-        """`most`: of one user; `spool` makes the files in which the largest wait."""
+        """Accept up to `most` bodies per user; `spool` creates the files that buffer the largest."""
         self._most = most
         self._spool = spool
         self._coming: Counter[str | None] = Counter()
@@ -29,7 +29,7 @@ class Arrivals:
     def _place(self, user: str | None) -> Iterator[None]:
         if self._coming[user] >= self._most:
             raise TooManyRequests(
-                f"{self._most} large requests of yours are on their way: wait for their end"
+                f"{self._most} large requests of yours are still being received: wait until they are complete"
             )
         self._coming[user] += 1
         try:
@@ -40,7 +40,7 @@ class Arrivals:
                 del self._coming[user]
 
     async def _chunks(self, request: Request, limit: int) -> AsyncIterator[bytes]:
-        """The body of a request whose caller is known. Raises RequestTooLarge, TooManyRequests."""
+        """Yield the body of a request whose caller is known. Raises RequestTooLarge, TooManyRequests."""
         size = 0
         with ExitStack() as held:
             async for chunk in request.stream():
@@ -52,12 +52,12 @@ class Arrivals:
                 yield chunk
 
     async def read(self, request: Request, limit: int) -> bytes:
-        """A body of at most `limit` bytes."""
+        """Return a body of at most `limit` bytes."""
         return b"".join([chunk async for chunk in self._chunks(request, limit)])
 
     @asynccontextmanager
     async def spooled(self, request: Request, limit: int) -> AsyncIterator[Spooled]:
-        """A body that waits in a file, if it is not small, until somebody has time for it."""
+        """Return a body that is buffered in a file, unless it is small, until it can be processed."""
         body = Spooled(self._spool)
         try:
             async for chunk in self._chunks(request, limit):
@@ -68,7 +68,7 @@ class Arrivals:
 
 
 class Spooled:
-    """A body that has arrived."""
+    """A body that has been received."""
 
     def __init__(self, spool: Callable[[], IO[bytes]]) -> None:
         self._spool = spool
@@ -87,7 +87,7 @@ class Spooled:
             await asyncio.to_thread(self._file.write, chunk)
 
     async def blocks(self) -> AsyncIterator[bytes]:
-        """The body from its beginning."""
+        """Yield the body from its beginning."""
         if self._file is None:
             yield bytes(self._start)
             return

@@ -1,4 +1,4 @@
-"""Reading of XML that strangers send: no entities, no network, no more than the schema allows."""
+"""Parsing of untrusted XML: no entities, no network access, nothing that the schema does not allow."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from vospace.models.errors import InvalidArgument
 from vospace.models.uri import XML_SPACE
 
 NAMESPACES = ("http://www.ivoa.net/xml/VOSpace/v2.0", "http://www.ivoa.net/xml/VOSpace/v2.1")
-"""Version 2.1 keeps the namespace of 2.0 (VOSpace 2.1 appendix A); some clients write the other all the same."""
+"""Version 2.1 keeps the namespace of 2.0 (VOSpace 2.1 appendix A); some clients use the other one anyway."""
 
 
 def parse(content: bytes, name: str) -> etree._Element:
-    """The root element, which must be *name* of a VOSpace namespace. Raises InvalidArgument."""
+    """Return the root element, which must be *name* of a VOSpace namespace. Raises InvalidArgument."""
     parser = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=False, remove_comments=True)
     try:
         root = etree.fromstring(content, parser)
@@ -61,7 +61,7 @@ def text_of(element: etree._Element) -> str:
 
 
 def uri_of(element: etree._Element) -> str:
-    """The attribute `uri`. Raises InvalidArgument."""
+    """Return the attribute `uri`. Raises InvalidArgument."""
     value = (element.get("uri") or "").strip(XML_SPACE)
     if not value:
         raise InvalidArgument(f"invalid input: element {etree.QName(element).localname} lacks attribute uri")

@@ -1,4 +1,4 @@
-"""The words of a bulk pull."""
+"""Vocabulary of bulk pulls."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from vospace.uws.service import Checks
 
 
 class IfExists(StrEnum):
-    """What to do if the target exists."""
+    """Action if the target exists."""
 
     VERIFY = "verify"
-    """Skip it if its checksum is the one asked for, or that of the bytes that were fetched; else replace it."""
+    """Skip it if its checksum is the requested one, or that of the fetched bytes; otherwise replace it."""
     REPLACE = "replace"
     FAIL = "fail"
 
@@ -36,7 +36,7 @@ def if_exists(value: object) -> IfExists:
 
 
 def concurrency(value: object) -> int:
-    """A number of files to fetch at a time. Raises InvalidArgument."""
+    """Return the number of files to fetch concurrently. Raises InvalidArgument."""
     if type(value) is not int or not 1 <= value <= MAX_CONCURRENCY:
         raise InvalidArgument(f"concurrency must be a number from 1 to {MAX_CONCURRENCY}")
     return value
@@ -59,9 +59,10 @@ class RowState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One file to fetch; `index` is its position in the request. `stamp` is what an earlier run was about to place.
+    """One file to fetch; `index` is its position in the request. `stamp` identifies the file that an earlier run was
+    about to place.
 
-    The `sources` are asked in their order, until one delivers.
+    The `sources` are tried in order until one delivers.
     """
 
     index: int
@@ -85,7 +86,7 @@ class Finished:
     away: Unavailable | None = None
     ended: float = 0.0
     source: str | None = None
-    """The one that delivered."""
+    """The source that delivered."""
 
     def __post_init__(self) -> None:
         self.ended = self.ended or time.time()

@@ -42,8 +42,8 @@ class RequestReader:
 
     def feed(self, chunk: bytes) -> None:
         """Raises InvalidArgument, RequestTooLarge."""
-        if chunk:  # to the parser an empty one is the end
-            # Which looks at a value anew with each piece of it.
+        if chunk:  # the parser takes an empty one for the end
+            # It would parse a value again with each further piece of it.
             self._silent = (
                 self._silent + len(chunk) if self._parse(lambda parser: parser.send(chunk)) == 0 else 0
             )

@@ -1,18 +1,18 @@
 """The work of a bulk pull.
 
-Rows are read in pages, resolved to targets (containers made, permissions checked, files already there verified),
-fetched by a bounded number of workers, and placed in batches, one after the other. Guaranteed of a row that is reported
-as COMPLETED:
+Rows are read in pages, resolved to targets (containers created, permissions checked, existing files verified),
+fetched by a bounded number of workers, and placed in batches, one after the other. For a row that is reported as
+COMPLETED it is guaranteed that:
 
-- its bytes have the length and checksums that were asked for and that the source stated,
-- bytes, owner and properties were durable (one `syncfs` for a batch of several, which is what an `fsync` of each would
-  give) before the file appeared under its name, at once and as a whole,
+- its bytes have the requested length and checksums and those stated by the source,
+- bytes, owner and properties were durable (one `syncfs` per batch instead of an `fsync` per file) before the file
+  appeared under its name, atomically,
 - the name was durable (`fsync` of each directory of the batch) before the row was reported.
 
-A batch is placed and reported under the lock of the job's row: an abort comes before it or after it. A run that
-continues after a crash fetches again what it did not report; where a file that is there would be a failure, it has
-noted which files it was about to place and so knows its own. A job needs memory for one page of rows and for the
-files in flight, not for its length.
+A batch is placed and reported under the lock of the job's row, so an abort happens either before or after it. A run
+that continues after a crash fetches again what was not reported. Where an existing file would be an error, it
+recognises its own files, since it recorded which ones it was about to place. A job needs memory for one page of rows
+and for the files in flight, whatever its length.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ BATCH_FILES = 256
 BATCH_BYTES = 16 << 20
 BATCH_SECONDS = 0.1
 SMALL = 1 << 20
-"""Files up to this size wait in memory for their batch; longer ones are written as they arrive."""
+"""Files up to this size are kept in memory until their batch is written; larger ones are written as they arrive."""
 
 
 @dataclass(slots=True)
 class Arrived:
-    """A file that was fetched and waits for its batch."""
+    """A fetched file that waits for its batch."""
 
     target: Target
     receiver: Receiver
@@ -69,7 +69,7 @@ class Arrived:
 
 
 class Batch:
-    """Files that are staged, and placed and reported in one transaction."""
+    """Files that are staged together, then placed and reported in one transaction."""
 
     def __init__(self, items: list[Arrived | Finished]) -> None:
         self.arrived = [item for item in items if isinstance(item, Arrived)]
@@ -156,7 +156,7 @@ class _Pull:
                 await self._close(batch)
 
     async def _resolve_all(self) -> AsyncGenerator[Target, None]:
-        """Targets to fetch for, in order; rows that need no fetch go straight to the committer."""
+        """Yield targets to fetch, in order; rows that need no fetch go straight to the committer."""
         after = -1
         while rows := await self._rows.open_rows(self._run.job.id, after, PAGE):
             after = rows[-1].index
@@ -206,7 +206,7 @@ class _Pull:
     # Batches.
 
     async def _stage_all(self) -> None:
-        """One batch is staged while the one before it is placed."""
+        """Stage each batch while the previous one is placed."""
         more = True
         while more:
             items, more = await self._gather()
@@ -256,7 +256,7 @@ class _Pull:
             self._buffer_freed.notify_all()
 
     def _stage(self, batch: Batch) -> None:
-        """Write the files of a batch under no name, and make all of them durable at once."""
+        """Write the files of a batch as unnamed files, and make all of them durable at once."""
         for item in batch.arrived:
             try:
                 if self._if_exists is IfExists.VERIFY and self._targets.holds(item.target, item.fetched):
@@ -270,7 +270,7 @@ class _Pull:
                 batch.done.append(_unfetched(item.target, storage_failure(error)))
             except Exception as error:
                 batch.done.append(_unfetched(item.target, error))
-        if len(batch.staged) == 1:  # what others are writing meanwhile is not waited for
+        if len(batch.staged) == 1:  # does not wait for concurrent writes of others
             os.fsync(batch.staged[0][1].descriptor)
         elif batch.staged:
             sync_file_system(batch.staged[0][1].descriptor)

@@ -24,12 +24,12 @@ from vospace.transfers.fetcher import Fetched
 logger = logging.getLogger(__name__)
 MAX_OPEN = 256
 MAX_AGE = 5.0
-"""Seconds after which a container's permissions are looked at again."""
+"""Seconds after which a container's permissions are read again."""
 _BLOCK = 1 << 20
 
 
 class Target:
-    """The place of one row's file; holds its container open until `close`."""
+    """The location of one row's file; keeps its container open until `close`."""
 
     __slots__ = ("_entry", "exists", "place", "row", "started")
 
@@ -105,7 +105,7 @@ class Targets:
             return Finished(
                 row.index, RowState.ERROR, started, fault="InternalFault", detail=detail, transient=True
             )
-        except Exception as error:  # no other row's trouble
+        except Exception as error:  # does not affect other rows
             logger.exception("row %d of a bulk pull cannot be resolved", row.index)
             detail = f"{row.target}: {type(error).__name__}"
             return Finished(row.index, RowState.ERROR, started, fault="InternalFault", detail=detail)
@@ -159,7 +159,7 @@ class Targets:
 
     @staticmethod
     def holds(target: Target, fetched: Fetched) -> bool:
-        """Whether the file that is there already has the bytes that were fetched."""
+        """Return whether the existing file has the fetched bytes."""
         if not target.exists:
             return False
         try:
@@ -223,7 +223,7 @@ def _stored(place: Located, descriptor: int) -> Content:
 
 
 def _same(row: Row, place: Located, descriptor: int, size: int) -> bool:
-    """Whether a file is the one asked for; without a checksum to compare nothing is known."""
+    """Return whether a file is the requested one; False without a checksum to compare."""
     expected = row.expected
     if not expected.has_checksum or expected.size not in (None, size):
         return False

@@ -1,1 +1,1 @@
-"""The words of VOSpace as types; knows nothing of HTTP, the file system or a database."""
+"""Types of VOSpace, independent of HTTP, the file system and the database."""

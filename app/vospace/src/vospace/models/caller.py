@@ -14,11 +14,11 @@ Ids = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A caller with the uid and gids by which the file system knows him.
+    """A caller with uid and gids in the file system.
 
-    `gids` are those of all his groups, his own included; the names of the groups are in `groups`. What belongs to the
-    uids in `further` is his as well. For one who is `trusted`, which prepare-data proves with its requests, files are
-    pulled with the credentials of storage elements.
+    `gids` are those of all groups, including the user's own; `groups` has the groups' names. The caller also owns what
+    belongs to the uids in `further`. If the caller is `trusted`, as requests of prepare-data are, files are pulled
+    with the credentials of storage elements.
     """
 
     username: str | None = None
@@ -36,17 +36,17 @@ class Caller:
 
     @property
     def ids(self) -> Ids:
-        """uid and gid of what he makes. Raises PermissionDenied for an anonymous caller."""
+        """Return uid and gid of nodes that the caller creates. Raises PermissionDenied for an anonymous caller."""
         if self.uid is None or self.gid is None:
             raise PermissionDenied("anonymous callers own nothing")
         return self.uid, self.gid
 
     def owns(self, *uids: int | None) -> bool:
-        """Whether one of the uids is his."""
+        """Return whether one of the uids is the caller's."""
         return self.uid is not None and (self.uid in uids or not self.further.isdisjoint(uids))
 
     def record(self) -> dict[str, Any]:
-        """Return what a job stores of its owner: no credential."""
+        """Return the part of the caller that a job stores, without credentials."""
         return {
             "username": self.username,
             "uid": self.uid,

@@ -17,7 +17,7 @@ class Fault(Exception):
     status = 500
     transient = False
     away: Unavailable | None = None
-    """What was unavailable, if that is the reason: nothing is wrong with the file then."""
+    """What was unavailable, if that is the cause: the file itself may be fine."""
 
     def __init__(self, detail: str = "") -> None:
         super().__init__(detail)
@@ -56,7 +56,7 @@ class NotAuthenticated(Fault):
 
 
 class PermissionDenied(Fault):
-    """Also for anonymous callers, as Cavern has it."""
+    """Also for anonymous callers, as in Cavern."""
 
     name, status = "PermissionDenied", 403
 
@@ -66,13 +66,13 @@ class NodeNotFound(Fault):
 
 
 class ContainerNotFound(NodeNotFound):
-    """A container above the node is missing, or is no container."""
+    """A container above the node is missing or is not a container."""
 
     name = "ContainerNotFound"
 
 
 class ExternalLink(InvalidArgument):
-    """A link that leads out of the space: it is shown, and not followed."""
+    """A link that leads out of the space: it is listed but not followed."""
 
 
 class UnreadableLinkTarget(Fault):
@@ -101,8 +101,8 @@ class QuotaExceeded(Fault):
 
 
 class TransferFailed(Fault):
-    """A file could not be fetched, sent or stored; `name` says which fault that is. What a source wrote may be in
-    `detail`: it can be stored and shown."""
+    """A file could not be fetched, sent or stored; `name` is the fault. `detail` may contain text from a source, made
+    safe to store and show."""
 
     name = "TransferFailed"
 
@@ -141,7 +141,7 @@ class PreconditionFailed(Fault):
 
 
 class TooManyRequests(Fault):
-    """One user, or all who have no name, ask for more than their part."""
+    """One user, or all anonymous callers together, exceed their share."""
 
     name, status, transient = "TooManyRequests", 429, True
 

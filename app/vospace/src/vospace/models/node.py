@@ -12,8 +12,8 @@ from vospace.models.uri import Path
 class Node:
     """`kind` is ContainerNode, DataNode or LinkNode; owner and groups are uid and gids, named by services/identities.
 
-    `properties` are the stored ones by URI; what the file system itself knows has a field of its own. `target` is the
-    path a link leads to, or the text of a link that leads out of the space."""
+    `properties` are the stored ones by URI; attributes of the file system have their own fields. `target` is the path
+    that a link leads to, or the text of a link that leads out of the space."""
 
     path: Path
     kind: str

@@ -13,17 +13,17 @@ Path = tuple[str, ...]
 """Names from the root of the space downwards, decoded; the root is empty."""
 
 XML_SPACE = " \t\r\n"
-"""White space of XML; other blanks belong to names."""
+"""White space of XML; names may contain other space characters."""
 MAX_NAME = 255
 MAX_PATH = 4096
 STAGING_PREFIX = ".vospace-"
-"""Names of files that are not there yet; no node may be called so."""
+"""Beginning of the names of files being staged; reserved, so no node can have it."""
 
 _SAFE = "!$&'()*+,;=:@~-._"
 
 
 def check_name(name: str) -> str:
-    """A name as the file system can hold it. Raises InvalidURI."""
+    """Return a name that the file system can store. Raises InvalidURI."""
     if name in ("", ".", "..") or "/" in name or "\x00" in name:
         raise InvalidURI(f"not a node name: {name[:80]!r}")
     try:
@@ -40,21 +40,21 @@ def check_name(name: str) -> str:
 
 
 def check_new_name(name: str) -> None:
-    """Refuse further control characters (C1), which terminals obey too, in the name of a node that is to be made. Nodes
-    that have them already are found, and may be removed or renamed. Raises InvalidURI."""
+    """Reject C1 control characters, which terminals interpret too, in the name of a new node. Existing nodes with such
+    names can be found, removed and renamed. Raises InvalidURI."""
     if any(0x80 <= ord(c) < 0xA0 for c in name):
         raise InvalidURI(f"a node name must not hold control characters: {name[:80]!r}")
 
 
 def parse_path(text: str) -> Path:
-    """A decoded path with slashes; a slash at either end does not count. Raises InvalidURI."""
+    """Parse a decoded path; leading and trailing slashes are ignored. Raises InvalidURI."""
     stripped = text.strip("/")
     return _path(stripped.split("/") if stripped else [])
 
 
 def decode_path(raw: str) -> Path:
-    """A percent-encoded path, decoded once; an encoded slash separates nothing, and no name may have one. Raises
-    InvalidURI."""
+    """Decode a percent-encoded path once. An encoded slash does not separate names, and names must not contain one.
+    Raises InvalidURI."""
     stripped = raw.strip("/")
     try:
         return _path([unquote(name, errors="strict") for name in stripped.split("/")] if stripped else [])
@@ -69,7 +69,7 @@ def _path(names: list[str]) -> Path:
 
 
 def encode_path(path: Iterable[str]) -> str:
-    """`/a/b`, percent-encoded for a URL; the root is empty."""
+    """Return `/a/b`, percent-encoded for a URL; the root is empty."""
     return "".join(f"/{quote(name, safe=_SAFE)}" for name in path)
 
 
@@ -84,18 +84,21 @@ class Naming:
     """Converts between paths and the URIs of one service."""
 
     def __init__(self, resource_id: str, aliases: Iterable[str] = ()) -> None:
-        """`resource_id`: such as `ivo://opencadc.org/cavern`; `aliases`: others under which the service is registered,
-        whose URIs are understood and never written. Raises ValueError."""
+        """`resource_id`: such as `ivo://opencadc.org/cavern`; `aliases`: others under which the service is registered;
+        their URIs are accepted but never written. Raises ValueError."""
         self.authority = _authority(resource_id)
         self.root = f"vos://{self.authority}"
         self._authorities = frozenset(_authority(name).lower() for name in (resource_id, *aliases))
 
     def uri(self, path: Path) -> str:
-        """The URI; what RFC 3986 allows in no path is percent-encoded, letters of any script stay."""
-        return f"{self.root}/{encode_node_path('/'.join(path))}" if path else self.root  # names hold no slash
+        """Return the URI; characters that RFC 3986 forbids in paths are percent-encoded, letters of any script are
+        not."""
+        return (
+            f"{self.root}/{encode_node_path('/'.join(path))}" if path else self.root
+        )  # names contain no slash
 
     def path(self, uri: str) -> Path:
-        """The path of a URI of this service, with `~` or `!` in the authority. Raises InvalidURI."""
+        """Return the path of a URI of this service, with `~` or `!` in the authority. Raises InvalidURI."""
         prefix, _, rest = uri.strip(XML_SPACE).partition("://")
         authority, _, path = rest.partition("/")
         if prefix.lower() != "vos" or authority.lower().replace("!", "~") not in self._authorities:

@@ -27,7 +27,7 @@ MAX_ERRORS = 100
 
 
 class _Recursive(ABC):
-    """Visits a tree. What was counted is kept with the job, so that a later run continues the count."""
+    """Visits a tree. The counts are stored with the job, so that a later run continues them."""
 
     bottom_up = False
 
@@ -36,7 +36,7 @@ class _Recursive(ABC):
 
     @abstractmethod
     def visit(self, run: Run, caller: Caller, path: Path, kind: str) -> None:
-        """Do one node. Raises a Fault."""
+        """Process one node. Raises a Fault."""
 
     async def __call__(self, run: Run) -> Outcome:
         caller = Caller.from_record(run.job.caller)
@@ -48,7 +48,7 @@ class _Recursive(ABC):
             top = self._space.naming.path(run.job.parameter("target") or "")
             nodes = await asyncio.to_thread(self._start, caller, top)
         except NodeNotFound as error:
-            if done + errors:  # an earlier run removed it all
+            if done + errors:  # an earlier run removed everything
                 return _outcome(done, errors, message)
             raise job_failure(error) from error
         except Fault as fault:
@@ -73,8 +73,8 @@ class _Recursive(ABC):
     def _step(
         self, run: Run, caller: Caller, nodes: Iterator[tuple[Path, str]], kept: set[Path], flag: Flag
     ) -> tuple[int, list[str], bool]:
-        """Do some nodes; how many succeeded, what was wrong with the others, and whether there may be more. In `kept`
-        are containers that stay because of what failed in them: they are no failures of their own."""
+        """Process some nodes; return how many succeeded, the errors of the others, and whether there may be more.
+        `kept` contains containers that remain because of failures in them: they do not count as failures."""
         done, failures, seen = 0, [], 0
         for path, kind in islice(nodes, STEP):
             seen += 1
@@ -119,7 +119,7 @@ class RecursiveUpdate(_Recursive):
 
 
 def change_record(change: Change) -> dict[str, object]:
-    """A change as a job keeps it."""
+    """Return a change as stored with a job."""
     return {
         "public": change.public,
         "read": None if change.read_gids is None else sorted(change.read_gids),

@@ -1,4 +1,4 @@
-"""Changes that a node document asks for."""
+"""Changes requested by node documents."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Changes:
         self._identities = identities
 
     async def of(self, document: NodeDocument, *, admin: bool = False) -> Change:
-        """Return the change that `document` asks for: properties that it does not mention stay.
+        """Return the change that `document` requests; other properties stay unchanged.
 
         Read-only properties are ignored, since clients send whole documents back; an `admin` may set the quota. Raises
         InvalidArgument.
@@ -67,7 +67,7 @@ class Changes:
 
 
 def names_groups(document: NodeDocument) -> bool:
-    """Whether groups get gids for what a document asks, if they have none."""
+    """Return whether a document names groups, which then get gids if they have none."""
     return any(document.properties.get(key) for key in (terms.GROUP_READ, terms.GROUP_WRITE))
 
 

@@ -1,8 +1,8 @@
 """Identities of callers, and the names, uids and gids of users and groups.
 
-A caller is known by a bearer token of the configured issuer or by an X.509 certificate of the deployment. uids
-and gids come from the POSIX mapper, which is asked with the service's own credential, so that an owner's name is known
-to anonymous readers too. Groups come from the token, or from the group service where the token says nothing of them.
+Callers authenticate with a bearer token of the configured issuer or an X.509 certificate of the deployment. uids and
+gids come from the POSIX mapper, which is queried with the service's own credential, so that anonymous readers see
+owners' names too. Groups come from the token, or from the group service if the token does not contain them.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ GROUP_SEARCH = "ivo://ivoa.net/std/GMS#search-1.0"
 TSV = "text/tab-separated-values"
 
 LONGEST_QUERY = 5000
-"""Characters: Tomcat takes 8 KiB of request line and headers together, the token among them."""
+"""Characters: Tomcat accepts 8 KiB of request line and headers together, including the token."""
 QUESTIONS = 4
-"""Requests to the POSIX mapper at a time, where one cannot ask for all."""
+"""Concurrent requests to the POSIX mapper if one request cannot hold all names."""
 MEMBERSHIP_AGE = 300.0
 ENDPOINT_AGE = 600.0
 CACHED = 100_000
@@ -53,20 +53,20 @@ _PLAIN = ":/?@"
 
 
 class MappingUnavailable(Exception):
-    """The POSIX mapper or the registry cannot be asked, so that nobody's uid and gids can be known."""
+    """The POSIX mapper or the registry is unavailable, so uids and gids cannot be determined."""
 
 
 class Registry:
     """Finds the URL of a capability by its service's resource identifier or base URL."""
 
     def __init__(self, url: str, client: httpx.AsyncClient) -> None:
-        """Ask the registry at *url*."""
+        """Use the registry at *url*."""
         self.url = url
         self.client = client
         self._known: dict[tuple[str, str], tuple[float, str]] = {}
 
     async def endpoint(self, service: str, standard: str) -> str:
-        """Access URL of the capability *standard* of *service*."""
+        """Return the access URL of the capability *standard* of *service*."""
         key = (service, standard)
         known = self._known.get(key)
         if known and time.monotonic() - known[0] < ENDPOINT_AGE:
@@ -115,8 +115,8 @@ class Identities:
         certificates: ClientCertificates | None,
         client: httpx.AsyncClient,
     ) -> None:
-        """Ask *posix_mapper* and *group_service*, each a resource identifier or a base URL; the latter, if
-        *groups_delegated*, for the groups of callers without a token too."""
+        """Use *posix_mapper* and *group_service*, each a resource identifier or a base URL; the latter, if
+        *groups_delegated*, also for the groups of callers without a token."""
         self.verifier = verifier
         self.credentials = credentials
         self.registry = registry
@@ -127,7 +127,7 @@ class Identities:
         self.client = client
         self._root_name, self._root_uid, self._root_gid = root_owner
         self._root_further: frozenset[int] | None = None
-        # A uid or gid, once given, stays; so what is known is known for good.
+        # An assigned uid or gid never changes, so cached ones stay valid.
         self._accounts: dict[str, tuple[int, int]] = {}
         self._names: dict[int, str | None] = {}
         self._gids: dict[str, int] = {}
@@ -138,7 +138,7 @@ class Identities:
     # -- callers ---------------------------------------------------------------------------------------------
 
     async def caller(self, request: Request) -> Caller:
-        """Caller of a request; anonymous without a credential, an ``AuthenticationError`` with a bad one."""
+        """Return the caller; anonymous without a credential. Raises AuthenticationError for an invalid one."""
         token = bearer(request.headers.getlist("authorization"))
         if token is not None:
             identity = await self.verifier.verify(token)
@@ -156,15 +156,15 @@ class Identities:
     async def _caller(self, identity: Identity, token: str | None) -> Caller:
         uid, gid = await self.account(identity.username)
         groups = await self._membership(identity, token)
-        # An issuer may have groups of any name; only with these can a node be shared.
+        # An issuer may have groups of any name; nodes can be shared only with these.
         numbers = await self.gids([group for group in groups if GROUP.match(group)])
         further = await self._further() if identity.username == self._root_name else frozenset()
         return Caller(identity.username, uid, gid, numbers | {gid}, groups, identity.method, further)
 
     async def _further(self) -> frozenset[int]:
-        """Numbers of the root owner besides that in the settings.
+        """Return uids of the root owner besides that in the settings.
 
-        OpenCADC's POSIX mapper gives him a uid like anybody else at his first request, unless he has one already.
+        OpenCADC's POSIX mapper assigns one at the first request, as to any user without one.
         """
         if self._root_further is None:
             try:
@@ -178,7 +178,7 @@ class Identities:
         return self._root_further
 
     async def _membership(self, identity: Identity, token: str | None) -> frozenset[str]:
-        """Identifiers of the groups of a caller: as the token says, or else the group service."""
+        """Return identifiers of the caller's groups, from the token or else the group service."""
         if not self.group_service:
             return frozenset()
         if token is not None and any(claim in identity.claims for claim in GROUP_CLAIMS):
@@ -192,7 +192,7 @@ class Identities:
             url = await self.registry.endpoint(self.group_service, GROUP_SEARCH)
             found = await self._search(url, identity.username, token)
         except (httpx.HTTPError, MappingUnavailable, AuthenticationError) as exc:
-            # Without the group service a caller has what is the caller's own, and no group's.
+            # Without the group service, callers can access their own nodes but no group's.
             logger.warning(
                 "The group service cannot be asked for the groups of %s: %s", identity.username, exc
             )
@@ -201,7 +201,7 @@ class Identities:
         return found
 
     async def _search(self, url: str, username: str, token: str | None) -> frozenset[str]:
-        """Ask with the user's own token, or for a user without one with ours."""
+        """Query the group service with the user's token, or with ours for a user without one."""
         headers = {"Authorization": f"Bearer {token or await self.credentials.token()}"}
         parameters = {"user": username} if token is None else {}
         answer = await self.client.get(url, params=parameters, headers=headers)
@@ -209,19 +209,19 @@ class Identities:
         return self._of_service(line for line in lines if line)
 
     def _of_service(self, names: Iterable[str]) -> frozenset[str]:
-        """Full identifiers of groups of our group service. One of another service, whoever names it, counts for
-        nothing: nobody could say who is in it, and a user's own group is such a one."""
+        """Return full identifiers of groups of our group service. Groups of other services are ignored, whoever names
+        them: their membership cannot be verified. Users' own groups are among those."""
         groups = (name if "://" in name else f"{self.group_service}?{name}" for name in names)
         return frozenset(group for group in groups if self.is_local(group))
 
     def is_local(self, group: str) -> bool:
-        """Whether the full identifier is of a group of our group service."""
+        """Return whether the full identifier is of a group of our group service."""
         return bool(self.group_service) and group.partition("?")[0] == self.group_service
 
     # -- users and groups ------------------------------------------------------------------------------------
 
     async def account(self, username: str) -> tuple[int, int]:
-        """uid and gid of a user, who gets them now if new."""
+        """Return uid and gid of a user, assigned now if new."""
         if username == self._root_name:
             return self._root_uid, self._root_gid
         if username not in self._accounts:
@@ -247,7 +247,7 @@ class Identities:
         return self._names[uid]
 
     async def gids(self, groups: Collection[str]) -> frozenset[int]:
-        """Numbers of groups by their full identifiers, given to those that are new."""
+        """Return gids of groups by their full identifiers, assigned now to new ones."""
         known = {group: self._gids[group] for group in groups if group in self._gids}
         if unknown := sorted(set(groups) - known.keys()):
             known |= await self._ask_gids(unknown)
@@ -256,7 +256,7 @@ class Identities:
         return frozenset(known.values())
 
     async def _ask_gids(self, groups: list[str]) -> dict[str, int]:
-        """Many in one request, as far as a request goes."""
+        """Query many groups with as few requests as possible."""
         turn = asyncio.Semaphore(QUESTIONS)
 
         async def ask(some: list[str]) -> list[tuple[str, int]]:
@@ -304,7 +304,7 @@ class Identities:
 
 
 def _portions(groups: list[str]) -> Iterator[list[str]]:
-    """As many groups at a time as a request can name."""
+    """Split groups into portions that fit into a request."""
     portion: list[str] = []
     length = 0
     for group in groups:

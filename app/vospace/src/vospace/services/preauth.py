@@ -1,7 +1,7 @@
 """Pre-authorised URLs: a signed, short-lived right to read one data node, or to write it, as a certain caller.
 
 A token is `BODY.MAC`, both base64url: BODY is JSON with the path, the mode, the expiry and the caller's uid and gids,
-MAC its HMAC-SHA256. It stands in the URL as OpenCADC's services have it: `/files/preauth:TOKEN/path`.
+MAC its HMAC-SHA256. It is in the URL as in OpenCADC's services: `/files/preauth:TOKEN/path`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PREFIX = "preauth:"
 
 
 class Preauth:
-    """Makes and reads tokens."""
+    """Creates and verifies tokens."""
 
     def __init__(self, key: bytes, seconds: int) -> None:
         if len(key) < 32:
@@ -33,12 +33,12 @@ class Preauth:
         self._seconds = seconds
 
     def token(self, caller: Caller, path: Path, mode: Mode) -> str:
-        """A token for one node, good for a limited time."""
+        """Return a token for one node, valid for a limited time."""
         content = {
             "path": path,
             "mode": mode,
             "until": int(time.time()) + self._seconds,
-            # Permissions are those of uids and gids; the names of a thousand groups would be no URL any more.
+            # Permissions depend on uids and gids only; the names of a thousand groups would not fit into a URL.
             "as": replace(caller, groups=frozenset()).record(),
         }
         body = _encode(json.dumps(content, separators=(",", ":")).encode())

@@ -17,14 +17,14 @@ from vospace.storage.tree import Directory, Kind, Status
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Rules of access that the deployment sets."""
+    """Access rules configured by the deployment."""
 
     naming: Naming
     root_uid: int
     root_writers: frozenset[str]
     allocation_parents: frozenset[Path]
     home: Path | None
-    """The container in which users may make an allocation of their own."""
+    """The container in which users may create their own allocation."""
     self_allocate: str
     self_allocate_groups: frozenset[str]
     default_quota: int
@@ -33,16 +33,16 @@ class Rules:
         return caller.uid == self.root_uid
 
     def is_shared(self, path: Path) -> bool:
-        """Whether the nodes of a container are everybody's own: so at the root and in the parents of allocations."""
+        """Return whether each node of a container belongs to its own user: true for the root and allocation parents."""
         return not path or path in self.allocation_parents
 
     def administers(self, caller: Caller, container: Path) -> bool:
-        """Whether the administrator asks, and for a node of the containers that he looks after."""
+        """Return whether the caller is the administrator and manages the nodes of that container."""
         return self.is_admin(caller) and self.is_shared(container)
 
 
 class Gate:
-    """Lets one caller through the containers on the way to a node, and remembers what applies to what is below."""
+    """Checks one caller's access to the containers on the path to a node; records the allocation and quota below."""
 
     def __init__(self, rules: Rules, caller: Caller) -> None:
         self.rules = rules
@@ -50,7 +50,7 @@ class Gate:
         self.allocation_uid: int | None = None
         self.quota: tuple[Path, int] | None = None
         self.edition = 0
-        """Edition of the quotas (`Usage.edition`) among which `quota` was found."""
+        """Edition of the quotas (`Usage.edition`) at which `quota` was found."""
 
     def __call__(self, directory: Directory) -> None:
         """Raises PermissionDenied for a container that the caller may not read."""
@@ -59,7 +59,7 @@ class Gate:
             raise PermissionDenied(self.rules.naming.uri(directory.path))
 
     def note(self, directory: Directory) -> None:
-        """Remember what applies below a container."""
+        """Record the allocation and the quota that apply below a container."""
         path = directory.path
         if not path:
             self.allocation_uid = self.quota = None
@@ -77,14 +77,14 @@ class Gate:
         return self._is_owner(status) or bool(self._group_bits(status) & WRITE)
 
     def may_create_in(self, directory: Directory, name: str, *, container: bool = False) -> bool:
-        """Whether the caller may add a node; `container`: a new container."""
+        """Return whether the caller may create a node, with `container` a container."""
         caller, rules = self.caller, self.rules
         if caller.anonymous:
             return False
         if rules.is_shared(directory.path) and rules.is_admin(caller):
             return True
         if not directory.path:
-            # Nothing binds what is no container there: a quota is a container's.
+            # Quotas apply to containers, so nothing limits other nodes there.
             bound = container or not rules.default_quota
             return bound and not rules.root_writers.isdisjoint({"any", caller.username})
         if directory.path in rules.allocation_parents:
@@ -99,10 +99,11 @@ class Gate:
         require_unlocked(directory, directory.descriptor)
 
     def require_remove(self, directory: Directory, path: Path, status: Status, *, has_quota: bool) -> None:
-        """Raises PermissionDenied unless the caller may take a node out of a container, away or to another place, and
-        NodeLocked. It takes the right to write to both; at the root and in the parents of allocations, as with the
-        sticky bit of a directory, the node must be the caller's own. What a quota is on is the administrator's to take,
-        and so is an allocation."""
+        """Raises PermissionDenied unless the caller may remove or move a node, and NodeLocked.
+
+        That requires write permission on the node and its container. At the root and in the parents of allocations, as
+        in a directory with the sticky bit, the caller must own the node. Only the administrator removes or moves
+        allocations and nodes with a quota."""
         rules, admin = self.rules, self.rules.is_admin(self.caller)
         container = status.kind is Kind.CONTAINER
         if rules.is_shared(directory.path):
@@ -143,7 +144,7 @@ class Gate:
 
 
 def require_unlocked(directory: Directory, descriptor: int) -> None:
-    """Raises NodeLocked for a directory, or what is open in it, that is locked."""
+    """Raises NodeLocked if a directory, or the node open in it, is locked."""
     if directory.properties.one(descriptor, terms.LOCKED) == "true":
         raise NodeLocked
 

@@ -31,14 +31,14 @@ class Copies:
         self._creator = creator
 
     def copy_container(self, caller: Caller, source: Path, target: Path) -> None:
-        """A new empty container with the properties of another."""
+        """Create an empty container with the properties of another."""
         node = self._descriptions.node(caller, source)
         kept = {key: value for key, value in node.properties.items() if key not in (QUOTA, terms.LOCKED)}
         self._creator.create_container(caller, target, Change(properties=kept))
 
     def build_container(self, caller: Caller, source: Path, staging: Path) -> Directory:
-        """As `copy_container`, under a reserved name, which is swept away should the process die before it closes what
-        is returned."""
+        """As `copy_container`, under a reserved name, which is swept if the process dies before it closes the returned
+        directory."""
         self.copy_container(caller, source, staging)
         with self._lookup.locate(caller, staging) as place:
             directory = place.directory.open_directory(place.name)
@@ -46,7 +46,7 @@ class Copies:
         return directory
 
     def copy_link(self, caller: Caller, source: Path, target: Path) -> None:
-        """A link to the same place; one that leads out of the space is left out."""
+        """Create a link to the same target; links that lead out of the space are omitted."""
         node = self._descriptions.node(caller, source)
         if isinstance(node.target, tuple):
             self._creator.create_link(caller, target, node.target)
@@ -54,7 +54,8 @@ class Copies:
     def copy_file(
         self, caller: Caller, source: Path, target: Path, cancelled: Callable[[], bool]
     ) -> Upload | None:
-        """Stage a copy of a data node with its properties, for the caller to `place`; None if `cancelled()` said so."""
+        """Stage a copy of a data node with its properties, for the caller to `place`; None if `cancelled()` became
+        true."""
         opened = self._lookup.open(caller, source)
         try:
             upload = self._writer.upload(caller, target, replace=False)

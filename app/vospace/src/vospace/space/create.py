@@ -44,7 +44,7 @@ class Creator:
         self._writer = writer
 
     def require_create(self, caller: Caller, path: Path, *, container: bool) -> None:
-        """Raises as making a node at that path would."""
+        """Raises the error that creating a node at that path would raise."""
         if not path:
             raise DuplicateNode(self._rules.naming.root)
         with self._lookup.locate(caller, path) as place:
@@ -55,7 +55,7 @@ class Creator:
     def create_container(
         self, caller: Caller, path: Path, change: Change | None = None, owner: Ids | None = None
     ) -> Node:
-        """A new container. `owner`: uid and gid of another user, which only the root owner may give. Raises
+        """Create a container. `owner`: uid and gid of another user, which only the root owner may set. Raises
         DuplicateNode, ContainerNotFound, PermissionDenied."""
         change = change or Change()
         if not path:
@@ -78,7 +78,7 @@ class Creator:
             return self._descriptions.describe(place)
 
     def ensure_container(self, caller: Caller, path: Path) -> None:
-        """Make the container and those above it that are missing, each owned by the caller."""
+        """Create the container and its missing parents, all owned by the caller."""
         missing: list[Path] = []
         while path:
             try:
@@ -99,7 +99,7 @@ class Creator:
     def create_data(
         self, caller: Caller, path: Path, change: Change | None = None, owner: Ids | None = None
     ) -> Node:
-        """An empty data node. `owner` as for a container. Raises DuplicateNode."""
+        """Create an empty data node. `owner` as for a container. Raises DuplicateNode."""
         self._require_admin(caller, owner)
         with self._lookup.locate(caller, path) as place:
             if place.kind is not None:
@@ -115,8 +115,8 @@ class Creator:
         return self._descriptions.node(caller, path)
 
     def create_link(self, caller: Caller, path: Path, target: Path | str, owner: Ids | None = None) -> Node:
-        """A link to a path of this space, which need not exist, or to an absolute path of the file system as those see
-        it who mount the space; the service itself never follows the latter. `owner` as for a container."""
+        """Create a link to a path of this space, which need not exist, or to an absolute path in the file system of
+        hosts that mount the space; the service itself never follows the latter. `owner` as for a container."""
         self._require_admin(caller, owner)
         if not path:
             raise DuplicateNode(self._rules.naming.root)
@@ -137,7 +137,7 @@ class Creator:
             raise PermissionDenied("only the root owner creates nodes for others")
 
     def _build(self, place: Located, owner: Ids, change: Change) -> None:
-        """A directory that is its owner's, with all its properties, from the moment it can be seen."""
+        """Create a directory that has its owner and all properties as soon as it is visible."""
         parent, temporary = place.directory, temporary_name()
         try:
             with make_directory(parent, temporary) as made:

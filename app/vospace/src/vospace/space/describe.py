@@ -17,7 +17,7 @@ from vospace.storage.tree import Directory, Kind, Status, Tree, Walk
 
 
 class Descriptions:
-    """Descriptions of nodes, with what a caller may do to them."""
+    """Descriptions of nodes, including the caller's permissions."""
 
     def __init__(self, rules: Rules, tree: Tree, lookup: Lookup) -> None:
         self._rules = rules
@@ -35,8 +35,8 @@ class Descriptions:
     def children(
         self, caller: Caller, path: Path, start: str | None = None, limit: int | None = None
     ) -> Iterator[Node]:
-        """Nodes of a container by name, from `start` on (inclusive). Raises PermissionDenied without the right to read
-        the container."""
+        """Yield nodes of a container by name, from `start` on (inclusive). Raises PermissionDenied without read
+        permission on the container."""
         gate = Gate(self._rules, caller)
         with Walk(self._tree, gate).container(path) as directory:
             names = sorted(directory.names())

@@ -17,7 +17,7 @@ from vospace.storage.tree import Directory, Kind, Status, Tree, Walk
 
 @dataclass(slots=True)
 class Located:
-    """A place in the space: an open container, a name in it, and the caller's gate there."""
+    """A location in the space: an open container, a name in it, and the caller's access there."""
 
     directory: Directory
     name: str
@@ -34,7 +34,7 @@ class Located:
 
 @dataclass(slots=True)
 class OpenFile:
-    """A data node open for reading; the reader closes `descriptor`."""
+    """A data node open for reading; the caller must close `descriptor`."""
 
     path: Path
     descriptor: int
@@ -43,7 +43,7 @@ class OpenFile:
 
 
 class Lookup:
-    """Finds nodes, as far as a caller may read the containers above them."""
+    """Finds nodes; the caller must be able to read the containers above them."""
 
     def __init__(self, rules: Rules, tree: Tree, usage: Usage) -> None:
         self._rules = rules
@@ -52,8 +52,8 @@ class Lookup:
 
     @contextmanager
     def locate(self, caller: Caller, path: Path, *, follow: bool = False) -> Iterator[Located]:
-        """The place of a node, which may be missing; `follow` a link in the last step. Raises NodeNotFound if a
-        container above is missing, PermissionDenied if one is not readable."""
+        """Return the location of a node, which may be missing; `follow` a link in the last step. Raises NodeNotFound if
+        a container above is missing, PermissionDenied if one is not readable."""
         place = self.place(caller, path, follow=follow)
         try:
             yield place
@@ -61,14 +61,14 @@ class Lookup:
             place.directory.close()
 
     def place(self, caller: Caller, path: Path, *, follow: bool = False) -> Located:
-        """As `locate`; who calls closes the directory."""
+        """As `locate`; the caller must close the directory."""
         gate = Gate(self._rules, caller)
         gate.edition = self._usage.edition
         directory, name = Walk(self._tree, gate).parent(path, follow_leaf=follow)
         return Located(directory, name, gate)
 
     def resolve(self, caller: Caller, path: Path) -> Path:
-        """The path with all links followed, the last included; the node itself may be missing."""
+        """Return the path with all links followed, including the last; the node itself may be missing."""
         if not path:
             return path
         with self.locate(caller, path, follow=True) as place:
@@ -107,8 +107,8 @@ class Lookup:
             os.close(descriptor)
 
     def open_data(self, place: Located) -> tuple[int, dict[str, str]]:
-        """A descriptor of a data node, and its properties. Where these are kept beside the files, one that was replaced
-        since it was opened may have lost them: then what replaced it is opened. Raises NodeNotFound."""
+        """Return a descriptor of a data node, and its properties. If properties are stored beside the files, a file
+        that was replaced after it was opened may have lost them: then the new one is opened. Raises NodeNotFound."""
         while True:
             try:
                 descriptor = place.directory.open_file(place.name)
@@ -125,8 +125,8 @@ class Lookup:
             os.close(descriptor)
 
     def open(self, caller: Caller, path: Path, *, read: bool = True) -> OpenFile:
-        """Open a data node to read it, links followed, or only to see what can be said of it, which takes no right to
-        the node itself (as its document, and as Cavern has it). Raises NodeNotFound, PermissionDenied,
+        """Open a data node to read it, following links, or only its metadata, which requires no permission on the node
+        itself (like its document, and as in Cavern). Raises NodeNotFound, PermissionDenied,
         InvalidArgument."""
         if not path:
             raise InvalidArgument("not a data node")
@@ -150,7 +150,7 @@ class Lookup:
             return [found.st_ino, found.st_size, found.st_mtime_ns]
 
     def has_stamp(self, caller: Caller, path: Path, stamp: list[int]) -> bool:
-        """Whether the node with that stamp is at that path."""
+        """Return whether the node with that stamp is at that path."""
         try:
             return self.stamp(caller, path) == stamp
         except Fault:

@@ -46,9 +46,9 @@ class Mover:
             self._quotas.forget(place)
 
     def move(self, caller: Caller, source: Path, final: Path) -> None:
-        """Move a node, atomically, to exactly that path (see `destination`), where nothing may be. It stays whose it
-        is; who moves a container may write to all that is in it. Raises DuplicateNode, NodeNotFound, PermissionDenied,
-        NodeLocked, InvalidArgument."""
+        """Move a node, atomically, to exactly that path (see `destination`), which must not exist. The owner stays the
+        same; moving a container requires write permission on everything in it. Raises DuplicateNode, NodeNotFound,
+        PermissionDenied, NodeLocked, InvalidArgument."""
         if not source:
             raise PermissionDenied("the root cannot be moved")
         with (
@@ -76,14 +76,14 @@ class Mover:
             self._usage.forget(new.path)
 
     def destination(self, caller: Caller, source: Path, wanted: Path, act: str = "move") -> Path:
-        """The final path of a move or copy (`act`): below an existing container, or a new name. Raises DuplicateNode if
-        that is taken, PermissionDenied, ContainerNotFound, InvalidArgument below the source itself."""
+        """Return the final path of a move or copy (`act`): below an existing container, or a new name. Raises
+        DuplicateNode if that is taken, PermissionDenied, ContainerNotFound, InvalidArgument below the source itself."""
         if not source:
             raise PermissionDenied("the root cannot be moved")
         final: Path = (source[-1],)
         if wanted:
             with self._lookup.locate(caller, wanted, follow=True) as place:
-                # A link that leads to nothing is there all the same.
+                # A dangling link exists too.
                 final = (*place.path, source[-1]) if place.kind is Kind.CONTAINER else wanted
         with self._lookup.locate(caller, final) as place:
             self._require_outside(source, place.path, act)
@@ -114,8 +114,8 @@ class Mover:
 
     @contextmanager
     def _movable(self, place: Located) -> Iterator[int | None]:
-        """A descriptor of a node that may be taken out of its container, None for what has no properties, such as a
-        link. Raises PermissionDenied, NodeLocked, NodeNotFound."""
+        """Return a descriptor of a node that may be removed from its container, None for nodes without properties, such
+        as links. Raises PermissionDenied, NodeLocked, NodeNotFound."""
         gate, directory = place.gate, place.directory
         if place.kind not in (Kind.CONTAINER, Kind.DATA):
             found = directory.stat(place.name)
@@ -132,7 +132,7 @@ class Mover:
 
     @staticmethod
     def _require_outside(source: Path, target: Path, act: str = "move") -> None:
-        """In the words of Cavern, which its clients look for."""
+        """Raises with Cavern's wording, which clients compare."""
         if len(target) > len(source) and target[: len(source)] == source:
             raise InvalidArgument(
                 f"Cannot {act} container node into its descendants:"
@@ -140,8 +140,8 @@ class Mover:
             )
 
     def _require_all_writable(self, place: Located, descriptor: int) -> None:
-        """Raises PermissionDenied if a container holds what the caller may not write. The administrator looks after
-        what is at the root and in the parents of allocations, an allocation's owner may write to all in it."""
+        """Raises PermissionDenied if a container contains nodes that the caller may not write. The administrator
+        manages the root and the parents of allocations, and an allocation's owner may write everything in it."""
         gate, uid = place.gate, place.gate.caller.uid
         if self._rules.administers(gate.caller, place.directory.path):
             return
@@ -153,7 +153,7 @@ class Mover:
 
     @contextmanager
     def _moved_bytes(self, old: Located, new: Located, descriptor: int) -> Iterator[None]:
-        """Around a move: what counts anew at its destination is reserved there. Raises QuotaExceeded."""
+        """Reserve the moved bytes at the destination, if another quota applies there. Raises QuotaExceeded."""
         quota = self._quotas.of(new)
         if quota is None or quota == self._quotas.of(old):
             yield
@@ -185,12 +185,12 @@ class Mover:
             raise NodeNotFound(self._rules.naming.uri(old.path)) from None
         except OSError as error:
             if error.errno == errno.EINVAL:
-                # since it was looked, the destination has been moved below the source
+                # the destination was moved below the source in the meantime
                 self._require_outside(old.path, (*old.path, new.name))
             raise
 
     def _relink(self, old: Located, new: Located) -> None:
-        """A link that moves keeps its target, so its relative text changes, and its owner."""
+        """Recreate a moved link: it keeps its target and owner, so its relative text changes."""
         text = old.directory.link_text(old.name)
         found = os.stat(old.name, dir_fd=old.directory.descriptor, follow_symlinks=False)
         if not text.startswith("/"):

@@ -1,4 +1,4 @@
-"""Permissions of nodes as POSIX ACLs keep them."""
+"""Permissions of nodes, stored as POSIX ACLs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from vospace.storage.tree import Kind, Status
 
 
 def readers(acl: Acl) -> frozenset[int]:
-    """Return the groups that may read, and no more."""
+    """Return the groups that may only read."""
     return frozenset(gid for gid, bits in acl.groups.items() if bits & (READ | WRITE) == READ)
 
 
@@ -18,7 +18,7 @@ def writers(acl: Acl) -> frozenset[int]:
 
 
 def acl_for(status: Status, change: Change) -> Acl:
-    """Return the ACL of a node after a change: what that does not mention stays."""
+    """Return the ACL of a node after a change; fields that it does not mention stay unchanged."""
     container = status.kind is Kind.CONTAINER
     reading = readers(status.acl) if change.read_gids is None else change.read_gids
     writing = writers(status.acl) if change.write_gids is None else change.write_gids

@@ -1,4 +1,4 @@
-"""Find the quota that applies to a place, and how much of it is left."""
+"""Find the quota that applies to a location, and how much of it is left."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vospace.storage.tree import Tree, Walk
 
 
 class Quotas:
-    """The quotas of containers, as they are now."""
+    """The current quotas of containers."""
 
     def __init__(self, rules: Rules, tree: Tree, usage: Usage) -> None:
         self._rules = rules
@@ -29,11 +29,11 @@ class Quotas:
         return None if quota is None else self._usage.left(*quota, size)
 
     def of(self, place: Located) -> tuple[Path, int] | None:
-        """The container whose quota binds what is written there, and that quota as it is now."""
+        """Return the container whose quota applies to writes there, and its current quota."""
         edition = self._usage.edition
         if edition != place.gate.edition:
             gate = Gate(self._rules, place.gate.caller)
-            with suppress(Fault):  # moved meanwhile: what it was found under goes on
+            with suppress(Fault):  # moved in the meantime: the quota that was found still applies
                 Walk(self._tree, gate.note).container(place.directory.path).close()
                 place.gate.quota, place.gate.edition = gate.quota, edition
         return place.gate.quota

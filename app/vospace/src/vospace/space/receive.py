@@ -1,4 +1,4 @@
-"""Receive the bytes of a data node: the way that every file takes into the space, whoever sends it."""
+"""Receive the bytes of a data node: every file enters the space through this module."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from vospace.storage.sinks import FileSink, MemorySink
 class Receiver:
     """Receives the bytes of one data node.
 
-    `open` begins the file. Without it, up to `buffer` bytes are kept in memory, and the file begins with the next ones
-    or with `stage`. `stage` makes the bytes durable, with their properties; the node appears when its `Upload` is
+    `open` creates the file. Without it, up to `buffer` bytes are kept in memory, and the file is created when more
+    arrive, or by `stage`. `stage` makes the bytes durable, with their properties; the node appears when its `Upload` is
     placed. Use it as an asynchronous context manager, or `close` it in any case.
     """
 
@@ -57,7 +57,7 @@ class Receiver:
 
     @property
     def buffered(self) -> int:
-        """Bytes that are kept in memory."""
+        """Bytes kept in memory."""
         return self._sink.length if isinstance(self._sink, MemorySink) else 0
 
     async def write(self, data: bytes) -> None:
@@ -74,7 +74,7 @@ class Receiver:
     # The file.
 
     async def open(self) -> tuple[Upload, FileSink]:
-        """Begin the file with what is in memory; return its upload and where further bytes go. Raises Faults."""
+        """Create the file from the bytes in memory; return its upload and the sink for further bytes. Raises Faults."""
         held = bytes(self._sink.data) if isinstance(self._sink, MemorySink) else b""
         self._upload = upload = await asyncio.to_thread(self._begin)
         self._sink = sink = FileSink(upload.descriptor, self._algorithms)
@@ -83,7 +83,7 @@ class Receiver:
         return upload, sink
 
     async def receive(self, chunks: AsyncIterator[bytes], announced: int | None) -> None:
-        """Take the whole of a body of `announced` bytes into the opened file.
+        """Receive a whole body of `announced` bytes into the opened file.
 
         Raises QuotaExceeded as soon as it is known, and InvalidArgument for another number of bytes.
         """
@@ -115,7 +115,7 @@ class Receiver:
         return found
 
     def stage(self, properties: dict[str, str | None], *, sync: bool = True) -> Upload:
-        """Make the bytes a file with `properties` that has no name yet; call it in a thread.
+        """Write the bytes to a file with `properties` that has no name yet; call it in a thread.
 
         Without `sync` the caller makes it durable. Raises Faults, and OSError for what was in memory.
         """
@@ -128,7 +128,7 @@ class Receiver:
         return upload
 
     async def close(self) -> None:
-        """Let go of the file; what was not placed is gone."""
+        """Release the file; it is lost unless it was placed."""
         if isinstance(self._sink, FileSink):
             await self._sink.close()
         if self._upload is not None:

@@ -1,8 +1,8 @@
 """The space: find, read, create, change, move, copy and remove nodes on behalf of a caller.
 
 All operations are synchronous and thread-safe; the event loop calls them by `asyncio.to_thread`, batches of files in
-one thread. An operation raises a Fault of models/errors for what a caller did wrong, and then leaves everything as it
-was.
+one thread. An operation raises a Fault of models/errors for a caller's error, and then leaves everything
+unchanged.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ logger = logging.getLogger(__name__)
 
 
 def open_tree(settings: Settings) -> Tree:
-    """The space's directory, made where it is missing. Raises ValueError if properties cannot be kept there as the
-    settings say."""
+    """Open the space's directory, created if missing. Raises ValueError if it cannot store properties as
+    configured."""
     settings.root.mkdir(parents=True, exist_ok=True)
     where = settings.vospace_metadata
     try:
@@ -109,8 +109,8 @@ class Space:
         self.tree.close()
 
     def _prepare_root(self) -> None:
-        """The root and the allocation parents belong to the root owner and are public, so that users can reach what
-        is theirs below; what exists keeps its permissions."""
+        """Create the root and the allocation parents, owned by the root owner and public, so that users can reach their
+        allocations; existing ones keep their permissions."""
         with self.tree.top() as top:
             os.fchown(top.descriptor, *self._root_ids)
             os.fchmod(top.descriptor, 0o775)
@@ -128,11 +128,11 @@ class Space:
                     os.fchmod(made.descriptor, 0o775)
 
     def spool(self) -> IO[bytes]:
-        """A file of the service's own on the data volume, gone when it is closed."""
+        """Open a temporary file on the data volume, deleted when it is closed."""
         return TemporaryFile(dir=self._base)
 
     def sweep(self, stopped: Callable[[], bool]) -> int:
-        """Remove what processes that died left of nodes being staged, until told to stop; the number of nodes."""
+        """Remove staged files that dead processes left, until told to stop; return their number."""
         removed = 0
         pending: list[Path] = [()]
         while pending and not stopped():
@@ -143,7 +143,7 @@ class Space:
                     pending += [
                         (*path, name) for name in directory.names() if directory.kind(name) is Kind.CONTAINER
                     ]
-            except (Fault, OSError) as error:  # moved or removed meanwhile
+            except (Fault, OSError) as error:  # moved or removed in the meantime
                 logger.info("not swept: /%s: %s", "/".join(path), error)
         return removed
 

@@ -22,7 +22,7 @@ from vospace.storage.tree import Kind, Status, Tree
 
 
 def apply(properties: Properties, descriptor: int, change: Change) -> None:
-    """Change the node that is open: its properties, kept in `properties`, and its permissions."""
+    """Change an open node: its properties, stored in `properties`, and its permissions."""
     properties.write(descriptor, change.properties)
     if (change.public, change.read_gids, change.write_gids, change.inherits) == (None,) * 4:
         return
@@ -58,13 +58,13 @@ class Updater:
         self._descriptions = descriptions
 
     def require_update(self, caller: Caller, path: Path, *, follow: bool = False) -> None:
-        """Raises as changing that node would."""
+        """Raises the error that changing that node would raise."""
         node = self._descriptions.node(caller, path, follow=follow)
         if not node.writable and not self._rules.administers(caller, node.path[:-1]):
             raise PermissionDenied(self._rules.naming.uri(path))
 
     def update(self, caller: Caller, path: Path, change: Change) -> Node:
-        """Change a container or data node, locked or not, as Cavern does. Raises PermissionDenied, NodeNotFound."""
+        """Change a container or data node, even if locked, as Cavern does. Raises PermissionDenied, NodeNotFound."""
         if not path:
             if not self._rules.is_admin(caller):
                 raise PermissionDenied(self._rules.naming.root)

@@ -1,8 +1,8 @@
 """Usage of quotas, counted for all server processes together.
 
-Each container with a quota has a small file beside the space that says what was counted and what is being added. It is
-changed under its lock, so that uploads in different processes cannot exceed the quota together. Before anything is
-refused it is counted anew, since those who mount the space may have removed something.
+Each container with a quota has a small file beside the space with the counted bytes and those being added. It is
+changed under its lock, so that uploads in different processes cannot exceed the quota together. Before an upload is
+rejected, usage is counted again, since files may have been removed through a mount of the space.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from vospace.storage.tree import Tree, Walk
 
 NAME = ".vospace-usage"
 MAX_AGE = 60.0
-"""Seconds that a count is good for, and that a process which died keeps what it had reserved."""
+"""Seconds for which a count is valid, and after which reservations of a dead process expire."""
 MIN_AGE = 1.0
-"""Seconds between counts that are made before a refusal."""
+"""Minimum seconds between counts before a rejection."""
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ class _Record:
 
 
 class Usage:
-    """Bytes below the containers of a tree that have a quota, kept in `directory`."""
+    """Bytes below the containers of a tree that have a quota, recorded in `directory`."""
 
     def __init__(self, directory: FilePath, tree: Tree) -> None:
         self._directory = directory / NAME
@@ -52,43 +52,43 @@ class Usage:
             return limit - record.used - record.reserved
 
     def reserve(self, path: Path, limit: int, size: int) -> None:
-        """Count bytes that are about to be added, unless they do not fit: QuotaExceeded."""
+        """Reserve bytes that are about to be added. Raises QuotaExceeded if they do not fit."""
         with self._record(path) as record:
             self._require(record, path, limit, size)
             record.reserved += size
 
     def settle(self, path: Path, size: int, *, added: bool) -> None:
-        """Reserved bytes were added, or were not after all."""
+        """Release a reservation, whether or not the bytes were added."""
         with self._record(path) as record:
             record.reserved = max(0, record.reserved - size)
             if added:
                 record.used += size
 
     def forget(self, path: Path) -> None:
-        """After deletions: count anew when asked."""
+        """Count again at the next query, after deletions."""
         with suppress(FileNotFoundError), self._record(path, os.O_RDWR) as record:
             record.counted = 0.0
 
     @property
     def edition(self) -> int:
-        """Tells the quotas as they are now from those before one was set."""
+        """Number that changes whenever a quota is set."""
         return os.stat(self._edition).st_mtime_ns
 
     def changed(self, path: Path) -> None:
-        """A container's quota was set, lowered or lifted: what is there counts from now on, for what is being written
-        too."""
+        """Note that a container's quota was set, lowered or removed: existing bytes now count, also for running
+        uploads."""
         self.forget(path)
         descriptor = os.open(self._edition, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # By a second, the most that file systems take together.
+            # By a second, the coarsest time resolution of file systems.
             after = max(time.time_ns(), os.fstat(descriptor).st_mtime_ns + 10**9)
             os.utime(descriptor, ns=(after, after))
         finally:
             os.close(descriptor)
 
     def _count(self, path: Path) -> int:
-        """Bytes below a container."""
+        """Count the bytes below a container."""
         with Walk(self._tree, lambda _: None).container(path) as directory:
             return measure(directory.descriptor)
 
@@ -122,7 +122,7 @@ class Usage:
 
 
 def _read(content: bytes) -> _Record:
-    """A record, or one that asks for a count: of a new file, and of one that a full disk cut short."""
+    """Return a record; a new file, or one truncated by a full disk, gives one that requires a count."""
     try:
         return _Record(**json.loads(content))
     except (ValueError, TypeError):

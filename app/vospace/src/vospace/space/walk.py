@@ -14,7 +14,7 @@ from vospace.storage.tree import Kind, Tree, Walk
 
 
 class Walker:
-    """Lists all nodes below one, as far as a caller may read the containers."""
+    """Lists all nodes below one in containers that the caller may read."""
 
     def __init__(self, rules: Rules, tree: Tree, lookup: Lookup, descriptions: Descriptions) -> None:
         self._rules = rules
@@ -23,9 +23,9 @@ class Walker:
         self._descriptions = descriptions
 
     def walk(self, caller: Caller, path: Path, *, bottom_up: bool = False) -> Iterator[tuple[Path, str]]:
-        """Paths and kinds of a node and all below it, containers before or after what they hold. A link in the first
-        step is followed, others are not. Memory grows with depth, and with the names of one container at a time.
-        What cannot be read is left out."""
+        """Yield paths and kinds of a node and all below it, containers before or after their content. A link as the top
+        is followed, others are not. Memory grows with depth and with the names of one container at a time. Unreadable
+        containers are omitted."""
         real = self._lookup.resolve(caller, path)
         node = self._descriptions.node(caller, real)
         yield from self._walk(caller, node.path, node.kind, bottom_up)
@@ -34,7 +34,7 @@ class Walker:
         if kind != Kind.CONTAINER:
             yield path, kind
             return
-        # Containers on the way down, each with what is still to be visited in it.
+        # Containers on the path down, each with the names still to be visited.
         pending = [(path, self._below(caller, path))]
         if not bottom_up:
             yield path, kind
@@ -55,7 +55,7 @@ class Walker:
                     yield here, Kind.CONTAINER.value
 
     def _below(self, caller: Caller, path: Path) -> Iterator[tuple[str, Kind]]:
-        """Names and kinds of nodes in a container, none if that cannot be read."""
+        """Return names and kinds of nodes in a container, none if it cannot be read."""
         try:
             with Walk(self._tree, Gate(self._rules, caller)).container(path) as directory:
                 found = [(name, directory.kind(name)) for name in sorted(directory.names())]

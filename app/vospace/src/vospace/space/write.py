@@ -33,7 +33,7 @@ class Upload:
         require: Condition | None = None,
         owned: bool = True,
     ) -> None:
-        """`owned`: the place's directory is closed with the upload. `require` is asked again when it is placed."""
+        """`owned`: the directory is closed with the upload. `require` is called again when it is placed."""
         self._keep_properties = keep_properties
         self._exists = exists
         self._owned = owned
@@ -61,15 +61,15 @@ class Upload:
         return self._staged.stamp
 
     def check_quota(self, size: int) -> None:
-        """Raise QuotaExceeded if a file of `size` bytes does not fit. May have to count, so call it in a thread."""
+        """Raise QuotaExceeded if a file of `size` bytes does not fit. It may have to count, so call it in a thread."""
         if self.quota_left is not None and size > self.quota_left:
             self.quota_left = self._quotas.left(self._place, size)
 
     def prepare(
         self, properties: Mapping[str, str | None], *, sync: bool = True, owner: Ids | None = None
     ) -> None:
-        """Give it its owner, the caller if no other is given, and properties (an existing node keeps its own) and make
-        the bytes durable."""
+        """Set owner (by default the caller) and properties (an existing node keeps its own), and make the bytes
+        durable."""
         if (quota := self._quotas.of(self._place)) is not None:
             size = os.fstat(self.descriptor).st_size
             self._usage.reserve(*quota, size)
@@ -83,8 +83,8 @@ class Upload:
             self._staged.sync()
 
     def place(self, *, replace: bool | None = None, sync: bool = True) -> None:
-        """Make the node visible. Raises DuplicateNode if there is one and it is not to be replaced, and what
-        `Writer.upload` raises if what is there has become another since."""
+        """Make the node visible. Raises DuplicateNode if one exists that must not be replaced, and what `Writer.upload`
+        raises if the existing one has changed since."""
         name = self._place.name
         with self._locks.held(self._place.directory, name):
             kind = self._place.kind
@@ -94,7 +94,7 @@ class Upload:
                 self._staged.place(name)
             else:
                 if kind is not None or self._exists:
-                    # What is there now may be another's: the name has been free, or has been given anew, since.
+                    # The name may have been taken by another user's node since.
                     self._exists = self._check(self._place, replace=True)
                 if kind is None:
                     self._staged.place(name)
@@ -124,7 +124,7 @@ class Upload:
 
 
 class Writer:
-    """Begins to write data nodes, each by an `Upload`."""
+    """Starts uploads of data nodes."""
 
     def __init__(self, rules: Rules, locks: Locks, usage: Usage, lookup: Lookup, quotas: Quotas) -> None:
         self._rules = rules
@@ -143,10 +143,10 @@ class Writer:
         follow: bool = True,
         require: Condition | None = None,
     ) -> Upload:
-        """Begin to write a data node, or, with `follow`, the one that a link leads to. The containers above must exist;
-        an existing node is replaced at the end, or refused by DuplicateNode. `require` raises if what is there, or that
-        nothing is, is not what was expected: now and at the end. Raises PermissionDenied, NodeLocked, QuotaExceeded,
-        InvalidArgument (no data node)."""
+        """Start the upload of a data node, or, with `follow`, of the one that a link leads to. The containers above
+        must exist; an existing node is replaced at the end, or rejected with DuplicateNode. `require`, called now and
+        at the end, raises if the existing node, or its absence, is not as expected. Raises PermissionDenied,
+        NodeLocked, QuotaExceeded, InvalidArgument (not a data node)."""
         if not path:
             raise InvalidArgument("the root is not a data node")
         place = self._lookup.place(caller, path, follow=follow)
@@ -162,11 +162,11 @@ class Writer:
             raise
 
     def upload_at(self, place: Located, exists: bool) -> Upload:
-        """As `upload`, at a place that was checked and whose directory stays the caller's."""
+        """As `upload`, at a location that was checked and whose directory the caller closes."""
         return Upload(self, place, exists=exists, replace=True, keep_properties=False, owned=False)
 
     def check_upload(self, place: Located, *, replace: bool) -> bool:
-        """Whether there is a node that would be replaced. Raises as `upload` does."""
+        """Return whether a node would be replaced. Raises as `upload` does."""
         match place.kind:
             case None:
                 place.gate.require_create(place.directory, place.name)
