@@ -183,7 +183,7 @@ class _Pull:
             try:
                 left = (
                     await asyncio.to_thread(self._space.quota_left, target.place)
-                    if target.place.gate.quota
+                    if target.place.access.quota
                     else None
                 )
                 fetched = await self._fetcher.fetch(

@@ -116,7 +116,7 @@ class Targets:
             raise InvalidURI("the root is not a data node")
         entry = self._entry(path[:-1])
         directory = entry.located.directory
-        place = Located(directory, path[-1], entry.located.gate)
+        place = Located(directory, path[-1], entry.located.access)
         kind = place.kind
         if kind is Kind.LINK:
             place = self._space.place(self._caller, path, follow=True)
@@ -148,11 +148,11 @@ class Targets:
                 return self._present(row, place, descriptor, started, RowState.COMPLETED)
             if self._if_exists is IfExists.FAIL:
                 raise DuplicateNode(row.target)
-            if not place.gate.may_read(status) and not place.gate.may_write(status):
-                place.gate.require_write(status, place.directory, descriptor, place.path)
+            if not place.access.may_read(status) and not place.access.may_write(status):
+                place.access.require_write(status, place.directory, descriptor, place.path)
             if self._if_exists is IfExists.VERIFY and _same(row, place, descriptor, status.stat.st_size):
                 return self._present(row, place, descriptor, started, RowState.SKIPPED)
-            place.gate.require_write(status, place.directory, descriptor, place.path)
+            place.access.require_write(status, place.directory, descriptor, place.path)
         finally:
             os.close(descriptor)
         return Target(row, place, entry, True, started)
@@ -189,7 +189,7 @@ class Targets:
             located = self._space.place(self._caller, (*path, "x"))
             may_create: Fault | None = None
             try:
-                located.gate.require_create(located.directory, located.name)
+                located.access.require_create(located.directory, located.name)
             except Fault as fault:
                 may_create = fault
             entry = self._entries[path] = _Entry(located, may_create)

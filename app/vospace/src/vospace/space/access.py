@@ -41,7 +41,7 @@ class Rules:
         return self.is_admin(caller) and self.is_shared(container)
 
 
-class Gate:
+class Access:
     """Checks one caller's access to the containers on the path to a node; records the allocation and quota below."""
 
     def __init__(self, rules: Rules, caller: Caller) -> None:

@@ -12,7 +12,7 @@ from vospace.models.caller import Caller, Ids
 from vospace.models.errors import ContainerNotFound, DuplicateNode, PermissionDenied
 from vospace.models.node import Change, Node
 from vospace.models.uri import Path
-from vospace.space.access import Gate, Rules
+from vospace.space.access import Access, Rules
 from vospace.space.describe import Descriptions
 from vospace.space.lookup import Located, Lookup
 from vospace.space.update import apply
@@ -50,7 +50,7 @@ class Creator:
         with self._lookup.locate(caller, path) as place:
             if place.kind is not None:
                 raise DuplicateNode(self._rules.naming.uri(path))
-            place.gate.require_create(place.directory, place.name, container=container)
+            place.access.require_create(place.directory, place.name, container=container)
 
     def create_container(
         self, caller: Caller, path: Path, change: Change | None = None, owner: Ids | None = None
@@ -63,7 +63,7 @@ class Creator:
         with self._lookup.locate(caller, path) as place:
             if place.kind is not None:
                 raise DuplicateNode(self._rules.naming.uri(path))
-            place.gate.require_create(place.directory, place.name, container=True)
+            place.access.require_create(place.directory, place.name, container=True)
             self._require_admin(caller, owner)
             above, quota = place.directory.path, self._rules.default_quota
             bound = above in self._rules.allocation_parents or (
@@ -82,8 +82,8 @@ class Creator:
         missing: list[Path] = []
         while path:
             try:
-                gate = Gate(self._rules, caller)
-                Walk(self._tree, gate).container(path).close()
+                access = Access(self._rules, caller)
+                Walk(self._tree, access).container(path).close()
                 break
             except ContainerNotFound:
                 missing.append(path)
@@ -123,7 +123,7 @@ class Creator:
         with self._lookup.locate(caller, path) as place:
             if place.kind is not None:
                 raise DuplicateNode(self._rules.naming.uri(path))
-            place.gate.require_create(place.directory, place.name)
+            place.access.require_create(place.directory, place.name)
             text = target if isinstance(target, str) else self._tree.link_text(place.directory.path, target)
             try:
                 make_link(place.directory, place.name, text, owner or caller.ids)

@@ -10,7 +10,7 @@ from vospace.models.caller import Caller
 from vospace.models.errors import ExternalLink, NodeNotFound, TypeNotSupported
 from vospace.models.node import Node
 from vospace.models.uri import Path
-from vospace.space.access import Gate, Rules
+from vospace.space.access import Access, Rules
 from vospace.space.lookup import Located, Lookup
 from vospace.space.permissions import readers, writers
 from vospace.storage.tree import Directory, Kind, Status, Tree, Walk
@@ -28,7 +28,7 @@ class Descriptions:
         """Raises NodeNotFound."""
         if not path:
             with self._tree.top() as top:
-                return self._describe_directory(top, Gate(self._rules, caller))
+                return self._describe_directory(top, Access(self._rules, caller))
         with self._lookup.existing(caller, path, follow=follow) as place:
             return self.describe(place)
 
@@ -37,19 +37,19 @@ class Descriptions:
     ) -> Iterator[Node]:
         """Yield nodes of a container by name, from `start` on (inclusive). Raises PermissionDenied without read
         permission on the container."""
-        gate = Gate(self._rules, caller)
-        with Walk(self._tree, gate).container(path) as directory:
+        access = Access(self._rules, caller)
+        with Walk(self._tree, access).container(path) as directory:
             names = sorted(directory.names())
-            allocation, quota = gate.allocation_uid, gate.quota
+            allocation, quota = access.allocation_uid, access.quota
             count = 0
             for name in names:
                 if start is not None and name < start:
                     continue
                 if limit is not None and count >= limit:
                     return
-                gate.allocation_uid, gate.quota = allocation, quota
+                access.allocation_uid, access.quota = allocation, quota
                 try:
-                    node = self.describe(Located(directory, name, gate))
+                    node = self.describe(Located(directory, name, access))
                 except (FileNotFoundError, NodeNotFound, TypeNotSupported):
                     continue
                 count += 1
@@ -61,13 +61,13 @@ class Descriptions:
             case Kind.CONTAINER:
                 with directory.open_directory(name) as opened:
                     if opened.path[:-1] in self._rules.allocation_parents:
-                        place.gate.allocation_uid = opened.status.stat.st_uid
-                    return self._describe_directory(opened, place.gate)
+                        place.access.allocation_uid = opened.status.stat.st_uid
+                    return self._describe_directory(opened, place.access)
             case Kind.DATA:
                 descriptor, properties = self._lookup.open_data(place)
                 try:
                     status = Status.of(descriptor)
-                    return self._describe_open(place.path, status, place.gate, properties)
+                    return self._describe_open(place.path, status, place.access, properties)
                 finally:
                     os.close(descriptor)
             case Kind.LINK:
@@ -76,16 +76,16 @@ class Descriptions:
                 raise TypeNotSupported(self._rules.naming.uri(place.path))
         raise NodeNotFound(self._rules.naming.uri(place.path))
 
-    def _describe_directory(self, directory: Directory, gate: Gate) -> Node:
+    def _describe_directory(self, directory: Directory, access: Access) -> Node:
         default = directory.default_acl
         properties = self._tree.properties.read(directory.descriptor)
-        node = self._describe_open(directory.path, directory.status, gate, properties)
+        node = self._describe_open(directory.path, directory.status, access, properties)
         if not directory.path:
-            writable = not gate.caller.anonymous and gate.may_create_in(directory, "", container=True)
+            writable = not access.caller.anonymous and access.may_create_in(directory, "", container=True)
             return replace(node, public=True, readable=True, writable=writable)
         return replace(node, inherits=default is not None)
 
-    def _describe_open(self, path: Path, status: Status, gate: Gate, properties: dict[str, str]) -> Node:
+    def _describe_open(self, path: Path, status: Status, access: Access, properties: dict[str, str]) -> Node:
         return Node(
             path=path,
             kind=status.kind.value,
@@ -96,8 +96,8 @@ class Descriptions:
             read_gids=readers(status.acl),
             write_gids=writers(status.acl),
             properties=properties,
-            readable=gate.may_read(status),
-            writable=gate.may_write(status),
+            readable=access.may_read(status),
+            writable=access.may_write(status),
         )
 
     def _describe_link(self, place: Located) -> Node:
@@ -119,5 +119,5 @@ class Descriptions:
             public=True,
             target=target,
             readable=True,
-            writable=place.gate.may_write(Status.of_link(found)),
+            writable=place.access.may_write(Status.of_link(found)),
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from vospace.models.caller import Caller
 from vospace.models.errors import ContainerNotFound, Fault, InvalidArgument, NodeNotFound, PermissionDenied
 from vospace.models.uri import Path
-from vospace.space.access import Gate, Rules
+from vospace.space.access import Access, Rules
 from vospace.space.usage import Usage
 from vospace.storage.tree import Directory, Kind, Status, Tree, Walk
 
@@ -21,7 +21,7 @@ class Located:
 
     directory: Directory
     name: str
-    gate: Gate
+    access: Access
 
     @property
     def path(self) -> Path:
@@ -62,10 +62,10 @@ class Lookup:
 
     def place(self, caller: Caller, path: Path, *, follow: bool = False) -> Located:
         """As `locate`; the caller must close the directory."""
-        gate = Gate(self._rules, caller)
-        gate.edition = self._usage.edition
-        directory, name = Walk(self._tree, gate).parent(path, follow_leaf=follow)
-        return Located(directory, name, gate)
+        access = Access(self._rules, caller)
+        access.edition = self._usage.edition
+        directory, name = Walk(self._tree, access).parent(path, follow_leaf=follow)
+        return Located(directory, name, access)
 
     def resolve(self, caller: Caller, path: Path) -> Path:
         """Return the path with all links followed, including the last; the node itself may be missing."""
@@ -134,7 +134,7 @@ class Lookup:
             descriptor, properties = self.open_data(place)
             try:
                 status = Status.of(descriptor)
-                if read and not place.gate.may_read(status):
+                if read and not place.access.may_read(status):
                     raise PermissionDenied(self._rules.naming.uri(place.path))
                 return OpenFile(place.path, descriptor, status, properties)
             except BaseException:

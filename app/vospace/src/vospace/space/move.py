@@ -59,7 +59,7 @@ class Mover:
             self._require_outside(old.path, new.path)
             if new.kind is not None:
                 raise DuplicateNode(self._rules.naming.uri(new.path))
-            new.gate.require_create(new.directory, new.name)
+            new.access.require_create(new.directory, new.name)
             with self._movable(old) as descriptor:
                 if descriptor is None:
                     self._rename(old, new)
@@ -89,7 +89,7 @@ class Mover:
             self._require_outside(source, place.path, act)
             if place.kind is not None:
                 raise DuplicateNode(self._rules.naming.uri(place.path))
-            place.gate.require_create(place.directory, place.name)
+            place.access.require_create(place.directory, place.name)
             return place.path
 
     def _remove(self, place: Located) -> None:
@@ -116,17 +116,17 @@ class Mover:
     def _movable(self, place: Located) -> Iterator[int | None]:
         """Return a descriptor of a node that may be removed from its container, None for nodes without properties, such
         as links. Raises PermissionDenied, NodeLocked, NodeNotFound."""
-        gate, directory = place.gate, place.directory
+        access, directory = place.access, place.directory
         if place.kind not in (Kind.CONTAINER, Kind.DATA):
             found = directory.stat(place.name)
             if found is None:
                 raise NodeNotFound(self._rules.naming.uri(place.path))
-            gate.require_remove(directory, place.path, Status.of_link(found), has_quota=False)
+            access.require_remove(directory, place.path, Status.of_link(found), has_quota=False)
             yield None
             return
         with self._lookup.opened(place) as descriptor:
             limit = directory.properties.one(descriptor, QUOTA)
-            gate.require_remove(directory, place.path, Status.of(descriptor), has_quota=limit is not None)
+            access.require_remove(directory, place.path, Status.of(descriptor), has_quota=limit is not None)
             require_unlocked(directory, descriptor)
             yield descriptor
 
@@ -142,13 +142,13 @@ class Mover:
     def _require_all_writable(self, place: Located, descriptor: int) -> None:
         """Raises PermissionDenied if a container contains nodes that the caller may not write. The administrator
         manages the root and the parents of allocations, and an allocation's owner may write everything in it."""
-        gate, uid = place.gate, place.gate.caller.uid
-        if self._rules.administers(gate.caller, place.directory.path):
+        access, uid = place.access, place.access.caller.uid
+        if self._rules.administers(access.caller, place.directory.path):
             return
-        if uid is None or gate.allocation_uid == uid or place.kind is not Kind.CONTAINER:
+        if uid is None or access.allocation_uid == uid or place.kind is not Kind.CONTAINER:
             return
         for path, status in not_of(uid, descriptor, place.path):
-            if not gate.may_write(status):
+            if not access.may_write(status):
                 raise PermissionDenied(self._rules.naming.uri(path))
 
     @contextmanager

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from vospace.models.errors import Fault
 from vospace.models.uri import Path
-from vospace.space.access import Gate, Rules
+from vospace.space.access import Access, Rules
 from vospace.space.lookup import Located
 from vospace.space.usage import Usage
 from vospace.storage.tree import Tree, Walk
@@ -31,13 +31,13 @@ class Quotas:
     def of(self, place: Located) -> tuple[Path, int] | None:
         """Return the container whose quota applies to writes there, and its current quota."""
         edition = self._usage.edition
-        if edition != place.gate.edition:
-            gate = Gate(self._rules, place.gate.caller)
+        if edition != place.access.edition:
+            access = Access(self._rules, place.access.caller)
             with suppress(Fault):  # moved in the meantime: the quota that was found still applies
-                Walk(self._tree, gate.note).container(place.directory.path).close()
-                place.gate.quota, place.gate.edition = gate.quota, edition
-        return place.gate.quota
+                Walk(self._tree, access.note).container(place.directory.path).close()
+                place.access.quota, place.access.edition = access.quota, edition
+        return place.access.quota
 
     def forget(self, place: Located) -> None:
-        if place.gate.quota is not None:
-            self._usage.forget(place.gate.quota[0])
+        if place.access.quota is not None:
+            self._usage.forget(place.access.quota[0])

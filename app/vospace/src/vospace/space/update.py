@@ -80,8 +80,8 @@ class Updater:
                 status = Status.of(descriptor)
                 above = place.directory.path
                 if above in self._rules.allocation_parents:
-                    place.gate.allocation_uid = status.stat.st_uid
-                if not (place.gate.may_write(status) or self._rules.administers(caller, above)):
+                    place.access.allocation_uid = status.stat.st_uid
+                if not (place.access.may_write(status) or self._rules.administers(caller, above)):
                     raise PermissionDenied(self._rules.naming.uri(path))
                 if QUOTA in change.properties and not self._rules.is_admin(caller):
                     raise PermissionDenied("only the root owner sets a quota")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from vospace.models.caller import Caller
 from vospace.models.errors import NodeNotFound, PermissionDenied
 from vospace.models.uri import Path
-from vospace.space.access import Gate, Rules
+from vospace.space.access import Access, Rules
 from vospace.space.describe import Descriptions
 from vospace.space.lookup import Lookup
 from vospace.storage.tree import Kind, Tree, Walk
@@ -57,7 +57,7 @@ class Walker:
     def _below(self, caller: Caller, path: Path) -> Iterator[tuple[str, Kind]]:
         """Return names and kinds of nodes in a container, none if it cannot be read."""
         try:
-            with Walk(self._tree, Gate(self._rules, caller)).container(path) as directory:
+            with Walk(self._tree, Access(self._rules, caller)).container(path) as directory:
                 found = [(name, directory.kind(name)) for name in sorted(directory.names())]
         except (PermissionDenied, NodeNotFound):
             found = []

@@ -74,7 +74,7 @@ class Upload:
             size = os.fstat(self.descriptor).st_size
             self._usage.reserve(*quota, size)
             self._reserved = (quota[0], size)
-        caller = self._place.gate.caller
+        caller = self._place.access.caller
         if self._exists and self._staged.inherit(self._place.name, properties=self._keep_properties):
             self._place.directory.properties.write(self.descriptor, properties)
         else:
@@ -169,13 +169,13 @@ class Writer:
         """Return whether a node would be replaced. Raises as `upload` does."""
         match place.kind:
             case None:
-                place.gate.require_create(place.directory, place.name)
+                place.access.require_create(place.directory, place.name)
             case Kind.DATA:
                 if not replace:
                     raise DuplicateNode(self._rules.naming.uri(place.path))
                 descriptor = place.directory.open_file(place.name)
                 try:
-                    place.gate.require_write(Status.of(descriptor), place.directory, descriptor, place.path)
+                    place.access.require_write(Status.of(descriptor), place.directory, descriptor, place.path)
                 finally:
                     os.close(descriptor)
                 return True
