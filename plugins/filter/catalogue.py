@@ -309,8 +309,8 @@ def _built_name(key: str, build: dict[str, Any]) -> str:
             f"{place}.directory: {directory!r} must be an absolute path, or one that begins with ~"
         )
     build["directory"] = os.path.realpath(directory)
-    told = json.dumps(build, sort_keys=True)
-    return f"site-{key}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+    options = json.dumps(build, sort_keys=True)
+    return f"site-{key}-{hashlib.sha256(options.encode()).hexdigest()[:8]}"
 
 
 def build_recipes(services: dict[str, Any]) -> dict[str, Any]:

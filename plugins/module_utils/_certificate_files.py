@@ -49,13 +49,13 @@ class CertificateDirectory:
             return None
 
     def pair(
-        self, name: str, judge: Callable[[_x509.Pair], str | None], issue: Callable[[], _x509.Pair]
+        self, name: str, reason_to_issue: Callable[[_x509.Pair], str | None], issue: Callable[[], _x509.Pair]
     ) -> tuple[_x509.Pair, bool]:
         """Return the pair in the directory, or a new one if there is a reason to replace it, and whether it is new."""
         present = None
         try:
             present = _x509.load(self.read(f"{name}.pem"), self.read(f"{name}.key"))
-            reason = "rotation was asked for" if name in self.rotate else judge(present)
+            reason = "rotation was requested" if name in self.rotate else reason_to_issue(present)
         except ValueError as error:
             reason = str(error)
         if present is not None and reason is None:

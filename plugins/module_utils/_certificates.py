@@ -125,7 +125,7 @@ class Certificates:
         }
 
     def _authority(self) -> tuple[_x509.Pair, bool]:
-        def judge(pair: _x509.Pair) -> str | None:
+        def reason_to_issue(pair: _x509.Pair) -> str | None:
             return _x509.ca_reason(pair, self.options["renew_days"], self.options["key_type"])
 
         def issue() -> _x509.Pair:
@@ -133,10 +133,10 @@ class Certificates:
                 self.options["organization"], self.options["ca_days"], self.options["key_type"]
             )
 
-        return self.files.pair("ca", judge, issue)
+        return self.files.pair("ca", reason_to_issue, issue)
 
     def _server(self, ca: _x509.Pair) -> tuple[_x509.Pair, bool]:
-        def judge(pair: _x509.Pair) -> str | None:
+        def reason_to_issue(pair: _x509.Pair) -> str | None:
             return _x509.server_reason(
                 pair, ca, self.names, self.options["renew_days"], self.options["key_type"]
             )
@@ -144,7 +144,7 @@ class Certificates:
         def issue() -> _x509.Pair:
             return _x509.issue_server(ca, self.names, self.options["days"], self.options["key_type"])
 
-        return self.files.pair("server", judge, issue)
+        return self.files.pair("server", reason_to_issue, issue)
 
     def _clients(self, before: _x509.Pair | None) -> tuple[_client_ca.ClientAuthorities, bool]:
         """Return the CAs of client certificates: the present one and, while it is trusted, the one before."""
@@ -152,7 +152,7 @@ class Certificates:
         try:
             present = _client_ca.read(self.directory)
             reason = (
-                "rotation was asked for"
+                "rotation was requested"
                 if "client-ca" in self.options["rotate"]
                 else _x509.ca_reason(present.present, self.options["renew_days"], self.options["key_type"])
             )

@@ -93,9 +93,9 @@ def _check_use(options: dict[str, Any], leaf: Any) -> None:
     name = options["common_name"]
     names = _x509.alternatives_of(leaf)
     if not any(_covers(alternative, name) for alternative in names):
-        told = ", ".join(names) or "no subject alternative name at all"
+        issued_for = ", ".join(names) or "no subject alternative name at all"
         raise PhaseError(
-            f"server_cert: {options['server_cert']} is not for the public name {name}, but for {told}"
+            f"server_cert: {options['server_cert']} is not for the public name {name}, but for {issued_for}"
         )
     if _x509.is_authority(leaf):
         raise PhaseError(

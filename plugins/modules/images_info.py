@@ -73,7 +73,7 @@ def age_days(created: str) -> int:
     return (datetime.now(UTC) - datetime.fromisoformat(sbom.moment(created))).days
 
 
-def look(options: dict[str, Any]) -> dict[str, Any]:
+def report(options: dict[str, Any]) -> dict[str, Any]:
     """Return the module's result. Raises DockerException if the Engine does not answer."""
     api = _docker.connect(options["socket"], options["timeout"])
 
@@ -109,7 +109,7 @@ def main() -> None:
     if _docker.LIBRARY_ERROR:
         module.fail_json(msg=missing_required_lib("docker"), exception=_docker.LIBRARY_ERROR)
     try:
-        result = look(module.params)
+        result = report(module.params)
     except _docker.DockerException as error:
         module.fail_json(msg=f"Docker Engine cannot be reached: {error}")
     module.exit_json(changed=False, **result)

@@ -95,7 +95,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.skasrc.cavern.plugins.module_utils import _staging
 
 
-def look(params: dict[str, Any], client: Any) -> dict[str, Any]:
+def query(params: dict[str, Any], client: Any) -> dict[str, Any]:
     """Return the tasks that the options select."""
     if params["task_id"] is None:
         return {
@@ -140,7 +140,7 @@ def main() -> None:
         module.fail_json(msg=f"limit: {module.params['limit']} is no number of tasks from 1 on")
     with _staging.connect(module) as client:
         try:
-            found = look(module.params, client)
+            found = query(module.params, client)
         except _staging.PrepareDataError as error:
             module.fail_json(msg=str(error))
     module.exit_json(changed=False, **found)

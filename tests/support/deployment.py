@@ -106,12 +106,6 @@ class Deployment:
         loaded: dict[str, str] = yaml.safe_load((self.state / "secrets.yml").read_text())
         return loaded
 
-    def told(self, service: str) -> dict[str, Any]:
-        """Settings that a service is given, by its key in the catalogue."""
-        file = self.state / "config" / service / "settings.yml"
-        loaded: dict[str, Any] = yaml.safe_load(file.read_text())
-        return loaded
-
     @cached_property
     def engine(self) -> Any:
         """Client of the Docker Engine."""

@@ -102,7 +102,7 @@ class Authority:
 
 
 @pytest.fixture
-def judge(tmp_path: Path) -> Callable[..., ClientCertificates]:
+def verifier(tmp_path: Path) -> Callable[..., ClientCertificates]:
     """Who believes these authorities, each of which has revoked nothing."""
 
     def make(*authorities: Authority) -> ClientCertificates:
@@ -120,12 +120,12 @@ def put(path: Path, *content: x509.Certificate | x509.CertificateRevocationList)
     os.replace(new, path)
 
 
-def test_a_certificate_of_any_of_the_authorities_is_good(judge: Callable[..., ClientCertificates]) -> None:
+def test_a_certificate_of_any_of_the_authorities_is_good(verifier: Callable[..., ClientCertificates]) -> None:
     first, second = Authority(), Authority()
-    judged = judge(first, second)
-    judged.verify(first.issue())
-    judged.verify(second.issue())
-    judged.verify(second.issue(name("john.doe")))
+    certificates = verifier(first, second)
+    certificates.verify(first.issue())
+    certificates.verify(second.issue())
+    certificates.verify(second.issue(name("john.doe")))
 
 
 @pytest.mark.parametrize(
@@ -143,21 +143,21 @@ def test_a_certificate_of_any_of_the_authorities_is_good(judge: Callable[..., Cl
         ),
         (
             lambda users: users.issue(extensions=[(CLIENT, False), (x509.BasicConstraints(True, 0), True)]),
-            "is an authority's",
+            "is a CA's",
         ),
         (lambda users: users.issue(None, UNKNOWN), "not understood: 1.3.6.1.4.1.99999.1"),
         (lambda users: users.issue(digest=hashes.SHA224()), "weak digest"),
-        (lambda users: users.certificate, "is an authority's"),
+        (lambda users: users.certificate, "is a CA's"),
     ],
 )
 def test_what_proves_nothing(
-    judge: Callable[..., ClientCertificates],
+    verifier: Callable[..., ClientCertificates],
     certificate: Callable[[Authority], x509.Certificate],
     reason: str,
 ) -> None:
     users = Authority()
     with pytest.raises(AuthenticationError, match=reason):
-        judge(users).verify(certificate(users))
+        verifier(users).verify(certificate(users))
 
 
 ORGANIZATION = x509.DirectoryName(x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "project")]))
@@ -166,60 +166,64 @@ ORGANIZATION = x509.DirectoryName(x509.Name([x509.NameAttribute(NameOID.ORGANIZA
 @pytest.mark.parametrize(
     ("authority", "reason"),
     [
-        (lambda: Authority((x509.BasicConstraints(False, None), True)), "no authority's"),
-        (lambda: Authority((usage(digital_signature=True), True)), "no authority's"),
+        (lambda: Authority((x509.BasicConstraints(False, None), True)), "not a CA's"),
+        (lambda: Authority((usage(digital_signature=True), True)), "not a CA's"),
         (
             lambda: Authority((x509.BasicConstraints(True, 0), True), (usage(digital_signature=True), True)),
-            "no authority's",
+            "not a CA's",
         ),
         (lambda: Authority((x509.BasicConstraints(True, 0), True), (SERVER, False)), "for other purposes"),
         (lambda: Authority(end=NOW - timedelta(minutes=1)), "authority that has expired"),
     ],
 )
 def test_whose_certificates_prove_nothing(
-    judge: Callable[..., ClientCertificates], authority: Callable[[], Authority], reason: str
+    verifier: Callable[..., ClientCertificates], authority: Callable[[], Authority], reason: str
 ) -> None:
     users = authority()
     with pytest.raises(AuthenticationError, match=reason):
-        judge(users).verify(users.issue())
+        verifier(users).verify(users.issue())
 
 
-def test_an_authority_names_no_one_beyond_its_constraints(judge: Callable[..., ClientCertificates]) -> None:
+def test_an_authority_names_no_one_beyond_its_constraints(
+    verifier: Callable[..., ClientCertificates],
+) -> None:
     users = Authority(
         (x509.BasicConstraints(True, 0), True), (x509.NameConstraints([ORGANIZATION], None), True)
     )
-    judged = judge(users)
-    judged.verify(users.issue(name("ada", "project")))
+    certificates = verifier(users)
+    certificates.verify(users.issue(name("ada", "project")))
     for stranger in (name("ada"), name("ada", "other"), name("project")):
-        with pytest.raises(AuthenticationError, match="may not name"):
-            judged.verify(users.issue(stranger))
+        with pytest.raises(AuthenticationError, match="name constraints"):
+            certificates.verify(users.issue(stranger))
 
 
 def test_other_authorities_are_believed_at_once(
-    tmp_path: Path, judge: Callable[..., ClientCertificates]
+    tmp_path: Path, verifier: Callable[..., ClientCertificates]
 ) -> None:
     before, after = Authority(), Authority()
-    judged = judge(before)
+    certificates = verifier(before)
     certificate = before.issue()
-    judged.verify(certificate)
+    certificates.verify(certificate)
     put(tmp_path / "authorities.pem", after.certificate)
     put(tmp_path / "revocations.pem", after.revoked())
     with pytest.raises(AuthenticationError):
-        judged.verify(certificate)
-    judged.verify(after.issue())
+        certificates.verify(certificate)
+    certificates.verify(after.issue())
 
 
-def test_what_is_revoked_is_refused_at_once(tmp_path: Path, judge: Callable[..., ClientCertificates]) -> None:
+def test_what_is_revoked_is_refused_at_once(
+    tmp_path: Path, verifier: Callable[..., ClientCertificates]
+) -> None:
     before, users = Authority(), Authority(name=name("Users", "other"))
-    judged = judge(before, users)
+    certificates = verifier(before, users)
     lost, kept, older = users.issue(), users.issue(), before.issue()
     for certificate in (lost, kept, older):
-        judged.verify(certificate)
+        certificates.verify(certificate)
     put(tmp_path / "revocations.pem", users.revoked(lost), before.revoked())
     with pytest.raises(AuthenticationError, match="was revoked"):
-        judged.verify(lost)
-    judged.verify(kept)
-    judged.verify(older)
+        certificates.verify(lost)
+    certificates.verify(kept)
+    certificates.verify(older)
 
 
 @pytest.mark.parametrize(
@@ -234,26 +238,26 @@ def test_what_is_revoked_is_refused_at_once(tmp_path: Path, judge: Callable[...,
 )
 def test_without_a_list_of_revocations_nobody_is_believed(
     tmp_path: Path,
-    judge: Callable[..., ClientCertificates],
+    verifier: Callable[..., ClientCertificates],
     lists: Callable[[Authority], list[x509.CertificateRevocationList]],
 ) -> None:
     users = Authority()
-    judged = judge(users)
+    certificates = verifier(users)
     put(tmp_path / "revocations.pem", *lists(users))
     with pytest.raises(IssuerUnavailable):
-        judged.verify(users.issue())
+        certificates.verify(users.issue())
 
 
 @pytest.mark.parametrize("content", [None, b"nonsense"])
 @pytest.mark.parametrize("name", ["authorities.pem", "revocations.pem"])
 def test_without_its_files_nobody_is_believed(
-    tmp_path: Path, judge: Callable[..., ClientCertificates], name: str, content: bytes | None
+    tmp_path: Path, verifier: Callable[..., ClientCertificates], name: str, content: bytes | None
 ) -> None:
     users = Authority()
-    judged = judge(users)
+    certificates = verifier(users)
     if content is None:
         (tmp_path / name).unlink()
     else:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(IssuerUnavailable):
-        judged.verify(users.issue())
+        certificates.verify(users.issue())

@@ -126,7 +126,7 @@ async def test_a_body_that_is_dribbled_is_ended(serving: Make) -> None:
     dribbled = parts(*[(0.05, b".")] * 20)
     answer = await client.post("/things", content=dribbled)
     assert answer.status_code == 408
-    assert answer.json()["detail"] == "the body brings less than 20 bytes in 0.2 s"
+    assert answer.json()["detail"] == "received less than 20 bytes of the body in 0.2 s"
     assert answer.headers["Connection"] == "close"
 
 

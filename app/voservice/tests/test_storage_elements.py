@@ -144,7 +144,7 @@ async def test_a_proxy_certificate_is_shown_to_the_storage_element_alone_and_ren
         assert await ask() == (200, b"from the pool")
         await ask(trusted=False)
         proxy.write_text("nonsense")
-        with pytest.raises(CredentialUnavailable, match="is no proxy"):
+        with pytest.raises(CredentialUnavailable, match="is not a valid proxy"):
             await ask()
         authority.issue("eve").replace(proxy)
         await ask()
@@ -280,7 +280,7 @@ def test_what_cannot_be_is_refused_by_name() -> None:
         ({"name": "a,b"}, "should match pattern"),
         ({"url": "https://*.example/data"}, "is not a base URL"),
         ({"url": "ftp://rse.example"}, "is not an http or https URL"),
-        ({"redirects": ["https://*.com/"]}, "must be a domain"),
+        ({"redirects": ["https://*.com/"]}, "followed by a domain"),
         ({"credential": "token_file"}, "A: credential_file is missing for token_file"),
         ({"credential": "client_credentials", "credential_file": "/s"}, "A: client_id is missing"),
         (

@@ -1,4 +1,4 @@
-"""Metadata of a file in an HTTP source's response: much of it may be missing, malformed, or meant otherwise."""
+"""Metadata of a file in an HTTP source's response, which may be missing, malformed or ambiguous."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from voservice.content import UNKNOWN, Content
 from voservice.digests import stated
 
 IDENTITY = {"Accept-Encoding": "identity"}
-"""Asks for the bytes of a file as they are (RFC 9110 section 12.5.3)."""
+"""Requests the bytes of a file without content coding (RFC 9110 section 12.5.3)."""
 
 _DECIMAL = re.compile(r"[0-9]{1,18}")
 _FIELD = re.compile(r"[!-~]([ -~]*[!-~])?")
@@ -21,7 +21,7 @@ _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - the grammar's word for a
 _MEDIA_TYPE = re.compile(rf"{_TOKEN}/{_TOKEN}([ \t]*;[ -~]*)?")
 _FORMS = frozenset({"application/x-www-form-urlencoded", "multipart/form-data"})
 _CONTENT_RANGE = re.compile(r"bytes (?:[0-9]{1,18}-[0-9]{1,18}|\*)/([0-9]{1,18})")
-# Content codings by their names (RFC 9110 section 8.4.1), and how files are called that are coded so themselves.
+# Content codings by name (RFC 9110 section 8.4.1), with the suffixes of files that are themselves compressed.
 _ALIASES = {"x-gzip": "gzip", "x-compress": "compress", "x-bzip2": "bzip2"}
 _SUFFIXES = {
     "gzip": (".gz", ".tgz", ".svgz"),
@@ -35,23 +35,23 @@ _PIECE = 1 << 20
 
 
 class Unreadable(Exception):
-    """The bytes are coded in a way that was not asked for and cannot be undone."""
+    """The bytes have a content coding that was not requested and cannot be decoded."""
 
 
 def field_value(text: str | None) -> str | None:
-    """Return a header's value if it is one that can be sent on: printable ASCII."""
+    """Return a header's value if it is printable ASCII, so that it can be forwarded."""
     return text if text is not None and _FIELD.fullmatch(text) else None
 
 
 def media_type(text: str | None) -> str | None:
-    """Return a Content-Type if it is one that a file may have: a form's belongs to requests."""
+    """Return a Content-Type if a file may have it; those of forms are only for requests."""
     if text is None or len(text) > 255 or not _MEDIA_TYPE.fullmatch(text):
         return None
     return None if text.partition(";")[0].strip().lower() in _FORMS else text
 
 
 def moment(text: str | None) -> datetime | None:
-    """Read a date; one without a zone is UTC, and one that cannot be read is none."""
+    """Parse a date; without a zone it is UTC, and a malformed one gives None."""
     try:
         found = parsedate_to_datetime(text or "")
     except ValueError:
@@ -60,7 +60,7 @@ def moment(text: str | None) -> datetime | None:
 
 
 def seconds_asked(retry_after: str | None) -> float | None:
-    """Seconds that a ``Retry-After`` asks for, given as such or as a date; None without one that can be read."""
+    """Return the seconds of a ``Retry-After``, given as a number or a date; None if missing or malformed."""
     text = (retry_after or "").strip()
     if _DECIMAL.fullmatch(text):
         return float(text)
@@ -69,17 +69,17 @@ def seconds_asked(retry_after: str | None) -> float | None:
 
 
 def total_of_range(headers: Mapping[str, str]) -> int | None:
-    """Length of the whole of which an answer holds or refuses a part."""
+    """Return the length of the whole file from the response to a range request."""
     match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
     return int(match[1]) if match else None
 
 
 @dataclass(frozen=True)
 class Representation:
-    """Metadata of the bytes that are to be stored: the file's own, as its identifier means it.
+    """Metadata of the bytes to be stored.
 
-    ``coding`` is to be undone first; nothing is known of what comes of it. ``encoding`` is that of a file which is
-    coded itself, such as an ``x.fits.gz``: it is no coding of its way here, and is kept beside it.
+    ``coding`` has to be decoded first; size and checksums of the result are unknown. ``encoding`` is that of a file
+    which is itself compressed, such as ``x.fits.gz``: it is stored as it is, together with its encoding.
     """
 
     length: int | None = None
@@ -94,7 +94,7 @@ class Representation:
     def of(
         cls, status: int, headers: Mapping[str, str], name: str, *, wanted: int | None = None
     ) -> Representation:
-        """Read the answer for the file called *name*, whose size is to be *wanted*. Raises Unreadable."""
+        """Parse the response for the file *name* of the expected size *wanted*. Raises Unreadable."""
         length = _length(status, headers)
         modified = moment(headers.get("Last-Modified"))
         coding = _coding(headers)
@@ -107,16 +107,16 @@ class Representation:
             return replace(plain, encoding=coding, validator=_validator(headers))
         if coding not in _DECODED:
             raise Unreadable(f"the source sends it coded as {coding[:40]!r}, and was asked for it as it is")
-        # Length and checksums are those of what is on the wire (RFC 3230 section 4.1).
+        # Length and checksums are those of the coded bytes (RFC 3230 section 4.1).
         return replace(plain, length=None, stated=UNKNOWN, coding=coding)
 
     def decoder(self) -> Decoder | None:
-        """Return what undoes the coding, if there is one."""
+        """Return a decoder of the content coding, if there is one."""
         return None if self.coding is None else Decoder(self.coding)
 
 
 class Decoder:
-    """Undoes gzip or deflate, in pieces of bounded size."""
+    """Decodes gzip or deflate in pieces of bounded size."""
 
     def __init__(self, coding: str) -> None:
         """Begin with nothing."""
@@ -125,7 +125,7 @@ class Decoder:
         self._began = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Give what the next bytes come to. Raises Unreadable."""
+        """Yield the decoded next bytes. Raises Unreadable."""
         full = False
         try:
             while data or full:
@@ -144,13 +144,13 @@ class Decoder:
             raise Unreadable(f"the source says that it is coded as {self._coding}: {error}") from None
 
     def end(self) -> bool:
-        """Tell whether all that belongs to it has come."""
+        """Return whether the stream is complete."""
         return self._stream is None
 
     def _window(self, data: bytes) -> int:
         if self._coding == "gzip":
             return zlib.MAX_WBITS | 16
-        # "deflate" is the zlib format (RFC 9110 section 8.4.1.2); some servers send the bare stream.
+        # "deflate" is the zlib format (RFC 9110 section 8.4.1.2); some servers send the raw stream.
         return zlib.MAX_WBITS if data[0] & 0x0F == 8 else -zlib.MAX_WBITS
 
 
@@ -174,7 +174,8 @@ def _is_itself_coded(name: str, coding: str) -> bool:
 
 
 def _validator(headers: Mapping[str, str]) -> str | None:
-    """Return what ``If-Range`` may carry (RFC 9110 section 13.1.5): a strong entity tag, else the last change."""
+    """Return a validator for ``If-Range`` (RFC 9110 section 13.1.5): a strong entity tag, else the modification
+    time."""
     tag = headers.get("ETag")
     if tag is not None:
         return None if tag.startswith("W/") else field_value(tag)

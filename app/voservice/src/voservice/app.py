@@ -1,4 +1,4 @@
-"""The application of a service: what all of them have before they have a route of their own."""
+"""The application factory: what all services have in common."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def service(
     caller_headers: bool = False,
     redirect_slashes: bool = False,
 ) -> FastAPI:
-    """Make an application with the defences, the access log and the page at *prefix*/docs of every service.
+    """Create an application with the protections, the access log and the page at *prefix*/docs of every service.
 
-    *refuse* makes the answer to what the defences refuse; *largest_body* is in bytes. Successful requests for the
-    paths *quiet*, below *prefix*, are not logged. With *caller_headers*, answers tell callers who they are taken for,
-    as those of OpenCADC's services do.
+    *refuse* creates the response to requests that the protections reject; *largest_body* is in bytes. Successful
+    requests for the paths *quiet*, below *prefix*, are not logged. With *caller_headers*, responses contain the user
+    as whom the caller is authenticated, as those of OpenCADC's services do.
     """
     app = FastAPI(
         title=title,
@@ -53,7 +53,7 @@ def service(
     app.add_middleware(AccessLog, quiet=tuple(prefix + path for path in quiet))
     if caller_headers:
         app.add_middleware(CallerHeaders)
-    # Before routes that take any path.
+    # Before routes that match any path.
     docs.install(app, prefix)
     return app
 
@@ -61,8 +61,8 @@ def service(
 class Methods:
     """Adds routers to an application below a prefix, and knows the methods of each path.
 
-    For the header `Allow` (RFC 9110 section 15.5.6): several routes may share a path, of which the framework's router
-    tells one only.
+    For the header `Allow` (RFC 9110 section 15.5.6): several routes may share a path, but the framework's router
+    reports only one of them.
     """
 
     def __init__(self, app: FastAPI, prefix: str = "") -> None:
@@ -86,7 +86,7 @@ class Methods:
         return sorted(frozenset().union(*found))
 
     def answer_in_text(self, missing: str | None = None) -> None:
-        """Answer the framework's own errors in a line of text; *missing* is that of a path which does not exist."""
+        """Return the framework's own errors as a line of text; *missing* is the text for a path that does not exist."""
 
         @self._app.exception_handler(HTTPException)
         async def respond(request: Request, error: HTTPException) -> Response:

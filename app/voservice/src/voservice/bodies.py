@@ -1,4 +1,4 @@
-"""Bodies of requests: none is longer than a service takes, and each comes at a minimum pace."""
+"""Limits on request bodies: a maximum size and a minimum rate."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class BodyLimits:
-    """Ends requests whose body is dribbled or too long. Only the time counts in which the client is waited for."""
+    """Ends requests whose body is too slow or too long. Only time spent waiting for the client counts."""
 
     def __init__(self, app: ASGIApp, patience: float, pace: int, largest: int | None = None) -> None:
-        """Wrap *app*: each *patience* seconds must bring *pace* bytes for each of them, *largest* bytes at the most."""
+        """Wrap *app*: require *pace* bytes per second over each *patience* seconds, and *largest* bytes at most."""
         self._app = app
         self._patience = patience
         self._least = patience * pace
@@ -36,24 +36,24 @@ class _Body:
         self._largest = largest
         self._length = 0
         self._whole = False
-        # Of this round of the client's time.
+        # Seconds and bytes of the current measuring period.
         self._waited = 0.0
         self._brought = 0
 
     async def __call__(self) -> Message:
-        """The next part; 408 if there is too little of it, 413 if there is too much (RFC 9110 section 15.5)."""
-        if self._whole:  # what is waited for now is the client's leaving
+        """Return the next part; 408 if the body is too slow, 413 if it is too long (RFC 9110 section 15.5)."""
+        if self._whole:  # only the disconnect is awaited now
             return await self._receive()
         begin = monotonic()
         left = self._patience - self._waited
         if self._brought >= self._least:
-            left += self._patience  # until the end of the next round
+            left += self._patience  # until the end of the next period
         try:
             async with asyncio.timeout(left):
                 message = await self._receive()
         except TimeoutError:
-            told = f"the body brings less than {self._least:g} bytes in {self._patience:g} s"
-            raise HTTPException(408, told, {"Connection": "close"}) from None
+            detail = f"received less than {self._least:g} bytes of the body in {self._patience:g} s"
+            raise HTTPException(408, detail, {"Connection": "close"}) from None
         self._waited += monotonic() - begin
         if self._waited >= self._patience:
             self._waited -= self._patience
@@ -63,6 +63,6 @@ class _Body:
         self._brought += size
         self._length += size
         if self._largest is not None and self._length > self._largest:
-            told = f"the body is larger than {self._largest} bytes"
-            raise HTTPException(413, told, {"Connection": "close"})
+            detail = f"the body is larger than {self._largest} bytes"
+            raise HTTPException(413, detail, {"Connection": "close"})
         return message

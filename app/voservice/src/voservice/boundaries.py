@@ -1,7 +1,8 @@
-"""Keeps the requests of one connection apart.
+"""Prevents request smuggling between requests on one connection.
 
-A proxy gives a connection that a service has kept to the next request, of anybody. While a part of the body before is
-owing there, that request is taken for it. So a connection is kept only if the body was read to its end.
+A proxy reuses a connection that the service keeps open for the next request, of any client. If a part of the previous
+body has not arrived yet, that request is parsed as the missing part. So a connection is kept only if the whole body was
+read.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ LINGER_SECONDS = 5.0
 
 
 class RequestBoundaries:
-    """ASGI middleware: answers ``Connection: close`` where it starts to answer before the end of the request's body.
+    """ASGI middleware: sends ``Connection: close`` if a response starts before the end of the request's body.
 
-    A small rest of the body is read first, so that not every refusal costs a connection. And a connection that is to be
-    closed is read from for a while after the answer: one that is closed with unread data is reset, and the client may
-    lose the answer.
+    A small remainder of the body is drained first, so that not every rejection costs a connection. A connection that
+    will be closed is still read for a while after the response: closing it with unread data would reset it, and the
+    client might lose the response.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -41,15 +42,15 @@ class RequestBoundaries:
 
 
 class _Body:
-    """The body of one request: how much of it was read, and what that means for the answer."""
+    """The body of one request: tracks how much was read, and closes the connection if some is missing."""
 
     def __init__(self, receive: Receive, send: Send, headers: dict[bytes, bytes]) -> None:
         self._receive, self._send = receive, send
         length = headers.get(b"content-length", b"0")
-        self._owing = int(length) if length.isdigit() else 0
-        # Who waits to be asked for the body is not asked only to have it thrown away.
+        self._outstanding = int(length) if length.isdigit() else 0
+        # A client that waits for "100 Continue" is not asked for a body that would be discarded.
         self._asked = b"expect" not in headers
-        # What follows a request for another protocol may be read in either.
+        # Data after an upgrade request could be parsed in either protocol.
         self._upgrade = b"upgrade" in headers
         self._kept: deque[Message] = deque()
         self._ended = self._closing = False
@@ -60,13 +61,13 @@ class _Body:
     async def _next(self) -> Message:
         self._asked = True
         message = await self._receive()
-        self._owing -= len(message.get("body", b""))
+        self._outstanding -= len(message.get("body", b""))
         self._ended = self._ended or not message.get("more_body", False)
         return message
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            if self._asked and self._owing <= DRAINED:
+            if self._asked and self._outstanding <= DRAINED:
                 self._kept.extend(await self._rest(DRAIN_SECONDS, DRAINED))
             if self._upgrade or not self._ended:
                 self._closing = True
@@ -80,7 +81,7 @@ class _Body:
         await self._send(message)
 
     async def _rest(self, seconds: float, most: int | None = None) -> list[Message]:
-        """Read what is owing, at most so long and so much; without a limit nothing of it is kept."""
+        """Read the rest of the body, for up to *seconds* and *most* bytes; without *most* discard it."""
         kept: list[Message] = []
         read = 0
         try:

@@ -1,7 +1,7 @@
 """Protection of users whose browser holds their certificate from pages of other sites and from each other's files.
 
-A browser sends the certificate along with whatever any page asks for. It says truthfully where a request comes from
-(Fetch Metadata; RFC 6454), and does with an answer what the answer's headers allow. Programs say nothing of it.
+A browser attaches the certificate to requests made by any page. It states truthfully which site a request comes from
+(Fetch Metadata; RFC 6454), and obeys the response's security headers. Other programs do not send these headers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SANDBOX = {"Content-Security-Policy": "sandbox"}
-"""Of users' files: they are shown, and can run no script, send no form and open nothing."""
+"""Header of users' files: they can be displayed, but not run scripts, submit forms or open windows."""
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
     "X-Content-Type-Options": "nosniff",
@@ -24,16 +24,16 @@ HEADERS = {
 }
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 OWN = frozenset({"same-origin", "none"})
-"""Values of Sec-Fetch-Site for a page of the service, and for what a person typed. Another host of the same site is
-somebody else's."""
+"""Values of Sec-Fetch-Site for the service's own pages and for typed URLs. Other hosts of the same site are not
+trusted."""
 _PORTS = {"http": 80, "https": 443}
 
 Refuse = Callable[[int, str], Response]
-"""Makes the answer of a status and a reason, in the form of the service's other errors."""
+"""Creates an error response from a status and a reason, in the format of the service."""
 
 
 def origin(url: str) -> tuple[str, str, int | None] | None:
-    """Scheme, host and port of a URL or an Origin header; None for one that names none, such as ``null``."""
+    """Return scheme, host and port of a URL or an Origin header; None if it has none, such as ``null``."""
     try:
         parts = urlsplit(url.strip())
         if not parts.scheme or not parts.hostname:
@@ -44,19 +44,19 @@ def origin(url: str) -> tuple[str, str, int | None] | None:
 
 
 def is_of(content_type: str, *kinds: str) -> bool:
-    """Whether a body is said to be of one of the media types *kinds*, or nothing is said.
+    """Return whether a body has one of the media types *kinds*, or none.
 
-    A page may send forms and plain text to any site; what says to be anything else, browsers ask the site about first.
+    Pages can send forms and plain text to any site; for other types, browsers ask the site first (CORS preflight).
     """
     kind = content_type.partition(";")[0].strip().lower()
     return not kind or kind in kinds
 
 
 class BrowserGuard:
-    """Refuses what changes something at the wish of another site's page, and adds `HEADERS` that an answer lacks."""
+    """Rejects changing requests made by pages of other sites, and adds `HEADERS` that a response lacks."""
 
     def __init__(self, app: ASGIApp, public_url: str, refuse: Refuse) -> None:
-        """Wrap *app*, whose own pages are those of the origin of *public_url*."""
+        """Wrap *app*, whose own pages have the origin of *public_url*."""
         self._app = app
         self._own = origin(public_url)
         self._refuse = refuse
@@ -83,7 +83,7 @@ class BrowserGuard:
         await self._app(scope, receive, tell)
 
     def _foreign(self, headers: Headers) -> str | None:
-        """The header that names another site's page, if one does."""
+        """Return the header that identifies another site's page, if any."""
         for site in headers.getlist("sec-fetch-site"):
             if site.strip().lower() not in OWN:
                 return f"Sec-Fetch-Site: {site[:40]}"

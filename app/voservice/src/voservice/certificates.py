@@ -1,7 +1,7 @@
-"""Whether a client certificate proves who its holder is (RFC 5280, as far as the deployment's authorities use it).
+"""Verification of client certificates (RFC 5280, as far as the deployment's CAs use it).
 
-The proxy has verified it, and that its sender has the key. This is the service's own judgement: a certificate that the
-proxy was made to hand on proves nothing by that.
+The proxy has verified the certificate, and that the client has its key. The service verifies the certificate itself as
+well, in case the proxy was tricked into forwarding one.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ E = TypeVar("E", bound=x509.ExtensionType)
 
 
 class Unacceptable(AuthenticationError):
-    """The certificate proves nothing."""
+    """The certificate is invalid."""
 
     def __init__(self, reason: str) -> None:
-        """Say why."""
+        """Keep the reason."""
         super().__init__(f"The client certificate {reason}")
 
 
@@ -64,20 +64,20 @@ def _revocation_lists(content: bytes) -> list[x509.CertificateRevocationList]:
 
 
 class ClientCertificates:
-    """Judges certificates by the authorities of one file and the revocations of another, which may change any time."""
+    """Verifies certificates against a file of CAs and one of revocation lists, which may change at any time."""
 
     def __init__(self, authorities: Path, revocations: Path) -> None:
-        """Believe those whose certificates are in *authorities*, each of which has a list in *revocations*."""
+        """Trust the CAs in *authorities*, each of which has a list in *revocations*."""
         self._authorities = _Watched(authorities, x509.load_pem_x509_certificates)
         self._revocations = _Watched(revocations, _revocation_lists)
 
     def verify(self, certificate: x509.Certificate, now: datetime | None = None) -> None:
-        """Raise an ``AuthenticationError`` unless the certificate is good *now*."""
+        """Raise an ``AuthenticationError`` unless the certificate is valid *now*."""
         now = now or datetime.now(UTC)
         try:
             authorities, revocations = self._authorities.value(), self._revocations.value()
         except (OSError, ValueError) as exc:
-            raise _cannot_tell(str(exc)) from exc
+            raise _unverifiable(str(exc)) from exc
         try:
             authority = _issuer(certificate, authorities)
             _check_validity(authority, now, "was issued by an authority that ")
@@ -88,19 +88,19 @@ class ClientCertificates:
             raise Unacceptable("cannot be read") from exc
         revoked = next((found for found in revocations if _is_of(found, authority, now)), None)
         if revoked is None:
-            raise _cannot_tell(f"{authority.subject.rfc4514_string()} has no list of what it revoked")
+            raise _unverifiable(f"{authority.subject.rfc4514_string()} has no valid revocation list")
         if revoked.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None:
             raise Unacceptable("was revoked")
 
 
-def _cannot_tell(reason: str) -> AuthenticationError:
-    """Nobody is let in because something is amiss here, and nobody is told what."""
+def _unverifiable(reason: str) -> AuthenticationError:
+    """Reject the certificate because it cannot be verified; log the reason without telling the client."""
     logger.error("no client certificate can be verified: %s", reason)
     return IssuerUnavailable("The client certificate cannot be verified at present")
 
 
 def _is_of(revocations: x509.CertificateRevocationList, authority: x509.Certificate, now: datetime) -> bool:
-    """Whether a list is an authority's, by its signature, and not out of date."""
+    """Return whether a list is signed by the CA and not out of date."""
     end = revocations.next_update_utc
     key = authority.public_key()
     return (
@@ -112,7 +112,7 @@ def _is_of(revocations: x509.CertificateRevocationList, authority: x509.Certific
 
 
 def _issuer(certificate: x509.Certificate, authorities: list[x509.Certificate]) -> x509.Certificate:
-    """The authority whose signature the certificate bears."""
+    """Return the CA that signed the certificate."""
     digest = certificate.signature_hash_algorithm
     if digest is None or digest.digest_size < DIGEST_SIZE:
         raise Unacceptable("is signed with a weak digest")
@@ -140,19 +140,19 @@ def _extension(certificate: x509.Certificate, kind: type[E]) -> E | None:
 
 
 def _check_authority(authority: x509.Certificate, certificate: x509.Certificate) -> None:
-    """Whether the authority may issue such a certificate."""
+    """Raise Unacceptable unless the CA may issue such a certificate."""
     constraints = _extension(authority, x509.BasicConstraints)
     usage = _extension(authority, x509.KeyUsage)
     purposes = _extension(authority, x509.ExtendedKeyUsage)
     if constraints is None or not constraints.ca or (usage is not None and not usage.key_cert_sign):
-        raise Unacceptable("was issued by a certificate that is no authority's")
+        raise Unacceptable("was issued by a certificate that is not a CA's")
     if purposes is not None and ExtendedKeyUsageOID.CLIENT_AUTH not in purposes:
-        raise Unacceptable("was issued by an authority for other purposes")
+        raise Unacceptable("was issued by a CA for other purposes")
     names = _extension(authority, x509.NameConstraints)
     subtrees = (names.permitted_subtrees or []) if names else []
     permitted = [name.value for name in subtrees if isinstance(name, x509.DirectoryName)]
     if permitted and not any(_is_below(certificate.subject, name) for name in permitted):
-        raise Unacceptable("has a subject that its authority may not name")
+        raise Unacceptable("has a subject outside the name constraints of its CA")
 
 
 def _is_below(subject: x509.Name, name: x509.Name) -> bool:
@@ -160,7 +160,7 @@ def _is_below(subject: x509.Name, name: x509.Name) -> bool:
 
 
 def _check_purpose(certificate: x509.Certificate) -> None:
-    """Whether the certificate is one that a client proves itself with."""
+    """Raise Unacceptable unless the certificate is for client authentication."""
     for extension in certificate.extensions:
         if extension.critical and not isinstance(extension.value, UNDERSTOOD):
             raise Unacceptable(
@@ -168,7 +168,7 @@ def _check_purpose(certificate: x509.Certificate) -> None:
             )
     constraints = _extension(certificate, x509.BasicConstraints)
     if constraints is not None and constraints.ca:
-        raise Unacceptable("is an authority's")
+        raise Unacceptable("is a CA's")
     usage = _extension(certificate, x509.KeyUsage)
     if usage is not None and not usage.digital_signature:
         raise Unacceptable("is not for signatures")

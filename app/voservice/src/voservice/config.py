@@ -1,7 +1,7 @@
 """Settings of a service, read once at start: from its environment, a file, and a directory of secrets.
 
 A setting is declared here, or in the service's own model, and nowhere else: name, type, bounds, default, unit and
-meaning. What an inventory may say, and its documentation, are rendered from the models (``bin/render-docs``).
+meaning. The schema of inventories and their documentation are rendered from the models (``bin/render-docs``).
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from yaml import YAMLError
 
 from voservice.auth.issuer import ALGORITHMS
 
-# Where a container has them; variables of these names say otherwise.
+# Their location in a container; environment variables of these names override it.
 SETTINGS_FILE = "/config/settings.yml"
 SECRETS_DIR = "/config/secrets"
 
 
 def _split(value: Any) -> Any:
-    """Split words separated by commas; anything that is no string is left as it is."""
+    """Split words separated by commas; return other values unchanged."""
     if isinstance(value, str):
         return [word.strip() for word in value.split(",") if word.strip()]
     return value
@@ -45,10 +45,10 @@ S = TypeVar("S", bound="ServiceSettings")
 
 
 class Secrets(SecretsSettingsSource):
-    """Secrets from files of their names; one that cannot be read, or is empty, ends the process."""
+    """Secrets from files of the same name; an unreadable or empty one ends the process."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Return the value of one field, or None where there is no such file."""
+        """Return the value of one field, or None if the file does not exist."""
         try:
             value, key, is_complex = super().get_field_value(field, field_name)
         except OSError as exc:
@@ -166,7 +166,7 @@ class ServiceSettings(BaseSettings):
 
 
 def load(settings: type[S]) -> S:
-    """Read the settings or end the process with a message that names the setting and what is wrong with it."""
+    """Read the settings, or end the process with a message that names the setting and the error."""
     try:
         return settings()
     except ValidationError as exc:

@@ -11,7 +11,7 @@ ADLER32_HEX = re.compile(r"[0-9a-f]{8}")
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """The first measure in which bytes differ from what they should be."""
+    """The first property in which bytes differ from the expected content."""
 
     fault: str
     """`SizeMismatch` or `ChecksumMismatch`."""
@@ -37,14 +37,14 @@ class Content:
 
     @property
     def has_checksum(self) -> bool:
-        """Whether at least one checksum is known: a size alone identifies nothing."""
+        """Return whether at least one checksum is known; a size alone does not identify a file."""
         return self.md5 is not None or self.adler32 is not None
 
     def differs(self, found: Content, source: str = "expected") -> Mismatch | None:
-        """Return how *found* differs from this content, or None if it has all that is known of this one.
+        """Return how *found* differs from this content, or None if it agrees in all properties known here.
 
-        What *found* does not know counts as different. The text names the value of this content after *source*, by
-        default "expected"; another word tells who stated it, such as "the RSE says".
+        A property unknown in *found* counts as different. *source* introduces the value of this content in the text, by
+        default "expected"; another phrase can name its origin, such as "the RSE says".
         """
         if self.size is not None and self.size != found.size:
             size = "unknown" if found.size is None else f"{found.size} bytes"
@@ -58,7 +58,7 @@ class Content:
         return None
 
     def completed(self, other: Content) -> Content:
-        """Return this content with what it does not know taken from *other*."""
+        """Return this content with unknown properties taken from *other*."""
         return Content(
             other.size if self.size is None else self.size,
             self.md5 or other.md5,

@@ -29,23 +29,23 @@ if TYPE_CHECKING:
 
 MIGRATION_LOCK = 7_262_601
 CONNECT_TIMEOUT = 10
-# A server that is gone with its network says no good-bye: who waits for its answer learns it from these, in seconds.
+# TCP keepalive, in seconds: a server that disappears with its network does not close its connections.
 KEEPALIVE = {
     socket.TCP_KEEPIDLE: 10,
     socket.TCP_KEEPINTVL: 5,
     socket.TCP_KEEPCNT: 3,
     socket.TCP_USER_TIMEOUT: 30_000,
 }
-# Connection lost, resources used up, stopped by the operator, trouble of the system (PostgreSQL, appendix A).
+# Connection exception, insufficient resources, operator intervention, system error (PostgreSQL, appendix A).
 _STATES_UNAVAILABLE = ("08", "53", "57", "58")
 UNAVAILABLE = (DBAPIError, PoolTimeout, ConnectionError)
-"""Errors that may mean that the server does not answer; `is_unavailable` tells."""
+"""Errors that may mean that the server is unavailable; see `is_unavailable`."""
 
 logger = logging.getLogger(__name__)
 
 
 def watch(connected: Any) -> None:
-    """Make a TCP socket fail within half a minute of the end of its other side."""
+    """Make a TCP socket fail within 30 s if its peer disappears."""
     if connected.family == socket.AF_UNIX:
         return
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -54,10 +54,10 @@ def watch(connected: Any) -> None:
 
 
 class LiveConnection(asyncpg.Connection):
-    """A connection that notices that its server no longer exists."""
+    """A connection that detects the disappearance of its server."""
 
     def __init__(self, protocol: Any, transport: Any, *arguments: Any) -> None:
-        """Watch the connection's socket."""
+        """Set up keepalive on the connection's socket."""
         super().__init__(protocol, transport, *arguments)
         watch(transport.get_extra_info("socket"))
 
@@ -76,7 +76,7 @@ def url(settings: ServiceSettings) -> str:
 
 
 async def _connect(*arguments: Any, **options: Any) -> Any:
-    """Connect, or say in the database's own words that it cannot be reached: an OSError may be anybody's."""
+    """Connect; turn an OSError, which could come from anywhere, into an error of the database driver."""
     try:
         return await asyncpg.connect(*arguments, **options)  # type: ignore[no-untyped-call]  # asyncpg has no types
     except OSError as exc:  # TimeoutError is one
@@ -84,7 +84,7 @@ async def _connect(*arguments: Any, **options: Any) -> Any:
 
 
 def is_unavailable(error: Exception) -> bool:
-    """Whether *error* means that the server did not answer, so that the same query may succeed later."""
+    """Return whether *error* means that the server is unavailable, so that the same query may succeed later."""
     if not isinstance(error, DBAPIError):
         return isinstance(error, UNAVAILABLE)
     if isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated:
@@ -94,7 +94,7 @@ def is_unavailable(error: Exception) -> bool:
 
 
 def respond_when_unavailable(app: Starlette, answer: Callable[[], Response]) -> None:
-    """Answer requests of *app* by *answer* where the database is unreachable; its other errors stay errors."""
+    """Make *app* respond with *answer* if the database is unavailable; other database errors stay errors."""
 
     async def respond(_: Request, error: Exception) -> Response:
         if not is_unavailable(error):
@@ -112,22 +112,22 @@ def _gist(error: Exception) -> str:
 
 
 def engine(settings: ServiceSettings, pool_size: int = 12) -> AsyncEngine:
-    """Make the engine of a service, with as many connections at most; a restarted server heals by itself.
+    """Create the engine of a service with a limited number of connections; it recovers from a restart of the server.
 
-    A connection tells by itself that the server has closed it, so that none is asked before each use. Each costs the
-    server some 5 MB.
+    Connections detect that the server has closed them, so they are not tested before each use. Each takes about 5 MB on
+    the server.
     """
     made = create_async_engine(
         url(settings),
         pool_size=pool_size,
         max_overflow=0,
-        # Errors that are logged tell of statements, and nothing of what users sent.
+        # Logged errors contain statements, but no values sent by users.
         hide_parameters=True,
         connect_args={
             "timeout": CONNECT_TIMEOUT,
             "connection_class": LiveConnection,
             "async_creator_fn": _connect,
-            # Compiling pays for reports; the services ask for a few rows at a time.
+            # JIT compilation pays off for reports; the services query a few rows at a time.
             "server_settings": {"jit": "off"},
         },
     )
@@ -136,7 +136,7 @@ def engine(settings: ServiceSettings, pool_size: int = 12) -> AsyncEngine:
 
 
 def reader(database: AsyncEngine) -> AsyncEngine:
-    """Return the same pool for single queries that change nothing, without the round trips of a transaction."""
+    """Return the same pool for single read-only queries, without the round trips of a transaction."""
     return database.execution_options(isolation_level="AUTOCOMMIT")
 
 
@@ -170,7 +170,7 @@ async def _upgrade(database_url: str, migrations: Path, seconds: float) -> None:
     try:
         await wait(database, seconds)
         async with database.connect() as connection:
-            # The lock belongs to the session and so ends with this connection, whatever happens before.
+            # The lock belongs to the session, so it is released with this connection in any case.
             await connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATION_LOCK})
             await connection.commit()
             await connection.run_sync(_run(migrations))

@@ -1,4 +1,4 @@
-"""Checksums of a file's bytes: computed in one pass, and as HTTP headers state them."""
+"""Checksums of a file's bytes: computed in one pass, and parsed from HTTP headers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ADLER32 = "adler32"
 """Algorithms that a Digester always computes."""
 
 WANT_DIGEST = {"Want-Digest": "adler32, md5;q=0.9"}
-"""Storage elements tell the checksums that they keep to those who ask (RFC 3230)."""
+"""Requests checksums from storage elements, which send them only on request (RFC 3230)."""
 
 
 class Digester:
@@ -25,26 +25,26 @@ class Digester:
     __slots__ = ("_adler32", "_md5", "_more", "size")
 
     def __init__(self, more: Iterable[str] = ()) -> None:
-        """Begin with nothing. `more`: names of algorithms as hashlib has them."""
+        """Start with no bytes. `more`: further algorithms by hashlib's names."""
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._more = {name: hashlib.new(name, usedforsecurity=False) for name in more}
         self._adler32 = 1
         self.size = 0
 
     def update(self, data: bytes | bytearray | memoryview) -> None:
-        """Take the next bytes."""
+        """Add the next bytes."""
         self.update_hashes(data)
         self.update_adler32(data)
 
     def update_hashes(self, data: bytes | bytearray | memoryview) -> None:
-        """Take the next bytes into all but the Adler-32."""
+        """Add the next bytes to all digests but the Adler-32."""
         self._md5.update(data)
         for more in self._more.values():
             more.update(data)
 
     def update_adler32(self, data: bytes | bytearray | memoryview) -> None:
-        """Take the next bytes into the Adler-32 and the size alone."""
-        # zlib's own takes a fifth of the time that the MD5 takes, this one a hundredth.
+        """Add the next bytes only to the Adler-32 and the size."""
+        # zlib's implementation takes a fifth of the time of the MD5, this one a hundredth.
         self._adler32 = zlib_ng.adler32(data, self._adler32)
         self.size += len(data)
 
@@ -75,7 +75,7 @@ class Digester:
 def stated(headers: Mapping[str, str]) -> Content:
     """Return the checksums of the whole file that a source states in `Digest` (RFC 3230) and `Content-MD5`.
 
-    What cannot be read is ignored; the size is not looked for.
+    Malformed values are ignored; the size is not determined.
     """
     md5 = adler32 = None
     for part in headers.get("Digest", "").split(","):

@@ -1,6 +1,6 @@
-"""The page that shows an API to people: Swagger UI, of which every part comes from the service itself.
+"""The interactive API page: Swagger UI, served entirely by the service itself.
 
-FastAPI's own page takes script, style and icon from other sites: a network without Internet would see an empty page.
+FastAPI's own page loads script, style and icon from other sites, so it would be empty without Internet access.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from fastapi.staticfiles import StaticFiles
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-# Of the package only Swagger UI's files: its page has a script in itself, which HEADERS forbids.
+# Only Swagger UI's files are used; the package's page has an inline script, which HEADERS forbids.
 ASSETS = Path(str(files("fastapi_offline"))) / "static"
-# With their types, which Starlette would take from the machine's lists.
+# With their types, which Starlette would otherwise look up in the machine's lists.
 KINDS = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
 
-# The icon is empty, or a browser would ask the root of the host for one. All else is named relative to the page, which
-# so works below whatever path a proxy serves it.
+# The icon is empty, or browsers would request one from the root of the host. All other URLs are relative to the page,
+# which therefore works below any path that a proxy serves it at.
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -39,15 +39,15 @@ PAGE = """<!DOCTYPE html>
 </body>
 </html>
 """
-# The document's name is relative too.
+# The document's URL is relative too.
 PARAMETERS = {
     **swagger_ui_default_parameters,
     "url": "openapi.json",
-    # Else documents go to swagger.io to be validated.
+    # Otherwise documents are sent to swagger.io for validation.
     "validatorUrl": None,
 }
 HEADERS = {
-    # Swagger UI has its pictures in its style sheet, as data.
+    # Swagger UI's style sheet contains its images as data URLs.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
@@ -58,7 +58,7 @@ HEADERS = {
 def install(app: FastAPI, prefix: str = "") -> None:
     """Serve the page at *prefix*/docs, for the document at *prefix*/openapi.json.
 
-    To be called before routes that take any path.
+    To be called before routes that match any path.
     """
     if app.docs_url is not None or app.openapi_url != f"{prefix}/openapi.json":
         raise ValueError(f"docs: give FastAPI docs_url=None and openapi_url={prefix + '/openapi.json'!r}")

@@ -1,4 +1,4 @@
-"""Levels of loggers in the words of log4j, as OpenCADC's services list and set them at ``/logControl``."""
+"""Levels of loggers with the names of log4j, as OpenCADC's services list and set them at ``/logControl``."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ MISSING = "level is missing: TRACE, DEBUG, INFO, WARN, ERROR or FATAL"
 
 
 class Levels:
-    """The levels of this process's loggers: of those named at first, and of any set since."""
+    """The levels of this process's loggers: of those always listed, and of any set since."""
 
     def __init__(self, tracked: Iterable[str]) -> None:
         """List the loggers *tracked* in any case."""
         self._tracked = dict.fromkeys(tracked)
 
     def text(self) -> str:
-        """A logger and its level a line."""
+        """Return a line with logger and level for each logger."""
         lines = []
         for name in self._tracked:
             level = logging.getLogger(name).getEffectiveLevel()
@@ -31,7 +31,7 @@ class Levels:
     def check(self, level: str | None, names: list[str]) -> dict[str, str]:
         """Return the levels to set, by logger: that of each of *names*, or of all that are listed.
 
-        Raises ``ValueError`` that names what is wrong.
+        Raises ``ValueError`` with a message that names the error.
         """
         if level is None:
             raise ValueError(MISSING)
@@ -43,7 +43,7 @@ class Levels:
         return dict.fromkeys(names or self._tracked, word)
 
     def apply(self, levels: Mapping[str, str]) -> None:
-        """Set levels that were checked."""
+        """Set checked levels."""
         for name, word in levels.items():
             if word in _TO_PYTHON:
                 self._tracked[name] = None

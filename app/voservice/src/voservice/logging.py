@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line on standard output, with what is known of the request bound to each."""
+"""Structured logs: one JSON object per line on standard output, with the fields of the current request."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def _in_any_form(word: str) -> str:
     )
 
 
-# A pre-authorised URL carries its credential in the path.
+# A pre-authorised URL has its credential in the path.
 _SECRET = re.compile(_in_any_form("preauth:") + r"[\w.~%-]+", re.IGNORECASE | re.ASCII)
-# What JSON leaves as it is, and a terminal may obey or a reader take for the end of a line.
+# Characters that JSON does not escape but that terminals may interpret or readers take for line breaks.
 _UNSAFE = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{8,128}")
 
@@ -41,7 +41,7 @@ _fields: ContextVar[Mapping[str, Any]] = ContextVar("log_fields", default=Mappin
 
 
 def masked(text: str) -> str:
-    """A text without the credentials of pre-authorised URLs."""
+    """Return a text without the credentials of pre-authorised URLs."""
     return _SECRET.sub("preauth:...", text)
 
 
@@ -69,7 +69,7 @@ _LOGGED = "logged with its request"
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Whether an error that the server tells of was not logged already, with the request's id."""
+    """Return whether an error reported by the server was not logged already, with the request's id."""
     error = record.exc_info[1] if record.exc_info else None
     return _LOGGED not in getattr(error, "__notes__", ())
 
@@ -78,7 +78,7 @@ class JsonFormatter(logging.Formatter):
     """Formats a record as one JSON object that names *service*."""
 
     def __init__(self, service: str) -> None:
-        """Write for *service*, in whichever thread."""
+        """Format records of *service*."""
         super().__init__()
         self.service = service
 
@@ -149,7 +149,7 @@ class AccessLog:
             try:
                 await self.app(scope, receive, record)
             except Exception as error:
-                # Here, since only here it is known which request it was; the server answers.
+                # Logged here, where the request is known; the server sends the response.
                 self.logger.exception("unexpected error")
                 error.add_note(_LOGGED)
                 raise

@@ -14,7 +14,7 @@ from voservice.config import ServiceSettings
 def protect(
     app: Starlette, settings: ServiceSettings, refuse: Refuse, largest_body: int | None = None
 ) -> None:
-    """Defend *app*; to be called before its other middleware is added, so that the log knows of what is refused."""
+    """Protect *app*; to be called before other middleware is added, so that rejections are logged too."""
     app.add_middleware(
         BodyLimits, patience=settings.body_patience, pace=settings.body_pace, largest=largest_body
     )
@@ -22,7 +22,7 @@ def protect(
 
 
 class CallerHeaders:
-    """Tells callers who they are taken for, the ``username`` of a request's ``state.caller``, or how to be somebody."""
+    """Adds headers with the authenticated user (``username`` of ``state.caller``), or with ways to authenticate."""
 
     def __init__(self, app: ASGIApp) -> None:
         """Wrap *app*."""

@@ -1,8 +1,8 @@
-"""OpenAPI documents (3.1) of the services: what FastAPI cannot find out from their code.
+"""OpenAPI documents (3.1) of the services: the parts that FastAPI cannot derive from their code.
 
-FastAPI knows the parameters and bodies that it reads itself. Services that read documents in XML, names without regard
-to case and paths as they are encoded do so from the request, and describe it here: `complete` adds that, who may call
-and how errors look, and sees to it that all references can be followed.
+FastAPI knows only parameters and bodies that it parses itself. Services that parse XML documents, case-insensitive
+names and encoded paths from the request describe them here: `complete` adds these descriptions, the security schemes
+and the errors, and makes all references resolvable.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ def parameter(name: str, description: str, schema: Object | None = None, where: 
 
 
 def many(schema: Object) -> Object:
-    """Return the schema of a parameter that may come any number of times."""
+    """Return the schema of a repeatable parameter."""
     return {"type": "array", "items": schema}
 
 
 def content(*kinds: str, schema: Object | None = None, example: Any = None) -> Object:
-    """Return the content of a body in any of the media types *kinds*."""
+    """Return the content of a body with any of the media types *kinds*."""
     entry: Object = {"schema": schema or STRING}
     if example is not None:
         entry["example"] = example
@@ -83,7 +83,7 @@ def form(**fields: str) -> Object:
 
 
 def answer(description: str, *kinds: str, schema: Object | None = None) -> Object:
-    """Return an answer, which without media types *kinds* has no body."""
+    """Return a response; without media types *kinds* it has no body."""
     return {"description": description} | ({"content": content(*kinds, schema=schema)} if kinds else {})
 
 
@@ -100,12 +100,12 @@ class Operation:
     """Description of one method of a path."""
 
     answers: Mapping[int, Object] = field(default_factory=dict)
-    """Answers by their status, in place of those that FastAPI supposes."""
+    """Responses by status, replacing those that FastAPI assumes."""
     parameters: Collection[Object] = ()
     body: Object | None = None
     """Content of the request's body."""
     required: bool = False
-    """Whether there must be a body."""
+    """Whether the body is required."""
 
 
 def complete(
@@ -120,8 +120,8 @@ def complete(
 ) -> None:
     """Complete the document of *app*, whose paths begin with *prefix*.
 
-    *callers* names those *schemes* of which a caller shows one, None for nobody in particular; *others* does so where
-    it is different, by path, or method and path (``GET /nodes``); *error* is how every error looks.
+    *callers* names the *schemes* of which a caller uses one, None for anonymous access; *others* names them for
+    exceptions, by path, or method and path (``GET /nodes``); *error* describes every error response.
     """
     generate = app.openapi
 
@@ -131,7 +131,7 @@ def complete(
             _complete(document, prefix, schemes, callers, others, error, operations or {})
         return app.openapi_schema or {}
 
-    app.openapi = completed  # type: ignore[method-assign]  # as FastAPI has it done
+    app.openapi = completed  # type: ignore[method-assign]  # as documented by FastAPI
 
 
 def _complete(
@@ -157,7 +157,7 @@ def _complete(
             allowed = others.get(name, others.get(path, callers))
             described["security"] = [{scheme: []} if scheme else {} for scheme in allowed]
     if unknown := (operations.keys() | others.keys()) - known:
-        raise ValueError(f"described, but not there: {', '.join(sorted(unknown))}")
+        raise ValueError(f"described, but not implemented: {', '.join(sorted(unknown))}")
     components = document.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
     for unused in ("HTTPValidationError", "ValidationError"):
@@ -176,7 +176,7 @@ def _say(described: Object, said: Operation) -> None:
 
 
 def _declare_path(described: Object, path: str) -> None:
-    """Declare the parameters that the path has and no handler takes."""
+    """Declare parameters of the path that no handler declares."""
     parameters = described.get("parameters", [])
     declared = {one["name"] for one in parameters if one["in"] == "path"}
     missing = [name for name in _IN_PATH.findall(path) if name not in declared]
@@ -187,7 +187,7 @@ def _declare_path(described: Object, path: str) -> None:
 
 
 def _hoist(node: Any, schemas: Object) -> None:
-    """Move definitions that schemas bring along to where their references can be followed from."""
+    """Move definitions nested in schemas to where references to them resolve."""
     if isinstance(node, list):
         for one in node:
             _hoist(one, schemas)

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class LevelStore(Protocol):
-    """Levels that hold in all processes of a service."""
+    """Log levels shared by all processes of a service."""
 
     @property
     def levels(self) -> Levels:
@@ -37,7 +37,7 @@ class LevelStore(Protocol):
         ...
 
     async def set_levels(self, levels: Mapping[str, str], who: str) -> None:
-        """Keep *levels*, by logger, for all processes and apply them; *who* is the operator."""
+        """Store *levels*, by logger, for all processes and apply them; *who* is the operator."""
         ...
 
 
@@ -45,11 +45,11 @@ class Operators:
     """Users and groups who may operate a service, by their names."""
 
     def __init__(self, names: Collection[str]) -> None:
-        """Take *names* of users, and of groups as tokens name them."""
+        """Allow *names* of users, and of groups as named in tokens."""
         self._names = frozenset(names)
 
     def include(self, username: str, groups: Collection[str]) -> bool:
-        """Whether a user, or one of the user's groups, is an operator."""
+        """Return whether a user, or one of the user's groups, is an operator."""
         return username in self._names or not self._names.isdisjoint(groups)
 
 
@@ -63,22 +63,21 @@ def router(
 ) -> APIRouter:
     """Routes of the service at *url*.
 
-    *operator* is a dependency that returns the caller's name, or raises if the caller is no operator; *parameters*
-    returns the values of ``level`` and ``package`` of query and form; *invalid* makes the error for what is wrong with
-    them.
+    *operator* is a dependency that returns the caller's name, or raises if the caller is not an operator; *parameters*
+    returns the values of ``level`` and ``package`` of query and form; *invalid* creates the error for invalid ones.
     """
     routes = APIRouter(tags=["operation"])
     Operator = Annotated[str, Depends(operator)]
 
     @routes.get("/logControl", summary="Levels of logs: a logger and its level a line")
     async def get_levels(_: Operator) -> Response:
-        """Levels as they are in this process, those included that another has just set."""
+        """Levels of this process, including those just set by another."""
         await store.refresh()
         return text(store.levels.text())
 
     @routes.post("/logControl", summary="Set the level of each package given, or of all")
     async def set_levels(request: Request, who: Operator) -> Response:
-        """``level`` in the words of log4j, ``package`` any number of times; in the query or a form."""
+        """``level`` by its name in log4j, ``package`` any number of times; in the query or a form."""
         given, packages = await parameters(request)
         try:
             wanted = store.levels.check(given[0] if given else None, packages)

@@ -1,4 +1,4 @@
-"""The pace at which a client takes a response."""
+"""The rate at which a client reads a response."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ logger = logging.getLogger(__name__)
 
 
 class ResponsePace:
-    """Aborts a connection whose client hardly reads, so that it holds neither the response nor whoever makes it.
+    """Aborts a connection whose client reads too slowly, to release the response and the code that produces it.
 
-    Only the time counts in which more is to be sent than the client takes: each *patience* seconds of it must take
-    *pace* bytes for each of them. Of a client behind a proxy this is what the proxy takes, in bursts as large as the
-    buffers in between, so *patience* is to be long.
+    Only time spent waiting for the client counts: over each *patience* seconds of it, the client must read *pace* bytes
+    per second. For a client behind a proxy this measures the proxy, which reads in bursts as large as the buffers in
+    between, so *patience* should be long.
     """
 
     def __init__(
@@ -25,25 +25,25 @@ class ResponsePace:
         self._patience = patience
         self._least = patience * pace
         self._timer: asyncio.TimerHandle | None = None
-        # Of this round: seconds of waiting and bytes taken, and when and at how many bytes left they were counted.
+        # Current period: seconds of waiting, bytes read, and time and remaining bytes of the last count.
         self._waited = 0.0
         self._taken = 0
         self._since = 0.0
         self._left = 0
 
     def begin(self) -> None:
-        """Begin anew with another request's response: a proxy gives one connection to many clients."""
+        """Reset for another request's response: a proxy uses one connection for many clients."""
         if self._timer is None:
             self._waited, self._taken = 0.0, 0
 
     def pause(self) -> None:
-        """Wait for the client: the transport holds more than it should."""
+        """Start waiting for the client: the transport's buffer is full."""
         if self._timer is None:
             self._since, self._left = self._loop.time(), self._transport.get_write_buffer_size()
-            self._timer = self._loop.call_later(self._patience - self._waited, self._judge)
+            self._timer = self._loop.call_later(self._patience - self._waited, self._check)
 
     def resume(self) -> None:
-        """Wait no longer: the transport takes more, or the connection has ended."""
+        """Stop waiting: the transport accepts more data, or the connection has ended."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -55,7 +55,7 @@ class ResponsePace:
         self._taken += self._left - left
         self._since, self._left = now, left
 
-    def _judge(self) -> None:
+    def _check(self) -> None:
         self._count()
         if self._taken < self._least:
             self._timer = None
@@ -65,4 +65,4 @@ class ResponsePace:
             self._transport.abort()
             return
         self._waited, self._taken = 0.0, 0
-        self._timer = self._loop.call_later(self._patience, self._judge)
+        self._timer = self._loop.call_later(self._patience, self._check)

@@ -15,13 +15,13 @@ LONGEST_TEXT = 1000
 
 
 class Problem(Exception):
-    """An error that its reader can act on; becomes a response by one handler."""
+    """An error that the caller can act on; one handler turns it into a response."""
 
     status = 400
     title = "Bad request"
 
     def __init__(self, detail: str, *, headers: dict[str, str] | None = None, **members: Any) -> None:
-        """Say what is wrong and how to mend it in *detail*; *members* are further members of the document."""
+        """State the error and its remedy in *detail*; *members* are further members of the document."""
         super().__init__(detail)
         self.detail = detail
         self.headers = headers or {}
@@ -29,25 +29,25 @@ class Problem(Exception):
 
 
 class Unauthorized(Problem):
-    """The caller is not known."""
+    """The caller is not authenticated."""
 
     status, title = 401, "Not authenticated"
 
 
 class Forbidden(Problem):
-    """The caller is known and may not."""
+    """The caller is not authorised."""
 
     status, title = 403, "Not permitted"
 
 
 class NotFound(Problem):
-    """There is no such thing for this caller."""
+    """The resource does not exist, or not for this caller."""
 
     status, title = 404, "Not found"
 
 
 class Conflict(Problem):
-    """The state of the thing does not allow it."""
+    """The state of the resource does not allow the request."""
 
     status, title = 409, "Conflict"
 
@@ -59,25 +59,25 @@ class TooLarge(Problem):
 
 
 class UnsupportedMediaType(Problem):
-    """The body says to be something else than what is taken."""
+    """The body has a content type that is not accepted."""
 
     status, title = 415, "Unsupported media type"
 
 
 class Invalid(Problem):
-    """The request is understood and wrong; ``pointer`` says where."""
+    """The request is invalid; ``pointer`` locates the error."""
 
     status, title = 422, "Invalid request"
 
 
 class TooMany(Problem):
-    """The caller asks too often."""
+    """The caller exceeds a rate limit or quota."""
 
     status, title = 429, "Too many requests"
 
 
 class Unavailable(Problem):
-    """Something this service needs does not answer."""
+    """A dependency of this service is unavailable."""
 
     status, title = 503, "Temporarily unavailable"
 
@@ -106,7 +106,7 @@ def document(
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of *app* with a problem document."""
+    """Respond to every error of *app* with a problem document."""
 
     @app.exception_handler(Problem)
     async def problem(_: Request, exc: Problem) -> JSONResponse:

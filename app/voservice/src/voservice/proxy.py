@@ -1,7 +1,7 @@
-"""Headers in which HAProxy describes a client, accepted from HAProxy alone.
+"""Headers in which HAProxy describes a client, accepted only from HAProxy.
 
-It proves itself by a secret of the deployment that it adds to each request. What comes without that is taken as if it
-said nothing of a client, whatever address it comes from.
+HAProxy authenticates with a secret of the deployment that it adds to each request. Without the secret, the headers are
+removed, whatever address a request comes from.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ TOLD = frozenset({
     b"x-forwarded-proto",
     b"x-request-id",
 })  # fmt: skip
-"""Headers by which a proxy tells of a client."""
+"""Headers in which a proxy describes a client."""
 PROVEN = "voservice.proven"
-"""Key of a request's scope: whether such headers are the proxy's."""
+"""Key in a request's scope: whether the proxy has set these headers."""
 
 
 class ProvenProxy:
-    """ASGI middleware: takes away what nobody but the proxy may say, unless it comes with the proxy's proof.
+    """ASGI middleware: removes headers that only the proxy may set, unless the request has the proxy's secret.
 
-    The proof itself goes no further in either case.
+    The secret itself is always removed.
     """
 
     def __init__(self, app: ASGIApp, proxies: Collection[str], proof: str) -> None:
-        """Wrap *app*: the proxy is at one of the addresses *proxies* and knows *proof*; without one there is none."""
+        """Wrap *app*: the proxy has one of the addresses *proxies* and knows *proof*; without one none is trusted."""
         self._app = app
         self._proxies = frozenset(proxies)
         self._proof = proof.encode()
@@ -64,7 +64,7 @@ class ProvenProxy:
 
 
 def client_address(request: Request) -> str:
-    """Address of the client: the last hop, of which the proxy tells, or who has connected."""
+    """Return the client's address: the last hop stated by the proxy, or the peer of the connection."""
     peer = request.client.host if request.client else ""
     if not request.scope.get(PROVEN):
         return peer
@@ -73,15 +73,15 @@ def client_address(request: Request) -> str:
 
 
 def client_certificate(request: Request) -> x509.Certificate | None:
-    """Client certificate that the proxy hands on as base64 of its DER, if there is one.
+    """Return the client certificate that the proxy forwards as base64 of its DER, if any.
 
-    Raises ``AuthenticationError`` if what the proxy hands on is no certificate.
+    Raises ``AuthenticationError`` if it is not a certificate.
     """
     headers = [text for text in request.headers.getlist("x-client-certificate") if text]
     if not headers or not request.scope.get(PROVEN):
         return None
     if len(headers) > 1:
-        # The proxy replaces what clients send; two mean that it does not.
+        # The proxy replaces headers of clients; if there are two, it does not.
         raise AuthenticationError("More than one client certificate", "invalid_request")
     try:
         return x509.load_der_x509_certificate(base64.b64decode(headers[0], validate=True))
@@ -90,6 +90,6 @@ def client_certificate(request: Request) -> x509.Certificate | None:
 
 
 def common_name(certificate: x509.Certificate) -> str:
-    """Common name of the certificate's subject, or an empty string if it has none or several."""
+    """Return the common name of the certificate's subject, or an empty string if it has none or several."""
     names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(names[0].value) if len(names) == 1 else ""

@@ -1,5 +1,5 @@
-"""Answers with the content types that OpenCADC's services give: no parameter `charset` behind `text/xml` or
-`text/plain`, which some clients compare as a whole."""
+"""Responses with the content types of OpenCADC's services: without the parameter `charset`, since some clients compare
+`text/xml` and `text/plain` literally."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from fastapi.responses import Response
 
 
 def xml(content: bytes, status: int = 200) -> Response:
-    """A document; its encoding is in its declaration."""
+    """Return an XML document, whose declaration states its encoding."""
     return Response(content, status, {"Content-Type": "text/xml"})
 
 
 def text(content: str, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Plain text. A word beyond ASCII is the one case in which the encoding has to be told."""
+    """Return plain text; the encoding is stated only if it is not ASCII."""
     kind = "text/plain" if content.isascii() else "text/plain; charset=utf-8"
     return Response(content, status, {"Content-Type": kind, **(headers or {})})

@@ -18,9 +18,9 @@ from voservice.proxy import ProvenProxy
 
 
 class Protocol(HttpToolsProtocol):
-    """HTTP/1.1 as every service speaks it, whatever its application does.
+    """HTTP/1.1 with the protections of every service, below its application.
 
-    No body becomes another's request, nobody but the proxy speaks for it, and no client keeps a response for ever.
+    It prevents request smuggling, accepts the proxy's headers only from the proxy, and aborts slow clients.
     """
 
     def __init__(
@@ -39,28 +39,28 @@ class Protocol(HttpToolsProtocol):
         self._least = response_pace
         self._pace: ResponsePace
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """Begin to serve a client."""
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # signature of uvicorn
+        """Start serving a client."""
         super().connection_made(transport)
         self._pace = ResponsePace(transport, self.loop, self._patience, self._least)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End with the client."""
+        """Stop serving the client."""
         self._pace.resume()
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
-        """Begin with a request."""
+        """Start a request."""
         self._pace.begin()
         super().on_message_begin()
 
     def pause_writing(self) -> None:
-        """Wait for a client that takes less than it is sent."""
+        """Start waiting for a client that reads too slowly."""
         self._pace.pause()
         super().pause_writing()
 
     def resume_writing(self) -> None:
-        """Go on with a client that has taken what it was sent."""
+        """Continue with a client that has read its data."""
         self._pace.resume()
         super().resume_writing()
 
@@ -68,7 +68,7 @@ class Protocol(HttpToolsProtocol):
 def serve(app: str, service: str, settings: ServiceSettings, port: int = 8080, root_path: str = "") -> None:
     """Serve the application factory *app* (``package.module:factory``) on *port* of all addresses.
 
-    *root_path* is the path that a proxy in front takes away.
+    *root_path* is the prefix that a proxy in front removes.
     """
     logs.configure(service, settings.log_level)
     proof = settings.proxy_proof.get_secret_value()
@@ -94,7 +94,7 @@ def serve(app: str, service: str, settings: ServiceSettings, port: int = 8080, r
         server_header=False,
         timeout_graceful_shutdown=15,
         timeout_keep_alive=75,
-        # Of the supervisor for a process that begins: on a machine that has much else to do, 5 s (the default) are too
-        # few for Python's start, and each process would be killed for the next one to be no faster.
+        # The supervisor's timeout for a starting process: on a busy machine the default of 5 s is too short for
+        # Python's start, and every process would be killed and replaced by one that is no faster.
         timeout_worker_healthcheck=60,
     )

@@ -1,9 +1,9 @@
-"""Which URLs a service may fetch from or send to, and where it follows redirects: nothing but what is configured.
+"""Policy for the URLs that a service may fetch from, send to and be redirected to.
 
-A request to a URL that a user chose is a request made with the service's place in the network. So a URL must lie below
-one of the configured base URLs, compared by scheme, host, port and whole path segments, after decoding. The host of a
-base may begin with `*.` for any name below a domain, and its port may be `*`: storage elements redirect to one of many
-servers.
+A request to a URL chosen by a user has the service's access to the network (server-side request forgery). So a URL must
+be below one of the configured base URLs, compared by scheme, host, port and whole path segments, after decoding. The
+host of a base may begin with `*.` for any name below a domain, and its port may be `*`: storage elements redirect to
+one of many servers.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from yarl import URL
 
 MAX_REDIRECTS = 5
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
-# What stands in a URL as it is; all else that a server writes into Location is percent-encoded, as browsers do.
+# Characters that stay unencoded; all others in a Location are percent-encoded, as in browsers.
 # A base with any port has none in `host`.
 _BASE = re.compile(r"(?P<scheme>https?://)(?P<many>\*\.)?(?P<host>[^/*]*?)(?P<any>:\*)?(?P<path>/.*)?")
 _PLAIN = "!\"#$%&'()*+,/:;<=>?@[\\]^`{|}~"
 
 
 class SourceRefused(ValueError):
-    """The URL is malformed or outside the configured bases; the text says which and is safe to show."""
+    """The URL is malformed or outside the configured bases; the text states which and is safe to show."""
 
 
 class RedirectedTooOften(Exception):
-    """A source redirects in a circle, or on and on."""
+    """A source redirects in a circle or too often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +38,19 @@ class _Base:
     host: str
     """Name, or one that begins with a dot for any name that ends in it."""
     port: int | None
-    """None for any."""
+    """None for any port."""
     segments: tuple[str, ...]
 
     @classmethod
     def of(cls, text: str) -> _Base:
-        """Read a base. Raises SourceRefused."""
+        """Parse a base. Raises SourceRefused."""
         match = _BASE.fullmatch(text)
         if match is None:
             return cls(*_parts(text))
         scheme, host, port, segments = _parts(match["scheme"] + match["host"] + (match["path"] or ""))
         if match["many"]:
             if "." not in host:
-                raise SourceRefused(f"{_show(text)}: behind *. there must be a domain, such as example.org")
+                raise SourceRefused(f"{_show(text)}: *. must be followed by a domain, such as example.org")
             host = f".{host}"
         return cls(scheme, host, None if match["any"] else port, segments)
 
@@ -67,7 +67,7 @@ class SourcePolicy:
     """The configured bases, such as `http://rse-web:80/rse/deterministic`."""
 
     def __init__(self, bases: Iterable[str]) -> None:
-        """Read the bases. Raises SourceRefused for a base that is no plain http or https URL."""
+        """Parse the bases. Raises SourceRefused for a base that is not a plain http or https URL."""
         self._bases = tuple(map(_Base.of, bases))
 
     @property
@@ -76,14 +76,14 @@ class SourcePolicy:
         return not self._bases
 
     def check(self, url: str) -> URL:
-        """Return the URL, ready for a request. Raises SourceRefused."""
+        """Return the URL, normalised for a request. Raises SourceRefused."""
         parts = _parts(url)
         if any(base.holds(*parts) for base in self._bases):
             return URL(url.split("#", 1)[0], encoded=True)
         raise SourceRefused(f"{_show(url)} is not below a source URL that this service is configured to use")
 
     def redirect(self, current: URL, location: str) -> URL:
-        """Return where a redirect leads. Raises SourceRefused if that is elsewhere, or from https to http."""
+        """Return the target of a redirect. Raises SourceRefused if it is not allowed, or from https to http."""
         try:
             plain = quote(location.encode("utf-8", "surrogateescape"), safe=_PLAIN)
             target = current.join(URL(plain, encoded=True))
@@ -97,9 +97,9 @@ class SourcePolicy:
 async def follow(
     request: Callable[[URL], Awaitable[aiohttp.ClientResponse]], source: URL, policy: SourcePolicy
 ) -> aiohttp.ClientResponse:
-    """Ask a source by *request*, and where it redirects to, as far as the policy lets it.
+    """Send *request* to a source and follow its redirects as far as the policy allows.
 
-    *request* follows no redirect itself. Raises SourceRefused, RedirectedTooOften, and what *request* raises.
+    *request* must not follow redirects itself. Raises SourceRefused, RedirectedTooOften, and what *request* raises.
     """
     url, seen = source, {source}
     while True:
@@ -134,5 +134,5 @@ def _parts(url: str) -> tuple[str, str, int, tuple[str, ...]]:
 
 
 def _show(url: str) -> str:
-    """For messages: without query, which may hold a signature, and not longer than a line."""
+    """Return a URL for messages: shortened, and without its query, which may contain a signature."""
     return url.split("?", 1)[0].split("#", 1)[0][:200]

@@ -29,7 +29,7 @@ CHECKS = (
 
 
 def check(document: dict[str, Any]) -> None:
-    """Fail unless an OpenAPI document is valid, all its references lead somewhere, and it says who may call what."""
+    """Fail unless an OpenAPI document is valid, all its references resolve, and it states who may call what."""
     OpenAPIV31SpecValidator(document).validate()
     assert document["paths"]
     for reference in _references(document):
@@ -79,9 +79,9 @@ async def served(app: FastAPI) -> AsyncIterator[str]:
 
 
 async def answers_as_described(app: FastAPI, path: str, headers: Mapping[str, str]) -> None:
-    """Fail unless the document at *path* is valid, and the application's answers are as it says.
+    """Fail unless the document at *path* is valid and the application behaves as described.
 
-    Schemathesis sends it requests that fit the document and such as do not, the same in every run.
+    Schemathesis sends requests that match the document and requests that do not, the same in every run.
     """
     async with served(app) as url, httpx.AsyncClient() as client:
         document = f"{url}{path}"

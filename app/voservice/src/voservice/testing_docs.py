@@ -1,4 +1,4 @@
-"""Checks of the page that shows an API, for the tests of all services."""
+"""Checks of the interactive API page, for the tests of all services."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import httpx
 
 
 async def shown_api(http: httpx.AsyncClient, page: httpx.URL) -> dict[str, Any]:
-    """Follow all that the *page* of an API names, as a browser does; return the API's document.
+    """Load everything that the *page* of an API refers to, as a browser does; return the API's document.
 
-    Fails unless the service itself answers each with the right content type, and below the page's own prefix.
+    Fails unless the service itself serves all of it with the right content type, below the page's own prefix.
     """
     prefix = str(page).removesuffix("docs")
     served: dict[str, str] = {}

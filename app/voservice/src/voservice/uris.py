@@ -1,4 +1,4 @@
-"""Names in URIs: encoded once where a URI is written, decoded once where it is read."""
+"""Names in URIs: encoded once when a URI is written, decoded once when it is read."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ _UNSAFE = re.compile(r"""[\x00-\x20"#%<>?\[\\\]^`{|}\x7f]""")
 
 
 def encode_node_path(path: str) -> str:
-    """Return a path as a ``vos:`` URI has it: what RFC 3986 allows in no path is percent-encoded.
+    """Return a path for a ``vos:`` URI: characters that RFC 3986 forbids in paths are percent-encoded.
 
-    Letters of any script stay: OpenCADC's services compare URIs as they are spelled, and write these so.
+    Letters of any script are not encoded: OpenCADC's services write them so and compare URIs literally.
     """
     return _UNSAFE.sub(lambda match: f"%{ord(match[0]):02X}", path) if _UNSAFE.search(path) else path

@@ -28,14 +28,14 @@ CAPABILITIES_ID = "ivo://ivoa.net/std/VOSI#capabilities"
 TOKEN = "ivo://ivoa.net/sso#token"  # noqa: S105 - an identifier of the SSO standard
 CERTIFICATE = "ivo://ivoa.net/sso#tls-with-certificate"
 CHECK_SECONDS = 5
-"""Seconds after which what a service needs counts as not answering."""
+"""Seconds after which a dependency of a service counts as unavailable."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Capability:
-    """One capability of a service: which standard, where, and how a caller may authenticate."""
+    """One capability of a service: standard, URL and ways to authenticate."""
 
     standard_id: str
     url: str
@@ -44,7 +44,7 @@ class Capability:
 
 
 def availability(available: bool, note: str, client: str = "") -> bytes:
-    """Render an availability document; the address of the *client* is in a comment, as OpenCADC's services have it."""
+    """Render an availability document; a comment contains the address of the *client*, as in OpenCADC's services."""
     root = etree.Element(f"{{{AVAILABILITY}}}availability", nsmap={"vosi": AVAILABILITY})
     etree.SubElement(root, f"{{{AVAILABILITY}}}available").text = "true" if available else "false"
     etree.SubElement(root, f"{{{AVAILABILITY}}}note").text = note
@@ -54,7 +54,7 @@ def availability(available: bool, note: str, client: str = "") -> bytes:
 
 
 def capabilities(entries: list[Capability]) -> bytes:
-    """Render a capabilities document; clients look for the prefixes ``vs`` and ``xsi`` on its root."""
+    """Render a capabilities document; clients expect the prefixes ``vs`` and ``xsi`` on its root."""
     namespaces = {"vosi": CAPABILITIES, "vs": DATA_SERVICE, "xsi": XSI}
     root = etree.Element(f"{{{CAPABILITIES}}}capabilities", nsmap=namespaces)
     for entry in entries:
@@ -87,10 +87,9 @@ def router(
 ) -> APIRouter:
     """Routes ``/capabilities`` and ``/availability`` of a service with the capabilities *entries*.
 
-    *ready* raises where something that the service needs does not answer; the note then begins with *unready*. *state*
-    tells whether the service takes requests, and its note, where operators change that. With ``detail=min``
-    availability is a status alone, a sign of life that says nothing of maintenance: whatever restarts the service when
-    it is dead must leave it alone then.
+    *ready* raises if a dependency of the service is unavailable; the note then begins with *unready*. *state* returns
+    whether the service accepts requests, and its note, if operators can change that. With ``detail=min`` the response
+    is only a status, a liveness check that ignores maintenance: a supervisor must not restart the service then.
     """
     routes = APIRouter(tags=["VOSI"])
 
@@ -102,16 +101,16 @@ def router(
     @routes.head("/availability", include_in_schema=False)
     @routes.get("/availability", summary="Whether the service and what it needs answer")
     async def get_availability(request: Request) -> Response:
-        alive, (open_, told) = True, (True, note) if state is None else state()
+        alive, (open_, reported) = True, (True, note) if state is None else state()
         if ready is not None:
             try:
                 async with asyncio.timeout(CHECK_SECONDS):
                     await ready()
-            except Exception as exc:  # whatever is wrong is the answer
+            except Exception as exc:  # any error makes it unavailable
                 logger.warning("%s: %s", unready, exc)
-                alive, told = False, f"{unready}: {type(exc).__name__}"
+                alive, reported = False, f"{unready}: {type(exc).__name__}"
         if {key.lower(): value for key, value in request.query_params.items()}.get("detail") == "min":
             return Response(status_code=200 if alive else 503)
-        return xml(availability(alive and open_, told, client_address(request)))
+        return xml(availability(alive and open_, reported, client_address(request)))
 
     return routes

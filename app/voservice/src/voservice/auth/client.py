@@ -30,10 +30,10 @@ class ClientCredentials:
         client: httpx.AsyncClient,
         wanted: Mapping[str, str] | None = None,
     ) -> None:
-        """Use the OAuth client *client_id* at *issuer*; *wanted*: what is asked of a token, such as its audience."""
+        """Use the OAuth client *client_id* at *issuer*; *wanted*: parameters of requests, such as the audience."""
         self.issuer = Issuer(issuer, client)
         self.client = client
-        # RFC 6749 section 2.3.1: both are form-encoded before they go into the header.
+        # RFC 6749 section 2.3.1: both are form-encoded in the header.
         self.auth = httpx.BasicAuth(quote_plus(client_id), quote_plus(client_secret))
         self.wanted = dict(wanted or {})
         self._token = ""
@@ -48,7 +48,7 @@ class ClientCredentials:
         return found
 
     async def token(self) -> str:
-        """Return a token that is good for some time yet; it is asked for before the last one ends."""
+        """Return a token that remains valid for a while; a new one is requested before the last one expires."""
         async with self._lock:
             if monotonic() >= self._renew:
                 try:
@@ -59,7 +59,7 @@ class ClientCredentials:
             return self._token
 
     def forget(self) -> None:
-        """Ask for a new token at the next use: this one was refused."""
+        """Request a new token at the next use, since this one was rejected."""
         self._renew = self._end = float("-inf")
 
     async def _obtain(self) -> None:
@@ -69,7 +69,7 @@ class ClientCredentials:
         self._renew, self._end = asked + 0.8 * lifetime, asked + lifetime
 
     async def exchange(self, token: str, lifetime: int) -> str:
-        """Exchange a user's *token* for one that lives *lifetime* seconds, if the issuer allows it (RFC 8693)."""
+        """Exchange a user's *token* for one valid for *lifetime* seconds, if the issuer allows it (RFC 8693)."""
         form = {
             "grant_type": EXCHANGE,
             "subject_token": token,
@@ -79,7 +79,7 @@ class ClientCredentials:
         return str((await self.grant(form))["access_token"])
 
     async def grant(self, form: dict[str, str]) -> dict[str, Any]:
-        """Ask the token endpoint; the error never shows what was sent."""
+        """Send a request to the token endpoint; errors never contain the request."""
         endpoint = await self.endpoint()
         try:
             answer = await self.client.post(endpoint, data=form, auth=self.auth)
@@ -102,7 +102,7 @@ class ClientCredentials:
 
 
 def lifetime_of(answer: Mapping[str, Any]) -> float:
-    """Return for how many seconds the token of an answer is good."""
+    """Return for how many seconds the token of a response is valid."""
     try:
         return float(answer.get("expires_in", 300))
     except (TypeError, ValueError):

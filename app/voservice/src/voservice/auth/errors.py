@@ -9,15 +9,15 @@ _NOT_ALLOWED = re.compile(r"[^\x20-\x21\x23-\x5B\x5D-\x7E]")
 
 
 class AuthenticationError(Exception):
-    """The credential is not good. ``error`` and ``description`` are those of RFC 6750, section 3.
+    """The credential is invalid. ``error`` and ``description`` are those of RFC 6750, section 3.
 
-    Without an ``error`` the request carried no credential at all, and the challenge says no more than the scheme.
+    Without an ``error`` the request had no credential, and the challenge contains only the scheme.
     """
 
     status = 401
 
     def __init__(self, description: str, error: str = "invalid_token") -> None:
-        """Keep both parts; neither ever holds the token."""
+        """Keep both parts; neither contains the token."""
         super().__init__(description)
         self.error = error
         self.description = description
@@ -37,12 +37,12 @@ class AuthenticationError(Exception):
 
 
 class IssuerUnavailable(AuthenticationError):
-    """The issuer cannot be asked, so that nothing can be said of the credential: come back later."""
+    """The issuer is unavailable, so the credential cannot be verified at the moment."""
 
     status = 503
 
     def __init__(self, description: str) -> None:
-        """Say what cannot be had."""
+        """Keep the reason."""
         super().__init__(description, "temporarily_unavailable")
 
     @property

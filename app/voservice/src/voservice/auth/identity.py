@@ -1,4 +1,4 @@
-"""The identity that a verified credential proves."""
+"""The identity in a verified credential."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any, Literal
 # Names become directories and parts of URIs: no separators, no control characters, no hidden or parent directories.
 USERNAME = re.compile(r"^(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}\Z")
 
-# OpenCADC's form of a group's identifier, ivo://authority/path?name; only such a group has a gid.
+# OpenCADC's form of a group's identifier, ivo://authority/path?name; only such groups have a gid.
 GROUP = re.compile(r"^(?=.{1,255}\Z)ivo://[A-Za-z0-9._~-]+/[A-Za-z0-9/_.~-]+\?[A-Za-z0-9/_.~-]+\Z")
 
 
 @dataclass(frozen=True)
 class Identity:
-    """The caller, as far as a verified credential states."""
+    """The caller, as stated by a verified credential."""
 
     username: str
     subject: str

@@ -1,4 +1,4 @@
-"""An issuer's metadata and keys: fetched once by whoever comes first, kept while the issuer is away."""
+"""An issuer's metadata and keys: fetched at the first use, and cached while the issuer is unavailable."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from pydantic import BaseModel
 from voservice.auth.errors import AuthenticationError, IssuerUnavailable
 
 REFRESH_AGE = 6 * 3600
-"""Age in seconds from which keys are fetched anew."""
+"""Age in seconds from which keys are refreshed."""
 STALE_AGE = 48 * 3600
-"""Age in seconds to which keys are good while the issuer is away."""
+"""Age in seconds up to which cached keys are accepted while the issuer is unavailable."""
 REFRESH_INTERVAL = 30
-"""Least seconds between two fetches, so that made-up key ids cannot hammer the issuer."""
+"""Minimum seconds between two fetches, so that unknown key ids cannot cause a flood of requests."""
 RETRY_INTERVAL = 1
-"""The same while there are no keys at all, since nobody can do anything meanwhile."""
+"""The same while there are no keys at all, since no token can be verified until then."""
 
-# Algorithms of RFC 7518 and RFC 8037 by the type and curve of the keys that fit them. No HMAC: its key would have to be
-# known here, and a public key taken for a secret lets anybody sign.
+# Algorithms of RFC 7518 and RFC 8037 by type and curve of the matching keys. No HMAC: its key would have to be known
+# here, and a public key used as the secret would let anyone sign.
 ALGORITHMS: dict[str, tuple[str, str | None]] = {
     **{f"{family}{size}": ("RSA", None) for family in ("RS", "PS") for size in (256, 384, 512)},
     "ES256": ("EC", "P-256"),
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 class Metadata(BaseModel):
-    """The fields used of an issuer's discovery document (OpenID Connect Discovery 1.0 section 3)."""
+    """The fields that are used of an issuer's discovery document (OpenID Connect Discovery 1.0 section 3)."""
 
     issuer: str
     jwks_uri: str
@@ -54,7 +54,7 @@ class KeyDocument(BaseModel):
 
 @dataclass(frozen=True)
 class SigningKey:
-    """A published key and what it is for."""
+    """A published key and its use."""
 
     kid: str | None
     key_type: str
@@ -63,7 +63,7 @@ class SigningKey:
     key: Any
 
     def fits(self, algorithm: str) -> bool:
-        """Whether signatures of *algorithm* may be verified with this key."""
+        """Return whether signatures of *algorithm* may be verified with this key."""
         key_type, curve = ALGORITHMS[algorithm]
         return (
             self.algorithm in {None, algorithm}
@@ -73,7 +73,7 @@ class SigningKey:
 
 
 def signing_keys(document: Iterable[dict[str, Any]]) -> list[SigningKey]:
-    """Keys for signatures; those of other uses, or of kinds that are not known here, are passed over."""
+    """Yield keys for signatures; keys for other uses and unknown kinds are skipped."""
     found = []
     for entry in document:
         if entry.get("kty") not in {"RSA", "EC", "OKP"} or entry.get("use", "sig") != "sig":
@@ -91,9 +91,9 @@ class Issuer:
     """An OpenID Connect issuer, as its discovery document and key set describe it."""
 
     def __init__(self, url: str, client: httpx.AsyncClient, key_ids: Iterable[str] = ()) -> None:
-        """Ask the issuer at *url*, which is spelled as in the claim ``iss``, through *client*.
+        """Use the issuer at *url*, spelled as in the claim ``iss``, through *client*.
 
-        With *key_ids* no other keys are good, whatever it publishes.
+        With *key_ids*, only those keys are accepted, whatever it publishes.
         """
         self.url = url
         self.client = client
@@ -107,28 +107,28 @@ class Issuer:
 
     @property
     def keys(self) -> list[SigningKey]:
-        """The keys that are kept."""
+        """The cached keys."""
         return self._keys
 
     @property
     def edition(self) -> float:
-        """Tells the keys that are kept from those of any other fetch."""
+        """Number that changes with each fetch of the keys."""
         return self._fetched
 
     async def metadata(self) -> Metadata:
-        """Return the discovery document; ``IssuerUnavailable`` if it cannot be had and none is kept."""
+        """Return the discovery document. Raises ``IssuerUnavailable`` if it cannot be fetched and is not cached."""
         age = monotonic() - self._fetched
         if age > STALE_AGE:
             await self._refresh()
         elif age > REFRESH_AGE and (self._renewal is None or self._renewal.done()):
-            # What is kept is good: nobody waits for the issuer.
+            # The cached document is usable, so requests do not wait for the issuer.
             self._renewal = asyncio.create_task(self._refresh())
         if self._metadata is None or monotonic() - self._fetched > STALE_AGE:
             raise IssuerUnavailable(f"The issuer {self.url} does not answer as it should")
         return self._metadata
 
     async def key(self, kid: str | None, algorithm: str) -> Any:
-        """Return the key of that id for *algorithm*, asking the issuer if it is unknown."""
+        """Return the key of that id for *algorithm*, fetching the keys if it is unknown."""
         await self.metadata()
         found = self._find(kid, algorithm)
         if found is None:
@@ -145,7 +145,7 @@ class Issuer:
         return fitting[0] if len(fitting) == 1 else None
 
     async def _refresh(self) -> None:
-        """Fetch, unless somebody just did; a failure leaves what is kept."""
+        """Fetch the keys, unless that has just been done; after a failure the cached ones stay."""
         seen = self._attempts
         async with self._lock:
             usable = monotonic() - self._fetched <= STALE_AGE
@@ -160,7 +160,7 @@ class Issuer:
             self._tried = monotonic()
 
     async def fetch(self) -> Metadata:
-        """Fetch the discovery document and the keys; ``httpx.HTTPError`` or ``ValueError`` says what is wrong."""
+        """Fetch the discovery document and the keys. Raises ``httpx.HTTPError`` or ``ValueError``."""
         answer = await self.client.get(f"{self.url.rstrip('/')}/.well-known/openid-configuration")
         metadata = Metadata.model_validate_json(answer.raise_for_status().content)
         if metadata.issuer != self.url:

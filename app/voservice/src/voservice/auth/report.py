@@ -1,7 +1,7 @@
-"""What a service makes of its issuer and of a token, for whoever connects an issuer of their own.
+"""Report on how a service evaluates its issuer and a token, for operators who connect their own issuer.
 
-Run in the service's container, ``python -m voservice.auth.report vospace.config:Settings`` reads a token from standard
-input, if there is one, and prints a JSON object. It never prints the token.
+Run in the service's container, ``python -m voservice.auth.report vospace.config:Settings`` reads an optional token from
+standard input and prints a JSON object. It never prints the token.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from voservice.auth.verifier import TokenVerifier
 from voservice.config import ServiceSettings, load
 
 SHOWN = ("iss", "aud", "sub", "preferred_username", "scope", "typ", "groups", "wlcg.groups")
-"""Claims that the report repeats: those that decide."""
+"""Claims included in the report: those that determine the result."""
 
 
 async def report(settings: ServiceSettings, client: httpx.AsyncClient, token: str = "") -> dict[str, Any]:
-    """Ask the issuer, and judge *token* as the service does.
+    """Query the issuer, and verify *token* as the service does.
 
     Returns
     -------
@@ -34,7 +34,7 @@ async def report(settings: ServiceSettings, client: httpx.AsyncClient, token: st
         ``issuer``: its URL, ``ok``, and ``problem`` or its endpoints and the ids of usable keys by algorithm.
         ``expected``: the audiences and algorithms that the service accepts.
         ``token``, if one is given: ``accepted``, with ``username``, ``groups`` and ``seconds_left``, or ``problem``;
-        and under ``claims`` and ``header`` what it says itself, verified or not.
+        and ``claims`` and ``header`` of the token, verified or not.
     """
     verifier = TokenVerifier.of(settings, client)
     found: dict[str, Any] = {
@@ -52,7 +52,7 @@ async def report(settings: ServiceSettings, client: httpx.AsyncClient, token: st
 
 
 def _printable(value: Any) -> Any:
-    """Return *value* without characters that move a terminal or begin a line: issuers and tokens write as they like."""
+    """Return *value* without control characters and line breaks: the text of issuers and tokens is untrusted."""
     if isinstance(value, str):
         return "".join(character if character.isprintable() else "?" for character in value)
     if isinstance(value, list):
@@ -84,24 +84,24 @@ async def _issuer(verifier: TokenVerifier, settings: ServiceSettings) -> dict[st
 
 
 async def _token(verifier: TokenVerifier, token: str) -> dict[str, Any]:
-    told: dict[str, Any] = {"accepted": False, "header": {}, "claims": {}}
+    document: dict[str, Any] = {"accepted": False, "header": {}, "claims": {}}
     try:
-        told["header"] = {
+        document["header"] = {
             name: value
             for name, value in jwt.get_unverified_header(token).items()
             if name in ("alg", "kid", "typ")
         }
         claims = jwt.decode(token, options={"verify_signature": False})
-        told["claims"] = {name: claims[name] for name in SHOWN if name in claims}
+        document["claims"] = {name: claims[name] for name in SHOWN if name in claims}
     except (jwt.PyJWTError, ValueError, RecursionError):
-        # The verdict below says so in the service's own words.
+        # The result below reports it in the service's own words.
         pass
     try:
         identity = await verifier.verify(token)
     except AuthenticationError as exc:
-        return told | {"problem": exc.description}
+        return document | {"problem": exc.description}
     left = round(identity.expires.timestamp() - time.time()) if identity.expires else None
-    return told | {
+    return document | {
         "accepted": True,
         "username": identity.username,
         "groups": sorted(identity.groups),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 START_LEEWAY = 60
 """Seconds that an issuer's clock may be ahead (``nbf``, ``iat``; WLCG token profile)."""
 EXPIRY_LEEWAY = 5
-"""Seconds for which a token that has just expired is still good."""
+"""Seconds for which a token is accepted after its expiry."""
 LONGEST_TOKEN = 16_384
 KEPT_TOKENS = 10_000
 
@@ -57,7 +57,7 @@ class TokenVerifier:
         require_audience: bool = True,
         key_ids: Iterable[str] = (),
     ) -> None:
-        """Accept tokens of *issuer* meant for one of *audiences*."""
+        """Accept tokens of *issuer* for one of *audiences*."""
         self.algorithms = ["RS256", "ES256"] if algorithms is None else algorithms
         if unknown := set(self.algorithms) - set(ALGORITHMS):
             raise ValueError(f"not a public-key signature algorithm: {', '.join(sorted(unknown))}")
@@ -68,7 +68,7 @@ class TokenVerifier:
 
     @classmethod
     def of(cls, settings: ServiceSettings, client: httpx.AsyncClient) -> TokenVerifier:
-        """Accept what the service's *settings* say."""
+        """Create a verifier from the service's *settings*."""
         return cls(
             settings.oidc_issuer,
             settings.oidc_audiences,
@@ -79,11 +79,11 @@ class TokenVerifier:
         )
 
     async def verify(self, token: str) -> Identity:
-        """Verify signature, issuer, audience and times of *token* and say who presents it.
+        """Verify signature, issuer, audience and times of *token*, and return the caller's identity.
 
-        What was found is kept until the token expires or the issuer's keys are fetched anew.
+        The result is cached until the token expires or the issuer's keys are refreshed.
         """
-        # The digest: nothing that a dump of the memory could be used for.
+        # Keyed by digest, so that a memory dump contains no usable tokens.
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         kept = self._kept.get(digest)
         if kept and time.time() < kept.until:
@@ -94,10 +94,12 @@ class TokenVerifier:
         edition = self.issuer.edition
         username = claims.get("preferred_username")
         if not username:
-            # The issuer may leave names out of access tokens. The subject never stands in: it names no directory.
-            told = await self._ask(token, claims)
-            username = told.get("preferred_username")
-            claims |= {name: told[name] for name in GROUP_CLAIMS if name in told and name not in claims}
+            # The issuer may omit names from access tokens. The subject is no substitute: it cannot name a directory.
+            userinfo = await self._ask(token, claims)
+            username = userinfo.get("preferred_username")
+            claims |= {
+                name: userinfo[name] for name in GROUP_CLAIMS if name in userinfo and name not in claims
+            }
         if not isinstance(username, str) or not USERNAME.match(username):
             raise AuthenticationError("The token names no user (claim preferred_username) that can own files")
         identity = Identity(
@@ -114,7 +116,7 @@ class TokenVerifier:
         return identity
 
     async def _claims(self, token: str) -> tuple[dict[str, Any], datetime]:
-        """Verified claims of the token and when it ends."""
+        """Return the verified claims of the token and its expiry."""
         if len(token) > LONGEST_TOKEN:
             raise AuthenticationError(f"The token is longer than {LONGEST_TOKEN} characters")
         try:
@@ -167,7 +169,7 @@ class TokenVerifier:
             raise AuthenticationError("The token is meant for another audience")
 
     async def _ask(self, token: str, claims: dict[str, Any]) -> dict[str, Any]:
-        """Ask the issuer's userinfo endpoint."""
+        """Query the issuer's userinfo endpoint."""
         endpoint = (await self.issuer.metadata()).userinfo_endpoint
         if not endpoint:
             return {}
@@ -189,10 +191,10 @@ class TokenVerifier:
 
 
 def _check_use(claims: dict[str, Any]) -> None:
-    """Refuse what is plainly no access token, of a token that does not say to be one (RFC 9068 section 2.1).
+    """Reject tokens that are evidently not access tokens, if the header does not identify them (RFC 9068 section 2.1).
 
-    Of the issuers that say it in a claim, Keycloak has ``typ``, and its access tokens may have a nonce; Cognito has
-    ``token_use``. INDIGO IAM says nothing.
+    Some issuers use a claim: Keycloak ``typ``, with access tokens that may have a nonce; Cognito ``token_use``. INDIGO
+    IAM has none.
     """
     said = claims.get("typ", claims.get("token_use"))
     if said is not None:
@@ -204,7 +206,7 @@ def _check_use(claims: dict[str, Any]) -> None:
 
 
 def _expiry(claim: Any) -> datetime:
-    """Moment of the claim ``exp``, if that is not past."""
+    """Return the time of the claim ``exp``, if it is not past."""
     if isinstance(claim, bool) or not isinstance(claim, int | float):
         raise AuthenticationError("The token's expiry is not a number")
     try:
@@ -217,7 +219,7 @@ def _expiry(claim: Any) -> datetime:
 
 
 def _groups(claims: dict[str, Any]) -> frozenset[str]:
-    """Names of groups, without the slash before those of the WLCG profile."""
+    """Return names of groups, without the leading slash of the WLCG profile."""
     for name in GROUP_CLAIMS:
         groups = claims.get(name)
         if isinstance(groups, list) and groups:
@@ -226,7 +228,7 @@ def _groups(claims: dict[str, Any]) -> frozenset[str]:
 
 
 def bearer(authorization: list[str]) -> str | None:
-    """Token of the Authorization headers, or None without any; RFC 6750 section 2.1."""
+    """Return the token of the Authorization header, or None without one (RFC 6750 section 2.1)."""
     if not authorization:
         return None
     if len(authorization) > 1:

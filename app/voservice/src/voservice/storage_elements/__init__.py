@@ -1,7 +1,7 @@
-"""Clients of Rucio Storage Elements (RSEs): where each is, how it is verified, and what proves to it who asks.
+"""Clients of Rucio Storage Elements (RSEs): their location, verification and credentials.
 
-A credential is read or obtained when a request needs it, is kept in memory alone, and is sent to nothing but URLs below
-the storage element's own: a redirect to another server is followed without it.
+A credential is read or obtained when a request needs it, is kept only in memory, and is sent only to URLs below the
+storage element's own: a redirect to another server is followed without it.
 """
 
 from voservice.storage_elements.client import Element, Elements

@@ -1,4 +1,4 @@
-"""Requests to storage elements: with the right credential, no more of them than may be, and never elsewhere."""
+"""Requests to storage elements with the right credential, within their limits, and only to allowed URLs."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from voservice.storage_elements.credentials import Connections, bearer
 from voservice.storage_elements.settings import StorageElement
 
 AWAY = 30.0
-"""Seconds for which one that did not answer is asked after the others."""
+"""Seconds for which an unavailable storage element is tried after the others."""
 
 OpenSession = Callable[[aiohttp.TCPConnector], aiohttp.ClientSession]
 
 
 class Element:
-    """A storage element, or URLs that are asked without a name and a credential."""
+    """A storage element, or a set of URLs without name and credential."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Element:
         client: httpx.AsyncClient | None = None,
         rate: float = 0.0,
     ) -> None:
-        """Ask by *session* what *own* has, and follow redirects as far as *policy* lets them lead."""
+        """Access URLs below *own* with *session*, and follow redirects as far as *policy* allows."""
         self.settings = settings
         self.name = settings.name if settings else None
         self.own = own
@@ -51,15 +51,15 @@ class Element:
 
     @property
     def away(self) -> bool:
-        """Whether it did not answer a short time ago."""
+        """Whether it was unavailable a short time ago."""
         return monotonic() < self._away_until
 
     def note(self, *, away: bool) -> None:
-        """Note whether it answers."""
+        """Record whether it is available."""
         self._away_until = monotonic() + AWAY if away else float("-inf")
 
     def holds(self, url: str) -> bool:
-        """Whether a URL is one of its own."""
+        """Return whether a URL is below its own."""
         try:
             self.own.check(url)
         except SourceRefused:
@@ -76,10 +76,10 @@ class Element:
         user: str | None = None,
         **options: Any,
     ) -> aiohttp.ClientResponse:
-        """Ask it, and where it redirects to; nothing in the answer is decoded.
+        """Send a request and follow redirects; the response is not decoded.
 
-        The credential is used if whoever wants the file is *trusted* with it, on behalf of the one whose token is
-        *user*. Raises SourceRefused, RedirectedTooOften, CredentialUnavailable, and what the session raises.
+        The credential is used if the caller is *trusted* with it, on behalf of the user with the token *user*. Raises
+        SourceRefused, RedirectedTooOften, CredentialUnavailable, and what the session raises.
         """
         source = self.own.check(url)
 
@@ -104,7 +104,7 @@ class Element:
                 )
                 if response.status != 401 or not proof or last:
                     break
-                # It may have been withdrawn before its time.
+                # It may have been revoked before its expiry.
                 self._bearer.forget(user) if self._bearer else None
                 response.close()
             return response
@@ -121,7 +121,7 @@ class Element:
 
 
 class Elements:
-    """All storage elements that are configured, in the order of preference, and what else may be asked."""
+    """All configured storage elements, in the order of preference, and other allowed URLs."""
 
     def __init__(
         self,
@@ -132,9 +132,9 @@ class Elements:
         others: Sequence[str] = (),
         processes: int = 1,
     ) -> None:
-        """Know *elements*, and the base URLs of *others*, which redirect to each other.
+        """Use *elements*, and the base URLs *others*, which may redirect to each other.
 
-        The limits of a storage element are shared by so many *processes*.
+        The limits of a storage element are divided among *processes*.
         """
         self._settings = elements
         self._open_session = open_session
@@ -177,7 +177,7 @@ class Elements:
         return await self._stack.enter_async_context(self._open_session(connector))
 
     def of(self, url: str) -> Element:
-        """Return the one that has a URL. Raises SourceRefused if none has."""
+        """Return the storage element of a URL. Raises SourceRefused if there is none."""
         for element in self.all:
             if element.holds(url):
                 return element
@@ -185,6 +185,6 @@ class Elements:
         raise AssertionError("a policy without bases refuses every URL")
 
     def reachable(self, urls: Sequence[str]) -> list[tuple[Element, str]]:
-        """Return *urls* with whose they are: those of who did not answer lately come last. Raises SourceRefused."""
+        """Return *urls* with their storage elements, recently unavailable ones last. Raises SourceRefused."""
         found = [(self.of(url), url) for url in urls]
         return sorted(found, key=lambda pair: pair[0].away)

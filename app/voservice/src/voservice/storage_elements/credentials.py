@@ -1,4 +1,4 @@
-"""Credentials for storage elements: headers of requests, or a certificate of the connection."""
+"""Credentials for storage elements: request headers, or the client certificate of a connection."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from voservice.auth.client import lifetime_of
 from voservice.storage_elements.settings import OF_CLIENT, StorageElement
 
 KEPT = 1000
-"""Tokens of users that are kept for one storage element."""
+"""Maximum number of cached users' tokens per storage element."""
 
 
 class CredentialUnavailable(Exception):
-    """There is no credential at the moment; the text says why, and never shows one."""
+    """No credential is available at the moment; the text states the reason and never contains a credential."""
 
 
 class Watched:
-    """A file that others replace, read again when it has changed."""
+    """A file that is read again when it has been replaced."""
 
     def __init__(self, path: str) -> None:
         """Read nothing yet."""
@@ -33,7 +33,7 @@ class Watched:
         self._content = b""
 
     def changed(self) -> bool:
-        """Read the file if it has changed since the last time, and tell whether it had.
+        """Read the file if it has changed since the last time; return whether it had.
 
         Raises CredentialUnavailable.
         """
@@ -71,21 +71,21 @@ class Bearer:
         self._file = Watched(element.credential_file or "")
 
     async def token(self, user: str | None) -> str:
-        """Return a token for a request, on behalf of the one whose own token is *user*.
+        """Return a token for a request, on behalf of the user with the token *user*.
 
         Raises CredentialUnavailable.
         """
         return self._file.text()
 
     def forget(self, user: str | None) -> None:
-        """Take the token for refused: the next request needs another, where one can be had."""
+        """Discard a rejected token, so that the next request gets another if possible."""
 
 
 class Granted(Bearer):
-    """A token that an OAuth client gets for itself."""
+    """A token that an OAuth client gets for itself (client credentials grant)."""
 
     def __init__(self, element: StorageElement, issuer: str, client: httpx.AsyncClient) -> None:
-        """Ask *issuer*, unless the storage element has another, through *client*."""
+        """Use *client* to get tokens from *issuer*, unless the storage element has its own."""
         super().__init__(element)
         self._client = client
         self._issuer = element.issuer or issuer
@@ -109,23 +109,23 @@ class Granted(Bearer):
             raise CredentialUnavailable(error.description) from error
 
     def forget(self, user: str | None) -> None:
-        """Ask for another at the next request."""
+        """Request another token at the next request."""
         if self._credentials is not None:
             self._credentials.forget()
 
 
 class Exchanged(Granted):
-    """A token for which that of the user is exchanged (RFC 8693): the storage element sees who asks for a file."""
+    """A token exchanged for the user's (RFC 8693), so that the storage element knows the user."""
 
     def __init__(self, element: StorageElement, issuer: str, client: httpx.AsyncClient) -> None:
-        """Exchange nothing yet."""
+        """Start with an empty cache."""
         super().__init__(element, issuer, client)
-        # By the digest of a user's token: what it was exchanged for, and until when that is used.
+        # By the digest of a user's token: the token it was exchanged for, and until when to use it.
         self._known: dict[bytes, tuple[str, float]] = {}
         self._lock = asyncio.Lock()
 
     async def token(self, user: str | None) -> str:
-        """Return the token for which the user's is exchanged."""
+        """Return the token exchanged for the user's."""
         if user is None:
             raise CredentialUnavailable("there is no token of a user to exchange")
         key = _digest(user)
@@ -158,15 +158,15 @@ class Exchanged(Granted):
 
 
 def _digest(token: str) -> bytes:
-    # A token must not be a key that a dump shows.
+    # Keyed by digest, so that a memory dump does not show the user's token.
     return hashlib.sha256(token.encode()).digest()
 
 
 class Connections:
-    """TLS contexts for a storage element: with its own authorities, and with a proxy certificate for itself alone."""
+    """TLS contexts for a storage element: with its CAs, and with a proxy certificate only for its own URLs."""
 
     def __init__(self, element: StorageElement) -> None:
-        """Read the authorities. Raises OSError with the file's name."""
+        """Load the CAs. Raises OSError with the file's name."""
         self._element = element
         self._proxy = Watched(element.credential_file or "") if element.credential == "x509_proxy" else None
         self.plain = self._new()
@@ -187,13 +187,13 @@ class Connections:
                 context.load_cert_chain(self._proxy.path)
             except (OSError, ssl.SSLError) as error:
                 self._proxy = Watched(str(self._proxy.path))
-                raise CredentialUnavailable(f"{self._proxy.path} is no proxy: {error}") from error
+                raise CredentialUnavailable(f"{self._proxy.path} is not a valid proxy: {error}") from error
             self._proven = context
         return self._proven
 
 
 def bearer(element: StorageElement, issuer: str, client: httpx.AsyncClient) -> Bearer | None:
-    """Return what makes tokens for a storage element, if it wants one."""
+    """Return the source of tokens for a storage element, if it uses them."""
     if element.credential == "token_file":
         return Bearer(element)
     if element.credential in OF_CLIENT:

@@ -81,7 +81,7 @@ class StorageElement(BaseModel):
 
 
 def check_elements(elements: Sequence[StorageElement]) -> None:
-    """Raise ValueError for names or base URLs that more than one storage element has."""
+    """Raise ValueError for names or base URLs of more than one storage element."""
     for what in ("name", "url"):
         values = [getattr(element, what) for element in elements]
         if twice := sorted({value for value in values if values.count(value) > 1}):

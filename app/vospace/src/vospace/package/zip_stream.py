@@ -164,13 +164,13 @@ class _Entry:
 
 
 class _Time:
-    """A time as MS-DOS told it, in UTC, and as UNIX does where that can be told."""
+    """A time as MS-DOS told it, in UTC, and as UNIX does where that can be utc."""
 
     def __init__(self, modified: float) -> None:
         seconds = min(max(int(modified), _EARLIEST), _LATEST)
-        told = time.gmtime(seconds)
-        self.day = (told.tm_year - 1980) << 9 | told.tm_mon << 5 | told.tm_mday
-        self.clock = told.tm_hour << 11 | told.tm_min << 5 | told.tm_sec // 2
+        utc = time.gmtime(seconds)
+        self.day = (utc.tm_year - 1980) << 9 | utc.tm_mon << 5 | utc.tm_mday
+        self.clock = utc.tm_hour << 11 | utc.tm_min << 5 | utc.tm_sec // 2
         self.extra = struct.pack("<HHBL", 0x5455, 5, 1, seconds) if seconds <= _LATEST_32 else b""
 
 
