@@ -29,7 +29,7 @@ class Arrivals:
     def _place(self, user: str | None) -> Iterator[None]:
         if self._coming[user] >= self._most:
             raise TooManyRequests(
-                f"{self._most} large requests of yours are still being received: wait until they are complete"
+                f"{self._most} large requests of yours are on their way: wait until they are complete"
             )
         self._coming[user] += 1
         try:

@@ -18,28 +18,28 @@ from vospace.storage.tree import Kind
 _LONGEST = 0xFFFF
 """Bytes of a member's name in a zip."""
 _HARMFUL = re.compile(r"\\|(?<=^[A-Za-z]):|[\x00-\x1f\x7f-\x9f]")
-"""Where a backslash or a drive letter has a meaning, both lead to other directories."""
+"""On systems that interpret backslashes and drive letters, both lead to other directories."""
 _LONGEST_SUFFIX = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A node, with its name in the package: a path with slashes, none of whose steps leads upwards."""
+    """A node with its name in the package: a path with slashes that never leads upwards."""
 
     name: str
     path: Path
     kind: Kind
     modified: float = 0
-    """Seconds since the epoch; a data node's is told when it is opened."""
+    """Seconds since the epoch; for data nodes set when they are opened."""
     text: str = ""
     """Text of a link, relative to its own container in the package."""
 
 
 class Names:
-    """Paths of nodes in a package: each node has one of its own, and none leads out of where it is unpacked."""
+    """Paths of nodes in a package: unique, and none leads out of the directory in which it is unpacked."""
 
     def __init__(self, space: Space, caller: Caller, targets: list[Path]) -> None:
-        """`targets`: what is asked for. What cannot be reached is left out, and what is asked for again."""
+        """`targets`: requested nodes; unreachable and repeated ones are omitted."""
         self._space = space
         self._caller = caller
         self._given: defaultdict[Path, _Given] = defaultdict(_Given)
@@ -53,19 +53,19 @@ class Names:
                     self.tops[top] = beside.name(_harmless(top[-1]) if top else "root")
 
     def of(self, path: Path, top: Path) -> str:
-        """Path in the package of a node below a target, or of the target itself."""
+        """Return the path in the package of a node below a target, or of the target itself."""
         steps = [self._step(path[:end]) for end in range(len(top) + 1, len(path) + 1)]
         return "/".join([self.tops[top], *steps])
 
     def link_text(self, link: Path, top: Path, target: Path) -> str | None:
-        """Return the text by which a link below `top` leads to that target in the package, None if it is not there."""
+        """Return the text of a link below `top` to that target in the package, None if the target is not in it."""
         for there in (top, *self.tops):
             if target[: len(there)] == there:
                 return posixpath.relpath(self.of(target, there), posixpath.dirname(self.of(link, top)) or ".")
         return None
 
     def _step(self, path: Path) -> str:
-        """The last name of the path: a harmful one is changed, into what no other node there is called."""
+        """Return the last name of the path; a harmful one is replaced by a unique name."""
         name = _harmless(path[-1])
         if name == path[-1]:
             return name
@@ -83,7 +83,7 @@ class Names:
 
 
 class _Given:
-    """Names that were given in one container of the package."""
+    """Names assigned in one container of the package."""
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
@@ -91,13 +91,13 @@ class _Given:
         self._changed: dict[str, str] = {}
 
     def of(self, original: str, free: Callable[[str], bool]) -> str:
-        """The name in place of a harmful one, always the same."""
+        """Return the replacement of a harmful name, always the same."""
         if original not in self._changed:
             self._changed[original] = self.name(_harmless(original), free)
         return self._changed[original]
 
     def name(self, wanted: str, free: Callable[[str], bool] = lambda _: True) -> str:
-        """The name, numbered if it was given already or is not free."""
+        """Return the name, numbered if it is taken."""
         number = self._numbers.get(wanted, 0)
         while True:
             number += 1
@@ -109,13 +109,13 @@ class _Given:
 
 
 def members(space: Space, caller: Caller, targets: list[Path]) -> Iterator[Member]:
-    """All that the caller may read. What is missing or unreadable is left out, and links that lead elsewhere."""
+    """Yield all nodes that the caller may read, without missing ones and links that lead out of the package."""
     names = Names(space, caller, targets)
     for top in names.tops:
         with suppress(Fault):
             for path, kind in space.walk(caller, top):
                 member = _member(space, caller, names, path, top, Kind(kind))
-                # No zip can hold a longer one, and one node must not spoil the package.
+                # Zip allows no longer names, and one node must not break the package.
                 if member is not None and len(member.name.encode()) < _LONGEST:
                     yield member
 
@@ -126,7 +126,7 @@ def _member(space: Space, caller: Caller, names: Names, path: Path, top: Path, k
         return Member(name, path, kind)
     try:
         node = space.node(caller, path)
-    except Fault:  # removed meanwhile
+    except Fault:  # removed in the meantime
         return None
     modified = node.modified_ns / 1e9
     if kind is Kind.CONTAINER:

@@ -13,7 +13,7 @@ from vospace.transfers.documents import Transfer
 
 
 def read_package(space: Space, transfer: Transfer) -> tuple[str, list[Path]]:
-    """The media type and the nodes of a package. Raises a Fault that names what is wrong."""
+    """Return the media type and the nodes of a package. Raises a Fault that names the error."""
     kind = (transfer.view.param(FORMAT) if transfer.view else None) or TAR
     if kind not in STREAMS:
         raise InvalidArgument(f"param {FORMAT} must be {TAR} or {ZIP}, not {kind[:80]}")
@@ -21,8 +21,8 @@ def read_package(space: Space, transfer: Transfer) -> tuple[str, list[Path]]:
 
 
 def check_package(space: Space, caller: Caller, transfer: Transfer) -> None:
-    """Refuse what no package can be made of, and to callers without a name one that they may read nothing of. Raises a
-    Fault."""
+    """Reject requests that no package can be made for, and for anonymous callers those without a readable node. Raises
+    a Fault."""
     _, paths = read_package(space, transfer)
     if caller.anonymous and not any(_is_readable(space, caller, path) for path in paths):
         raise PermissionDenied("nothing of this can be read without a token or a certificate")

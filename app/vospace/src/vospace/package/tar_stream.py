@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator
 
 _RECORD = 512
 _LATEST = 0o77777777777
-"""Seconds since the epoch that the header can tell, in the year 2242."""
+"""Largest time in the header, in seconds since the epoch (year 2242)."""
 
 
 class TarStream:
-    """Turns members into the bytes of an archive, one after the other."""
+    """Writes members as bytes of an archive, one after the other."""
 
     def directory(self, name: str, modified: float) -> Iterator[bytes]:
         """An empty directory."""

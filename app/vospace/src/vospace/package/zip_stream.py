@@ -1,8 +1,8 @@
-"""A zip archive as a stream that readers of streams can read too (PKWARE's APPNOTE 6.3.10).
+"""A zip archive as a stream that streaming readers can read too (PKWARE's APPNOTE 6.3.10).
 
-The members are deflated without being compressed, in stored blocks (RFC 1951 section 3.2.4): what astronomers keep
-hardly shrinks, and so all sizes are known beforehand. Of a large file the checksum is not; it follows the bytes in a
-data descriptor, which a reader of a stream can find behind deflated bytes only.
+The members use the method deflate with stored blocks (RFC 1951 section 3.2.4), that is without compression:
+astronomical data hardly shrinks, and all sizes are known in advance. The checksum of a large file is not; it follows
+the bytes in a data descriptor, which streaming readers find only after deflated data.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from zlib_ng import zlib_ng
 
 READ_TWICE = 64 << 20
-"""Bytes of a file that is read for its checksum before it is sent, so that its header says all."""
+"""Maximum bytes of a file that is read for its checksum before it is sent, so that its header is complete."""
 STORED_BLOCK = 0xFFFF
 """Bytes of a full stored block; files are best read in multiples of it."""
 
@@ -22,7 +22,7 @@ _LAST_BLOCK = b"\x01\x00\x00\xff\xff"
 _BLOCK_HEADER = 5
 _MAX_16, _MAX_32 = 0xFFFF, 0xFFFFFFFF
 _EARLIEST, _LATEST = 315_532_800, 4_354_819_198
-"""1980-01-01 and 2107-12-31, between which the format can tell times."""
+"""1980-01-01 and 2107-12-31, the range of times in the format."""
 _LATEST_32 = 0x7FFFFFFF
 
 _FILE, _DIRECTORY, _LINK = 0o100644, 0o040755, 0o120777
@@ -33,11 +33,11 @@ _DESCRIPTOR_FOLLOWS, _UTF8 = 1 << 3, 1 << 11
 _PLAIN_VERSION, _ZIP64_VERSION = 20, 45
 
 Blocks = Callable[[], Iterable[bytes]]
-"""The bytes of a file, from the first to the last each time it is called."""
+"""Function that yields the bytes of a file, from the beginning at each call."""
 
 
 class ZipStream:
-    """Turns members into the bytes of an archive, one after the other."""
+    """Writes members as bytes of an archive, one after the other."""
 
     def __init__(self) -> None:
         self._position = 0
@@ -55,7 +55,7 @@ class ZipStream:
         yield from self._member(name, _LINK, modified, len(content), lambda: (content,))
 
     def file(self, name: str, modified: float, size: int, blocks: Blocks) -> Iterator[bytes]:
-        """A file of that many bytes. Raises OSError if it has others the second time that it is read."""
+        """Write a file of that many bytes. Raises OSError if it changes between two reads."""
         yield from self._member(name, _FILE, modified, size, blocks)
 
     def end(self) -> Iterator[bytes]:
@@ -113,15 +113,15 @@ class _Entry:
         self.described = size > READ_TWICE
         """Whether a data descriptor follows the bytes."""
         self.checksum = 0
-        """CRC-32 of the bytes that were added."""
+        """CRC-32 of the bytes added so far."""
 
     def add(self, block: bytes) -> bytes:
-        """Take the next bytes into the checksum, and give them back."""
+        """Add the next bytes to the checksum, and return them."""
         self.checksum = zlib_ng.crc32(block, self.checksum)
         return block
 
     def header(self) -> bytes:
-        """The local file header; what a descriptor tells is zero in it."""
+        """Return the local file header; fields in the data descriptor are zero."""
         checksum, packed, size = (0, 0, 0) if self.described else (self.checksum, self._packed, self._size)
         extra = self._time.extra
         if self._large:
@@ -132,13 +132,13 @@ class _Entry:
         )
 
     def descriptor(self) -> bytes:
-        """The data descriptor, whose sizes are as long as Java takes them to be: by the bytes that it has read."""
+        """Return the data descriptor; the length of its sizes is the one that Java expects for the bytes read."""
         return struct.pack(
             "<LLQQ" if self._large else "<LLLL", 0x08074B50, self.checksum, self._packed, self._size
         )
 
     def listed(self) -> bytes:
-        """The entry of the central directory."""
+        """Return the entry of the central directory."""
         large = [value for value in (self._size, self._packed, self._position) if value >= _MAX_32]
         extra = self._time.extra
         if large:
@@ -164,7 +164,7 @@ class _Entry:
 
 
 class _Time:
-    """A time as MS-DOS told it, in UTC, and as UNIX does where that can be utc."""
+    """A time in MS-DOS format, in UTC, and in UNIX format if it fits."""
 
     def __init__(self, modified: float) -> None:
         seconds = min(max(int(modified), _EARLIEST), _LATEST)
@@ -175,12 +175,12 @@ class _Time:
 
 
 def _deflated_size(size: int) -> int:
-    """Bytes of that many in stored blocks."""
+    """Return the size of that many bytes in stored blocks."""
     return size + _BLOCK_HEADER * -(-size // STORED_BLOCK) + len(_LAST_BLOCK)
 
 
 def _deflated(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Stored blocks, full ones whatever the pieces are, so that their number is known; the last is missing."""
+    """Yield stored blocks, all full regardless of the pieces, so that their number is known; without the last."""
     rest = b""
     for block in blocks:
         data = rest + block if rest else block

@@ -1,8 +1,8 @@
 """Node properties, by their URIs.
 
-MD5 and adler32 are only worth something while the bytes are those they were computed of: a private property notes size
-and time of change then, and both are left out as soon as that no longer fits. Files without the note (written by
-another implementation) are believed.
+MD5 and adler32 are valid only for the bytes that they were computed from: a private property records size and change
+time, and both checksums are omitted as soon as these differ. For files without this record (written by another
+implementation), the checksums are trusted.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from vospace.models.uri import XML_SPACE
 from vospace.storage.property_store import NoRoom, PropertyStore
 
 OF_CONTENT = frozenset({MD5, ADLER32, TYPE, ENCODING})
-"""Properties that go with the bytes."""
+"""Properties that belong to the bytes."""
 
 OF_EMPTY = {MD5: "d41d8cd98f00b204e9800998ecf8427e", ADLER32: "00000001"}
-"""Checksums of no bytes."""
+"""Checksums of an empty file."""
 
 STAMP = f"{SKAO}stamp"
 _CHECKSUMS = (MD5, ADLER32)
@@ -35,7 +35,7 @@ class Properties:
         self.store = store
 
     def read(self, descriptor: int) -> dict[str, str]:
-        """All properties, checksums only if they still hold."""
+        """Return all properties, checksums only if still valid."""
         found = {key: _text(value) for key, value in self.store.load(descriptor).items()}
         stamp = found.pop(STAMP, None)
         if stamp is not None and stamp != _stamp(os.fstat(descriptor)):
@@ -46,7 +46,7 @@ class Properties:
         return found
 
     def one(self, descriptor: int, key: str) -> str | None:
-        """One property, without regard to the bytes."""
+        """Return one property, without checking the bytes."""
         value = self.store.one(descriptor, key)
         return None if value is None else _text(value)
 
@@ -62,8 +62,8 @@ class Properties:
 
     @contextmanager
     def of_removed(self, descriptor: int) -> Iterator[None]:
-        """Around the removal of a node's last name: its properties go with it. The descriptor, which is closed before,
-        would keep the node under another name on NFS."""
+        """Remove a node's properties with its last name, which is removed in the block. The descriptor is closed
+        before, since an open one would keep the node under another name on NFS."""
         try:
             found = os.fstat(descriptor)
             record = self.store.record(descriptor)
@@ -74,7 +74,7 @@ class Properties:
             record.unlink(missing_ok=True)
 
     def of_unnamed(self, descriptor: int) -> None:
-        """Forget the properties of an open file without a name, if it has none."""
+        """Remove the properties of an open file if it has no name."""
         if os.fstat(descriptor).st_nlink == 0 and (record := self.store.record(descriptor)) is not None:
             record.unlink(missing_ok=True)
 

@@ -1,7 +1,7 @@
-"""Identities of files, which differ even if a later file gets the same inode number.
+"""Identities of files, which stay unique even if a later file gets the same inode number.
 
-That is the inode number with the time of birth (statx(2)), or on file systems without the latter their handle
-(name_to_handle_at(2)), which has the inode's generation. Both stay the same when a file is renamed or written.
+An identity is the inode number with the time of birth (statx(2)), or on file systems without the latter the file handle
+(name_to_handle_at(2)), which contains the inode's generation. Both stay the same when a file is renamed or written.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ _STATX = struct.Struct("=I28xQ40xqI164x")
 _HANDLE_BYTES = 128
 _HANDLE = struct.Struct("=Ii")
 _OF_FUSE = (0x81, 0x82)
-"""Types of handles that a file system in user space gives; they do not outlast its mount."""
+"""Types of handles of user-space file systems, which are not valid beyond a mount."""
 
 
 class NoIdentity(OSError):
-    """The file system says nothing that would tell a file from a later one."""
+    """The file system provides nothing that distinguishes a file from a later one."""
 
 
 def identity(descriptor: int) -> str:
-    """Hexadecimal digits. Raises NoIdentity."""
+    """Return the identity as hexadecimal digits. Raises NoIdentity."""
     born = _birth(descriptor)
     known = born if born is not None else _handle(descriptor)
     return hashlib.sha256(known).hexdigest()[:40]

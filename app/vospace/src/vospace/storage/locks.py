@@ -1,8 +1,8 @@
-"""Locks on names: what one process does to a node in several steps, no other does in between.
+"""Locks on names, so that changes of a node in several steps are atomic with respect to other processes.
 
 A lock is a byte of a file beside the space, chosen by the container's inode and the name, and held by an open file
-description (fcntl(2), OFD locks): between threads, processes and, on a shared file system, machines. Who mounts the
-space cannot reach the file. A process that dies lets go of its locks.
+description (fcntl(2), OFD locks): between threads, processes and, on a shared file system, machines. Users
+who mount the space cannot reach the file. Locks are released when their process dies.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FLOCK = struct.Struct("@hhqqi4x")
 
 
 class Locks:
-    """The lock file in *directory*, which is made where it is missing."""
+    """The lock file in *directory*, created if missing."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / NAME

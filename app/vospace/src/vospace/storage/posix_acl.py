@@ -1,4 +1,4 @@
-"""POSIX access control lists in the form in which Linux keeps them in `system.posix_acl_*` (acl(5))."""
+"""POSIX access control lists in the format of Linux's `system.posix_acl_*` attributes (acl(5))."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def remove(descriptor: int, name: str) -> None:
 
 
 def write(descriptor: int, name: str, acl: Acl) -> None:
-    """Set a list. Raises InvalidArgument if the file system has none, or no room for it."""
+    """Set a list. Raises InvalidArgument if the file system has no ACLs, or no space for this one."""
     try:
         os.setxattr(descriptor, name, acl.encode())
     except OSError as error:
@@ -68,7 +68,7 @@ class Acl:
 
     @classmethod
     def decode(cls, raw: bytes) -> Acl:
-        """Raises ValueError for what is no list of version 2."""
+        """Raises ValueError for anything but a list of version 2."""
         if len(raw) < _HEADER.size or _HEADER.unpack_from(raw)[0] != _VERSION or (len(raw) - 4) % _ENTRY.size:
             raise ValueError("not a POSIX ACL of version 2")
         user = group = other = 0
@@ -101,7 +101,7 @@ class Acl:
 
     @property
     def mode(self) -> int:
-        """The nine bits; with named groups the middle three show the mask."""
+        """The nine permission bits; with named groups the middle three are the mask."""
         group = self.group
         for bits in self.groups.values():
             group |= bits

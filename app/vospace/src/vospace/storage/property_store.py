@@ -1,6 +1,6 @@
-"""Stores of node properties: extended attributes of the nodes, or files beside the space where there are none of those.
+"""Stores of node properties: extended attributes, or files beside the space if the file system has none.
 
-A property store knows keys and bytes of open files and directories; attributes.py knows their meaning.
+A property store maps keys to bytes for open files and directories; attributes.py interprets them.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ logger = logging.getLogger(__name__)
 _PREFIX = "user."
 NAME = ".vospace-properties"
 MAX_RECORD = 64 << 10
-"""Bytes that the properties of a node take, about what extended attributes have room for at most."""
+"""Maximum bytes of a node's properties, about the limit of extended attributes."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.E2BIG, errno.ERANGE, errno.EINVAL, errno.ENOTSUP)
 _PROBE = "ivo://skao.int/vospace/core#probe"
 
 
 class NoRoom(Exception):
-    """The file system does not take what is to be kept; `what` names it."""
+    """The file system has no space for a property; `what` names it."""
 
     def __init__(self, what: str, error: OSError) -> None:
         super().__init__(f"{what} cannot be stored: {error.strerror}")
@@ -39,21 +39,21 @@ class PropertyStore(Protocol):
     """Stores the properties of the file or directory that a descriptor is open on."""
 
     def check(self, descriptor: int) -> None:
-        """Raises ValueError if the file system of that directory cannot keep properties so."""
+        """Raises ValueError if the file system of that directory does not support this store."""
 
     def load(self, descriptor: int) -> dict[str, bytes]: ...
 
     def one(self, descriptor: int, key: str) -> bytes | None: ...
 
     def save(self, descriptor: int, changes: Mapping[str, bytes | None]) -> None:
-        """Set properties, or remove those of None: all or none. Raises NoRoom."""
+        """Set properties, or remove those that are None: all or none. Raises NoRoom."""
 
     def record(self, descriptor: int) -> Path | None:
-        """The file to be removed with the node, None if there is none."""
+        """Return the file to remove with the node, None if there is none."""
 
 
 class ExtendedAttributes:
-    """Properties in `user.<key>`, as OpenCADC's Cavern has them; they go where the node goes."""
+    """Properties in `user.<key>`, as in OpenCADC's Cavern; they move with the node."""
 
     def check(self, descriptor: int) -> None:
         try:
@@ -82,7 +82,7 @@ class ExtendedAttributes:
 
     def save(self, descriptor: int, changes: Mapping[str, bytes | None]) -> None:
         before: dict[str, bytes | None] = {}
-        # What is removed makes room for what is set.
+        # Removals first, to make space for new values.
         for key, value in sorted(changes.items(), key=lambda item: item[1] is not None):
             name = _PREFIX + key
             try:
@@ -97,7 +97,7 @@ class ExtendedAttributes:
                 raise
 
     def record(self, descriptor: int) -> Path | None:
-        """They are gone with the inode."""
+        """Return None: extended attributes are removed with the inode."""
         return None
 
 
@@ -122,14 +122,14 @@ def _put(descriptor: int, name: str, value: bytes | None) -> None:
 
 
 class Sidecar:
-    """Properties in one small file for each node, below a directory that those who mount the space do not see.
+    """Properties in one small file per node, in a directory outside the mounted space.
 
-    A record is named by its node's identity, so that it stays with the node wherever that is moved, by whomever, and no
-    other node ever finds it. It is replaced as a whole, under a lock that all processes share.
+    A record is named by its node's identity, so it stays with the node wherever and by whomever that is moved, and is
+    never found by another node. It is replaced atomically, under a lock shared by all processes.
     """
 
     def __init__(self, base: Path) -> None:
-        """Keep records in *base*, which must be on a file system with atomic renames."""
+        """Store records in *base*, which must be on a file system with atomic renames."""
         self._directory = base / NAME
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -170,8 +170,8 @@ class Sidecar:
         return self._directory / name[:2] / name
 
     def prune(self, alive: frozenset[str], before: float) -> int:
-        """Remove records that were written `before` (s since the epoch) for nodes that are not among those identities,
-        and what processes that died left; the number of records removed."""
+        """Remove records written `before` (s since the epoch) for nodes that are not among those identities, and files
+        left by dead processes; return the number of records removed."""
         removed = 0
         for shard in self._directory.iterdir():
             for record in shard.iterdir():
@@ -208,7 +208,7 @@ def _replace(record: Path, content: bytes) -> None:
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Alone in that directory, which is made where it is missing, among all processes; durable at the end."""
+    """Lock the directory, created if missing, against all processes; sync it at the end."""
     directory.mkdir(mode=0o700, exist_ok=True)
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -20,18 +20,18 @@ from vospace.storage.system_calls import begin_write_out, bypass_cache
 BLOCK = 1 << 20
 """Bytes handed to worker threads at a time."""
 LARGE_BLOCK = 4 << 20
-"""As many for the first few large files: on a virtual machine it costs to wake a thread."""
+"""Bytes for the first few large files: waking a thread is expensive on virtual machines."""
 LARGE_FILES = 8
-"""Files of this process that have large blocks at once."""
+"""Number of files of this process that use large blocks at once."""
 BLOCKS = 3
-"""Most blocks of one file in memory: one that is being filled, the others with the threads."""
+"""Maximum blocks of one file in memory: one being filled, the others in the threads."""
 WRITE_OUT = 8 << 20
-"""Bytes after which the disk begins to work on what is in the page cache, while more arrive."""
+"""Bytes after which write-out of the page cache starts, while more arrive."""
 logger = logging.getLogger(__name__)
 
 
 def storage_failure(error: OSError) -> TransferFailed:
-    """Return the fault that a failed write is."""
+    """Return the fault for a failed write."""
     if error.errno in (errno.EDQUOT, errno.ENOSPC, errno.EFBIG):
         return TransferFailed("QuotaExceeded", os.strerror(error.errno), status=QuotaExceeded.status)
     logger.error("writing a file failed: %s", error)
@@ -39,18 +39,18 @@ def storage_failure(error: OSError) -> TransferFailed:
 
 
 class FileSink:
-    """Writes to a file descriptor in two threads of its own: one writes a block, the other digests it, while the next
-    ones arrive. Each takes the blocks in their order, so that neither waits for the other or for the event loop.
+    """Writes to a file descriptor with two threads of its own: one writes a block and the other digests it, while the
+    next ones arrive. Each processes the blocks in order, so neither waits for the other or for the event loop.
 
-    Whole blocks go past the page cache where the file system has O_DIRECT: the digests have read them, the copy into
-    the cache costs as much as the MD5, and an fsync then finds little to wait for. Their buffers are mapped since such
-    a write wants them aligned to pages.
+    Whole blocks bypass the page cache if the file system supports O_DIRECT: they are not read again, copying them into
+    the cache costs as much as the MD5, and a later fsync has little left to write. Their buffers are mapped memory,
+    since O_DIRECT requires alignment to pages.
     """
 
     _large_files: ClassVar[int] = 0
 
     def __init__(self, descriptor: int, algorithms: Iterable[str] = ()) -> None:
-        """`algorithms`: by which it digests besides MD5 and Adler-32."""
+        """`algorithms`: digests to compute besides MD5 and Adler-32."""
         self._fd = descriptor
         self._algorithms = frozenset(algorithms) - {MD5, ADLER32}
         self._digester = Digester(self._algorithms)
@@ -87,7 +87,7 @@ class FileSink:
                 await self._pass_on()
 
     async def _pass_on(self) -> None:
-        """Let the threads have the full block, and take one that they are done with."""
+        """Pass the full block to the threads, and take a finished one."""
         if self._direct is None:
             self._direct = bypass_cache(self._fd, True)
         if not self._threads:
@@ -104,9 +104,9 @@ class FileSink:
         self._block = block if block and len(block) == self._size else mmap(-1, self._size)
 
     async def _take_back(self) -> mmap:
-        """The block that was given first, once the threads are done with it."""
+        """Return the oldest block once the threads have finished with it."""
         block, pending = self._given[0]
-        await asyncio.wait(pending)  # cancelled here, it is left for close()
+        await asyncio.wait(pending)  # if cancelled here, close() takes it
         self._given.popleft()
         for future in pending:
             future.result()
@@ -128,7 +128,7 @@ class FileSink:
         await asyncio.to_thread(self._truncate)
 
     async def close(self) -> None:
-        """Let writes that are under way end; call it before the descriptor is closed."""
+        """Wait for running writes; call it before the descriptor is closed."""
         await self._abandon()
         for thread in self._threads:
             thread.shutdown(wait=False)
@@ -138,7 +138,7 @@ class FileSink:
             self._size = BLOCK
 
     async def _abandon(self) -> None:
-        """Wait for the threads; what they made of their blocks no longer matters."""
+        """Wait for the threads and ignore their results."""
         if pending := [future for _, futures in self._given for future in futures]:
             done, _ = await asyncio.wait(pending)
             for future in done:
@@ -146,7 +146,7 @@ class FileSink:
         self._given.clear()
 
     def _write(self, block: memoryview) -> None:
-        """Write a block, and digest it by Adler-32: the other thread has enough to do with the rest."""
+        """Write a block and compute its Adler-32; the other thread is busy with the other digests."""
         self._digester.update_adler32(block)
         size = len(block)
         while block:
@@ -155,14 +155,14 @@ class FileSink:
             except OSError as error:
                 if not self._direct or error.errno != errno.EINVAL:
                     raise storage_failure(error) from error
-                self._leave_direct()  # a file system that promised it, or the rest of a block on a full disk
+                self._leave_direct()  # O_DIRECT fails although announced, or the rest of a block on a full disk
         self._position += size
         if not self._direct and self._position - self._written_out >= WRITE_OUT:
             begin_write_out(self._fd, self._written_out, self._position - self._written_out)
             self._written_out = self._position
 
     def _write_rest(self, rest: memoryview) -> None:
-        """Write less than a block; what may follow is no longer at a block's start."""
+        """Write less than a block; later writes are no longer aligned to blocks."""
         self._leave_direct()
         self._digester.update_hashes(rest)
         self._write(rest)
@@ -181,7 +181,7 @@ class FileSink:
 
 
 class MemorySink:
-    """Keeps a small file in memory; it is digested when asked for."""
+    """Keeps a small file in memory; digests are computed on request."""
 
     def __init__(self) -> None:
         self.data = bytearray()

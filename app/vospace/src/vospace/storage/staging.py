@@ -1,9 +1,9 @@
-"""Files that become visible only when they are whole.
+"""Files that become visible only when complete.
 
-A staged file has no name at all while it is written (O_TMPFILE), so that nothing is left of it when the process dies.
-Where the file system cannot do that, it has a reserved name in the target's own directory and is locked, as is a file
-that is about to replace another; a leftover of a dead process is recognised by the lock being free. So are directories
-that are built under a reserved name, once they are old enough to have been locked.
+A staged file has no name while it is written (O_TMPFILE), so that nothing is left when the process dies. On file
+systems without this feature, it has a reserved name in the target's directory and is locked, as is a file that is about
+to replace another; leftovers of dead processes are recognised by the free lock. The same applies to directories that
+are built under a reserved name, once they are old enough to have been locked.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from vospace.storage.system_calls import rename_new
 from vospace.storage.tree import Directory, Status
 
 STALE_SECONDS = 3600.0
-"""Age in seconds from which a directory under a reserved name that nobody has locked is a leftover."""
+"""Age in seconds from which an unlocked directory under a reserved name is a leftover."""
 _LEFTOVER = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL})
 
@@ -40,7 +40,7 @@ class StagedFile:
         self._directory = directory
         self._temporary: str | None = None
         self._inherited: tuple[int, int] | None = None
-        # With a default ACL on the directory the mode is a mask on what is inherited, else it is the mode.
+        # With a default ACL on the directory this is a mask on the inherited permissions, otherwise the mode.
         mode = 0o666 if directory.default_acl is not None else 0o660
         flags = os.O_RDWR | os.O_CLOEXEC
         try:
@@ -57,13 +57,13 @@ class StagedFile:
         self.close()
 
     def own(self, uid: int, gid: int, properties: Mapping[str, str | None]) -> None:
-        """Give it its owner and properties."""
+        """Set owner and properties."""
         os.fchown(self.descriptor, uid, gid)
         self._directory.properties.write(self.descriptor, properties)
 
     def inherit(self, name: str, *, properties: bool) -> bool:
-        """Take over owner, permissions and, if asked, properties (but those of the content) of the file that it will
-        replace; False if there is none, or nothing has changed about it since it was taken over."""
+        """Copy owner, permissions and, if requested, properties (except those of the content) from the file to be
+        replaced; return False if there is none, or if it is unchanged since the last copy."""
         try:
             old = self._directory.open_file(name)
         except FileNotFoundError:
@@ -97,7 +97,7 @@ class StagedFile:
         return [found.st_ino, found.st_size, found.st_mtime_ns]
 
     def place(self, name: str) -> None:
-        """Give it its name, at once and as a whole. Raises DuplicateNode if the name is taken."""
+        """Give it its name, atomically. Raises DuplicateNode if the name is taken."""
         directory = self._directory.descriptor
         try:
             if self._temporary is None:
@@ -109,10 +109,10 @@ class StagedFile:
             raise DuplicateNode("/" + "/".join((*self._directory.path, name))) from None
 
     def replace(self, name: str) -> None:
-        """Take the place of the file of that name, at once and as a whole."""
+        """Replace the file of that name, atomically."""
         directory = self._directory.descriptor
         if self._temporary is None:
-            # Before it has a name: whoever sweeps meanwhile sees that this process lives.
+            # Locked before it has a name, so that a concurrent sweep does not remove it.
             fcntl.flock(self.descriptor, fcntl.LOCK_EX)
             temporary = temporary_name()
             self._link(temporary)
@@ -126,7 +126,7 @@ class StagedFile:
         os.link(source, name, dst_dir_fd=self._directory.descriptor, follow_symlinks=True)
 
     def close(self) -> None:
-        """Forget the file unless it was placed."""
+        """Discard the file unless it was placed."""
         if self.descriptor < 0:
             return
         if self._temporary is not None:
@@ -139,7 +139,7 @@ class StagedFile:
 
 
 def make_link(directory: Directory, name: str, text: str, owner: tuple[int, int]) -> None:
-    """A symbolic link that is its owner's from the moment it can be seen. Raises FileExistsError."""
+    """Create a symbolic link that has its owner as soon as it is visible. Raises FileExistsError."""
     descriptor, temporary = directory.descriptor, temporary_name()
     os.symlink(text, temporary, dir_fd=descriptor)
     try:
@@ -151,12 +151,12 @@ def make_link(directory: Directory, name: str, text: str, owner: tuple[int, int]
 
 
 def keep(directory: Directory) -> None:
-    """Keep a directory that is built under a reserved name from `sweep`, as long as it is open."""
+    """Protect a directory that is built under a reserved name from `sweep` while it is open."""
     fcntl.flock(directory.descriptor, fcntl.LOCK_EX)
 
 
 def sweep(directory: Directory) -> int:
-    """Remove what dead processes left in a directory; the number of files and of directories that were being built."""
+    """Remove leftovers of dead processes in a directory; return the numbers of files and directories."""
     removed = 0
     with os.scandir(directory.descriptor) as entries:
         names = [entry.name for entry in entries if entry.name.startswith(STAGING_PREFIX)]
@@ -186,7 +186,7 @@ def sweep(directory: Directory) -> int:
 def _create_locked(directory: int, flags: int, mode: int) -> tuple[str, int]:
     """Create a file under a reserved name and lock it; return the name and the descriptor.
 
-    One that `sweep` took away before it was locked has no name any more, and another is created.
+    If `sweep` removes it before it is locked, another one is created.
     """
     while True:
         name = temporary_name()
@@ -198,5 +198,5 @@ def _create_locked(directory: int, flags: int, mode: int) -> tuple[str, int]:
 
 
 def temporary_name() -> str:
-    """A reserved name that nothing has."""
+    """Return an unused reserved name."""
     return STAGING_PREFIX + secrets.token_hex(12)

@@ -13,7 +13,7 @@ _RANGE_WRITE = 2
 
 
 def rename_new(source: str, target: str, *, source_dir: int, target_dir: int) -> None:
-    """Rename atomically. Raises FileExistsError rather than replace what is there."""
+    """Rename atomically. Raises FileExistsError instead of replacing an existing file."""
     result = _libc.renameat2(source_dir, os.fsencode(source), target_dir, os.fsencode(target), _NOREPLACE)
     if result == 0:
         return
@@ -29,20 +29,20 @@ def rename_new(source: str, target: str, *, source_dir: int, target_dir: int) ->
 
 
 def sync_file_system(descriptor: int) -> None:
-    """Make all that was written to the descriptor's file system durable; raises OSError if that failed."""
+    """Make all writes to the descriptor's file system durable. Raises OSError if that failed."""
     if _libc.syncfs(descriptor) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
 
 
 def begin_write_out(descriptor: int, offset: int, length: int) -> None:
-    """Let the kernel begin to write a range to disk, so that a later fsync has less to wait for; a hint, without
-    guarantee (sync_file_range(2))."""
+    """Start writing a range to disk, so that a later fsync has less to write; a hint without guarantee
+    (sync_file_range(2))."""
     _libc.sync_file_range(descriptor, ctypes.c_int64(offset), ctypes.c_int64(length), _RANGE_WRITE)
 
 
 def bypass_cache(descriptor: int, bypass: bool) -> bool:
-    """Let what is written to the descriptor go past the page cache (O_DIRECT), or no longer; whether it does."""
+    """Enable or disable O_DIRECT for the descriptor; return whether it is enabled."""
     flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
     try:
         fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT if bypass else flags & ~os.O_DIRECT)

@@ -1,5 +1,5 @@
-"""Properties of a whole space as lines of JSON, to take them to where they are kept in another way or under other
-identities: after a restore from an archive, and when the setting changes."""
+"""Export and import of a space's properties as lines of JSON, for a different store or different file identities:
+after a restore from an archive, and when the setting changes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from vospace.storage.tree import Directory, Kind, Tree, Walk
 
 logger = logging.getLogger(__name__)
 GRACE = 3600.0
-"""Seconds in which a node that is being written gets its name."""
+"""Maximum seconds until a node that is being written gets its name."""
 
 
 def export_lines(tree: Tree) -> Iterator[str]:
-    """A line for each node with properties: `path`, from the root of the space, and `properties` as they are kept."""
+    """Yield a line for each node with properties: `path`, from the root of the space, and the stored `properties`."""
     for path, descriptor in _nodes(tree):
         kept = tree.properties.store.load(descriptor)
         if kept:
@@ -32,8 +32,8 @@ def export_lines(tree: Tree) -> Iterator[str]:
 
 
 def import_lines(tree: Tree, lines: Iterable[str]) -> tuple[int, int]:
-    """Set what lines of `export_lines` say, besides what there is; how many nodes got theirs, and how many are not
-    there. Raises ValueError that names the line that is none."""
+    """Set the properties in lines of `export_lines`, in addition to existing ones; return how many nodes were changed
+    and how many are missing. Raises ValueError that names a malformed line."""
     done = missing = 0
     for number, line in enumerate(lines, 1):
         path, properties = _read(number, line)
@@ -47,8 +47,8 @@ def import_lines(tree: Tree, lines: Iterable[str]) -> tuple[int, int]:
 
 
 def prune(tree: Tree, store: Sidecar) -> int:
-    """Remove the properties of nodes that were removed behind the service's back; how many. A node that is moved
-    meanwhile is found by the second of two looks."""
+    """Remove the properties of nodes that were removed outside the service; return their number. Two scans ensure that
+    nodes moved during the first one are found."""
     before = time.time() - GRACE
     alive: set[str] = set()
     for _ in range(2):
@@ -70,7 +70,7 @@ def _read(number: int, line: str) -> tuple[Path, dict[str, bytes | None]]:
 
 
 def _nodes(tree: Tree) -> Iterator[tuple[Path, int]]:
-    """Paths of containers and data nodes, and open descriptors, which the generator closes."""
+    """Yield paths of containers and data nodes with open descriptors, which the generator closes."""
     pending: list[Path] = [()]
     while pending:
         try:

@@ -1,8 +1,8 @@
 """The tree of directories and files below the root of the space.
 
-Every step is taken by a directory's descriptor and never follows a symbolic link of the file system: a link found on
-the way is read and resolved against the root of the space (VOSpace 2.1 section 3.4), so that nothing outside can be
-reached whatever is planted, or changed meanwhile, by those who mount the file system.
+Every step uses the descriptor of a directory and never follows a symbolic link of the file system: links are read and
+resolved against the root of the space (VOSpace 2.1 section 3.4). So nothing outside can be reached, whatever users who
+mount the file system place or change there at the same time.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Status:
 
     @classmethod
     def of(cls, descriptor: int) -> Status:
-        """Of an open file or directory."""
+        """Return the status of an open file or directory."""
         found = os.fstat(descriptor)
         acl = None
         with suppress(OSError, ValueError):
@@ -64,7 +64,7 @@ class Status:
 
     @classmethod
     def of_link(cls, found: os.stat_result) -> Status:
-        """Of what cannot be opened: all may see a link, and nobody but its owner has a right to it."""
+        """Return the status of a link: everyone may see it, only its owner may change it."""
         return cls(_kind(found.st_mode), found, Acl(6, 0, 4))
 
 
@@ -72,7 +72,7 @@ class Directory:
     """An open directory; closes itself at the end of a `with` block."""
 
     def __init__(self, descriptor: int, path: Path, properties: Properties) -> None:
-        """`properties`: of itself and of all that is in it."""
+        """`properties`: those of the directory and of its nodes."""
         self.descriptor = descriptor
         self.path = path
         self.properties = properties
@@ -91,7 +91,7 @@ class Directory:
 
     @cached_property
     def default_acl(self) -> Acl | None:
-        """The ACL that new nodes inherit, None without inheritance; as it was when first asked for."""
+        """The ACL that new nodes inherit, None without inheritance; read once."""
         try:
             return Acl.decode(os.getxattr(self.descriptor, posix_acl.DEFAULT))
         except (OSError, ValueError):
@@ -118,7 +118,7 @@ class Directory:
         return Directory(descriptor, (*self.path, name), self.properties)
 
     def open_file(self, name: str, flags: int = 0) -> int:
-        """A descriptor of a regular file. Raises FileNotFoundError; InvalidArgument for anything else."""
+        """Return a descriptor of a regular file. Raises FileNotFoundError; InvalidArgument for anything else."""
         found = self.stat(name)
         if found is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
@@ -134,7 +134,7 @@ class Directory:
         return os.readlink(name, dir_fd=self.descriptor)
 
     def names(self) -> Iterator[str]:
-        """Names of nodes, in no order: without files being staged and names that are no Unicode."""
+        """Yield names of nodes in no order, without files being staged and names that are not Unicode."""
         with os.scandir(self.descriptor) as entries:
             for entry in entries:
                 name = entry.name
@@ -148,7 +148,7 @@ class Directory:
 
     @contextmanager
     def taking_away(self, name: str) -> Iterator[None]:
-        """Around what removes or replaces the node of that name, if there is one: its properties go with it."""
+        """Remove the properties of the node of that name, if any, when the block removes or replaces it."""
         try:
             descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.descriptor)
         except FileNotFoundError:
@@ -166,7 +166,7 @@ class Tree:
     """The space's root directory."""
 
     def __init__(self, root: FilePath, properties: Properties) -> None:
-        """Raises ValueError if the file system cannot keep properties so."""
+        """Raises ValueError if the file system does not support the property store."""
         self.root = root
         self.properties = properties
         self._descriptor = os.open(root, _OPEN_DIRECTORY)
@@ -199,8 +199,8 @@ class Tree:
         return tuple(steps)
 
     def link_text(self, parent: Path, target: Path) -> str:
-        """The text of a link in container `parent` that leads to `target`: relative, so that the space can be mounted
-        anywhere."""
+        """Return the text of a link in container `parent` that leads to `target`: relative, so that the space can be
+        mounted anywhere."""
         common = 0
         while common < min(len(parent), len(target)) and parent[common] == target[common]:
             common += 1
@@ -208,9 +208,9 @@ class Tree:
 
 
 def not_of(uid: int, descriptor: int, path: Path) -> Iterator[tuple[Path, Status]]:
-    """Paths and status of all that is in an open container and below, whoever may see it, and belongs to others than
-    that user; without nodes being staged. What is removed meanwhile is left out."""
-    # Containers on the way down, each with what is still to be visited in it.
+    """Yield path and status of every node below an open container that does not belong to that user, regardless of
+    permissions, without nodes being staged. Nodes removed in the meantime are omitted."""
+    # Containers on the path down, each with the names still to be visited.
     pending = [(os.dup(descriptor), path, iter(os.listdir(descriptor)))]
     try:
         while pending:
@@ -247,7 +247,7 @@ def not_of(uid: int, descriptor: int, path: Path) -> Iterator[tuple[Path, Status
 
 
 Check = Callable[[Directory], None]
-"""Called with every container on the way; raises to refuse it."""
+"""Called with every container on the path; raises to deny access."""
 
 
 class Walk:
@@ -259,8 +259,8 @@ class Walk:
         self._links = 0
 
     def parent(self, path: Path, *, follow_leaf: bool) -> tuple[Directory, str]:
-        """The open container of the node and the node's name there, links in the way (and, if asked, at the end)
-        followed; the node itself may be missing. Raises NodeNotFound, UnreadableLinkTarget, ExternalLink, and what the
+        """Return the node's open container and its name there, following links on the path (and, if requested, at the
+        end); the node itself may be missing. Raises NodeNotFound, UnreadableLinkTarget, ExternalLink, and what the
         check raises."""
         if not path:
             raise InvalidArgument("the root has no container")
@@ -279,7 +279,7 @@ class Walk:
         return directory, name
 
     def container(self, path: Path) -> Directory:
-        """The open container of that path, links followed, readable itself."""
+        """Return the open container of that path, following links; it must be readable itself."""
         return self._container(path)
 
     def _container(self, path: Path) -> Directory:
@@ -319,7 +319,7 @@ class Walk:
 
 
 def make_directory(parent: Directory, name: str) -> Directory:
-    """A new directory; what it inherits is set by the file system. Raises DuplicateNode."""
+    """Create a directory; the file system sets what it inherits. Raises DuplicateNode."""
     mode = 0o777 if parent.default_acl is not None else 0o770
     try:
         os.mkdir(name, mode, dir_fd=parent.descriptor)

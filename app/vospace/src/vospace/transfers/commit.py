@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 async def place(run: Run, upload: Upload, outcome: Outcome) -> None:
-    """Let a staged file appear and end the job."""
+    """Make a staged file visible and end the job."""
     await _appear(run, upload.path, upload.stamp, upload.place, outcome)
 
 
@@ -31,7 +31,7 @@ async def move(run: Run, space: Space, caller: Caller, source: Path, final: Path
 async def _appear(
     run: Run, path: Path, stamp: list[int], act: Callable[[], object], outcome: Outcome
 ) -> None:
-    """Note what is about to appear, make it appear, end the job: as one, as far as anyone can see."""
+    """Record which file is about to appear, make it visible and end the job; observers see one step."""
     await run.checkpoint({"path": path, "stamp": stamp})
 
     async def commit() -> None:
@@ -43,7 +43,7 @@ async def _appear(
 
 
 async def uninterrupted(work: Callable[[], Awaitable[T]]) -> T:
-    """Do something to its end even if the task is cancelled meanwhile; the cancellation comes afterwards."""
+    """Complete an operation even if the task is cancelled meanwhile; the cancellation is raised afterwards."""
     task = asyncio.ensure_future(work())
     try:
         return await asyncio.shield(task)

@@ -27,7 +27,7 @@ class Copier:
         self._space = space
 
     async def copy(self, run: Run, caller: Caller, source: Path, final: Path, outcome: Outcome) -> None:
-        """Copy and end the job. What cannot be read is left out of a container's copy."""
+        """Copy and end the job. A container's copy omits nodes that the caller cannot read."""
         real = await asyncio.to_thread(self._space.resolve, caller, source)
         node = await asyncio.to_thread(self._space.node, caller, real)
         if node.kind == Kind.DATA:
@@ -100,7 +100,7 @@ class Flag:
         return self._set
 
     async def unless_cancelled(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await work in a thread; if the task is cancelled, tell the thread and let it end first."""
+        """Await work in a thread; if the task is cancelled, signal the thread and wait for its end."""
         task = asyncio.ensure_future(work)
         try:
             return await asyncio.shield(task)

@@ -16,7 +16,7 @@ _BARE = (
 
 
 def job_text(fault: Fault) -> str:
-    """The fault's name, alone where clients take the whole text for the name."""
+    """Return the fault's text; only its name where clients take the whole text for the name."""
     if isinstance(fault, _BARE) or type(fault) is errors.NodeNotFound:
         return fault.name
     return fault.text

@@ -41,7 +41,7 @@ _WITH_CREDENTIAL = frozenset(
     {
         TOKEN,
         CERTIFICATE,
-        "vos://cadc.nrc.ca~vospace/CADC/std/Auth#token-1.0",  # what the Python client calls the method
+        "vos://cadc.nrc.ca~vospace/CADC/std/Auth#token-1.0",  # the Python client's name for the method
     }
 )
 _PROTOCOLS = {
@@ -68,7 +68,7 @@ class Negotiator:
         self._files = f"{service_url}/files"
 
     async def negotiate(self, caller: Caller, transfer: Transfer) -> Negotiated:
-        """Raises a Fault; ProtocolNotSupported if none of the protocols asked for can be offered."""
+        """Raises a Fault; ProtocolNotSupported if none of the requested protocols is available."""
         check_view(transfer)
         wanted = self._space.naming.path(single_target(transfer))
         if transfer.direction == PULL_FROM:
@@ -99,7 +99,7 @@ class Negotiator:
             upload.close()
 
     def _ensure(self, caller: Caller, path: Path) -> None:
-        """The node is there from now on, empty until the bytes arrive (VOSpace 2.1 section 3.6.1)."""
+        """Create the node, empty until the bytes arrive (VOSpace 2.1 section 3.6.1)."""
         with suppress(DuplicateNode):
             self._space.create_data(caller, path)
 

@@ -1,7 +1,7 @@
 """Transfers as jobs: what the executor runs for each direction (VOSpace 2.1 section 3.6).
 
-Effect and end of a job are made one by the job's row lock, and what a run is about to do is noted before it is done. So
-a run that died is continued truthfully: a file already in place is recognised, anything else is begun anew.
+The job's row lock makes effect and end of a job atomic, and each run records what it is about to do. So a run that died
+is continued correctly: a file already in place is recognised, anything else is started again.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from vospace.uws.executor import Run
 from vospace.uws.model import Outcome, Result
 
 _GET = frozenset({HTTP_GET, HTTPS_GET, HTTP_PUT, HTTPS_PUT})
-"""The standard's own example of a pull names `httpput`; there the service does a GET all the same."""
+"""The standard's example of a pull names `httpput`; the service uses GET for it too."""
 _PUT = frozenset({HTTP_PUT, HTTPS_PUT})
 
 
@@ -87,7 +87,7 @@ class TransferRunner:
         return Result("dataNode", self._space.naming.uri(path))
 
     async def negotiate(self, run: Run, caller: Caller, transfer: Transfer) -> Outcome:
-        """The job stays EXECUTING: the client acts now, and nothing tells of its end."""
+        """Leave the job EXECUTING: the client acts now, and the service does not learn of the end."""
         found = await self._negotiator.negotiate(caller, transfer)
         await run.checkpoint({"details": write_transfer(found.transfer).decode()})
         results = (*self._details(run), self.data_node(found.path))
@@ -124,7 +124,7 @@ class TransferRunner:
         return None
 
     async def _already_there(self, run: Run, caller: Caller) -> bool:
-        """Whether an earlier run put its file in place and died before it could say so."""
+        """Return whether an earlier run placed its file and died before reporting it."""
         stamp = run.job.checkpoint.get("stamp")
         if stamp is None:
             return False
