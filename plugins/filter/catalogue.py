@@ -30,7 +30,7 @@ from ansible.module_utils.common.validation import (
 )
 from ansible_collections.skasrc.cavern.plugins.plugin_utils import _settings
 
-# What comes before the services, and is a tag of its own.
+# Phases before the services, each with its own tag.
 PHASES = ("host", "certificates", "hosts_entries", "images", "network")
 
 FLAVOURS = ("embedded", "opencadc")
@@ -46,7 +46,7 @@ TYPES: dict[str, Callable[[Any], Any]] = {
 # Kinds of checks besides that of a service's container, with the name that reports give each.
 CHECKS = {"amqp": "broker", "postgres": "database", "tls": "certificate"}
 
-# What the catalogue may say of a service.
+# Fields of a service in the catalogue.
 BUILD: dict[str, Any] = {
     "directory": {"type": "str"},
     "dockerfile": {"type": "str"},
@@ -85,7 +85,7 @@ ENTRY: dict[str, Any] = FIELDS | {"opencadc": {"type": "dict", "options": FIELDS
 # MiB that a Java virtual machine needs, whose heap has five eighths of the container's memory.
 SMALLEST_JAVA = 512
 
-# The setting that changes single fields of services, by which whoever deploys mends what is wrong.
+# The setting that changes single fields of services, named in errors as the place for the fix.
 OVERRIDES = "deployment_service_overrides"
 
 # Tags that mean "the whole run" to Ansible itself.
@@ -102,7 +102,7 @@ def _merge(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
 
 
 def _typed(place: str, entry: Any, fields: dict[str, Any]) -> dict[str, Any]:
-    """Fields of a service by their types. Refuses those that no service has, and values of other types."""
+    """Convert fields of a service to their types. Refuses unknown fields and values of other types."""
     if not isinstance(entry, dict):
         raise AnsibleFilterError(f"{place}: give the fields of the service, such as {{memory: 1g}}")
     for name in sorted(set(entry) - set(fields)):
@@ -126,7 +126,7 @@ def _typed(place: str, entry: Any, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_names(network: dict[str, Any]) -> None:
-    """Refuse a network that Docker, or as an interface the kernel, would not make."""
+    """Refuse a network name that Docker, or the kernel for its interface, does not accept."""
     name, bridge = str(network.get("name", "")), str(network.get("bridge") or network.get("name"))
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise AnsibleFilterError(
@@ -149,7 +149,7 @@ def _subnet(network: dict[str, Any]) -> ipaddress.IPv4Network:
 
 
 def _flavoured(key: str, entry: dict[str, Any], flavour: str, override: dict[str, Any]) -> dict[str, Any]:
-    """Settle which of its two flavours a service has; those with one only keep it whatever is asked."""
+    """Determine the flavour of a service; those with only one keep it whatever is requested."""
     service = {name: value for name, value in entry.items() if name != "opencadc"}
     chosen = service.get("flavour", flavour)
     if chosen not in FLAVOURS:
@@ -164,7 +164,7 @@ def _flavoured(key: str, entry: dict[str, Any], flavour: str, override: dict[str
 
 
 def _check_foreign(key: str, service: dict[str, Any]) -> None:
-    """Refuse an image that names no place to get it from, and a limit in which a Java virtual machine cannot live."""
+    """Refuse an image without a registry, and a memory limit too small for a Java virtual machine."""
     image, at, digest = str(service["image"]).partition("@")
     if "/" not in image or (at and not re.fullmatch(r"sha256:[0-9a-f]{64}", digest)):
         raise AnsibleFilterError(
@@ -195,7 +195,7 @@ def _unique(services: dict[str, Any], field: str) -> None:
 
 
 def _settle_dependences(service: dict[str, Any], services: dict[str, Any]) -> None:
-    """Complete whom a service opens connections to, and whose health it waits for before it starts."""
+    """Complete the services that a service connects to, and those that it waits for before it starts."""
     depends = service["depends_on"]
     if service["role"] == "haproxy":
         depends = [*depends, *(key for key, other in services.items() if "route" in other)]
@@ -208,7 +208,7 @@ def _settle_dependences(service: dict[str, Any], services: dict[str, Any]) -> No
 
 
 def _stated(roles: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What the *roles* state of their services, by the services' keys and in the order of their numbers."""
+    """Return the services declared by *roles*, by key and in the order of their numbers."""
     found: dict[str, dict[str, Any]] = {}
     for role, entries in roles.items():
         name = role.rpartition(".")[2]
@@ -268,7 +268,7 @@ def _completed(
     image_tag: str,
     user: int,
 ) -> dict[str, Any]:
-    """Give a service its address, the whole names of container and image, and what it does not say."""
+    """Complete a service: its address, the full names of container and image, and defaults."""
     key, number = service["key"], service["number"]
     image = _built_name(key, service["build"]) if service.get("build") else str(service["image"])
     if not 1 < number < subnet.num_addresses - 1:
@@ -301,7 +301,7 @@ def _completed(
 
 
 def _built_name(key: str, build: dict[str, Any]) -> str:
-    """Name of the image that is built from a directory: another deployment may build the same service otherwise."""
+    """Return the name of the image that is built from a directory; other deployments may build it differently."""
     place = f"{OVERRIDES}.{key}.build"
     directory = os.path.expanduser(build.get("directory") or "")
     if not os.path.isabs(directory):
@@ -314,7 +314,7 @@ def _built_name(key: str, build: dict[str, Any]) -> str:
 
 
 def build_recipes(services: dict[str, Any]) -> dict[str, Any]:
-    """Recipes of the images that are built from directories outside of the collection, by the names of the images."""
+    """Return recipes of the images that are built from directories outside the collection, by image name."""
     return {
         service["image"].rpartition("/")[2].partition(":")[0]: {
             "directory": build["directory"],
@@ -329,7 +329,7 @@ def build_recipes(services: dict[str, Any]) -> dict[str, Any]:
 
 
 def faults(checks: list[dict[str, Any]], services: list[str]) -> list[str]:
-    """What is wrong with the settings, by the *checks* that roles state.
+    """Return the errors in the settings, according to the *checks* of roles.
 
     A check tells in ``text`` what is wrong unless it is ``good``. If it names services, it matters where one of them is
     among the *services*.
@@ -344,7 +344,7 @@ def faults(checks: list[dict[str, Any]], services: list[str]) -> list[str]:
 
 
 def select_phases(tags: list[str], skip: list[str]) -> list[str]:
-    """Phases that the run's *tags* ask for, without those that it is to *skip*."""
+    """Return the phases selected by the run's *tags*, without those to *skip*."""
     everything = bool(_EVERYTHING & set(tags))
     return [phase for phase in PHASES if (everything or phase in tags) and phase not in skip]
 
@@ -352,7 +352,7 @@ def select_phases(tags: list[str], skip: list[str]) -> list[str]:
 def select_services(
     services: dict[str, Any], tags: list[str], skip: list[str], groups: list[str]
 ) -> list[str]:
-    """Keys of the services that this host has and that the run's *tags* ask for, without those that it is to *skip*."""
+    """Return the keys of this host's services selected by the run's *tags*, without those to *skip*."""
     here = [key for key in services if key in groups and not {key, services[key]["role"]} & set(skip)]
     wanted = set(tags)
     if wanted & _EVERYTHING:
@@ -361,7 +361,7 @@ def select_services(
 
 
 def _file(item: dict[str, Any], user: int, mode: str) -> dict[str, Any]:
-    """Give a file its owner and, since templating drops it, its last line end; a bare secret has none."""
+    """Set a file's owner and restore the final newline, which templating drops; bare secrets have none."""
     completed = {"owner": user, "group": user, "mode": mode, **item}
     content = completed.get("content")
     if content and not completed["path"].startswith("secrets/") and not content.endswith("\n"):
@@ -372,7 +372,7 @@ def _file(item: dict[str, Any], user: int, mode: str) -> dict[str, Any]:
 
 
 def _with_options(own: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """Options of a container as its role states them and the deployment changes them: mounts and files are added."""
+    """Return a container's options from its role, with the deployment's changes; mounts and files are added."""
     added = {name: [*own.get(name, []), *options.get(name, [])] for name in ("mounts", "files")}
     return _merge(own, options) | added
 
@@ -380,7 +380,7 @@ def _with_options(own: dict[str, Any], options: dict[str, Any]) -> dict[str, Any
 def compose_services(
     keys: list[str], services: dict[str, Any], particulars: dict[str, Any], defaults: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Join the *defaults* that all containers share, the catalogue's entry and what the role states."""
+    """Join the *defaults* of all containers, the catalogue's entry and the role's options."""
     composed = []
     for key in keys:
         entry = services[key]
@@ -409,7 +409,7 @@ def compose_services(
 def connections(
     services: dict[str, Any], urls: list[dict[str, list[str]]], public_name: str, monitors: list[str]
 ) -> dict[str, Any]:
-    """Who may open a connection to whom: to those it depends on, and to what settings name elsewhere.
+    """Return the permitted connections: of services to their dependencies and to endpoints named in settings.
 
     Each role states the *urls* that its settings have services ask, by the services' keys.
     """
@@ -453,7 +453,7 @@ def _rule(comment: str, source: str | None, destination: str | None, ports: Iter
 
 
 def _endpoint(url: str) -> tuple[str, int]:
-    """Host and port of a URL; of a bare host, as callbacks are allowed by, any port, which is 0, as of port `*`."""
+    """Return host and port of a URL; port 0 stands for any port, of a bare host (callbacks) and of port `*`."""
     text = re.sub(r"^(\w+://)([^/]*):\*(/|$)", r"//\2\3", url)
     try:
         parts = urlsplit(text if "://" in text or text.startswith("//") else f"//{text}")
@@ -463,7 +463,7 @@ def _endpoint(url: str) -> tuple[str, int]:
 
 
 def _address(host: str) -> str | None:
-    """The host if it is an IPv4 address; what a name stands for may change."""
+    """Return the host if it is an IPv4 address; the address of a name may change."""
     try:
         return str(ipaddress.IPv4Address(host))
     except ValueError:
@@ -471,7 +471,7 @@ def _address(host: str) -> str | None:
 
 
 def health_checks(services: dict[str, Any], url: str, ca_path: str) -> list[dict[str, Any]]:
-    """What the health module checks: each container, then each service from where its users stand."""
+    """Return the checks of the health module: each container, then each service as its users access it."""
     host, port = (*url.removeprefix("https://").split(":"), "443")[:2]
     checks: list[dict[str, Any]] = []
     for key, service in services.items():

@@ -15,7 +15,7 @@ RENEWED = ("token_file", "x509_proxy")
 
 
 def rse_access(rses: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Settings of services, files and mounts of their containers, and URLs that they ask.
+    """Return settings of services, files and mounts of their containers, and URLs that they access.
 
     Files are stated by where they are on the machine, and come to the service where its container has them.
     """

@@ -33,7 +33,7 @@ def short(role: str) -> str:
 
 
 def search_path(loader: Any) -> list[str]:
-    """Where roles that are in no collection are looked for: beside the playbook, and on Ansible's path of roles."""
+    """Return the search path of roles outside collections: beside the playbook, then Ansible's role path."""
     return [str(Path(loader.get_basedir(), "roles")), *C.config.get_config_value("DEFAULT_ROLES_PATH")]
 
 
@@ -53,7 +53,7 @@ def directory(role: str, path: Iterable[str]) -> Path:
 
 
 def entries(role: str, file: Path) -> dict[str, dict[str, Any]]:
-    """What a role states of its services in a file, by their keys, with templates as they stand."""
+    """Return a role's services from a file, by key, with unrendered templates."""
     stated = (yaml_load(file.read_bytes()) or {}).get(f"{short(role)}_services")
     if not isinstance(stated, dict):
         raise AnsibleError(f"{role}: {short(role)}_services in {file} states no service")
@@ -61,7 +61,7 @@ def entries(role: str, file: Path) -> dict[str, dict[str, Any]]:
 
 
 def statement(role: str, path: Iterable[str]) -> Path:
-    """Where a role states what it provides, as C(<role>_services)."""
+    """Return the file in which a role declares C(<role>_services)."""
     file = directory(role, path) / "vars/main.yml"
     if not file.is_file():
         raise AnsibleError(f"{role}: states no service in {file}")

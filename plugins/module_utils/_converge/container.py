@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is to be done to the container of a service, and doing it. Private to the collection."""
+"""Plan and apply the change of a service's container. Private to the collection."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from ansible_collections.skasrc.cavern.plugins.module_utils._converge.service im
 
 
 class Report:
-    """What a run does, or in check mode would do."""
+    """Actions and diffs of a run; in check mode those of the predicted run."""
 
     def __init__(self) -> None:
         """Begin without actions."""

@@ -17,7 +17,7 @@ from ansible_collections.skasrc.cavern.plugins.module_utils._converge.target imp
 
 @dataclass(frozen=True)
 class Renewed:
-    """What earlier phases would replace, so that check mode can predict what services make of that."""
+    """Objects that earlier phases would replace, so that check mode can predict the effect on services."""
 
     files: frozenset[str] = frozenset()
     images: frozenset[str] = frozenset()
@@ -44,7 +44,7 @@ class Service:
     inspect: dict[str, Any] | None = None
     """Its container as `docker inspect` shows it."""
     action: str | None = None
-    """What is to be done to the container: create, recreate, start, unpause, restart or reload."""
+    """Action on the container: create, recreate, start, unpause, restart or reload."""
     reasons: list[str] = field(default_factory=list)
     volumes: list[str] = field(default_factory=list)
     """Volumes to create."""

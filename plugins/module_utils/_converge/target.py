@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Cavern deployment team
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What an option of a container is derived from: a service as it is wanted, and a container as it is.
+"""The sources of a container's options: the wanted service and the existing container.
 
 Private to the collection.
 """
@@ -81,13 +81,13 @@ class Container:
 
     @property
     def config(self) -> Document:
-        """What is independent of the host."""
+        """The configuration that is independent of the host."""
         found: Document = self.inspect["Config"]
         return found
 
     @property
     def host(self) -> Document:
-        """What depends on the host."""
+        """The configuration that depends on the host."""
         found: Document = self.inspect["HostConfig"]
         return found
 
@@ -116,4 +116,4 @@ class Option:
     compose: Callable[[Document, Any, Target], None]
     """Write a wanted value into a service of a Compose file."""
     argument: Argument | None = None
-    """How the module takes it; None where it follows from other options."""
+    """The module's option; None if it is derived from other options."""

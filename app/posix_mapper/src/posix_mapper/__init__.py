@@ -1,1 +1,1 @@
-"""Gives users and groups the uid and gid under which they own files."""
+"""Assigns users and groups the uid and gid under which they own files."""

@@ -96,7 +96,7 @@ def create_app() -> FastAPI:
 
 def _capabilities(url: str) -> list[vosi.Capability]:
     return [
-        # For the anonymous too, who are refused: OpenCADC's Cavern looks both up before it has a caller.
+        # For anonymous callers too, who are rejected there: OpenCADC's Cavern looks both up before it has a caller.
         vosi.Capability(f"{mapping.STANDARD}#user-mapping-0.1", f"{url}/uid", "base"),
         vosi.Capability(f"{mapping.STANDARD}#group-mapping-0.1", f"{url}/gid", "base"),
         *vosi.own_capabilities(url),

@@ -36,7 +36,7 @@ Shared = Annotated[Context, Depends(context)]
 
 
 async def caller(request: Request, shared: Shared) -> Identity:
-    """Return who the token belongs to. Raises `AuthenticationError`."""
+    """Return the identity in the token. Raises `AuthenticationError`."""
     token = bearer(request.headers.getlist("authorization"))
     if token is None:
         raise AuthenticationError("Caller is not authenticated.", "")
@@ -50,10 +50,10 @@ Caller = Annotated[Identity, Depends(caller)]
 
 
 async def operator(request: Request, shared: Shared) -> str:
-    """Return the name of the caller, who must be an operator; without a token the caller is refused, not challenged."""
+    """Return the caller's name, who must be an operator; without a token the response is 403 instead of 401."""
     if bearer(request.headers.getlist("authorization")) is not None:
         identity = await caller(request, shared)
-        # A group of an administrator's name makes nobody one.
+        # Membership in a group with an administrator's name does not make a user an operator.
         if identity.username in shared.administrators or shared.operators.include(
             identity.username, identity.groups
         ):
@@ -62,7 +62,7 @@ async def operator(request: Request, shared: Shared) -> str:
 
 
 def parameters(request: Request, *names: str) -> list[list[str]]:
-    """Return the values of each of the query's parameters *names*, which are read without regard to case."""
+    """Return the values of the query's parameters *names*, which are case-insensitive."""
     items = request.query_params.multi_items()
     return [[value for key, value in items if key.lower() == name] for name in names]
 

@@ -1,4 +1,4 @@
-"""Metadata and keys of the issuer (OpenID Connect Discovery 1.0), and a sign of life."""
+"""Metadata and keys of the issuer (OpenID Connect Discovery 1.0), and a liveness check."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ router = APIRouter()
 async def search(request: Request, shared: Shared, claims: Claims) -> Response:
     """Groups of the caller, one a line (GMS 1.0); ``group`` asks for some of them only.
 
-    A service that may know everybody's asks with ``user`` for the groups of somebody who came with a certificate, on
-    whose behalf it can ask nothing.
+    A service that may read all groups queries those of a user with ``user``, if the user authenticated with a
+    certificate and it therefore has no token of the user.
     """
     user = request.query_params.get("user")
     if user is not None and not shared.directory.reads_groups(claims.get("client_id", "")):

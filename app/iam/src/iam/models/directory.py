@@ -58,7 +58,7 @@ class Client(BaseModel):
 
 
 class User(BaseModel):
-    """A user of whom more is known than the name."""
+    """A user with configured groups."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -75,7 +75,7 @@ class Directory(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read the file, or end the process with a message that names the field."""
+        """Read the file, or end the process with a message that names the invalid field."""
         try:
             return cls.model_validate_json(path.read_bytes())
         except OSError as exc:
@@ -92,7 +92,7 @@ class Directory(BaseModel):
         return self
 
     def authenticate(self, client_id: str, client_secret: str) -> Client | None:
-        """Client of that id and secret; an unknown id takes as long as a wrong secret."""
+        """Return the client with that id and secret; an unknown id takes as long as a wrong secret."""
         found = None
         for client in self.clients:
             known = secrets.compare_digest(client.client_id.encode(), client_id.encode())
@@ -101,11 +101,11 @@ class Directory(BaseModel):
         return found
 
     def reads_groups(self, client_id: str) -> bool:
-        """Whether a client may know everybody's groups."""
+        """Return whether a client may read all users' groups."""
         return any(client.reads_groups for client in self.clients if client.client_id == client_id)
 
     def groups(self, username: str) -> list[str]:
-        """Groups of a user, those of the client that acts as that user included."""
+        """Return the groups of a user, including those of the client that acts as that user."""
         known = self.users.get(username, User()).groups
         acting = [group for client in self.clients if client.username == username for group in client.groups]
         return sorted({*known, *acting})

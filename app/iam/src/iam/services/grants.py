@@ -1,4 +1,4 @@
-"""Grants of the token endpoint: who gets a token, for whom, and with what in it."""
+"""Grants of the token endpoint: the clients that get tokens, for which users, and with which claims."""
 
 from __future__ import annotations
 

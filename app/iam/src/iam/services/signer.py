@@ -24,7 +24,7 @@ def _base64(number: int) -> str:
 
 
 class Signer:
-    """Makes and reads the tokens of one issuer."""
+    """Creates and verifies the tokens of one issuer."""
 
     def __init__(self, issuer: str, pem: str) -> None:
         """Sign as *issuer* with the RSA key in *pem*."""
@@ -38,7 +38,7 @@ class Signer:
         self.key = key
         numbers = key.public_key().public_numbers()
         public = {"e": _base64(numbers.e), "kty": "RSA", "n": _base64(numbers.n)}
-        # The key's id is its thumbprint (RFC 7638), so that it changes when the key does.
+        # The key's id is its thumbprint (RFC 7638), so that it changes with the key.
         canonical = json.dumps(public, sort_keys=True, separators=(",", ":")).encode()
         self.kid = base64.urlsafe_b64encode(hashlib.sha256(canonical).digest()).rstrip(b"=").decode()
         self.jwks = {"keys": [{**public, "kid": self.kid, "use": "sig", "alg": ALGORITHM}]}
@@ -56,7 +56,7 @@ class Signer:
         lifetime: int,
         scope: str,
     ) -> str:
-        """Return a token for *username* that lives *lifetime* seconds; with the groups if *scope* has ``groups``."""
+        """Return a token for *username*, valid for *lifetime* seconds; with groups if *scope* contains ``groups``."""
         now = int(time.time())
         claims = {
             "iss": self.issuer,
@@ -75,7 +75,7 @@ class Signer:
         return jwt.encode(claims, self.key, ALGORITHM, headers={"kid": self.kid, "typ": "at+jwt"})
 
     def read(self, token: str) -> dict[str, Any]:
-        """Claims of one of our own tokens; raises ``jwt.PyJWTError`` for any other."""
+        """Return the claims of this issuer's own token. Raises ``jwt.PyJWTError`` for any other."""
         claims: dict[str, Any] = jwt.decode(
             token,
             self.key.public_key(),

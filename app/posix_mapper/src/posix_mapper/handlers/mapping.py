@@ -41,7 +41,7 @@ router = APIRouter()
 async def uid(request: Request, shared: Shared, caller: Caller) -> Response:
     """Users by ``user`` and ``uid``, or all of them; unknown ones are left out.
 
-    A user who is asked for by name gets a uid if that is the caller, or the caller may register others.
+    A user who is queried by name gets a uid if it is the caller, or if the caller may register others.
     """
     names, uids = parameters(request, "user", "uid")
     if names or uids:
@@ -53,7 +53,7 @@ async def uid(request: Request, shared: Shared, caller: Caller) -> Response:
 async def gid(request: Request, shared: Shared, caller: Caller) -> Response:
     """Groups by ``group`` and ``gid``, or all of them; unknown ones are left out.
 
-    A group that is asked for by name gets a gid if the caller may register names.
+    A group that is queried by name gets a gid if the caller may register names.
     """
     uris, gids = parameters(request, "group", "gid")
     if uris or gids:

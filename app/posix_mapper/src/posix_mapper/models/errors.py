@@ -4,12 +4,12 @@ from __future__ import annotations
 
 
 class BadParameter(ValueError):
-    """A parameter that cannot be read."""
+    """A malformed parameter."""
 
 
 class InvalidGroup(BadParameter):
-    """The text is no group identifier."""
+    """The text is not a group identifier."""
 
 
 class IdsExhausted(Exception):
-    """No free uid or gid was found among those that the sequence gave."""
+    """The sequence yielded no free uid or gid."""

@@ -12,32 +12,32 @@ from voservice.levels import Levels
 from posix_mapper.storage.levels import LevelTable
 
 REFRESH_SECONDS = 10.0
-"""Until a level that was set in one process is applied in all."""
+"""Seconds until a level that was set in one process is applied in all."""
 TRACKED = ("posix_mapper", "voservice")
-"""Loggers whose levels are listed in any case."""
+"""Loggers whose levels are always listed."""
 
 logger = logging.getLogger(__name__)
 
 
 class StoredLevels:
-    """Levels that are kept in the database, and applied in this process."""
+    """Levels stored in the database and applied in this process."""
 
     def __init__(self, table: LevelTable) -> None:
-        """Keep them in *table*."""
+        """Store them in *table*."""
         self.levels = Levels(TRACKED)
         self._table = table
 
     async def refresh(self) -> None:
-        """Apply what operators have set in other processes."""
+        """Apply levels that operators have set in other processes."""
         self.levels.apply(await self._table.read())
 
     async def set_levels(self, levels: Mapping[str, str], who: str) -> None:
-        """Keep *levels* for all processes and apply them here."""
+        """Store *levels* for all processes and apply them here."""
         await self._table.write(levels, who)
         self.levels.apply(levels)
 
     async def follow(self) -> None:
-        """Refresh again and again, until cancelled."""
+        """Refresh periodically until cancelled."""
         while True:
             try:
                 await self.refresh()

@@ -1,4 +1,4 @@
-"""Rules of the mapping: who finds which users and groups, and whose names get a uid or gid."""
+"""Rules of the mapping: which users and groups a caller finds, and which names get a uid or gid."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from posix_mapper.storage.mapping import MappingStore
 
 MOST_DIGITS = 20
 ANYBODY = "any"
-"""The word for everybody among the registrars."""
+"""The registrar that stands for every caller."""
 
 
 class Mapping:
-    """Users and groups as a caller may ask for them."""
+    """Users and groups that a caller may query."""
 
     def __init__(
         self, store: MappingStore, administrators: Collection[str], registrars: Collection[str]
     ) -> None:
-        """Find in *store*; *administrators* are users, *registrars* OAuth clients by their ids."""
+        """Query *store*; *administrators* are users, *registrars* the ids of OAuth clients."""
         self._store = store
         self._administrators = frozenset(administrators)
         self._registrars = frozenset(registrars)
@@ -50,7 +50,7 @@ class Mapping:
         return self._store.all_groups()
 
     def _may_register(self, caller: Identity) -> bool:
-        """Whether names that the caller asks for get a uid or gid: such a row stays for ever, and all can read it."""
+        """Return whether names that the caller queries get a uid or gid: a row is permanent and readable by all."""
         client = caller.claims.get("client_id", caller.claims.get("azp"))
         return (
             caller.username in self._administrators

@@ -22,7 +22,7 @@ class LevelTable:
             return {row.logger: row.level for row in rows}
 
     async def write(self, levels: Mapping[str, str], who: str) -> None:
-        """Keep *levels*, set by *who*, beside the others."""
+        """Store *levels*, set by *who*; other levels stay."""
         async with self._engine.begin() as connection:
             await connection.execute(
                 text(

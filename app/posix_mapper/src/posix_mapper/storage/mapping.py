@@ -1,4 +1,4 @@
-"""The two tables, of one shape with OpenCADC's, so that either service can take over the other's database."""
+"""The two tables, with the schema of OpenCADC's, so that either service can take over the other's database."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from posix_mapper.models.entries import DEFAULT_GROUP, PosixGroup, PosixUser
 from posix_mapper.models.errors import IdsExhausted, InvalidGroup
 
-# Nothing is drawn from a sequence for a name that is known. Whatever the conflict, a race for the name or an id that
-# somebody has already, nothing is added, and the caller looks again.
+# Known names draw nothing from a sequence. On any conflict, a race for the name or an id that is taken, nothing is
+# added and the caller queries again.
 _ADD_USER = text(
     "INSERT INTO mapping.users (uid, username) OVERRIDING SYSTEM VALUE"
     " SELECT nextval('mapping.users_uid_seq1'), CAST(:name AS varchar)"
@@ -38,16 +38,16 @@ logger = logging.getLogger(__name__)
 
 
 class MappingStore:
-    """Users and groups with their uids and gids; nothing is ever renamed or removed."""
+    """Users and groups with their uids and gids; rows are never renamed or removed."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         """Use the database of *engine*."""
         self.engine = engine
 
     async def users(self, names: Sequence[str], uids: Sequence[int], new: Collection[str]) -> list[PosixUser]:
-        """Users by name and by uid, left out where unknown; those of *new* are made."""
+        """Return users by name and by uid, without unknown ones; those in *new* are created."""
         async with self.engine.begin() as connection:
-            # In one order everywhere, so that two requests for the same new names cannot wait for each other.
+            # Always in the same order, so that requests for the same new names cannot deadlock.
             for name in sorted(set(new)):
                 await self._user(connection, name)
             rows = await connection.execute(
@@ -62,7 +62,7 @@ class MappingStore:
     async def groups(
         self, uris: Sequence[str], gids: Sequence[int], new: Collection[str]
     ) -> list[PosixGroup]:
-        """Groups by identifier and by gid, left out where unknown; those of *new* are made."""
+        """Return groups by identifier and by gid, without unknown ones; those in *new* are created."""
         async with self.engine.begin() as connection:
             await self._add_groups(connection, set(new))
             rows = await connection.execute(
@@ -91,9 +91,9 @@ class MappingStore:
                 yield PosixGroup(*row)
 
     async def reserve(self, name: str, uid: int) -> None:
-        """Give *name* the *uid* before anybody else has it; raises ``ValueError`` if that is too late.
+        """Reserve *uid* for *name*. Raises ``ValueError`` if either is taken.
 
-        Should a sequence come to that uid, its row is there already and the next uid is taken.
+        If a sequence reaches that uid, its row exists already and the next uid is used.
         """
         async with self.engine.begin() as connection:
             await connection.execute(
@@ -110,12 +110,12 @@ class MappingStore:
             rows = [(username, number) for username, number in found]
             for username, _ in rows:
                 if username != name:
-                    # Whoever has the administrator's uid would own the administrator's files.
+                    # Another user with the administrator's uid would own the administrator's files.
                     raise ValueError(
                         f"POSIX_MAPPER_RESERVED_USERS: {name}:{uid} cannot be reserved: {username} has uid {uid}"
                     )
             if rows != [(name, uid)]:
-                # So in a database in which OpenCADC's service met the name first: a uid, once given, stays.
+                # OpenCADC's service may have assigned the name a uid before: assigned uids never change.
                 logger.warning(
                     "POSIX_MAPPER_RESERVED_USERS: %s keeps uid %s and does not get %s", name, rows[0][1], uid
                 )
@@ -126,7 +126,7 @@ class MappingStore:
                 )
 
     async def check(self) -> None:
-        """Raise what the database raises, if it cannot answer."""
+        """Raise the database's error if it is unavailable."""
         async with self.engine.connect() as connection:
             await connection.execute(text("SELECT FROM mapping.users LIMIT 1"))
 
@@ -143,13 +143,13 @@ class MappingStore:
                 await step.commit()
                 return
             else:
-                # Another group has that gid: sharing it would open the user's files to its members.
+                # Another group has that gid: sharing it would give its members access to the user's files.
                 await step.rollback()
         raise IdsExhausted(f"no free uid for {name} among the next {ATTEMPTS}")
 
     @staticmethod
     async def _own_group(connection: AsyncConnection, name: str, uid: int) -> bool:
-        """Make sure that the gid equal to *uid* is the user's own; tells whether it is."""
+        """Ensure that the gid equal to *uid* is the user's own; return whether it is."""
         uri = DEFAULT_GROUP + name
         if await connection.scalar(_ADD_OWN_GROUP, {"gid": uid, "uri": uri}) is not None:
             return True
@@ -157,9 +157,9 @@ class MappingStore:
 
     @staticmethod
     async def _add_groups(connection: AsyncConnection, uris: set[str]) -> None:
-        """Add groups that are not known. Users' own groups come with the user and in no other way."""
+        """Add unknown groups. Users' own groups are created only with the user."""
         for _ in range(ATTEMPTS):
-            # In one order everywhere, as for users.
+            # Always in the same order, as for users.
             uris = uris - set(await connection.scalars(_KNOWN_GROUPS, {"uris": list(uris)}))
             if not uris:
                 return
