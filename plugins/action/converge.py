@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible_collections.skasrc.cavern.plugins.plugin_utils import _live
 from ansible_collections.skasrc.cavern.plugins.plugin_utils._contexts import BuildingAction
 
 
@@ -24,9 +25,10 @@ class ActionModule(BuildingAction):
                 del arguments[name]
             if again["to_build"]:
                 self._send_contexts(arguments["images"]["recipes"], again["to_build"])
-            run = self._execute_module(
-                module_name="skasrc.cavern.converge", module_args=arguments, task_vars=task_vars
-            )
+            with _live.followed(self):
+                run = self._execute_module(
+                    module_name="skasrc.cavern.converge", module_args=arguments, task_vars=task_vars
+                )
             again = run.pop("again", None)
             result = _joined(result, run)
         return result

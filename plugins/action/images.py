@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible_collections.skasrc.cavern.plugins.plugin_utils import _live
 from ansible_collections.skasrc.cavern.plugins.plugin_utils._contexts import BuildingAction
 
 
@@ -24,7 +25,8 @@ class ActionModule(BuildingAction):
         return result
 
     def _module(self, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
-        result: dict[str, Any] = self._execute_module(
-            module_name="skasrc.cavern.images", module_args=arguments, task_vars=task_vars
-        )
+        with _live.followed(self):
+            result: dict[str, Any] = self._execute_module(
+                module_name="skasrc.cavern.images", module_args=arguments, task_vars=task_vars
+            )
         return result

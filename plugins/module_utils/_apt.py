@@ -10,6 +10,8 @@ import shutil
 import subprocess
 import time
 
+from ansible_collections.skasrc.cavern.plugins.module_utils import _progress
+
 
 class AptError(Exception):
     """apt-get failed; the message holds the end of its output."""
@@ -43,7 +45,8 @@ def update(timeout: float) -> None:
 
 def install(packages: list[str], timeout: float) -> None:
     """Install packages without recommended ones, waiting for dpkg's lock."""
-    _apt(["install", "--yes", "--no-install-recommends", *packages], timeout)
+    with _progress.step("package", " ".join(packages), "installing", "installed"):
+        _apt(["install", "--yes", "--no-install-recommends", *packages], timeout)
 
 
 def _apt(arguments: list[str], timeout: float) -> None:

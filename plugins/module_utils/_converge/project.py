@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from ansible_collections.skasrc.cavern.plugins.module_utils import _docker
+from ansible_collections.skasrc.cavern.plugins.module_utils import _docker, _progress
 from ansible_collections.skasrc.cavern.plugins.module_utils._converge import (
     container,
     labels,
@@ -137,14 +138,22 @@ class Converger:
         try:
             self._prepare(service)
             self._await_dependencies(service)
-            container.apply(service, self.engine)
-            self._await_health(service)
+            with self._told(service):
+                container.apply(service, self.engine)
+                self._await_health(service)
         except ConvergeError as error:
             service.error = str(error)
         except (_docker.DockerException, OSError) as error:
             service.error = f"{service.action or 'look'}: {_docker.explain(error)}"
         finally:
             service.done.set()
+
+    @staticmethod
+    def _told(service: Service) -> AbstractContextManager[None]:
+        """Tell whoever follows the run when something is done to the service, and when it is healthy."""
+        if not service.action:
+            return nullcontext()
+        return _progress.step("container", service.container, service.action, "healthy")
 
     def _prepare(self, service: Service) -> None:
         """Write the files of a service, and create its volumes."""
@@ -156,6 +165,8 @@ class Converger:
             other = self.services.get(name)
             if other is None:
                 continue
+            if service.action and not other.done.is_set():
+                _progress.tell("container", service.container, f"waits for {name}")
             other.done.wait()
             if other.error:
                 raise ConvergeError(f"not started, since {name} failed")

@@ -9,6 +9,7 @@ import fcntl
 import io
 import json
 import os
+import re
 import tarfile
 import tempfile
 import time
@@ -18,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.skasrc.cavern.plugins.module_utils import _apt, _files
+from ansible_collections.skasrc.cavern.plugins.module_utils import _apt, _files, _progress
 from ansible_collections.skasrc.cavern.plugins.module_utils._images import mmdebstrap, recipes
 from ansible_collections.skasrc.cavern.plugins.module_utils._images.contents import Update
 from ansible_collections.skasrc.cavern.plugins.module_utils._images.store import (
@@ -30,6 +31,8 @@ from ansible_collections.skasrc.cavern.plugins.module_utils._images.store import
 from ansible_collections.skasrc.cavern.plugins.module_utils._images.upkeep import digest
 
 CA_BUNDLE = "ca-bundle.crt"
+# As Docker Engine announces the steps of a Dockerfile.
+STEP = re.compile(r"Step (\d+/\d+) :")
 
 
 @contextmanager
@@ -132,7 +135,8 @@ class Builder:
     def _build_one(self, name: str) -> None:
         recipe = self.recipes[name]
         build = self._build_from if recipe.get("from") or recipe.get("directory") else self._bootstrap
-        build(name, self.store.client())
+        with _progress.step("image", self.store.reference(name), "building", "built"):
+            build(name, self.store.client())
 
     def _bootstrap(self, name: str, api: Any) -> None:
         """Create the image from Debian packages; it replaces the former one when it is complete."""
@@ -188,6 +192,8 @@ class Builder:
             if "error" in message:
                 raise ImagesError(f"{reference(name)}: {message['error']}\n{''.join(log)[-3000:]}")
             log.append(message.get("stream", ""))
+            if step := STEP.match(log[-1]):
+                _progress.tell("image", reference(name), f"building, step {step[1]}")
 
     def _new_labels(self, name: str) -> dict[str, str]:
         recipe = self.recipes[name]
