@@ -14,7 +14,7 @@ INVENTORY ?= inventory/local
 # Whose token or certificate; the shell's own USER is nobody's choice.
 USER :=
 # What targets take as arguments is none of the recipes' environment: Ansible would take USER for whoever runs it.
-unexport ARGS BACKUP INVENTORY JSON SERVICE SINCE TASK USER
+unexport ARGS BACKUP INVENTORY JSON SERVICE SINCE TASK USER WATCH
 # Asks for the password that sudo wants on this machine, if it wants one.
 BECOME = $(if $(filter inventory/local,$(INVENTORY)),$(shell [ "$$(id -u)" = 0 ] || sudo -n true 2>&- || echo --ask-become-pass))
 RUN = $(PLAYBOOK) -i "$(INVENTORY)"
@@ -55,8 +55,11 @@ up: $(DEPLOY) ## Deploy everything and stage a file through it
 smoke: $(DEPLOY) ## Run the smoke test against the deployed stack
 	@$(PLAY) playbooks/smoke.yml
 
-status: $(DEPLOY) ## Show each service's state and health, and the endpoints; with JSON=true for programs
-	@$(QUIET) $(LOOK) playbooks/status.yml $(if $(JSON),-e status_json=$(JSON))
+status: $(DEPLOY) ## Show each service's state and health, and the endpoints; JSON=true for programs, WATCH=5 every 5 s
+	@look() { $(QUIET) $(LOOK) playbooks/status.yml $(if $(JSON),-e status_json=$(JSON)) "$$@"; }; \
+	colour=false; [ ! -t 1 ] || [ -n "$${NO_COLOR:-}" ] || colour=true; \
+	$(if $(WATCH),while text=$$(look -e status_updates=false -e status_colour=$$colour) || [ -n "$$text" ]; do \
+	[ ! -t 1 ] || tput clear; printf '%s\n' "$$text"; sleep $(WATCH); done,look -e status_colour=$$colour)
 
 logs: $(DEPLOY) ## Show the logs of all services, interleaved: make logs TASK=<id> SINCE=15m
 	@$(QUIET) $(LOOK) playbooks/logs.yml $(if $(TASK),-e logs_task=$(TASK)) $(if $(SINCE),-e logs_since=$(SINCE))

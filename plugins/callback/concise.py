@@ -90,9 +90,7 @@ class CallbackModule(Default):
         name = result.task.get_name().strip()
         took = time.monotonic() - self._task_begun
         label = f"{name}: {item}" if item is not None else name
-        self._display.display(
-            f"changed [{self.host_label(result)}] {label} ({took:.1f} s)", color=CHANGED
-        )
+        self._display.display(f"changed [{self.host_label(result)}] {label} ({took:.1f} s)", color=CHANGED)
         for action in result.result.get("actions") or []:
             reasons = _joined(action.get("reasons") or [])
             self._display.display(

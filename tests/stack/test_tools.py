@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
+import select
+import signal
 import ssl
 import subprocess
 import time
@@ -83,11 +86,38 @@ def test_status_for_programs(stack: Deployment) -> None:
     services = found["services"].values()
     assert {service["container"]: service["address"] for service in services} == _inspected(stack)
     assert all(service["healthy"] and service["checks"] for service in services)
+    assert all(service["state"] == "running" and service["uptime"] >= 0 for service in services)
+    assert all(2**20 < service["memory"] < 2**31 for service in services)
     with stack.paused("rse-web"):
         done = _make("status", "JSON=true")
     assert done.returncode != 0
     found = json.loads(done.stdout)
     assert [key for key, service in found["services"].items() if not service["healthy"]] == ["rse_web"]
+
+
+def test_a_watched_status_is_drawn_again_until_it_is_interrupted(stack: Deployment) -> None:
+    """On a terminal, in colour."""
+    controller, terminal = pty.openpty()
+    watching = subprocess.Popen(
+        ["make", "status", "WATCH=0.1", f"INVENTORY={INVENTORY}"],
+        cwd=ROOT,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"TERM": "xterm"},
+        start_new_session=True,
+    )
+    os.close(terminal)
+    drawn = b""
+    try:
+        while drawn.count(b"\x1b[32mhealthy\x1b[0m") < 2 * len(stack.services):
+            assert select.select([controller], [], [], 60)[0], drawn
+            drawn += os.read(controller, 65536)
+    finally:
+        os.killpg(watching.pid, signal.SIGINT)
+        watching.wait(timeout=30)
+        os.close(controller)
+    assert watching.returncode != 0
 
 
 def test_logs_tell_a_task_in_order(
