@@ -111,11 +111,12 @@ def look(socket: str, project: str) -> dict[str, Any]:
 
     def one(found: dict[str, Any]) -> dict[str, Any] | None:
         # One that went meanwhile is none.
-        return _docker.find(describe, socket, found["Id"], now)
+        described: dict[str, Any] | None = _docker.find(describe, socket, found["Id"], now)
+        return described
 
     with ThreadPoolExecutor(max_workers=THREADS) as pool:
-        described = list(pool.map(one, listed))
-    return {key: entry for key, entry in zip(keys, described, strict=True) if entry is not None}
+        entries = list(pool.map(one, listed))
+    return {key: entry for key, entry in zip(keys, entries, strict=True) if entry is not None}
 
 
 def main() -> None:
