@@ -1,4 +1,4 @@
-"""Tests of what is defended, against the deployed stack, as an outsider would try it."""
+"""Tests of the deployment's defences: attacks on the deployed stack from outside."""
 
 from fixtures import anonymous, http, rse, stack, user
 

@@ -1,4 +1,4 @@
-"""Pages and files on the origin of the API cannot act in the name of who looks at them."""
+"""Pages and files on the origin of the API cannot act on behalf of a user who views them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TRANSFER = (
 
 @pytest.fixture
 def home(stack: Deployment, http: requests.Session, user: str) -> str:
-    """Path of the user's area, which holds a page of the user's own making."""
+    """Path of the user's area, which contains a page made by the user."""
     path = f"home/{user}"
     url = f"{stack.url}/src/cavern"
     http.put(f"{url}/nodes/{path}", data=NODE, headers={"Content-Type": XML}, timeout=30).raise_for_status()
@@ -82,7 +82,7 @@ def test_pages_of_other_sites_change_nothing(
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded"])
-def test_what_any_page_can_send_is_no_document(
+def test_content_types_that_any_page_can_send_are_rejected(
     stack: Deployment, http: requests.Session, home: str, kind: str
 ) -> None:
     service = f"{stack.url}/src/cavern"

@@ -1,4 +1,4 @@
-"""Who a caller is, and who tells of one: neither an address nor a header makes anybody somebody."""
+"""Authentication of callers: neither an address nor a forged header is sufficient."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from strangers import Held, forged, self_signed
 
 PATH = "/src/cavern/nodes/"
 PYTHON = ["cavern", "core", "iam", "posix_mapper"]
-"""Services that listen to what HAProxy tells of a client."""
+"""Services that accept HAProxy's headers about clients."""
 
 
 def header(certificate: x509.Certificate) -> str:
@@ -25,13 +25,13 @@ def header(certificate: x509.Certificate) -> str:
 
 
 def issued(stack: Deployment, user: str) -> x509.Certificate:
-    """A certificate of the user, which is as good as any."""
+    """Return a valid certificate of the user."""
     playbook("playbooks/client_certificate.yml", "-e", f"user={user}")
     return x509.load_pem_x509_certificate((stack.state / f"certs/clients/{user}.pem").read_bytes())
 
 
 def authority(stack: Deployment, name: str) -> Held:
-    """One of the deployment's authorities with its key, as whoever steals it has them."""
+    """Return one of the deployment's CAs with its key, as if stolen."""
     return Held.read(stack.state / f"certs/{name}.pem", stack.state / f"certs/{name}.key")
 
 
@@ -41,7 +41,7 @@ def inside(stack: Deployment, name: str, path: str) -> str:
 
 
 def from_haproxy(stack: Deployment, url: str, headers: dict[str, str]) -> tuple[int, dict[str, str]]:
-    """Status and headers of an answer to a request that is sent from HAProxy's own address."""
+    """Return status and headers of the response to a request sent from HAProxy's own address."""
     command = ["curl", "-sS", "-o", "/dev/null", "-w", '{"status": %{http_code}, "headers": %{header_json}}']
     command += [part for name, value in headers.items() for part in ("-H", f"{name}: {value}")]
     status, output = stack.container("haproxy").exec_run([*command, url])
@@ -50,13 +50,13 @@ def from_haproxy(stack: Deployment, url: str, headers: dict[str, str]) -> tuple[
     return told["status"], {name: values[-1] for name, values in told["headers"].items()}
 
 
-# -- who tells -----------------------------------------------------------------------------------------------
+# -- headers of the proxy -------------------------------------------------------------------------------------
 
 
-def test_a_certificate_is_believed_from_nobody_without_haproxys_proof(
+def test_a_forwarded_certificate_requires_haproxys_secret(
     stack: Deployment, anonymous: requests.Session, user: str
 ) -> None:
-    """A good certificate, from an address that is not HAProxy's and from its very own."""
+    """A valid certificate, sent from another address and from HAProxy's own."""
     url = inside(stack, "cavern", PATH)
     told = {"X-Client-Certificate": header(issued(stack, user))}
     for proof in ({}, {"X-Proxy-Proof": "guess"}, {"X-Proxy-Proof": ""}):
@@ -64,13 +64,13 @@ def test_a_certificate_is_believed_from_nobody_without_haproxys_proof(
         assert "x-vo-authenticated" not in answer.headers, proof
         _, headers = from_haproxy(stack, url, {**told, **proof})
         assert "x-vo-authenticated" not in headers, proof
-    # The proof is HAProxy's: with it, the same makes the user, and from its address alone.
+    # With HAProxy's secret the same request authenticates the user, but only from HAProxy's address.
     proof = {"X-Proxy-Proof": stack.secrets["haproxy_proof"]}
     assert from_haproxy(stack, url, {**told, **proof})[1]["x-vo-authenticated"] == user
     assert "x-vo-authenticated" not in anonymous.get(url, headers={**told, **proof}, timeout=30).headers
 
 
-def test_nothing_that_a_client_says_of_itself_gets_through_haproxy(
+def test_haproxy_removes_clients_forwarding_headers(
     stack: Deployment, anonymous: requests.Session, user: str
 ) -> None:
     said = {
@@ -86,7 +86,7 @@ def test_nothing_that_a_client_says_of_itself_gets_through_haproxy(
 
 
 @pytest.mark.parametrize("name", PYTHON)
-def test_a_request_keeps_no_id_that_haproxy_has_not_given_it(stack: Deployment, name: str) -> None:
+def test_a_request_id_is_accepted_only_from_haproxy(stack: Deployment, name: str) -> None:
     path = CATALOGUE[name]["route"] if not CATALOGUE[name].get("strip_route") else ""
     url = inside(stack, name, f"{path}/docs")
     given = {"X-Request-ID": "another-tasks-identifier"}
@@ -95,8 +95,8 @@ def test_a_request_keeps_no_id_that_haproxy_has_not_given_it(stack: Deployment, 
     assert from_haproxy(stack, url, {**given, **proof})[1]["x-request-id"] == given["X-Request-ID"]
 
 
-def test_the_proof_is_seen_by_nobody(stack: Deployment) -> None:
-    """It lies in files of those alone who give and take it, and no log, environment or command line has it."""
+def test_the_proxys_secret_is_not_exposed(stack: Deployment) -> None:
+    """It is only in files of the services that send and check it, not in logs, environments or command lines."""
     proof = stack.secrets["haproxy_proof"]
     with_it = set()
     for service in (stack.state / "config").iterdir():
@@ -110,7 +110,7 @@ def test_the_proof_is_seen_by_nobody(stack: Deployment) -> None:
         assert proof.encode() not in container.logs(), name
 
 
-# -- who is believed -----------------------------------------------------------------------------------------
+# -- verification of certificates --------------------------------------------------------------------------------
 
 BAD: dict[str, Callable[[Held, str], Held]] = {
     "self-signed": lambda _, user: self_signed(user),
@@ -129,10 +129,8 @@ BAD: dict[str, Callable[[Held, str], Held]] = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_certificate_that_haproxy_was_made_to_hand_on_proves_nothing_by_that(
-    stack: Deployment, kind: str, user: str
-) -> None:
-    """VOSpace judges for itself: authority, validity and purpose."""
+def test_vospace_verifies_forwarded_certificates_itself(stack: Deployment, kind: str, user: str) -> None:
+    """VOSpace verifies CA, validity and purpose itself."""
     users = authority(stack, "client-ca")
     told = {
         "X-Client-Certificate": header(BAD[kind](users, user).certificate),
@@ -146,7 +144,7 @@ def test_a_certificate_that_haproxy_was_made_to_hand_on_proves_nothing_by_that(
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_haproxy_lets_nobody_in_with_a_bad_certificate(
+def test_haproxy_rejects_invalid_certificates(
     stack: Deployment, anonymous: requests.Session, tmp_path: Path, kind: str, user: str
 ) -> None:
     users = authority(stack, "client-ca")
@@ -157,14 +155,14 @@ def test_haproxy_lets_nobody_in_with_a_bad_certificate(
         answer = anonymous.get(f"{stack.url}{PATH}", timeout=30)
     except requests.exceptions.ConnectionError:
         return
-    # What says nothing of purposes is for any, as TLS has it, but not as VOSpace has it.
+    # A certificate without purposes is valid for any of them in TLS, but not in VOSpace.
     assert (kind, answer.status_code) == ("for nothing", 401)
 
 
-def test_the_authority_of_servers_makes_no_users(
+def test_the_server_ca_cannot_issue_user_certificates(
     stack: Deployment, anonymous: requests.Session, tmp_path: Path, user: str
 ) -> None:
-    """But for as long as a deployment of before, where it did, still trusts it for that."""
+    """Except in deployments of earlier versions, while they still trust that CA for users."""
     servers = authority(stack, "ca")
     if servers.certificate in x509.load_pem_x509_certificates(
         (stack.state / "certs/client-ca.pem").read_bytes()
@@ -183,8 +181,8 @@ def test_the_authority_of_servers_makes_no_users(
         anonymous.get(f"{stack.url}{PATH}", timeout=30)
 
 
-def test_the_authority_of_users_makes_no_servers(stack: Deployment) -> None:
-    """Who trusts the deployment's servers does not trust it, and it can name no machine."""
+def test_the_client_ca_cannot_issue_server_certificates(stack: Deployment) -> None:
+    """Clients that trust the deployment's servers do not trust it, and it cannot name hosts."""
     users = authority(stack, "client-ca").certificate
     assert users.extensions.get_extension_for_class(x509.NameConstraints).critical
     purposes = users.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
@@ -194,20 +192,20 @@ def test_the_authority_of_users_makes_no_servers(stack: Deployment) -> None:
         assert users not in trusted, name
 
 
-# -- whoever was believed ------------------------------------------------------------------------------------
+# -- revoked certificates -------------------------------------------------------------------------------------
 
 
 def started(stack: Deployment) -> dict[str, str]:
     return {name: container.attrs["State"]["StartedAt"] for name, container in stack.containers().items()}
 
 
-def test_a_revoked_certificate_opens_nothing_any_more(stack: Deployment, tmp_path: Path, user: str) -> None:
-    """Neither at HAProxy nor at VOSpace nor on a connection that was open; of others nobody notices."""
+def test_a_revoked_certificate_is_rejected(stack: Deployment, tmp_path: Path, user: str) -> None:
+    """It is rejected by HAProxy, by VOSpace and on open connections, without effect on other users."""
     lost, other = tmp_path / "lost.pem", tmp_path / "other.pem"
     for path, name in ((lost, user), (other, f"{user}x")):
         playbook("playbooks/client_certificate.yml", "-e", f"user={name}")
         path.write_bytes((stack.state / f"certs/clients/{name}.pem").read_bytes())
-    # The user has a newer one too, which goes the same way.
+    # A newer one of the user is revoked too.
     playbook("playbooks/client_certificate.yml", "-e", f"user={user}", "-e", "certificate_renewed=true")
     newer = tmp_path / "newer.pem"
     newer.write_bytes((stack.state / f"certs/clients/{user}.pem").read_bytes())
@@ -234,7 +232,7 @@ def test_a_revoked_certificate_opens_nothing_any_more(stack: Deployment, tmp_pat
     assert started(stack) == before
     assert "changed=0" in playbook("playbooks/revoke.yml", "-e", f"user={user}").stdout
     assert "changed=0" in playbook("site.yml").stdout
-    # What is issued afterwards is good.
+    # Certificates issued afterwards are valid.
     playbook("playbooks/client_certificate.yml", "-e", f"user={user}")
     with stack.session() as session:
         session.cert = str(stack.state / f"certs/clients/{user}.pem")

@@ -1,4 +1,4 @@
-"""A service that somebody has taken over reaches those that it depends on, and nobody else, here or elsewhere."""
+"""A compromised service can connect only to its dependencies."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import requests
 from deployment import CATALOGUE, Deployment, playbook
 
 KEYS = list(CATALOGUE)
-# Nobody listens there, and nobody may find that out.
+# Nothing listens there, and services must not be able to find that out.
 UNUSED = 4444
-# What becomes of a connection: nothing of a packet that is dropped, and a refusal where nobody listens.
+# Results of a connection: a timeout if packets are dropped, a refusal if nothing listens.
 OPENED, REFUSED, NOTHING = "opened", "refused", "nothing"
 ATTEMPTS = """
 import asyncio, json, sys
@@ -42,7 +42,7 @@ print(json.dumps(asyncio.run(main())))
 
 
 def attempts(container: Any, targets: dict[tuple[str, int], float]) -> dict[tuple[str, int], str]:
-    """What becomes of connections that a container tries to open, each for so many seconds."""
+    """Return the results of connections that a container tries to open, each for so many seconds."""
     wanted = json.dumps([[*target, patience] for target, patience in targets.items()])
     done = container.exec_run(["python3", "-c", ATTEMPTS, wanted])
     assert done.exit_code == 0, done.output.decode()
@@ -109,8 +109,8 @@ def of(stack: Deployment, key: str) -> Any:
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_a_service_reaches_those_it_depends_on_and_no_other(stack: Deployment, key: str) -> None:
-    """On every port at which any of them listens, and on one at which none does."""
+def test_a_service_reaches_only_its_dependencies(stack: Deployment, key: str) -> None:
+    """On every port on which any of them listens, and on one on which none does."""
     service = stack.services[key]
     known = {UNUSED} | {port for other in stack.services.values() for port in other["ports"]}
     known |= {other["metrics"] for other in stack.services.values() if "metrics" in other}
@@ -126,8 +126,8 @@ def test_a_service_reaches_those_it_depends_on_and_no_other(stack: Deployment, k
     assert {target: found[target] for target in denied} == dict.fromkeys(denied, NOTHING)
 
 
-def test_what_no_service_may_reach_is_there_all_the_same(stack: Deployment) -> None:
-    """Otherwise the test above would show nothing: the host may open every port."""
+def test_the_host_reaches_every_port(stack: Deployment) -> None:
+    """Otherwise the test above would prove nothing: the host can connect to every port."""
     for service in stack.services.values():
         for port in {*service["ports"], *([service["metrics"]] if service["key"] == "celery_worker" else [])}:
             socket.create_connection((service["address"], port), timeout=5).close()
@@ -147,13 +147,13 @@ def test_a_service_reaches_neither_the_host_nor_another_machine(
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_names_may_be_asked_for_and_nothing_else_goes_out(stack: Deployment, gateway: str, key: str) -> None:
+def test_only_dns_queries_leave_the_network(stack: Deployment, gateway: str, key: str) -> None:
     program = (
         "import socket, sys; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); "
         "[s.sendto(b'%d' % int(port), (sys.argv[1], int(port))) for port in sys.argv[2:]]"
     )
     with Listener(gateway, 53) as names, Listener(gateway) as other:
-        # The last one tells that those before it have come, or never will.
+        # Its arrival shows that earlier packets have arrived too, or never will.
         ports = [str(other.port), "53"]
         done = of(stack, key).exec_run(["python3", "-c", program, gateway, *ports])
         assert done.exit_code == 0, done.output.decode()
@@ -162,14 +162,14 @@ def test_names_may_be_asked_for_and_nothing_else_goes_out(stack: Deployment, gat
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_there_is_no_way_by_ipv6(stack: Deployment, key: str) -> None:
+def test_services_have_no_ipv6_address(stack: Deployment, key: str) -> None:
     done = of(stack, key).exec_run(["cat", "/proc/net/if_inet6"])
     assert [line for line in done.output.decode().splitlines() if not line.endswith(" lo")] == []
 
 
 @contextmanager
 def network_with(**settings: Any) -> Iterator[None]:
-    """The network's rules with other settings, for a while; no container is touched."""
+    """Apply the network's rules with other settings in the block; containers stay unchanged."""
     playbook("site.yml", "--tags", "network", "-e", json.dumps(settings))
     try:
         yield
@@ -177,7 +177,7 @@ def network_with(**settings: Any) -> Iterator[None]:
         playbook("site.yml", "--tags", "network")
 
 
-def test_what_a_setting_names_may_be_reached_by_the_service_that_has_it(
+def test_an_endpoint_in_a_setting_is_reachable_by_its_service_only(
     stack: Deployment, gateway: str, elsewhere: str
 ) -> None:
     with Listener(gateway) as here, Listener(elsewhere) as there, Listener(elsewhere) as other:
@@ -191,7 +191,7 @@ def test_what_a_setting_names_may_be_reached_by_the_service_that_has_it(
 
 @pytest.fixture
 def guest(stack: Deployment) -> Iterator[Any]:
-    """A container of somebody else in the deployment's network."""
+    """A container in the deployment's network that does not belong to the deployment."""
     container = stack.engine.containers.run(
         stack.services["iam"]["image"],
         ["sleep", "infinity"],
@@ -204,9 +204,7 @@ def guest(stack: Deployment) -> Iterator[Any]:
     container.remove(force=True)
 
 
-def test_a_container_of_somebody_else_reaches_haproxy_alone(
-    stack: Deployment, guest: Any, elsewhere: str
-) -> None:
+def test_a_foreign_container_reaches_only_haproxy(stack: Deployment, guest: Any, elsewhere: str) -> None:
     targets = {
         (service["address"], port): 2.0 for service in stack.services.values() for port in service["ports"]
     }
@@ -214,12 +212,12 @@ def test_a_container_of_somebody_else_reaches_haproxy_alone(
     found = attempts(guest, targets)
     assert {address for (address, _port), outcome in found.items() if outcome == OPENED} == {proxy}
     assert {outcome for (address, _port), outcome in found.items() if address != proxy} == {NOTHING}
-    # What it does elsewhere is not this deployment's business.
+    # Its other connections are not restricted.
     with Listener(elsewhere) as there:
         assert attempt(guest, there.address, there.port) == OPENED
 
 
-def test_a_monitor_reads_metrics_and_nothing_else(stack: Deployment, guest: Any) -> None:
+def test_a_monitor_reaches_only_metrics(stack: Deployment, guest: Any) -> None:
     (network,) = guest.attrs["NetworkSettings"]["Networks"].values()
     core, worker, database = (
         stack.services[key]["address"] for key in ("core", "celery_worker", "srcnodedb")
@@ -230,7 +228,7 @@ def test_a_monitor_reads_metrics_and_nothing_else(stack: Deployment, guest: Any)
     assert set(attempts(guest, targets).values()) == {NOTHING}
 
 
-def test_restrictions_can_be_taken_away_and_come_back(stack: Deployment) -> None:
+def test_restrictions_can_be_disabled_and_enabled(stack: Deployment) -> None:
     core, database = of(stack, "core"), stack.services["postgres_posixmapper"]["address"]
     with network_with(deployment_restrict_connections=False):
         assert attempt(core, database, 5432) == OPENED
@@ -238,5 +236,5 @@ def test_restrictions_can_be_taken_away_and_come_back(stack: Deployment) -> None
     assert "changed=0 " in playbook("site.yml", "--tags", "network").stdout
 
 
-def test_clients_of_the_public_address_are_let_in(stack: Deployment, anonymous: requests.Session) -> None:
+def test_clients_reach_the_public_address(stack: Deployment, anonymous: requests.Session) -> None:
     assert anonymous.get(f"{stack.url}/reg/resource-caps", timeout=10).status_code == 200

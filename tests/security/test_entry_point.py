@@ -1,4 +1,4 @@
-"""What HAProxy keeps to itself, and what it says of every answer."""
+"""Paths that HAProxy blocks, and headers that it adds to every response."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from deployment import Deployment
     "path",
     ["/", "/nothing", "/reg/resource-caps", "/src/cavern/availability", "/src/cavern/nothing", "/iam/jwks"],
 )
-def test_every_answer_tells_browsers_to_be_careful(
+def test_every_response_has_security_headers(
     anonymous: requests.Session, stack: Deployment, path: str
 ) -> None:
     told = anonymous.get(f"{stack.url}{path}", timeout=30).headers
@@ -27,7 +27,7 @@ def test_every_answer_tells_browsers_to_be_careful(
 @pytest.mark.parametrize(
     "path", ["metrics", "%6detrics", "metrics/", "/metrics", "METRICS", "metrics?name=python_info"]
 )
-def test_metrics_stay_inside(stack: Deployment, path: str) -> None:
+def test_metrics_are_not_public(stack: Deployment, path: str) -> None:
     for service in ("prepare-data", "src/cavern", "src/posix-mapper", "iam"):
         answer = wire.ask(stack, "GET", f"/{service}/{path}")
         assert answer.startswith(b"HTTP/1.1 404"), service
@@ -45,8 +45,8 @@ def test_metrics_stay_inside(stack: Deployment, path: str) -> None:
     ],
     ids=["header", "length", "hosts", "long", "none"],
 )
-def test_what_is_no_request_is_refused_without_a_word_of_it(stack: Deployment, sent: bytes) -> None:
-    """HAProxy's own page, before any of its configuration is looked at, and so without headers of ours."""
+def test_the_rejection_of_a_malformed_request_does_not_quote_it(stack: Deployment, sent: bytes) -> None:
+    """HAProxy's built-in page, sent before it applies its configuration, and so without our headers."""
     with wire.connect_tls(stack) as connection:
         connection.sendall(sent)
         answer = b""

@@ -1,4 +1,4 @@
-"""Whatever is sent, an answer says what is wrong: no service fails over it, and none repeats it at length."""
+"""Extreme input gets a short response that names the error; no service fails."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def refused(answer: requests.Response) -> None:
 
 
 @pytest.mark.parametrize("path", ["", "v1/tasks"])
-def test_a_key_of_a_request_has_a_length(stack: Deployment, http: requests.Session, path: str) -> None:
+def test_keys_of_requests_are_limited_in_length(stack: Deployment, http: requests.Session, path: str) -> None:
     body = TASK if path else []
     answer = http.post(
         f"{stack.url}/prepare-data/{path}", json=body, headers={"Idempotency-Key": KEY}, timeout=60
@@ -47,7 +47,9 @@ def test_a_key_of_a_request_has_a_length(stack: Deployment, http: requests.Sessi
     ],
     ids=lambda content: f"{content[:40].decode()}-{len(content)}",
 )
-def test_lists_to_stage_of_any_shape(stack: Deployment, http: requests.Session, content: bytes) -> None:
+def test_malformed_staging_requests_are_rejected(
+    stack: Deployment, http: requests.Session, content: bytes
+) -> None:
     for path in ("", "v1/tasks", "v1/estimate"):
         url = f"{stack.url}/prepare-data/{path}"
         refused(http.post(url, data=content, headers=JSON, timeout=120))
@@ -66,12 +68,12 @@ def test_lists_to_stage_of_any_shape(stack: Deployment, http: requests.Session, 
     ],
     ids=lambda content: f"{content[:40].decode()}-{len(content)}",
 )
-def test_lists_to_pull_of_any_shape(stack: Deployment, http: requests.Session, content: bytes) -> None:
+def test_malformed_bulk_pulls_are_rejected(stack: Deployment, http: requests.Session, content: bytes) -> None:
     refused(http.post(f"{stack.url}/src/cavern/bulk-pull", data=content, headers=JSON, timeout=120))
 
 
 @pytest.mark.parametrize("lifetime", ["9" * 5000, "-1", "1e9", "٣"])
-def test_the_issuer_refuses_lifetimes_of_any_length(
+def test_the_issuer_rejects_extreme_lifetimes(
     stack: Deployment, anonymous: requests.Session, lifetime: str
 ) -> None:
     form = {
@@ -84,12 +86,14 @@ def test_the_issuer_refuses_lifetimes_of_any_length(
     refused(anonymous.post(f"{stack.url}/iam/token", data=form, auth=client, timeout=30))
 
 
-def test_the_issuer_reads_no_body_without_end(stack: Deployment, anonymous: requests.Session) -> None:
+def test_the_issuer_limits_the_size_of_bodies(stack: Deployment, anonymous: requests.Session) -> None:
     answer = anonymous.post(f"{stack.url}/iam/token", data={"grant_type": "x" * 1_000_000}, timeout=30)
     assert answer.status_code == 413
 
 
-def test_names_hold_no_control_characters(stack: Deployment, http: requests.Session, user: str) -> None:
+def test_names_with_control_characters_are_rejected(
+    stack: Deployment, http: requests.Session, user: str
+) -> None:
     for name in ("%1B%5B2J", "%C2%9B2J", "a%C2%85b", "%7F"):
         answer = http.put(f"{stack.url}/src/cavern/files/home/{user}/{name}", data=b"x", timeout=30)
         assert answer.status_code in (400, 404), answer.text

@@ -1,4 +1,4 @@
-"""What a token says of groups opens what is shared with them, and nothing else."""
+"""The groups in a token give access to nodes shared with them, and to nothing else."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def ada(stack: Deployment) -> Iterator[Space]:
     Space(stack, ADMINISTRATOR).delete(home)
 
 
-def test_another_s_own_group_opens_nothing(stack: Deployment, ada: Space) -> None:
+def test_another_users_own_group_gives_no_access(stack: Deployment, ada: Space) -> None:
     path = f"/home/{ada.user}/private"
     eve = Space(
         stack, f"eve{uuid.uuid4().hex[:12]}", [DEFAULT + ada.user, f"{ada.groups}x?{DEFAULT}{ada.user}"]
@@ -38,8 +38,8 @@ def test_another_s_own_group_opens_nothing(stack: Deployment, ada: Space) -> Non
     assert ada.get(f"/files{path}").content == b"ada's"
 
 
-def test_a_group_of_another_service_opens_nothing(stack: Deployment, ada: Space) -> None:
-    """Neither is a node shared with it, nor does a claim of it count that a node was shared with before."""
+def test_a_group_of_another_service_gives_no_access(stack: Deployment, ada: Space) -> None:
+    """Nodes cannot be shared with it, and a claim of it is ignored for nodes shared with it before."""
     path = f"/home/{ada.user}/private"
     foreign = f"ivo://elsewhere.example/gms?{uuid.uuid4().hex[:8]}"
     for group in (foreign, DEFAULT + ada.user):
@@ -49,8 +49,8 @@ def test_a_group_of_another_service_opens_nothing(stack: Deployment, ada: Space)
     assert eve.get(f"/files{path}").status_code == 403
 
 
-def test_a_member_of_many_groups_comes_in(stack: Deployment) -> None:
-    """The first request of somebody whose groups nobody has seen yet; the POSIX mapper is asked a few times for all."""
+def test_a_member_of_many_groups_is_authenticated(stack: Deployment) -> None:
+    """The first request of a user with unknown groups; a few queries to the POSIX mapper cover all of them."""
     start = uuid.uuid4().int % (36**4 - MANY)
     names = [
         "".join(DIGITS[number // 36**place % 36] for place in range(4))
@@ -65,7 +65,7 @@ def test_a_member_of_many_groups_comes_in(stack: Deployment) -> None:
     assert ada.make(home).status_code == 201
     try:
         assert ada.put(f"{home}/f", b"ada's").status_code == 201
-        # Her rights fit into a URL.
+        # Her permissions fit into a URL.
         parameters = {"DIRECTION": "pullFromVoSpace", "PROTOCOL": f"{CORE}httpsget"}
         asked = ada.http.get(
             f"{ada.url}/synctrans",

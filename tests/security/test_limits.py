@@ -1,4 +1,4 @@
-"""Nobody takes the whole entry point: connections, requests and slow bodies of one address."""
+"""Limits per client address: connections, requests and slow bodies."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONNECTIONS = 512
 REQUESTS = 20_000
 WINDOW = 10
 PATIENCE = 30
-"""Seconds in which a body must have brought something."""
+"""Seconds over which the rate of a body is measured."""
 RESPONSE_PATIENCE = 5
 CONTAINER = (
     "<vos:node xmlns:vos='http://www.ivoa.net/xml/VOSpace/v2.0' xsi:type='vos:ContainerNode'"
@@ -32,7 +32,7 @@ CONTAINER = (
 
 @pytest.fixture
 def settled(stack: Deployment, anonymous: requests.Session) -> Iterator[None]:
-    """Leave the address that all tests share as it was: within its limits."""
+    """Wait until the address that all tests share is within its limits again."""
     yield
     deadline = time.monotonic() + 6 * WINDOW
     while anonymous.get(stack.url, timeout=30).status_code == 429:
@@ -50,7 +50,7 @@ def _is_open(connection: socket.socket) -> bool:
 
 
 @pytest.mark.usefixtures("settled")
-def test_one_address_cannot_take_all_connections(stack: Deployment, anonymous: requests.Session) -> None:
+def test_connections_of_one_address_are_limited(stack: Deployment, anonymous: requests.Session) -> None:
     with ExitStack() as closing:
         taken = []
         for _ in range(CONNECTIONS + 40):
@@ -64,7 +64,7 @@ def test_one_address_cannot_take_all_connections(stack: Deployment, anonymous: r
         while (held := sum(map(_is_open, taken))) > CONNECTIONS and time.monotonic() < deadline:
             time.sleep(0.1)
         assert 0 < held <= CONNECTIONS
-        # The services, and so everybody's staging, have other addresses.
+        # The services, and so staging, have other addresses.
         worker = stack.container("ska-src-local-data-preparer-celery-worker")
         program = (
             "import socket, time\n"
@@ -79,7 +79,7 @@ def test_one_address_cannot_take_all_connections(stack: Deployment, anonymous: r
         )
         status, output = worker.exec_run(["python3", "-c", program])
         assert (status, output.strip()) == (0, str(CONNECTIONS + 40).encode())
-    # HAProxy learns of so many ends one after the other.
+    # HAProxy takes a while to notice that many closed connections.
     deadline = time.monotonic() + WINDOW
     while True:
         try:
@@ -91,7 +91,7 @@ def test_one_address_cannot_take_all_connections(stack: Deployment, anonymous: r
 
 
 @pytest.mark.usefixtures("settled")
-def test_one_address_cannot_ask_without_end(stack: Deployment) -> None:
+def test_requests_of_one_address_are_limited(stack: Deployment) -> None:
     asked = REQUESTS + 2_000
     with wire.connect_tls(stack, timeout=60) as connection:
 
@@ -108,7 +108,7 @@ def test_one_address_cannot_ask_without_end(stack: Deployment) -> None:
             data = rest + connection.recv(1 << 16)
             seen += data.count(b"HTTP/1.1 200")
             refused += data.count(b"HTTP/1.1 429")
-            # A status line may be cut in two.
+            # A status line may arrive in two parts.
             rest = data[-11:] if b"HTTP/1.1 " not in data[-11:] else b""
         seconds = time.monotonic() - begin
         connection.close()
@@ -136,7 +136,7 @@ def slow_file(stack: Deployment) -> Iterator[tuple[requests.Session, str]]:
 
 @pytest.fixture(scope="module")
 def dribbled(stack: Deployment, slow_file: tuple[requests.Session, str]) -> Dribbled:
-    """Answers to bodies that come a byte at a time, by path, and after how long: all at once, since each takes long."""
+    """Responses to bodies sent a byte at a time, by path, with their time; concurrently, since each takes long."""
     http, file = slow_file
     document = ("Content-Type: text/xml",)
     sent = {path: (method, *document) for path, method in DOCUMENTS.items()}
@@ -153,14 +153,14 @@ def dribbled(stack: Deployment, slow_file: tuple[requests.Session, str]) -> Drib
 
 
 @pytest.mark.parametrize("path", DOCUMENTS)
-def test_a_document_that_is_dribbled_ends(dribbled: Dribbled, path: str) -> None:
+def test_a_slow_document_is_ended(dribbled: Dribbled, path: str) -> None:
     answer, seconds = dribbled[path]
     assert seconds < PATIENCE + 10
     assert answer.startswith(b"HTTP/1.1 408")
     assert b"connection: close" in answer.lower()
 
 
-def test_a_file_that_is_dribbled_ends(
+def test_a_slow_upload_is_ended(
     stack: Deployment, dribbled: Dribbled, slow_file: tuple[requests.Session, str]
 ) -> None:
     http, path = slow_file
@@ -172,7 +172,7 @@ def test_a_file_that_is_dribbled_ends(
 
 @pytest.fixture
 def impatient(stack: Deployment) -> Iterator[None]:
-    """Give Cavern less patience than a deployment has, which is more than a test has."""
+    """Shorten Cavern's timeout, which is too long for a test in a deployment."""
     settings = {"cavern_settings": {"response_patience": RESPONSE_PATIENCE}}
     playbook("site.yml", "--tags", "cavern", "-e", json.dumps(settings))
     yield
@@ -180,11 +180,9 @@ def impatient(stack: Deployment) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_file_that_is_hardly_read_is_held_for_nobody(
-    stack: Deployment, http: requests.Session, user: str
-) -> None:
-    """A byte in a while keeps every silence short, and yet ends."""
-    size = 64 << 20  # more than all the buffers on the way
+def test_a_slow_download_is_ended(stack: Deployment, http: requests.Session, user: str) -> None:
+    """Reading a byte now and then avoids idle timeouts, but the transfer is still ended."""
+    size = 64 << 20  # more than all buffers on the path
     home = f"{stack.url}/src/cavern/nodes/home/{user}"
     http.put(home, data=CONTAINER, headers={"Content-Type": "text/xml"}, timeout=30).raise_for_status()
     path = f"/src/cavern/files/home/{user}/large"
@@ -199,7 +197,7 @@ def test_a_file_that_is_hardly_read_is_held_for_nobody(
             time.sleep(0.2)
         told = stack.container("src-cavern").logs(since=begin - 1)
         assert b"a response was cut off: its client took" in told
-        # What was on the way by then is all that is left.
+        # Only buffered data is left.
         while block := _rest(connection):
             taken += len(block)
     assert 0 < taken < size

@@ -1,4 +1,4 @@
-"""What callers write, and what would let others act in their name, in the logs of all services."""
+"""Callers' input and credentials in the logs of all services."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BODY = b"what is written, and read"
 
 @pytest.fixture
 def granted(stack: Deployment, http: requests.Session, user: str) -> dict[str, str]:
-    """Pre-authorised URLs of one file, which is there: one to write it, and one to read it."""
+    """Pre-authorised URLs of an existing file: one to write it, and one to read it."""
     service = f"{stack.url}/src/cavern"
     http.put(f"{service}/nodes/home/{user}", data=NODE, headers=XML, timeout=30).raise_for_status()
     http.put(f"{service}/files/home/{user}/f", data=BODY, timeout=30).raise_for_status()
@@ -46,7 +46,9 @@ def granted(stack: Deployment, http: requests.Session, user: str) -> dict[str, s
     return found
 
 
-def test_a_grant_is_for_one_direction(anonymous: requests.Session, granted: dict[str, str]) -> None:
+def test_a_pre_authorised_url_is_for_one_direction(
+    anonymous: requests.Session, granted: dict[str, str]
+) -> None:
     push, pull = granted["pushToVoSpace"], granted["pullFromVoSpace"]
     for method in ("GET", "HEAD"):
         assert anonymous.request(method, push, timeout=30).status_code == 403
@@ -61,7 +63,7 @@ def _logged(stack: Deployment) -> str:
     return "\n".join(container.logs().decode(errors="replace") for container in stack.containers().values())
 
 
-def test_no_log_holds_a_grant(stack: Deployment, granted: dict[str, str]) -> None:
+def test_no_log_contains_a_pre_authorised_url(stack: Deployment, granted: dict[str, str]) -> None:
     path = urlsplit(granted["pullFromVoSpace"]).path
     token = path.partition("preauth:")[2].partition("/")[0]
     mark = uuid.uuid4().hex
@@ -91,7 +93,7 @@ def test_no_log_holds_a_grant(stack: Deployment, granted: dict[str, str]) -> Non
     assert token.partition(".")[0] not in logged
 
 
-def test_nobody_moves_the_reader_s_terminal_or_forges_lines(stack: Deployment) -> None:
+def test_logged_input_cannot_control_terminals_or_forge_lines(stack: Deployment) -> None:
     mark = uuid.uuid4().hex
     forged = "%0A2026-01-01T00:00:00Z%0D%1B%5B2J%C2%9B2J%E2%80%A8%E2%80%AE%7F%00"
     for path in ("/src/cavern/nodes/", "/prepare-data/", "/iam/", "/src/posix-mapper/", "/reg/"):
@@ -111,9 +113,7 @@ def test_nobody_moves_the_reader_s_terminal_or_forges_lines(stack: Deployment) -
     assert all(line.isprintable() and mark in line for line in lines)
 
 
-def test_a_client_does_not_choose_the_identifier_that_it_is_logged_under(
-    stack: Deployment, http: requests.Session
-) -> None:
+def test_clients_cannot_choose_their_request_id(stack: Deployment, http: requests.Session) -> None:
     task = str(uuid.uuid4())
     for path in ("/src/cavern/availability", "/prepare-data/health", "/iam/jwks", "/reg/resource-caps"):
         answer = http.get(f"{stack.url}{path}", headers={"X-Request-ID": task}, timeout=30)

@@ -1,4 +1,4 @@
-"""Whoever may add to a container takes nothing that others have in it; nobody takes what lies at the top."""
+"""Users cannot take over other users' nodes in a shared container or at the top level."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class People(NamedTuple):
 
 @pytest.fixture
 def people(stack: Deployment) -> Iterator[People]:
-    """Each with an own area; ada's can be entered by the group."""
+    """Users with their own areas; ada's is readable by the group."""
     name = f"g{uuid.uuid4().hex[:12]}"
     ada, bob = (Space(stack, f"{who}{uuid.uuid4().hex[:12]}", [name]) for who in ("ada", "bob"))
     admin = Space(stack, ADMINISTRATOR)
@@ -43,7 +43,7 @@ def people(stack: Deployment) -> Iterator[People]:
 
 @pytest.fixture
 def shared(people: People) -> str:
-    """A container of ada's into which the group may write, with things in it that only she may."""
+    """A container of ada's that the group may write, with nodes in it that only she may write."""
     ada, path = people.ada, f"/home/{people.ada.user}/shared"
     writable = {f"{CORE}groupwrite": people.group}
     assert ada.make(path, writable).status_code == 201
@@ -56,14 +56,14 @@ def shared(people: People) -> str:
 
 
 def seen(who: Space, path: str) -> list[object]:
-    """All that can be seen of the shared container and what is in it."""
+    """Return everything visible of the shared container and its content."""
     names = ("file", "link", "open", "open/file", "closed", "closed/file")
     documents = [who.get(f"/nodes{path}/{name}?limit=0").content for name in names]
     return [*documents, *(who.get(f"/files{path}/{name}").content for name in names if "file" in name)]
 
 
 def pull_over(bob: Space, path: str, _: str) -> bool:
-    """In bulk: whether the row was refused."""
+    """Overwrite by bulk pull; return whether the row was rejected."""
     rows = [{"source": "http://rse-web:80/rse/deterministic/x", "target": f"{bob.root}{path}/file"}]
     job = bob.start("bulk-pull", json={"rows": rows, "if_exists": "replace"})
     assert bob.end(job)[0] == "ERROR"
@@ -104,7 +104,7 @@ ATTACKS: dict[str, Callable[[Space, str, str], object]] = {
 }
 
 
-def test_nobody_takes_what_others_have_in_a_shared_container(people: People, shared: str) -> None:
+def test_members_cannot_take_others_nodes_in_a_shared_container(people: People, shared: str) -> None:
     home = f"/home/{people.bob.user}"
     people.bob.put(f"{home}/own", b"bob's own")
     before = seen(people.ada, shared)
@@ -117,16 +117,14 @@ def test_nobody_takes_what_others_have_in_a_shared_container(people: People, sha
             assert people.bob.get(f"/nodes{home}/{taken}").status_code == 404, name
 
 
-def test_what_a_member_renames_stays_whose_it_was(people: People, shared: str) -> None:
+def test_renaming_keeps_the_owner(people: People, shared: str) -> None:
     change = people.ada.change(f"{shared}/file", {f"{CORE}groupwrite": people.group}, kind="DataNode")
     assert change.status_code == 200
     assert people.bob.move(f"{shared}/file", f"{shared}/renamed") == ("COMPLETED", "")
     assert people.ada.properties(f"{shared}/renamed")[f"{CORE}creator"] == people.ada.user
 
 
-def test_a_slow_upload_replaces_nothing_that_came_meanwhile(
-    stack: Deployment, people: People, shared: str
-) -> None:
+def test_a_slow_upload_does_not_replace_a_newer_node(stack: Deployment, people: People, shared: str) -> None:
     """The name was the uploader's when it began, and is another's at its end."""
     ada, bob, path = people.ada, people.bob, f"{shared}/mine"
     also_bob = Space(stack, bob.user, [people.group.partition("?")[2]])
@@ -152,12 +150,12 @@ def test_a_slow_upload_replaces_nothing_that_came_meanwhile(
     assert answers == [403]
 
 
-# At the top.
+# At the top level.
 
 
 @pytest.fixture
 def top(people: People) -> Iterator[str]:
-    """A top-level container that the administrator gave to ada, into which the group may write."""
+    """A top-level container that the administrator created for ada, writable by the group."""
     path = f"/t{uuid.uuid4().hex[:12]}"
     given = {f"{CORE}creator": people.ada.user, f"{CORE}groupwrite": people.group}
     assert people.admin.make(path, given).status_code == 201
@@ -166,7 +164,7 @@ def top(people: People) -> Iterator[str]:
     people.ada.delete_tree(path)
 
 
-def test_the_root_is_the_administrators(people: People) -> None:
+def test_only_the_administrator_creates_nodes_at_the_root(people: People) -> None:
     ada, name = people.ada, f"/t{uuid.uuid4().hex[:12]}"
     try:
         assert ada.make(name).status_code == 403
@@ -179,7 +177,7 @@ def test_the_root_is_the_administrators(people: People) -> None:
         ada.delete_tree(name)
 
 
-def test_nobody_takes_anothers_top_level_node(people: People, top: str) -> None:
+def test_members_cannot_take_others_top_level_nodes(people: People, top: str) -> None:
     bob = people.bob
     assert bob.delete(f"{top}/file").status_code == 403
     assert bob.move(top, f"/home/{bob.user}/taken") == REFUSED
@@ -194,7 +192,7 @@ def test_nobody_takes_anothers_top_level_node(people: People, top: str) -> None:
 
 
 @pytest.mark.parametrize("parent", ["/home", "/projects"])
-def test_parents_of_allocations_stay(people: People, parent: str) -> None:
+def test_parents_of_allocations_cannot_be_moved_or_removed(people: People, parent: str) -> None:
     elsewhere = f"/t{uuid.uuid4().hex[:12]}"
     try:
         for who in (people.bob, people.admin):

@@ -1,4 +1,4 @@
-"""What a service that somebody has taken over may do: nothing to the files of another, nothing to its own program."""
+"""Privileges of a compromised service: no access to other services' files, no changes of its own program."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ CAVERN = "src-cavern"
 CAPABILITIES = {0: "CHOWN", 1: "DAC_OVERRIDE", 3: "FOWNER"}
 NAMES = [entry["container"] for entry in CATALOGUE.values()]
 KEYS = {entry["container"]: key for key, entry in CATALOGUE.items()}
-# What listens besides the port that the catalogue names.
+# Listening ports besides that in the catalogue.
 FURTHER = {"haproxy": {80}, "ska-src-local-data-preparer-celery-worker": {9000}}
 
 
 def status(stack: Deployment, name: str) -> dict[str, str]:
-    """What the kernel says of a container's first process."""
+    """Return the kernel's status of a container's first process."""
     lines = Path(f"/proc/{stack.container(name).attrs['State']['Pid']}/status").read_text().splitlines()
     return {key: value.strip() for key, _colon, value in (line.partition(":") for line in lines)}
 
@@ -29,20 +29,20 @@ def user(stack: Deployment, name: str) -> int:
     return int(status(stack, name)["Uid"].split()[0])
 
 
-def test_no_two_services_are_one_user(stack: Deployment) -> None:
+def test_every_service_has_its_own_user(stack: Deployment) -> None:
     users = {name: user(stack, name) for name in NAMES}
     assert {name for name, number in users.items() if number == 0} == {CAVERN}
     assert len(set(users.values())) == len(users)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_configuration_is_readable_by_the_service_alone(stack: Deployment, name: str) -> None:
+def test_configuration_is_readable_only_by_its_service(stack: Deployment, name: str) -> None:
     number = user(stack, name)
     found = [path for path in (stack.state / "config" / KEYS[name]).rglob("*") if path.is_file()]
     assert found
     for path in found:
         assert (path.stat().st_uid, path.stat().st_mode & 0o077) == (number, 0), path
-    # And each container has its own alone.
+    # Each container has only its own.
     mounted = {
         mount["Source"] for mount in stack.container(name).attrs["Mounts"] if "/config" in mount["Source"]
     }
@@ -50,7 +50,7 @@ def test_configuration_is_readable_by_the_service_alone(stack: Deployment, name:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_service_has_no_right_that_it_does_not_need(stack: Deployment, name: str) -> None:
+def test_services_have_least_privilege(stack: Deployment, name: str) -> None:
     told, host = status(stack, name), stack.container(name).attrs["HostConfig"]
     held = {bit for bit in range(64) if int(told["CapBnd"], 16) >> bit & 1}
     assert {CAPABILITIES.get(bit, bit) for bit in held} == (
@@ -68,7 +68,7 @@ def test_a_service_has_no_right_that_it_does_not_need(stack: Deployment, name: s
 
 
 def listening(process: int) -> set[int]:
-    """TCP ports on which a process's network can be reached from outside."""
+    """Return TCP ports that are reachable from outside the container."""
     ports = set()
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/{process}/net/{table}").read_text().splitlines()[1:]:
@@ -83,8 +83,8 @@ def listening(process: int) -> set[int]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_nothing_listens_but_what_others_need(stack: Deployment, name: str) -> None:
-    """RabbitMQ's management, metrics and distribution among it."""
+def test_only_needed_ports_listen(stack: Deployment, name: str) -> None:
+    """Including RabbitMQ's management, metrics and distribution ports."""
     port: Any = CATALOGUE[KEYS[name]].get("port")
     allowed = ({port} if port else set()) | FURTHER.get(name, set())
     if name == "haproxy":
@@ -92,7 +92,7 @@ def test_nothing_listens_but_what_others_need(stack: Deployment, name: str) -> N
     assert listening(stack.container(name).attrs["State"]["Pid"]) == allowed
 
 
-def test_receipts_are_the_workers_alone(stack: Deployment) -> None:
+def test_receipts_are_readable_only_by_the_worker(stack: Deployment) -> None:
     results = (stack.logs / "celery_results").stat()
     assert (results.st_uid, results.st_mode & 0o007) == (
         user(stack, "ska-src-local-data-preparer-celery-worker"),

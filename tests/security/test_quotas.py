@@ -1,4 +1,4 @@
-"""A quota binds a user, whatever the user moves, removes, makes anew or writes meanwhile."""
+"""Users cannot evade a quota by moving, removing, recreating or concurrently writing nodes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def admin(stack: Deployment) -> Space:
 
 @pytest.fixture
 def ada(stack: Deployment, admin: Space) -> Iterator[Space]:
-    """A user whose area the administrator gave a quota."""
+    """A user whose area has a quota set by the administrator."""
     ada = Space(stack, f"ada{uuid.uuid4().hex[:12]}")
     home = f"/home/{ada.user}"
     assert admin.make(home, {f"{CORE}creator": ada.user, QUOTA: "1000"}).status_code == 201
@@ -30,7 +30,7 @@ def ada(stack: Deployment, admin: Space) -> Iterator[Space]:
     admin.delete(home)
 
 
-def test_an_area_made_anew_is_no_way_out(ada: Space, admin: Space) -> None:
+def test_recreating_an_area_does_not_evade_the_quota(ada: Space, admin: Space) -> None:
     home = f"/home/{ada.user}"
     assert ada.delete(home).status_code == 403
     for wanted in (f"/home/{ada.user}x", f"/projects/{ada.user}", f"/{ada.user}"):
@@ -39,7 +39,7 @@ def test_an_area_made_anew_is_no_way_out(ada: Space, admin: Space) -> None:
     assert ada.put(f"{home}/f", b"x" * 1001).status_code == 413
 
 
-def test_another_place_is_no_way_out(ada: Space, admin: Space) -> None:
+def test_moving_does_not_evade_the_quota(ada: Space, admin: Space) -> None:
     assert ada.make(f"/home/{ada.user}/box").status_code == 201
     try:
         for place in (f"/projects/{ada.user}", f"/{ada.user}"):
@@ -51,7 +51,7 @@ def test_another_place_is_no_way_out(ada: Space, admin: Space) -> None:
             ada.delete_tree(place)
 
 
-def test_what_came_without_a_quota_counts_when_one_is_set(ada: Space, admin: Space) -> None:
+def test_a_new_quota_counts_existing_files(ada: Space, admin: Space) -> None:
     home = f"/home/{ada.user}"
     assert ada.put(f"{home}/a", b"x" * 100).status_code == 201
     assert admin.change(home, {QUOTA: "100000"}).status_code == 200

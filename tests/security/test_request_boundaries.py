@@ -1,5 +1,5 @@
-"""No request becomes another's: whatever a client leaves out of the body that it announced, nobody else's request,
-answer or credential gets into its place on a connection between HAProxy and a service."""
+"""Request smuggling: an incomplete body never consumes another client's request, response or credential on a
+connection between HAProxy and a service."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from strangers import self_signed
 
 @dataclass(frozen=True)
 class Service:
-    """A request that the service answers without its body, and one that anybody may make."""
+    """A request that the service answers before its body arrives, and one that needs no credentials."""
 
     method: str
     refused: str
@@ -42,15 +42,15 @@ SERVICES = {
     "iam": Service("POST", "/iam/nothing", "/iam/health"),
 }
 SMALL, LARGE = 700, 20_000
-"""Announced bodies: one that HAProxy could wait for, one that no buffer holds."""
+"""Announced body sizes: one that HAProxy could buffer, one that it could not."""
 BYSTANDERS = 8
 
 
-def test_every_service_that_haproxy_leads_to_is_attacked() -> None:
+def test_every_routed_service_is_attacked() -> None:
     assert set(SERVICES) == {key for key, service in CATALOGUE.items() if "route" in service}
 
 
-# -- through HAProxy -----------------------------------------------------------------------------------------
+# -- through HAProxy ------------------------------------------------------------------------------------------
 
 Ending = Callable[[Http2, int], None]
 ENDINGS: dict[str, tuple[Headers, bytes, Ending]] = {
@@ -64,7 +64,7 @@ ENDINGS: dict[str, tuple[Headers, bytes, Ending]] = {
 
 
 def bystanders(stack: Deployment, path: str, address: str = "") -> set[str]:
-    """What happened to requests of others, several at a time on connections of their own."""
+    """Return the results of other clients' concurrent requests on connections of their own."""
 
     def ask(_: int) -> list[str]:
         told = ["no connection"]
@@ -81,7 +81,7 @@ def bystanders(stack: Deployment, path: str, address: str = "") -> set[str]:
 
 
 def at_once(attack: Callable[[int | None, threading.Barrier], None]) -> None:
-    """Let attackers with bodies of all sizes come; none of them uses up what another has left."""
+    """Attack with bodies of all sizes at once; no attacker's data completes another's body."""
     sizes = (SMALL, LARGE, None) * 2
     together = threading.Barrier(len(sizes))
     with ThreadPoolExecutor(len(sizes)) as pool:
@@ -92,7 +92,7 @@ def at_once(attack: Callable[[int | None, threading.Barrier], None]) -> None:
 def leave_out(
     stack: Deployment, service: Service, ending: str, method: str, address: str = ""
 ) -> list[Http2]:
-    """Attack so, and give the attackers' connections, which are still open."""
+    """Attack with incomplete bodies, and return the attackers' connections, which are still open."""
     headers, begun, end = ENDINGS[ending]
 
     def attack(announced: int | None, together: threading.Barrier) -> None:
@@ -115,7 +115,7 @@ def leave_out(
 
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("name", SERVICES)
-def test_an_http2_body_that_stays_out_swallows_nobody_elses_request(
+def test_an_incomplete_http2_body_consumes_no_other_request(
     stack: Deployment, name: str, ending: str
 ) -> None:
     service = SERVICES[name]
@@ -139,7 +139,7 @@ HTTP1 = {
 
 @pytest.mark.parametrize("ending", HTTP1)
 @pytest.mark.parametrize("name", SERVICES)
-def test_an_http1_body_that_stays_out_swallows_nobody_elses_request(
+def test_an_incomplete_http1_body_consumes_no_other_request(
     stack: Deployment, name: str, ending: str
 ) -> None:
     service = SERVICES[name]
@@ -166,14 +166,14 @@ def test_an_http1_body_that_stays_out_swallows_nobody_elses_request(
 
 
 @pytest.mark.parametrize("announced", [2_000, LARGE], ids=["small", "large"])
-def test_what_a_request_carries_is_never_read_as_a_request(stack: Deployment, announced: int) -> None:
+def test_a_body_is_never_parsed_as_a_request(stack: Deployment, announced: int) -> None:
     """The next body on the same connection holds a request with the header by which HAProxy names the administrator."""
     forged = base64.b64encode(self_signed("cavernadmin").certificate.public_bytes(Encoding.DER)).decode()
     hidden = (
         "GET /src/cavern/logControl HTTP/1.1\r\nHost: localhost\r\n"
         f"X-Client-Certificate: {forged}\r\nConnection: close\r\n\r\n"
     ).encode()
-    # Blank lines before a request are skipped, so that it does not matter how much of them is swallowed.
+    # Servers skip blank lines before a request, so the number of consumed bytes does not matter.
     carrier = b"\r\n" * announced + hidden
     for _ in range(6):
         with suppress(TimeoutError), Http2(stack, timeout=1) as http:
@@ -191,8 +191,8 @@ def test_what_a_request_carries_is_never_read_as_a_request(stack: Deployment, an
             assert answer.status != 200
 
 
-def test_an_upload_that_is_refused_harms_nobody(stack: Deployment, tmp_path: Path) -> None:
-    """Not even an attacker is needed: curl sends what it can, reads the refusal and hangs up."""
+def test_a_rejected_upload_does_not_affect_other_clients(stack: Deployment, tmp_path: Path) -> None:
+    """No attacker is needed: curl sends a part, reads the rejection and closes the connection."""
     file = tmp_path / "upload"
     file.write_bytes(b"x" * 5_000_000)
     url = f"{stack.url}/src/cavern/files/home/nobody/upload"
@@ -213,12 +213,12 @@ def test_an_upload_that_is_refused_harms_nobody(stack: Deployment, tmp_path: Pat
         assert bystanders(stack, "/src/cavern/capabilities") == {"200, a body"}
 
 
-# -- HAProxy's own answers -----------------------------------------------------------------------------------
+# -- HAProxy's own answers ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", ["/", "/nothing-here"])
 @pytest.mark.parametrize("length", [SMALL, LARGE], ids=["small", "large"])
-def test_a_body_that_haproxy_itself_answers_is_never_read_as_a_request(
+def test_a_body_answered_by_haproxy_is_never_parsed_as_a_request(
     stack: Deployment, path: str, length: int
 ) -> None:
     host = urlsplit(stack.url).netloc
@@ -229,7 +229,7 @@ def test_a_body_that_haproxy_itself_answers_is_never_read_as_a_request(
         assert rest(connection).count(b"HTTP/1.1 ") <= 1
 
 
-def test_a_body_that_the_redirect_to_https_answers_is_never_read_as_a_request(stack: Deployment) -> None:
+def test_a_body_answered_by_the_redirect_to_https_is_never_parsed_as_a_request(stack: Deployment) -> None:
     hidden = f"GET /hidden HTTP/1.1\r\nHost: {stack.public_name}\r\n\r\n".encode()
     with closing(socket.create_connection((stack.address("haproxy"), 80), 2)) as connection:
         connection.sendall(b"POST /shown HTTP/1.1\r\nHost: x\r\nContent-Length: 700\r\n\r\n" + hidden)
@@ -238,11 +238,11 @@ def test_a_body_that_the_redirect_to_https_answers_is_never_read_as_a_request(st
     assert b"/hidden" not in answered
 
 
-# -- a service by itself: it closes a connection on which a body is owing ------------------------------------
+# -- the service alone: it closes a connection with an incomplete body ----------------------------------------
 
 
 def inside(stack: Deployment, name: str, timeout: float) -> tuple[socket.socket, str]:
-    """A connection to a service, and the beginning of the request that it refuses."""
+    """Return a connection to a service, and the beginning of a request that it rejects."""
     service = SERVICES[name]
     known = CATALOGUE[name]
     route = known["route"] if known.get("strip_route") else ""
@@ -251,7 +251,7 @@ def inside(stack: Deployment, name: str, timeout: float) -> tuple[socket.socket,
 
 
 def of_all(check: Callable[[str], None]) -> None:
-    """Check all services side by side, since each check waits for what must not come."""
+    """Check all services concurrently, since each check waits for a timeout."""
     with ThreadPoolExecutor(len(SERVICES)) as pool:
         for done in [pool.submit(check, name) for name in SERVICES]:
             done.result()
@@ -266,14 +266,14 @@ def of_all(check: Callable[[str], None]) -> None:
     ],
     ids=["large", "chunked", "expect"],
 )
-def test_a_service_closes_a_connection_on_which_a_body_is_owing(stack: Deployment, headers: str) -> None:
+def test_a_service_closes_a_connection_with_an_incomplete_body(stack: Deployment, headers: str) -> None:
     def check(name: str) -> None:
         connection, head = inside(stack, name, 15)
         with closing(connection):
             connection.sendall(f"{head}{headers}\r\n\r\n".encode())
             answered = rest(connection)
             assert b"\r\nconnection: close" in answered.lower(), (name, answered)
-            if name != "reg":  # nginx asks for what it will throw away
+            if name != "reg":  # nginx requests a body that it will discard
                 assert not answered.startswith(b"HTTP/1.1 100"), name
             assert closes(connection), name
 
@@ -282,7 +282,7 @@ def test_a_service_closes_a_connection_on_which_a_body_is_owing(stack: Deploymen
 
 @pytest.mark.parametrize("pause", [0, 0.3], ids=["at once", "later"])
 @pytest.mark.parametrize("upgrade", ["", "websocket", "h2c"])
-def test_a_service_reads_no_request_out_of_a_body(stack: Deployment, upgrade: str, pause: float) -> None:
+def test_a_service_never_parses_a_body_as_a_request(stack: Deployment, upgrade: str, pause: float) -> None:
     def check(name: str) -> None:
         hidden = f"GET {SERVICES[name].public} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
         connection, head = inside(stack, name, 2)
@@ -298,39 +298,39 @@ def test_a_service_reads_no_request_out_of_a_body(stack: Deployment, upgrade: st
     of_all(check)
 
 
-def test_a_service_keeps_a_connection_whose_small_body_it_was_sent(stack: Deployment) -> None:
-    """What has arrived is read before the refusal, so that a refusal does not cost a connection."""
+def test_a_service_keeps_a_connection_after_a_small_body(stack: Deployment) -> None:
+    """A body that has arrived is drained before the rejection, so that the connection can be kept."""
 
     def check(name: str) -> None:
         connection, head = inside(stack, name, 2)
         with closing(connection):
             connection.sendall(f"{head}Content-Length: {SMALL}\r\n\r\n{'x' * SMALL}".encode() * 2)
             answered = rest(connection).lower()
-            # nginx never waits for a body; it closes.
+            # nginx never waits for a body; it closes the connection.
             assert answered.count(b"http/1.1 ") == (1 if name == "reg" else 2), name
             assert (b"\r\nconnection: close" in answered) == (name == "reg"), name
 
     of_all(check)
 
 
-# -- HAProxy by itself: before servers that keep every connection, whatever is owing -------------------------
+# -- HAProxy alone: with servers that keep every connection, even with an incomplete body ---------------------
 
 
 class Careless:
-    """A server that answers as soon as it has a request's headers, and keeps every connection, whatever is owing."""
+    """A server that responds after the headers and keeps every connection, even with an incomplete body."""
 
     def __init__(self, address: str) -> None:
         """Listen on a free port of *address*."""
         self._listening = socket.create_server((address, 0))
         self.address = f"{address}:{self._listening.getsockname()[1]}"
         self.requests: list[list[str]] = []
-        """Of each connection the request lines that came where a request was due."""
+        """Request lines of each connection, received where a request was expected."""
         self.swallowed: list[str] = []
-        """Request lines that came where a body was due."""
+        """Request lines received where a body was expected."""
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self._listening.close()
 
     def _accept(self) -> None:
@@ -376,10 +376,10 @@ def careless(stack: Deployment) -> Iterator[tuple[Careless, str]]:
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_haproxy_leaves_no_request_to_a_server_that_waits_for_a_body(
+def test_haproxy_does_not_reuse_a_connection_with_an_incomplete_body(
     stack: Deployment, careless: tuple[Careless, str], ending: str
 ) -> None:
-    """Though no service defended itself, what is whole never follows on what is not."""
+    """Even if services do not protect themselves, no request follows an incomplete one on a connection."""
     server, address = careless
     for name, service in SERVICES.items():
         for method in (service.method, "GET")[: 2 if name == "cavern" else 1]:
@@ -390,7 +390,7 @@ def test_haproxy_leaves_no_request_to_a_server_that_waits_for_a_body(
     assert server.swallowed == []
 
 
-def test_haproxy_keeps_connections_for_requests_that_are_whole(
+def test_haproxy_reuses_connections_for_complete_requests(
     stack: Deployment, careless: tuple[Careless, str]
 ) -> None:
     server, address = careless

@@ -1,4 +1,4 @@
-"""One user, and who has no name, takes a part of what there is: everybody else goes on meanwhile."""
+"""One user, or all anonymous callers, cannot use up shared resources."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vospace_client.terms import CORE, VOS
 
 XML = {"Content-Type": "text/xml"}
 SUBMISSIONS = 12
-"""More than all processes take apart at a time."""
+"""More than all processes parse concurrently."""
 
 
 def transfer(target: str, direction: str, protocol: str = "httpsget") -> str:
@@ -27,7 +27,7 @@ def transfer(target: str, direction: str, protocol: str = "httpsget") -> str:
 
 @pytest.fixture
 def space(stack: Deployment, user: str) -> Space:
-    """The space as a user sees it whose area has a file that is everybody's to read."""
+    """The space of a user whose area contains a public file."""
     space = Space(stack, user)
     home = f"/home/{user}"
     assert space.make(home, {f"{CORE}ispublic": "true"}).status_code == 201
@@ -38,7 +38,7 @@ def space(stack: Deployment, user: str) -> Space:
     return space
 
 
-def test_callers_without_a_name_store_nothing(
+def test_anonymous_callers_store_nothing(
     stack: Deployment, anonymous: requests.Session, space: Space, user: str
 ) -> None:
     root = f"{space.root}/home/{user}"
@@ -61,7 +61,7 @@ def test_callers_without_a_name_store_nothing(
         assert answer.status_code in (403, 415), path
 
 
-def test_callers_without_a_name_may_read_what_is_public(
+def test_anonymous_callers_may_read_public_nodes(
     anonymous: requests.Session, space: Space, user: str
 ) -> None:
     document = transfer(f"{space.root}/home/{user}/public/f", "pullFromVoSpace")
@@ -83,7 +83,7 @@ def test_callers_without_a_name_may_read_what_is_public(
 
 @pytest.fixture
 def idle(stack: Deployment, user: str) -> Iterator[None]:
-    """Submissions of one user that never come."""
+    """Submissions of one user that are announced but never sent."""
     token = stack.token(f"{user}x")
     with ExitStack() as closing:
         for _ in range(SUBMISSIONS):
@@ -99,9 +99,9 @@ def idle(stack: Deployment, user: str) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("idle")
-def test_submissions_that_do_not_come_block_nobody(space: Space, user: str) -> None:
+def test_unsent_submissions_do_not_block_others(space: Space, user: str) -> None:
     row = {"source": "http://nowhere.example/x", "target": f"{space.root}/home/{user}/x"}
-    # Several, since nothing tells when those others have begun.
+    # Several, since the start of the others cannot be observed.
     for count in (*[1] * 10, 5_000):
         answer = space.http.post(
             f"{space.url}/bulk-pull", json={"rows": [row] * count}, timeout=60, allow_redirects=False
@@ -160,7 +160,7 @@ def test_parameters_are_checked_before_there_is_a_job(
     assert "jobref" not in space.http.get(f"{space.url}/async-delete", timeout=30).text
 
 
-def test_a_package_of_another_form_is_refused(space: Space, user: str) -> None:
+def test_a_malformed_package_request_is_rejected(space: Space, user: str) -> None:
     view = (
         '<vos:view uri="vos://cadc.nrc.ca~vospace/CADC/std/Pkg-1.0">'
         f'<vos:param uri="{CORE}format">text/html</vos:param></vos:view><vos:protocol'
@@ -176,7 +176,7 @@ def test_a_package_of_another_form_is_refused(space: Space, user: str) -> None:
     assert (answer.status_code, f"{CORE}format" in answer.text) == (400, True)
 
 
-def test_estimates_have_their_limits(stack: Deployment, http: requests.Session) -> None:
+def test_estimates_are_limited(stack: Deployment, http: requests.Session) -> None:
     url = f"{stack.url}/prepare-data/v1/estimate"
     many = {"files": [{"did": f"testing:f{number}"} for number in range(20_000)]}
     answer = http.post(url, json=many, timeout=120)

@@ -1,4 +1,4 @@
-"""Which tokens of the issuer are believed, and for how long."""
+"""Which tokens of the issuer are accepted, and for how long."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from deployment import Deployment, playbook
 
 
 def token(stack: Deployment, user: str, kind: str | None, **changes: Any) -> str:
-    """A token that the deployment's issuer could have made, of some type."""
+    """Return a token of some type that the deployment's issuer could have issued."""
     known = requests.get(f"{stack.url}/iam/jwks", verify=stack.ca, timeout=30).json()["keys"][0]
     now = int(time.time())
     claims = {
@@ -30,14 +30,14 @@ def token(stack: Deployment, user: str, kind: str | None, **changes: Any) -> str
 
 
 def statuses(stack: Deployment, anonymous: requests.Session, given: str) -> set[int]:
-    """What each service makes of a token."""
+    """Return each service's response to a token."""
     headers = {"Authorization": f"Bearer {given}"}
     paths = ("/src/cavern/nodes/?limit=0", "/src/posix-mapper/uid?user=x", "/prepare-data/v1/tasks")
     return {anonymous.get(stack.url + path, headers=headers, timeout=30).status_code for path in paths}
 
 
 @pytest.mark.parametrize("kind", ["at+jwt", "application/at+jwt", "JWT", None])
-def test_access_tokens_are_believed(
+def test_access_tokens_are_accepted(
     stack: Deployment, anonymous: requests.Session, user: str, kind: str | None
 ) -> None:
     assert statuses(stack, anonymous, token(stack, user, kind)) == {200}
@@ -55,13 +55,15 @@ def test_access_tokens_are_believed(
         ("dpop+jwt", {}),
     ],
 )
-def test_other_tokens_are_not(
+def test_other_tokens_are_rejected(
     stack: Deployment, anonymous: requests.Session, user: str, kind: str | None, changes: dict[str, Any]
 ) -> None:
     assert statuses(stack, anonymous, token(stack, user, kind, **changes)) == {401}
 
 
-def test_a_rotated_key_is_dropped_at_once(stack: Deployment, anonymous: requests.Session, user: str) -> None:
+def test_a_rotated_key_is_rejected_immediately(
+    stack: Deployment, anonymous: requests.Session, user: str
+) -> None:
     old = token(stack, user, "at+jwt")
     assert statuses(stack, anonymous, old) == {200}
     playbook("site.yml", "-e", json.dumps({"secrets_rotate": ["iam_signing_key"]}))

@@ -1,4 +1,4 @@
-"""What one user does leaves nothing for ever, and nothing that all can read."""
+"""A user's actions leave no permanent and no world-readable traces."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from user_space import ADMINISTRATOR, Space
 from vospace_client.terms import CORE
 
 
-def test_questions_bring_no_names_into_the_mapping(stack: Deployment, user: str) -> None:
+def test_queries_add_no_names_to_the_mapping(stack: Deployment, user: str) -> None:
     asker = Space(stack, user)
     stranger, group = f"x{uuid.uuid4().hex[:12]}", f"{asker.groups}{uuid.uuid4().hex[:12]}"
     mapper = f"{stack.url}/src/posix-mapper"
@@ -26,7 +26,7 @@ def test_questions_bring_no_names_into_the_mapping(stack: Deployment, user: str)
     assert own.startswith(f"{user}:x:")
 
 
-def test_who_may_not_share_a_node_brings_no_group_into_the_mapping(stack: Deployment, user: str) -> None:
+def test_a_rejected_change_adds_no_group_to_the_mapping(stack: Deployment, user: str) -> None:
     asker, admin = Space(stack, user), Space(stack, ADMINISTRATOR)
     group = f"{asker.groups}{uuid.uuid4().hex[:12]}"
     shared = {f"{CORE}groupread": group}
@@ -43,7 +43,7 @@ def test_who_may_not_share_a_node_brings_no_group_into_the_mapping(stack: Deploy
     assert group.partition("?")[2] not in listed
 
 
-def test_receipts_are_not_for_every_user_of_the_machine(
+def test_receipts_are_not_world_readable(
     stack: Deployment, user: str, http: requests.Session, rse: Callable[[str, bytes], Path]
 ) -> None:
     rse("testing/84/1c/prepare_data_test.txt", b"x")
@@ -52,6 +52,6 @@ def test_receipts_are_not_for_every_user_of_the_machine(
     with http.get(f"{stack.url}/prepare-data/v1/tasks/{task}/events", timeout=60) as events:
         assert "SUCCEEDED" in events.text
     receipt = stack.receipt(task)
-    assert json.loads(receipt.read_text())["username"] == user  # who deployed reads it
+    assert json.loads(receipt.read_text())["username"] == user  # readable by the user who deployed
     for path in (receipt, receipt.parent):
         assert path.stat().st_mode & 0o007 == 0

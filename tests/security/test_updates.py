@@ -1,4 +1,4 @@
-"""What the images hold is known, and Debian's security updates reach them."""
+"""Images have bills of materials and receive Debian's security updates."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from deployment import Deployment, playbook
 
-# In every image, by the base that they share.
+# In every image, from the shared base.
 PACKAGE = "libssl3t64"
-# As if it had been built before a fault in that package was mended.
+# As if built before the package was updated.
 OUTDATED = """
 FROM {image}
 LABEL int.skao.src.cavern.updates=
@@ -25,7 +25,7 @@ USER 8000:8000
 
 
 def bills(stack: Deployment) -> dict[str, dict[str, Any]]:
-    """The bills of materials that lie beside the deployment, by the image's name."""
+    """Return the deployment's bills of materials by image name."""
     return {
         path.name.removesuffix(".cdx.json"): json.loads(path.read_text())
         for path in (stack.state / "sbom").glob("*.cdx.json")
@@ -33,7 +33,7 @@ def bills(stack: Deployment) -> dict[str, dict[str, Any]]:
 
 
 def named(image: str) -> str:
-    """The last part of an image's name, without its tag."""
+    """Return the last part of an image's name, without its tag."""
     return image.rpartition("/")[2].rpartition(":")[0]
 
 
@@ -81,7 +81,7 @@ def status() -> dict[str, Any]:
     return told
 
 
-def test_status_tells_the_age_of_images_and_what_waits(stack: Deployment) -> None:
+def test_status_shows_the_age_of_images_and_pending_updates(stack: Deployment) -> None:
     told = status()
     assert {entry["name"] for entry in told["images"]} == {
         service["image"] for service in stack.services.values()
@@ -113,12 +113,12 @@ def outdated(stack: Deployment) -> Iterator[str]:
     playbook("site.yml", "--tags", "images,reg,rse_web")
 
 
-def test_an_image_that_lacks_an_update_is_built_again(stack: Deployment, outdated: str) -> None:
+def test_an_image_that_lacks_an_update_is_rebuilt(stack: Deployment, outdated: str) -> None:
     (entry,) = [entry for entry in status()["images"] if entry["name"] == outdated]
     (update,) = [update for update in entry["updates"] if update.startswith(f"{PACKAGE} ")]
     assert update.startswith(f"{PACKAGE} 3.0.1-1 -> ")
     tags = ("--tags", "images,reg,rse_web")
-    # A usual run takes it as it is; make upgrade does not.
+    # An ordinary run accepts it; make upgrade rebuilds it.
     assert "updates of Debian wait" not in playbook("site.yml", *tags, "--check", "--diff").stdout
     upgrading = (*tags, "-e", "images_updates=true")
     assert f"updates of Debian wait: {update}" in playbook("site.yml", *upgrading, "--check", "--diff").stdout

@@ -1,4 +1,4 @@
-"""The Cavern and the RSE that unit tests of the worker stage by."""
+"""A stand-in for Cavern and an RSE, for unit tests of staging."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def path_of(uri: str) -> str:
 
 
 class CavernDouble:
-    """A Cavern and an RSE in one: as much of both as staging needs, without bulk pull.
+    """A Cavern and an RSE in one, with the functions that staging needs, without bulk pull.
 
-    ``content`` is what the RSE has, by the last part of its path.
+    ``content`` contains the RSE's files by the last part of their path.
     """
 
     def __init__(self, content: Mapping[str, bytes], pulls: bool) -> None:
@@ -42,14 +42,14 @@ class CavernDouble:
         self.bulk = False
         self.quota: int | None = None
         self.digests: dict[str, str] = {}
-        # What was asked of Cavern, as method and path.
+        # Requests to Cavern, as method and path.
         self.requests: list[tuple[str, str]] = []
         # Properties by node, other than those of its bytes.
         self.properties: dict[str, dict[str, str]] = {}
-        # Nodes that others make while a file is written.
+        # Nodes that others create while a file is written.
         self.meanwhile: dict[str, bytes | None] = {}
         self.duplicates: set[str] = set()
-        # Containers that may not be made.
+        # Containers that must not be created.
         self.forbidden: set[str] = set()
         # Files whose checksum Cavern does not know, since they were changed without it.
         self.unknown: set[str] = set()
@@ -199,7 +199,7 @@ class CavernDouble:
         return web.Response(status=200)
 
     def carry_out(self, job: str) -> None:
-        """What a job does."""
+        """Carry out a job."""
         source, target = self.jobs[job]
         if source.startswith("move:"):
             if self.nodes.get(target) is not None:

@@ -1,4 +1,4 @@
-"""The deployed stack in docker-compose's hands, from the Compose file that it renders of itself."""
+"""The deployed stack, run by docker-compose from the Compose file that it renders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PATIENCE = 180
 
 
 class Compose:
-    """The same deployment in docker-compose's hands."""
+    """The same deployment, run by docker-compose."""
 
     def __init__(self, stack: Deployment, run: Callable[[str], Any] = playbook) -> None:
         """Use the Compose file that the deployment renders when its playbook is *run*."""
@@ -33,7 +33,7 @@ class Compose:
         return done.stdout
 
     def up(self) -> None:
-        """Bring everything up, to the last healthy container."""
+        """Start everything and wait until all containers are healthy."""
         self("up", "--detach")
         waiting = self("ps", "--quiet").split()
         deadline = time.monotonic() + PATIENCE
@@ -45,7 +45,7 @@ class Compose:
             time.sleep(0.1)
 
     def forget_images(self) -> None:
-        """Take containers and images away."""
+        """Remove containers and images."""
         self.down()
         for image in {
             service["image"] for service in yaml.safe_load(self.file.read_text())["services"].values()
@@ -58,5 +58,5 @@ class Compose:
             self.engine.images.load(content)
 
     def down(self) -> None:
-        """Take the containers away; network and volumes are the deployment's."""
+        """Remove the containers; network and volumes belong to the deployment."""
         self("down")

@@ -1,4 +1,4 @@
-"""The deployment with stand-ins for OpenCADC's images as its tests see it: a second one, of changing flavours."""
+"""The second deployment with stand-ins for OpenCADC's images, whose flavours its tests change."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ PREFIX = os.environ.get("CONTRACT_IMAGE_PREFIX", "cavern")
 
 
 class Site(Deployment):
-    """The deployment under test; ``run`` brings it to other flavours."""
+    """The deployment under test; ``run`` changes flavours."""
 
     def __init__(self, directory: Path) -> None:
-        """Everything of it lives below *directory*."""
+        """Keep all files below *directory*."""
         places = {name: directory / name for name in ("state", "data", "logs")}
         super().__init__(**{**settings("tests/contract/inventory"), **places})
         self.directory = directory
@@ -34,7 +34,7 @@ class Site(Deployment):
         return playbook(book, *extra, *arguments, inventory="tests/contract/inventory", check=check)
 
     def started(self) -> dict[str, str]:
-        """When each container began, by its name."""
+        """Return the start time of each container by name."""
         label = {"label": "int.skao.src.cavern.project=contract"}
         return {
             found.name: found.attrs["State"]["StartedAt"]
@@ -42,23 +42,23 @@ class Site(Deployment):
         }
 
     def wait_until_healthy(self, name: str, seconds: float = 120) -> None:
-        """Wait for Docker's own check of a container."""
+        """Wait for Docker's health check of a container."""
         deadline = time.monotonic() + seconds
         while (state := self.container(name).attrs["State"])["Health"]["Status"] != "healthy":
             assert time.monotonic() < deadline, (state, self.log(name))
             time.sleep(1)
 
     def log(self, name: str, since: float | None = None) -> str:
-        """What a container has written since a time."""
+        """Return a container's log since a time."""
         return str(self.container(name).logs(since=since).decode(errors="replace"))
 
     def requests(self, service: str, since: float) -> list[dict[str, Any]]:
-        """What HAProxy has passed on to a service since a time: ``method``, ``path``, ``status`` and more of each."""
+        """Return requests that HAProxy forwarded to a service since a time, as fields of its log."""
         lines = self.log("haproxy", since).splitlines()
         entries = [json.loads(line) for line in lines if line.startswith("{")]
         return [entry for entry in entries if entry["backend"] == service]
 
 
 def changed(done: subprocess.CompletedProcess[str]) -> int:
-    """Tasks that changed something, by the play's recap."""
+    """Return the number of changed tasks in the play's recap."""
     return sum(int(number) for number in re.findall(r"changed=(\d+)", done.stdout))

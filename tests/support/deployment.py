@@ -1,4 +1,4 @@
-"""The deployed stack as the tests see it: its URLs, its CA, its users' tokens, and its containers."""
+"""The deployed stack under test: URLs, CA, users' tokens and containers."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ STATED: dict[str, dict[str, Any]] = {
     .items()
 }
 CATALOGUE = dict(sorted(STATED.items(), key=lambda item: int(item[1]["number"])))
-"""Entries of the catalogue as the services' roles state them, by key."""
+"""Catalogue entries of the services' roles, by key."""
 
 INVENTORY = os.environ.get("CAVERN_TEST_INVENTORY", "tests/inventory")
-"""Inventory of the deployment under test, relative to the checkout: the tests' own unless told otherwise."""
+"""Inventory of the deployment under test, relative to the checkout: by default the tests' own."""
 
 
 def playbook(
@@ -81,7 +81,7 @@ class Deployment:
     data: Path
     logs: Path
     prefix: str
-    """What the names of containers and volumes begin with."""
+    """Prefix of the names of containers and volumes."""
     image_prefix: str
     network: dict[str, str]
     """Name, subnet and bridge of the Docker network."""
@@ -131,7 +131,7 @@ class Deployment:
         return str(next(iter(networks.values()))["IPAddress"])
 
     def memory(self, name: str) -> int:
-        """Bytes of memory that a container holds, the file system's cache left out."""
+        """Return a container's memory in bytes, without the page cache."""
         told = self.container(name).stats(stream=False)["memory_stats"]
         cache = told["stats"].get("total_inactive_file", told["stats"].get("inactive_file", 0))
         return int(told["usage"]) - int(cache)
@@ -143,7 +143,7 @@ class Deployment:
         return {found.name.removeprefix(self.prefix): found for found in listed}
 
     def receipt(self, task: str) -> Path:
-        """Receipt of a task that has ended, which comes a moment later."""
+        """Return the receipt of a finished task, which appears a moment later."""
         path = self.logs / f"celery_results/{task}.json"
         deadline = time.monotonic() + 60
         while not path.exists():
@@ -153,7 +153,7 @@ class Deployment:
 
     @contextmanager
     def paused(self, name: str) -> Iterator[None]:
-        """Stop a service in the middle of whatever it does: it keeps its connections and answers nobody."""
+        """Pause a service: its connections stay open, but it does not respond."""
         container = self.container(name)
         container.pause()
         try:
@@ -182,12 +182,12 @@ class Deployment:
         return self._tokens[key]
 
     def forget(self) -> None:
-        """Read secrets anew and ask for new tokens: they have been rotated."""
+        """Reload secrets and discard tokens after a rotation."""
         self.__dict__.pop("secrets", None)
         self._tokens.clear()
 
     def session(self, user: str | None = None) -> requests.Session:
-        """HTTP session that trusts the deployment's CA and, with *user*, carries that user's token."""
+        """HTTP session that trusts the deployment's CA and, with *user*, sends that user's token."""
         session = requests.Session()
         session.trust_env = False
         session.verify = self.ca

@@ -1,4 +1,4 @@
-"""Fixtures of the tests that talk to a deployed stack; their conftests name those that they use."""
+"""Fixtures of tests against a deployed stack; their conftests import those that they use."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from deployment import Deployment, playbook, settings
 
 @pytest.fixture(scope="session")
 def stack() -> Deployment:
-    """Deploy the stack once; a deployment that already stands is only brought up to date.
+    """Deploy the stack once; an existing deployment is only updated.
 
-    With ``CAVERN_TEST_DEPLOYED`` set it is taken as it stands.
+    With ``CAVERN_TEST_DEPLOYED`` set it is used unchanged.
     """
     if not os.environ.get("CAVERN_TEST_DEPLOYED"):
         share_images()
@@ -26,7 +26,7 @@ def stack() -> Deployment:
 
 
 def share_images() -> None:
-    """Let the tests' own deployment begin with the usual one's images, so that only what differs is built."""
+    """Reuse the ordinary deployment's images, so that only differing ones are built."""
     own, engine = str(settings()["image_prefix"]), docker.from_env()
     for image in engine.images.list("cavern/*"):
         for name in image.tags:
@@ -38,7 +38,7 @@ def share_images() -> None:
 
 @pytest.fixture
 def user() -> str:
-    """Name of a user whom no other test knows."""
+    """Name of a user that no other test uses."""
     return f"u{uuid.uuid4().hex[:12]}"
 
 
@@ -58,7 +58,7 @@ def anonymous(stack: Deployment) -> Iterator[requests.Session]:
 
 @pytest.fixture
 def rse(stack: Deployment) -> Iterator[Callable[[str, bytes], Path]]:
-    """Place files on the RSE by their path there; they are removed afterwards."""
+    """Return a function that puts files on the RSE; they are removed afterwards."""
     placed: list[Path] = []
 
     def place(path: str, content: bytes) -> Path:

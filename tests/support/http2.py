@@ -1,4 +1,4 @@
-"""An HTTP client of whose requests every byte and frame is chosen here, orderly or not."""
+"""An HTTP/2 client with control over every byte and frame, for malformed requests too."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def connect(stack: Deployment, protocol: str, timeout: float = 5, address: str =
 
 
 def rest(connection: socket.socket) -> bytes:
-    """All that comes until the other side closes the connection or stays silent for the socket's timeout."""
+    """Return everything received until the peer closes the connection or the socket times out."""
     received = b""
     try:
         while data := connection.recv(65536):
@@ -40,7 +40,7 @@ def rest(connection: socket.socket) -> bytes:
 
 
 def closes(connection: socket.socket) -> bool:
-    """Whether the other side closes the connection before the socket's timeout."""
+    """Return whether the peer closes the connection before the socket times out."""
     try:
         while connection.recv(65536):
             pass
@@ -53,7 +53,7 @@ def closes(connection: socket.socket) -> bool:
 
 @dataclass
 class Answer:
-    """What came for one request; status 0 if the stream or the connection ended without an answer."""
+    """The response to one request; status 0 if the stream or the connection ended without one."""
 
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
@@ -85,7 +85,7 @@ class Http2:
         self._socket.sendall(self._connection.data_to_send())
 
     def request(self, method: str, path: str, headers: Headers | None = None, end: bool = True) -> int:
-        """Send a request's headers; the number of its stream."""
+        """Send a request's headers; return the number of its stream."""
         stream = self._connection.get_next_available_stream_id()
         pseudo = [(":method", method), (":scheme", "https"), (":authority", self._authority), (":path", path)]
         self._connection.send_headers(stream, pseudo + (headers or []), end_stream=end)
@@ -93,11 +93,11 @@ class Http2:
         return stream
 
     def get(self, path: str, headers: Headers | None = None) -> Answer:
-        """Ask for *path* and wait for the answer."""
+        """Request *path* and wait for the response."""
         return self.answer(self.request("GET", path, headers))
 
     def answer(self, stream: int) -> Answer:
-        """Wait for the whole answer on a stream; TimeoutError if it does not come."""
+        """Wait for the complete response on a stream. Raises TimeoutError."""
         answer = Answer()
         while data := self._socket.recv(65536):
             for event in self._connection.receive_data(data):
@@ -117,14 +117,14 @@ class Http2:
         return answer
 
     def data(self, stream: int, content: bytes, end: bool = False) -> None:
-        """Send a part of a request's body, not more than the other side's window."""
+        """Send a part of a request's body, up to the peer's window."""
         frame = self._connection.max_outbound_frame_size
         for begin in range(0, len(content), frame):
             last = begin + frame >= len(content)
             self._connection.send_data(stream, content[begin : begin + frame], end_stream=end and last)
         self._flush()
 
-    # -- frames as they should not be: past the bookkeeping of h2, which would refuse them ------------------------
+    # -- malformed frames: bypassing the state machine of h2, which would reject them ------------------------
 
     def end(self, stream: int) -> None:
         """Send an empty DATA frame that ends the stream."""
@@ -141,5 +141,5 @@ class Http2:
         self._socket.sendall(RstStreamFrame(stream, CANCEL).serialize())
 
     def close(self) -> None:
-        """Close the connection without a word."""
+        """Close the connection without GOAWAY."""
         self._socket.close()

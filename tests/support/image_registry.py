@@ -18,7 +18,7 @@ LAYER = "application/vnd.oci.image.layer.v1.tar"
 
 
 def _blobs(archive: Path, directory: Path) -> tuple[bytes, dict[str, Path]]:
-    """Manifest of the image in what ``docker save`` wrote, and its blobs by digest."""
+    """Return the manifest of the image in an archive of ``docker save``, and its blobs by digest."""
     with tarfile.open(archive) as saved:
         saved.extractall(directory, filter="data")
     (listed,) = json.loads((directory / "manifest.json").read_text())
@@ -42,7 +42,7 @@ def _blobs(archive: Path, directory: Path) -> tuple[bytes, dict[str, Path]]:
 
 @contextmanager
 def serve(archive: Path, directory: Path) -> Iterator[tuple[str, str]]:
-    """Serve a saved image on this machine; gives the registry's address and the image's digest."""
+    """Serve a saved image on this machine; yield the registry's address and the image's digest."""
     manifest, blobs = _blobs(archive, directory)
     digest = "sha256:" + hashlib.sha256(manifest).hexdigest()
 
@@ -82,7 +82,7 @@ def serve(archive: Path, directory: Path) -> Iterator[tuple[str, str]]:
                 self.wfile.write(content)
 
         def log_message(self, format: str, *arguments: Any) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)

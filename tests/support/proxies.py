@@ -1,4 +1,4 @@
-"""A second HAProxy with the deployed configuration, before other servers."""
+"""A second HAProxy with the deployed configuration in front of other servers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from deployment import Deployment
 
 
 def _configuration(stack: Deployment, user: int, servers: dict[str, str]) -> bytes:
-    """The deployed configuration as an archive of /config, with other addresses of *servers*."""
+    """Return the deployed configuration as an archive of /config, with other addresses of *servers*."""
     configured = stack.state / "config/haproxy"
     replaced = {f"{stack.address(name)}:": address for name, address in servers.items()}
     packed = io.BytesIO()
@@ -42,7 +42,7 @@ def _answers(container: Any) -> bool:
 
 @contextmanager
 def second_haproxy(stack: Deployment, name: str, servers: dict[str, str]) -> Iterator[str]:
-    """Address of a HAProxy with other addresses and ports of *servers*, by the plain names of their containers."""
+    """Yield the address of a HAProxy with other addresses of *servers*, by the names of their containers."""
     haproxy = stack.container("haproxy")
     user = int(haproxy.attrs["Config"]["User"].partition(":")[0])
     second = stack.engine.containers.create(

@@ -1,4 +1,4 @@
-"""What the roles make of settings, rendered without touching anything."""
+"""Rendering of the roles' output for given settings, without changing anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A storage element with the habits of real ones: an HTTP server that writes its answers by hand, malformed or not."""
+"""A storage element with the quirks of real ones: an HTTP server with handwritten, possibly malformed responses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MODIFIED = "Tue, 24 Nov 2026 11:00:00 GMT"
 
 @dataclass(frozen=True)
 class Asked:
-    """A request, by what it is answered."""
+    """The parts of a request that determine the response."""
 
     method: str
     path: str
@@ -28,9 +28,9 @@ Answer = Callable[[Asked], bytes]
 
 @dataclass(frozen=True)
 class Habit:
-    """How a file is answered for, and what is right to make of it: its bytes and their encoding, or a fault.
+    """How requests for a file are answered, and the correct result: its bytes and their encoding, or a fault.
 
-    ``size`` is what an estimate should say, None where that is not known; ``known`` is what a request says of the file.
+    ``size`` is the expected estimate, None if unknown; ``known`` is the content stated in the request.
     """
 
     answer: Answer
@@ -44,7 +44,7 @@ class Habit:
 
 
 def reply(asked: Asked, status: str, body: bytes = b"", *headers: str | bytes, length: bool = True) -> bytes:
-    """One answer, after which the connection is closed."""
+    """Return one response, after which the connection is closed."""
     lines: list[str | bytes] = [f"HTTP/1.1 {status}", "Connection: close", *headers]
     if length:
         lines.append(f"Content-Length: {len(body)}")
@@ -53,7 +53,7 @@ def reply(asked: Asked, status: str, body: bytes = b"", *headers: str | bytes, l
 
 
 def plain(*headers: str | bytes, content: bytes = CONTENT, length: bool = True) -> Answer:
-    """The file, as it should be answered for, with further headers."""
+    """Return the file in a correct response, with further headers."""
 
     def answer(asked: Asked) -> bytes:
         if asked.headers.get("range") == "bytes=0-0" and length and content:
@@ -71,17 +71,17 @@ def chunked(asked: Asked) -> bytes:
 
 
 def but_head(status: str, answer: Answer) -> Answer:
-    """The file, except to who asks by HEAD."""
+    """Return the file, except to HEAD."""
     return lambda asked: reply(asked, status) if asked.method == "HEAD" else answer(asked)
 
 
 def no_range(asked: Asked) -> bytes:
-    """The whole file, whatever part is asked for."""
+    """Return the whole file, ignoring ranges."""
     return reply(asked, "200 OK", CONTENT)
 
 
 def redirect(status: str, to: str, answer: Answer | None = None) -> Answer:
-    """The file at another place, which is answered for as *answer* says; ``{here}`` is the directory of this one."""
+    """Redirect to another URL, served by *answer*; ``{here}`` is the directory of this one."""
 
     def moved(asked: Asked) -> bytes:
         if "/real/" in asked.path:
@@ -106,12 +106,12 @@ def once_busy(*headers: str) -> Answer:
 
 
 def coded(coding: str, body: bytes) -> Answer:
-    """The file in a coding that nobody asked for."""
+    """Return the file with a content coding that was not requested."""
     return plain(f"Content-Encoding: {coding}", content=body)
 
 
 def habits(elsewhere: str) -> dict[str, Habit]:
-    """All of them by name; *elsewhere* is a server that nothing may be asked of."""
+    """Return all habits by name; *elsewhere* is a server that must not be contacted."""
     found = {
         "as it should be": Habit(plain("Content-Type: application/fits"), media_type="application/fits"),
         "HEAD and GET are redirected with a name that is no ASCII": Habit(
@@ -229,7 +229,7 @@ def habits(elsewhere: str) -> dict[str, Habit]:
 
 @dataclass
 class HabitualServer:
-    """Serves each habit below a directory of its own."""
+    """Serves each habit in its own directory."""
 
     habits: dict[str, Habit] = field(default_factory=dict)
     requests: list[Asked] = field(default_factory=list)
@@ -242,12 +242,12 @@ class HabitualServer:
         self.base = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def stop(self) -> None:
-        """End."""
+        """Stop the server."""
         if self._server is not None:
             self._server.close()
 
     def path(self, habit: str) -> str:
-        """Path of a habit's file on the RSE."""
+        """Return the path of a habit's file on the RSE."""
         return f"{list(self.habits).index(habit)}/{self.habits[habit].name}"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

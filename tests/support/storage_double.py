@@ -1,4 +1,4 @@
-"""A storage element with TLS, for tests: it tells by what it was asked, and asks for what proves who asks."""
+"""A storage element with TLS, for tests: it records requests and requires credentials."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Authority:
     """Issues certificates for 127.0.0.1, and for clients."""
 
     def __init__(self, directory: Path, name: str = "authority") -> None:
-        """Make the authority; its certificate is in `file`."""
+        """Create the CA; its certificate is in `file`."""
         self.directory = directory
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -48,7 +48,7 @@ class Authority:
         )
 
     def issue(self, name: str) -> Path:
-        """Write a certificate and its key to one file, under another name first, as who renews it does."""
+        """Write a certificate and its key to one file, replaced atomically as in a renewal."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         private = key.private_bytes(
@@ -60,7 +60,7 @@ class Authority:
         return file
 
     def server(self) -> ssl.SSLContext:
-        """TLS of a server that takes note of clients' certificates."""
+        """Return the TLS context of a server that requests client certificates."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(self.file))
         context.load_cert_chain(self.issue("server"))
         context.verify_mode = ssl.CERT_OPTIONAL
@@ -68,10 +68,10 @@ class Authority:
 
 
 class StorageDouble:
-    """One storage element; `files` are by path, `answer` may answer in its own way."""
+    """One storage element with `files` by path; `answer` may override responses."""
 
     def __init__(self, authority: Authority | None) -> None:
-        """Serve nothing yet."""
+        """Create the server without starting it."""
         self.authority = authority
         self.files: dict[str, bytes] = {}
         self.answer: Callable[[web.Request], web.StreamResponse | None] = lambda _request: None
@@ -94,7 +94,7 @@ class StorageDouble:
         self.url = f"{scheme}://127.0.0.1:{self._runner.addresses[0][1]}"
 
     async def stop(self) -> None:
-        """Go away."""
+        """Stop the server."""
         await self._runner.cleanup()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
@@ -118,5 +118,5 @@ class StorageDouble:
 
 
 def redirect(to: str) -> web.Response:
-    """Answer with another place."""
+    """Return a redirect."""
     return web.Response(status=307, headers={"Location": to})

@@ -1,4 +1,4 @@
-"""Certificates of those whom the deployment's authorities do not know."""
+"""Certificates that the deployment's CAs have not issued properly."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Held:
 
     @classmethod
     def read(cls, certificate: Path, key: Path) -> Self:
-        """Read both from their files."""
+        """Load both from their files."""
         private = load_pem_private_key(key.read_bytes(), None)
         if not isinstance(private, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
             raise TypeError(f"{key}: neither EC nor RSA")
@@ -44,7 +44,7 @@ class Held:
 
 
 def self_signed(user: str) -> Held:
-    """A self-signed certificate that names *user*."""
+    """Return a self-signed certificate that names *user*."""
     key = ec.generate_private_key(ec.SECP256R1())
     return Held(_sign(_name(user), key, _name(user), key), key)
 
@@ -57,9 +57,9 @@ def forged(
     purpose: x509.ObjectIdentifier | None = ExtendedKeyUsageOID.CLIENT_AUTH,
     organization: str | None = None,
 ) -> Held:
-    """A certificate that names *user*, by an authority's key, valid between two days from now.
+    """Return a certificate that names *user*, signed by a CA's key, valid between two days from now.
 
-    The user is the authority's organization's, unless another is given.
+    The organization is the CA's unless another is given.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     issuer = authority.certificate.subject

@@ -1,4 +1,4 @@
-"""Clients that come and go while certificates change."""
+"""Clients that connect repeatedly while certificates change."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from deployment import Deployment
 
 
 def fetch(stack: Deployment, context: ssl.SSLContext) -> str:
-    """Fetch a document over a connection of its own; the fingerprint of the certificate that served it."""
+    """Fetch a document over a new connection; return the fingerprint of the server's certificate."""
     with (
         socket.create_connection((stack.public_name, 443), timeout=10) as plain,
         context.wrap_socket(plain, server_hostname=stack.public_name) as secure,
@@ -27,7 +27,7 @@ def fetch(stack: Deployment, context: ssl.SSLContext) -> str:
 
 @contextmanager
 def clients(stack: Deployment, ca: Path) -> Iterator[set[str]]:
-    """Clients that trust one CA come again and again; gives the certificates they saw, and passes on their failure."""
+    """Run clients that trust one CA and connect repeatedly; yield the certificates seen, and raise their errors."""
     context = ssl.create_default_context(cafile=ca)
     seen: set[str] = set()
     failures: list[BaseException] = []

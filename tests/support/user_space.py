@@ -1,4 +1,4 @@
-"""The deployed VOSpace as one user sees it, with requests written out by hand."""
+"""The deployed VOSpace from one user's view, with handwritten requests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ADMINISTRATOR = "cavernadmin"
 
 
 def token(stack: Deployment, user: str, groups: list[str]) -> str:
-    """A token of the deployment's issuer that says these groups, whatever groups the issuer knows."""
+    """Return a token of the deployment's issuer with these groups, whatever the user's groups are."""
     known = requests.get(f"{stack.url}/iam/jwks", verify=stack.ca, timeout=30).json()["keys"][0]
     now = int(time.time())
     claims = {
@@ -38,10 +38,10 @@ def token(stack: Deployment, user: str, groups: list[str]) -> str:
 
 
 class Space:
-    """Nodes, files and jobs, by paths such as ``/home/ada``; what is refused is an answer like any other."""
+    """Nodes, files and jobs, by paths such as ``/home/ada``; rejections are returned, not raised."""
 
     def __init__(self, stack: Deployment, user: str, groups: list[str] | None = None) -> None:
-        """As *user*, who is in *groups*."""
+        """Act as *user*, a member of *groups*."""
         self.user = user
         self.url = f"{stack.url}/src/cavern"
         self.http = stack.session()
@@ -54,7 +54,7 @@ class Space:
         return self.http.request(method, self.url + path, timeout=60, allow_redirects=False)
 
     def document(self, kind: str, path: str, properties: Mapping[str, str], target: str = "") -> bytes:
-        """A node document as clients send it."""
+        """Return a node document as sent by clients."""
         return node_document(kind, self.root + path, properties, self.root + target if target else None)
 
     def make(
@@ -82,7 +82,7 @@ class Space:
     def properties(self, path: str) -> dict[str, str]:
         return read_node(self.get(f"/nodes{path}?limit=0").content).properties
 
-    # Jobs: how they end, and what they say of an error.
+    # Jobs: their final phase and error.
 
     def move(self, path: str, to: str) -> tuple[str, str]:
         return self.transfer(path, self.root + to)
@@ -104,13 +104,13 @@ class Space:
         return self.end(self.start(kind, **request))
 
     def start(self, kind: str, **request: Any) -> str:
-        """URL of a new job that runs."""
+        """Start a job; return its URL."""
         made = self.http.post(f"{self.url}/{kind}?PHASE=RUN", timeout=60, allow_redirects=False, **request)
         assert made.status_code == 303, made.text
         return str(made.headers["Location"])
 
     def end(self, job: str) -> tuple[str, str]:
-        """Last phase of a job, and what it says of an error."""
+        """Return the final phase of a job and its error."""
         while True:
             phase = self.http.get(f"{job}/phase?WAIT=20", timeout=60).text
             if phase in FINAL_PHASES:

@@ -1,4 +1,4 @@
-"""The field's own clients, in an environment of their own."""
+"""Standard VO clients in a virtual environment of their own."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Shell:
         certificate: Path | None = None,
         status: int = 0,
     ) -> str:
-        """What the program printed, with a token unless told otherwise; it must end with that status."""
+        """Run the program, by default with a token; return its output. It must exit with that status."""
         who = ["--token", self.stack.token(self.user)]
         if anonymous:
             who = []
@@ -83,7 +83,7 @@ class Shell:
         return output
 
     def python(self, code: str) -> str:
-        """What a Python program prints that may import the clients' libraries; the token is in TOKEN."""
+        """Run a Python program that can import the clients' libraries, with the token in TOKEN; return its output."""
         done = subprocess.run(
             [str(self.programs / "python"), "-c", code],
             env=self.environment | {"TOKEN": self.stack.token(self.user)},

@@ -1,4 +1,4 @@
-"""Connections to HAProxy for what no HTTP client would send."""
+"""Raw connections to HAProxy, for requests that no HTTP client would send."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from deployment import Deployment
 
 
 def connect(stack: Deployment, timeout: float = 30, receive_buffer: int | None = None) -> socket.socket:
-    """Bare TCP connection to the published port, with room for *receive_buffer* bytes that nobody has read yet."""
+    """Open a TCP connection to the published port, with a receive buffer of *receive_buffer* bytes."""
     parts = urlsplit(stack.url)
     connection = socket.socket()
     connection.settimeout(timeout)
     if receive_buffer is not None:
-        # The window is told with the first packet.
+        # The window is announced in the first packet.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     try:
         connection.connect((str(parts.hostname), parts.port or 443))
@@ -27,19 +27,19 @@ def connect(stack: Deployment, timeout: float = 30, receive_buffer: int | None =
 
 
 def connect_tls(stack: Deployment, timeout: float = 30, receive_buffer: int | None = None) -> ssl.SSLSocket:
-    """TLS connection that speaks HTTP/1.1."""
+    """Open a TLS connection for HTTP/1.1."""
     context = ssl.create_default_context(cafile=stack.ca)
     return context.wrap_socket(connect(stack, timeout, receive_buffer), server_hostname=stack.public_name)
 
 
 def request(stack: Deployment, method: str, target: str, *headers: str) -> bytes:
-    """The start of a request with exactly these headers besides Host, up to the empty line."""
+    """Return the start of a request with exactly these headers besides Host, up to the empty line."""
     lines = (f"{method} {target} HTTP/1.1", f"Host: {urlsplit(stack.url).netloc}", *headers, "", "")
     return "\r\n".join(lines).encode()
 
 
 def ask(stack: Deployment, method: str, target: str, *headers: str) -> bytes:
-    """The whole answer to a request without a body, after which the connection is closed."""
+    """Send a request without a body; return the whole response, after which the connection is closed."""
     with connect_tls(stack) as connection:
         connection.sendall(request(stack, method, target, "Connection: close", *headers))
         answer = b""
@@ -49,7 +49,7 @@ def ask(stack: Deployment, method: str, target: str, *headers: str) -> bytes:
 
 
 def dribble(connection: socket.socket, interval: float, longest: float) -> tuple[bytes, float]:
-    """Send a byte each *interval* seconds until the server has had enough: what it answered, and after how long."""
+    """Send a byte each *interval* seconds until the server ends the request; return its response and the time."""
     begin = time.monotonic()
     answer, due = b"", begin + interval
     connection.settimeout(0.2)
