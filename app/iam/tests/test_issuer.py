@@ -210,7 +210,7 @@ async def test_who_may_know_the_groups_of_others(http: httpx.AsyncClient) -> Non
 @pytest.mark.parametrize(
     ("issuer", "audiences", "message"),
     [
-        ("https://other.example/iam", ["https://vo.example"], "does not answer as it should"),
+        ("https://other.example/iam", ["https://vo.example"], "is unavailable or gives invalid metadata"),
         (ISSUER, ["https://elsewhere.example"], "another audience"),
     ],
 )

@@ -79,7 +79,7 @@ async def test_an_issuer_that_spells_itself_otherwise(ask: Callable[..., Any], f
     fake.metadata["issuer"] = f"{URL}/"
     told = (await ask())["issuer"]
     assert not told["ok"]
-    assert told["problem"] == f"it calls itself '{URL}/'; the setting must be spelled the same"
+    assert told["problem"] == f"it identifies itself as '{URL}/'; the setting must be spelled the same"
 
 
 async def test_an_issuer_that_is_away(ask: Callable[..., Any], fake: FakeIssuer) -> None:

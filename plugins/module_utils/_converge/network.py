@@ -110,7 +110,7 @@ class Network:
     def _plan_recreation(self, found: dict[str, Any], differing: list[str]) -> None:
         if not self.engine.owns(found.get("Labels")):
             raise ConvergeError(
-                f"network {self.name} exists, belongs to somebody else and differs ({'; '.join(differing)}); "
+                f"network {self.name} exists, does not belong to this deployment and differs ({'; '.join(differing)}); "
                 "remove it or choose another name with deployment_network.name"
             )
         self.action = "recreate"

@@ -60,7 +60,7 @@ class Upgrader(Converger):
         """
         if self.network.action == "recreate":
             raise ConvergeError(
-                f"network {self.network.name} must be made anew, which takes every service away at once; "
+                f"network {self.network.name} must be recreated, which stops all services at once; "
                 "run site.yml for that"
             )
         self._apply_common()

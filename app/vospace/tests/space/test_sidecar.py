@@ -281,8 +281,8 @@ def test_identities(way, tmp_path):
 
 def test_a_file_system_that_tells_no_file_from_the_next_is_refused(tmp_path, monkeypatch):
     def unknown(_: int) -> str:
-        raise identities.NoIdentity(95, "the file system tells neither times of birth nor handles")
+        raise identities.NoIdentity(95, "the file system provides neither birth times nor file handles")
 
     monkeypatch.setattr(property_store, "identity", unknown)
-    with pytest.raises(ValueError, match="neither times of birth nor handles"):
+    with pytest.raises(ValueError, match="neither birth times nor file handles"):
         Sidecar(tmp_path).check(0)

@@ -62,7 +62,7 @@ class Grants:
             name = self._resource_owner(asked)
         elif asked.grant_type == CLIENT_CREDENTIALS:
             if client.username is None:
-                raise OAuthError("unauthorized_client", "The client acts as no user")
+                raise OAuthError("unauthorized_client", "The client may not act as a user")
             name = client.username
         else:
             name, granted = self._exchanged(asked)

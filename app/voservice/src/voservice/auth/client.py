@@ -84,7 +84,7 @@ class ClientCredentials:
         try:
             answer = await self.client.post(endpoint, data=form, auth=self.auth)
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
-            raise IssuerUnavailable(f"The issuer {self.issuer.url} cannot be asked: {exc}") from exc
+            raise IssuerUnavailable(f"The issuer {self.issuer.url} is unreachable: {exc}") from exc
         if answer.status_code >= 500 or answer.status_code == 429:
             raise IssuerUnavailable(f"The issuer {self.issuer.url} answers {answer.status_code}")
         try:

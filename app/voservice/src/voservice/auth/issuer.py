@@ -124,7 +124,7 @@ class Issuer:
             # The cached document is usable, so requests do not wait for the issuer.
             self._renewal = asyncio.create_task(self._refresh())
         if self._metadata is None or monotonic() - self._fetched > STALE_AGE:
-            raise IssuerUnavailable(f"The issuer {self.url} does not answer as it should")
+            raise IssuerUnavailable(f"The issuer {self.url} is unavailable or gives invalid metadata")
         return self._metadata
 
     async def key(self, kid: str | None, algorithm: str) -> Any:
@@ -155,7 +155,7 @@ class Issuer:
             try:
                 await self.fetch()
             except (httpx.HTTPError, httpx.InvalidURL, ValueError) as exc:
-                logger.warning("The issuer %s cannot be asked: %s: %s", self.url, type(exc).__name__, exc)
+                logger.warning("The issuer %s is unreachable: %s: %s", self.url, type(exc).__name__, exc)
             self._attempts += 1
             self._tried = monotonic()
 
@@ -164,7 +164,9 @@ class Issuer:
         answer = await self.client.get(f"{self.url.rstrip('/')}/.well-known/openid-configuration")
         metadata = Metadata.model_validate_json(answer.raise_for_status().content)
         if metadata.issuer != self.url:
-            raise ValueError(f"it calls itself {metadata.issuer!r}; the setting must be spelled the same")
+            raise ValueError(
+                f"it identifies itself as {metadata.issuer!r}; the setting must be spelled the same"
+            )
         for endpoint in (metadata.jwks_uri, metadata.token_endpoint, metadata.userinfo_endpoint):
             if endpoint and self.url.startswith("https:") and not endpoint.startswith("https:"):
                 raise ValueError(f"its endpoint {endpoint} is not https")

@@ -149,7 +149,7 @@ class Identities:
         self.certificates.verify(certificate)
         name = common_name(certificate)
         if not USERNAME.match(name):
-            raise AuthenticationError("The certificate's common name is no user name")
+            raise AuthenticationError("The certificate's common name is not a user name")
         identity = Identity(name, certificate.subject.rfc4514_string(), "", method="certificate")
         return await self._caller(identity, None)
 
@@ -194,7 +194,7 @@ class Identities:
         except (httpx.HTTPError, MappingUnavailable, AuthenticationError) as exc:
             # Without the group service, callers can access their own nodes but no group's.
             logger.warning(
-                "The group service cannot be asked for the groups of %s: %s", identity.username, exc
+                "The group service is unavailable for the groups of %s: %s", identity.username, exc
             )
             return known[1] if known else frozenset()
         self._remember(self._members, identity.username, (time.monotonic(), found))
@@ -233,7 +233,7 @@ class Identities:
         try:
             return self._accounts[username]
         except KeyError:
-            raise MappingUnavailable(f"The POSIX mapper gives {username} no number") from None
+            raise MappingUnavailable(f"The POSIX mapper assigns no uid to {username}") from None
 
     async def name(self, uid: int) -> str | None:
         """Return the name of the user with that uid, or None if nobody has it."""
@@ -252,7 +252,7 @@ class Identities:
         if unknown := sorted(set(groups) - known.keys()):
             known |= await self._ask_gids(unknown)
         if missing := set(groups) - known.keys():
-            raise MappingUnavailable(f"The POSIX mapper gives the group {min(missing)} no number")
+            raise MappingUnavailable(f"The POSIX mapper assigns no gid to the group {min(missing)}")
         return frozenset(known.values())
 
     async def _ask_gids(self, groups: list[str]) -> dict[str, int]:
@@ -294,7 +294,7 @@ class Identities:
             answer = await self.client.get(f"{url}?{query}", headers=headers)
             return [line.split("\t") for line in answer.raise_for_status().text.splitlines()]
         except (httpx.HTTPError, AuthenticationError) as exc:
-            raise MappingUnavailable(f"The POSIX mapper cannot be asked: {exc}") from exc
+            raise MappingUnavailable(f"The POSIX mapper is unavailable: {exc}") from exc
 
     @staticmethod
     def _remember(cache: dict[Any, Any], key: Any, value: Any) -> None:

@@ -57,11 +57,11 @@ class Preauth:
         except (binascii.Error, ValueError):
             content = None
         if content is None:
-            raise PermissionDenied("the pre-authorised URL is not genuine")
+            raise PermissionDenied("the pre-authorised URL is invalid")
         if content["until"] < time.time():
             raise PermissionDenied("the pre-authorised URL has expired")
         if tuple(content["path"]) != path or content["mode"] != mode:
-            raise PermissionDenied("the pre-authorised URL is for something else")
+            raise PermissionDenied("the pre-authorised URL is for another node or operation")
         return Caller.from_record(content["as"])
 
     def _mac(self, body: str) -> bytes:

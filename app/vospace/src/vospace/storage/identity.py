@@ -52,9 +52,9 @@ def _handle(descriptor: int) -> bytes:
     if _libc.name_to_handle_at(descriptor, b"", buffer, ctypes.byref(mount), _AT_EMPTY_PATH) != 0:
         code = ctypes.get_errno()
         if code in (errno.EOPNOTSUPP, errno.EOVERFLOW, errno.ENOSYS):
-            raise NoIdentity(code, "the file system tells neither times of birth nor handles")
+            raise NoIdentity(code, "the file system provides neither birth times nor file handles")
         raise OSError(code, os.strerror(code))
     size, kind = _HANDLE.unpack_from(buffer)
     if kind in _OF_FUSE:
-        raise NoIdentity(errno.EOPNOTSUPP, "the file system's handles do not outlast its mount")
+        raise NoIdentity(errno.EOPNOTSUPP, "the file system's handles are valid only until it is unmounted")
     return f"handle {kind} ".encode() + buffer.raw[_HANDLE.size : _HANDLE.size + size]

@@ -37,7 +37,7 @@ class Copier:
                 raise InvalidArgument("a container cannot be copied into itself")
             await self._copy_container(run, caller, real, final, outcome)
         else:
-            raise InvalidArgument("the link to be copied leads nowhere")
+            raise InvalidArgument("the target of the link to copy does not exist")
 
     async def _copy_file(self, run: Run, caller: Caller, source: Path, final: Path, outcome: Outcome) -> None:
         stop = Flag()
