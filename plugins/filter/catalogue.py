@@ -414,9 +414,7 @@ def connections(
     Each role states the *urls* that its settings have services ask, by the services' keys.
     """
     rules: list[dict[str, Any]] = []
-    inside = {public_name} | {
-        name for s in services.values() for name in (s["alias"], s["container"], s["address"])
-    }
+    inside = {name: key for key, s in services.items() for name in (s["alias"], s["container"], s["address"])}
     for key, service in services.items():
         source = service["address"]
         for other in service["depends_on"]:
@@ -425,7 +423,11 @@ def connections(
         outside: dict[str | None, set[int]] = {}
         for url in (url for stated in urls for url in stated.get(key, [])):
             host, port = _endpoint(url)
-            if host and host not in inside:
+            other = inside.get(host)
+            if other is not None and other != key and other not in service["depends_on"]:
+                target = services[other]["address"]
+                rules.append(_rule(f"{key} to {other}", source, target, [port]))
+            if host and other is None and host != public_name:
                 outside.setdefault(_address(host), set()).add(port)
         for destination, ports in outside.items():
             # One that may be asked on any port has no list of them.

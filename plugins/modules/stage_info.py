@@ -37,7 +37,7 @@ options:
   file_state:
     description: Only files in this state.
     type: str
-    choices: [PENDING, STAGED, PRESENT, FAILED, CANCELLED, RELEASED]
+    choices: [PENDING, STAGING_FROM_TAPE, STAGED, PRESENT, FAILED, CANCELLED, RELEASED]
 attributes:
   check_mode:
     support: full
@@ -129,7 +129,15 @@ def main() -> None:
             "files": {"type": "bool", "default": True},
             "file_state": {
                 "type": "str",
-                "choices": ["PENDING", "STAGED", "PRESENT", "FAILED", "CANCELLED", "RELEASED"],
+                "choices": [
+                    "PENDING",
+                    "STAGING_FROM_TAPE",
+                    "STAGED",
+                    "PRESENT",
+                    "FAILED",
+                    "CANCELLED",
+                    "RELEASED",
+                ],
             },
         },
         supports_check_mode=True,

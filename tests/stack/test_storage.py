@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
 from deployment import Deployment, playbook
 from prepare_data_client.did import DID
+from tasks import ended, submit
 
 SERVICES = "cavern,core,celery_worker"
-FINAL = {"SUCCEEDED", "FAILED", "CANCELLED", "LOST"}
 RSES = [
     # Nobody listens there.
     {"name": "AWAY", "url": "http://rse-web:81/rse/deterministic", "layout": "identity"},
@@ -31,21 +29,6 @@ def several(stack: Deployment) -> Iterator[Deployment]:
         yield stack
     finally:
         playbook("site.yml", "--tags", SERVICES)
-
-
-def submit(http: requests.Session, url: str, **body: Any) -> str:
-    answer = http.post(f"{url}/prepare-data/v1/tasks", json=body, timeout=60)
-    assert answer.status_code == 201, answer.text
-    return f"{url}/prepare-data/v1/tasks/{answer.json()['id']}"
-
-
-def ended(http: requests.Session, task: str) -> dict[str, Any]:
-    """The task at its end, with its files as `items`."""
-    deadline = time.monotonic() + 90
-    while (found := http.get(task, timeout=30).json())["state"] not in FINAL:
-        assert time.monotonic() < deadline, found
-        time.sleep(0.2)
-    return {**found, "items": http.get(f"{task}/files", timeout=30).json()["files"]}
 
 
 def test_the_next_rse_is_asked_where_one_is_away(

@@ -20,6 +20,7 @@ class LedgerDouble:
         self._report = report
         self._retried = retried
         self._remember = remember
+        self.awaited: list[Outcome] = []
 
     async def record(self, _task: uuid.UUID, outcomes: Sequence[Outcome]) -> None:
         """Take outcomes of files."""
@@ -28,6 +29,10 @@ class LedgerDouble:
     async def tried(self, _task: uuid.UUID, failures: Sequence[Outcome]) -> None:
         """Take tries that failed and will be made again."""
         await self._retried(failures)
+
+    async def waiting(self, _task: uuid.UUID, outcomes: Sequence[Outcome]) -> None:
+        """Take what pending files wait for."""
+        self.awaited += outcomes
 
     async def job(self, _task: uuid.UUID, _worker: str, job: str | None, event: int = 0) -> None:
         """Take a bulk job."""

@@ -26,8 +26,13 @@ def limit_to(cavern: Cavern, path: str) -> None:
     client._pulls = path == "pull"
 
 
-async def stage(approach: CavernApproach, files: list[Any]) -> dict[int, Outcome]:
-    """Stage *files* for ada until all are final; returns what became of each."""
+async def stage(
+    approach: CavernApproach, files: list[Any], awaited: list[Outcome] | None = None
+) -> dict[int, Outcome]:
+    """Stage *files* for ada until all are final; returns what became of each.
+
+    What files wait for meanwhile comes to *awaited*.
+    """
     outcomes: dict[int, Outcome] = {}
 
     async def report(found: Sequence[Outcome]) -> None:
@@ -41,7 +46,9 @@ async def stage(approach: CavernApproach, files: list[Any]) -> dict[int, Outcome
         return
 
     task: Any = SimpleNamespace(id=uuid.uuid4(), username="ada", worker="w")
-    job = Job(task, "ada", ledger(report, retried, remember))
+    written = ledger(report, retried, remember)
+    written.awaited = [] if awaited is None else awaited
+    job = Job(task, "ada", written)
 
     async def pages() -> AsyncIterator[Sequence[Any]]:
         yield files

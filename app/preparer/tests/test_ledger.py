@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from preparer.ledger import FileState, KeyReused, Ledger, NewFile, NewTask, Outcome, SameUnderWay, TaskState
+from preparer.ledger.documents import file_document
 from preparer.ledger.requests import INSERT_ROWS
 from preparer.ledger.tables import metadata
 from sqlalchemy import text
@@ -258,3 +259,27 @@ async def test_callbacks_are_told_by_one_and_put_off_longer_each_time(ledger: Le
     row = await ledger.task(task)
     assert row is not None
     assert (row.callback_next, row.callback_status, row.callback_attempts) == (None, "204 No Content", 1)
+
+
+async def test_a_file_on_tape_is_shown_as_such_until_it_is_there(ledger: Ledger) -> None:
+    task, _ = await submit(ledger, request(3))
+    await claim(ledger)
+    words = "the storage element is bringing it from tape"
+    waits = [Outcome(n, FileState.FAILED, fault="StagingFromTape", detail=words) for n in (0, 1)]
+    await ledger.waiting(task, waits)
+    shown = [file_document(file) for file in await ledger.list_files(task)]
+    assert [(file["state"], file["attempts"]) for file in shown] == [
+        ("STAGING_FROM_TAPE", 0),
+        ("STAGING_FROM_TAPE", 0),
+        ("PENDING", 0),
+    ]
+    assert (shown[0]["fault"], shown[0]["detail"]) == ("StagingFromTape", words)
+    # To whoever stages it, it is pending as before.
+    assert len(await ledger.list_files(task, [FileState.PENDING])) == 3
+    assert [file.number for file in await ledger.list_files(task, [FileState.STAGING_FROM_TAPE])] == [0, 1]
+
+    await ledger.record(task, [Outcome(0, FileState.STAGED, 10, rse="A")])
+    await ledger.waiting(task, waits)
+    first, second, _ = [file_document(file) for file in await ledger.list_files(task)]
+    assert (first["state"], first["fault"], first["rse"]) == ("STAGED", None, "A")
+    assert second["state"] == "STAGING_FROM_TAPE"

@@ -109,6 +109,14 @@ class PreparerSettings(ServiceSettings):
     preparer_task_attempts: int = Field(
         20, ge=1, description="Number of workers that may die while running a task before it fails"
     )
+    preparer_tape_delay: float = Field(
+        60.0,
+        gt=0,
+        description="Interval between requests for a file on tape, in seconds, unless the RSE sends Retry-After",
+    )
+    preparer_tape_wait: float = Field(
+        172_800.0, ge=0, description="Maximum time to wait for files on tape before they fail, in seconds"
+    )
     preparer_batch: int = Field(20_000, ge=1, description="Files in one bulk job")
     preparer_lease: float = Field(
         30.0,

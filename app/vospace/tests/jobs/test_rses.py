@@ -18,7 +18,7 @@ from preparer.ledger import FileState, Outcome
 from preparer.staging.rse import Rses
 from preparer.staging.vospace import CavernApproach
 from staging_run import limit_to, stage
-from storage_double import Authority, StorageDouble
+from storage_double import Authority, StorageDouble, redirect
 from voservice.storage_elements import credentials
 from vospace_client.client import Cavern
 
@@ -51,7 +51,8 @@ def rses(storages: dict[str, StorageDouble], authority: Authority, tmp_path: Pat
     (tmp_path / "token").write_text("A's")
     credential = {"credential": "token_file", "credential_file": str(tmp_path / "token")}
     return [
-        {"name": "A", "url": f"{storages['A'].url}/d", "ca_file": str(authority.file), **credential},
+        {"name": "A", "url": f"{storages['A'].url}/d", "ca_file": str(authority.file), **credential}
+        | {"redirects": [f"{storages['A'].url}/pool"]},
         {"name": "B", "url": f"{storages['B'].url}/d", "ca_file": str(authority.file), "layout": "identity"},
     ]
 
@@ -66,7 +67,9 @@ async def staging(make_service: Any, rses: list[dict[str, Any]]) -> Staging:
         VOSPACE_RSES=json.dumps(rses), VOSPACE_PULL_PROOF=PROOF, VOSPACE_PULL_ATTEMPTS="2", WORKERS="1"
     )
 
-    async def run(way: str, *names: str, proof: str = PROOF, **more: Any) -> list[Outcome]:
+    async def run(
+        way: str, *names: str, proof: str = PROOF, awaited: list[Outcome] | None = None, **more: Any
+    ) -> list[Outcome]:
         settings = PreparerSettings.model_validate(
             {
                 "cavern_api_url": service.url,
@@ -90,7 +93,7 @@ async def staging(make_service: Any, rses: list[dict[str, Any]]) -> Staging:
         async with aiohttp.ClientSession() as session, Rses(settings) as known:
             cavern = Cavern(settings.cavern_api_url, settings.preparer_vos_uri, session, proof)
             limit_to(cavern, way)
-            outcomes = await stage(CavernApproach(settings, cavern, known, None), files)
+            outcomes = await stage(CavernApproach(settings, cavern, known, None), files, awaited)
         return [outcomes[file.number] for file in files]
 
     run.service = service  # type: ignore[attr-defined]
@@ -171,6 +174,74 @@ async def test_a_damaged_replica_is_passed_over(
     )
     has(storages["B"], "f", layout="identity")
     assert told(await staging(way, "f")) == [("STAGED", "B")]
+
+
+def bring_from_tape(storage: StorageDouble, times: int) -> None:
+    """Answer so many times that a file is on its way, and then with it."""
+    inner, left = storage.answer, [times]
+
+    def answer(request: web.Request) -> web.StreamResponse | None:
+        if request.headers.get("Authorization") and left[0]:
+            left[0] -= 1
+            return web.Response(status=202, headers={"Retry-After": "0"})
+        return inner(request)
+
+    storage.answer = answer
+
+
+@WAYS
+async def test_a_file_on_tape_is_waited_for(
+    staging: Staging, storages: dict[str, StorageDouble], way: str
+) -> None:
+    has(storages["A"], "f")
+    bring_from_tape(storages["A"], 3)
+    awaited: list[Outcome] = []
+    # More often than a file is tried that fails.
+    assert told(await staging(way, "f", awaited=awaited)) == [("STAGED", "A")]
+    assert [outcome.fault for outcome in awaited] == ["StagingFromTape"] * 3
+    assert {"bringing it from tape; Retry-After: 0" in str(outcome.detail) for outcome in awaited} == {True}
+
+
+@WAYS
+async def test_a_replica_on_disk_comes_before_one_on_tape(
+    staging: Staging, storages: dict[str, StorageDouble], way: str
+) -> None:
+    has(storages["B"], "f", layout="identity")
+    bring_from_tape(storages["A"], 100)
+    assert told(await staging(way, "f")) == [("STAGED", "B")]
+
+
+@WAYS
+async def test_a_file_on_tape_is_not_waited_for_without_end(
+    staging: Staging, storages: dict[str, StorageDouble], way: str
+) -> None:
+    bring_from_tape(storages["A"], 100)
+    assert told(await staging(way, "f", preparer_tape_wait=0)) == [("FAILED", "StagingFromTape")]
+
+
+@WAYS
+async def test_an_address_that_is_good_once_is_asked_for_again(
+    staging: Staging, storages: dict[str, StorageDouble], way: str
+) -> None:
+    """As dCache's doors give them: what a pool could not serve begins anew at the door."""
+    content = bytes(range(256)) * 4000
+    tickets: list[str] = []
+    inner = storages["A"].answer
+
+    def answer(request: web.Request) -> web.StreamResponse | None:
+        ticket = request.query.get("ticket")
+        if ticket is None:
+            refused = inner(request)
+            return refused or redirect(f"{storages['A'].url}/pool?ticket={len(tickets) + 1}")
+        if ticket in tickets:
+            return web.Response(status=403)
+        tickets.append(ticket)
+        return web.Response(status=503) if ticket == "1" else web.Response(body=content)
+
+    storages["A"].answer = answer
+    assert told(await staging(way, "f:A")) == [("STAGED", "A")]
+    assert tickets == ["1", "2"]
+    assert staging.service.file("/home/ada/f").read_bytes() == content  # type: ignore[attr-defined]
 
 
 async def test_cavern_uses_a_credential_for_prepare_data_alone(

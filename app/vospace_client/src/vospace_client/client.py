@@ -41,6 +41,7 @@ from vospace_client.errors import (
     TransferError,
     is_away,
     tells_of_outage,
+    wait_told,
 )
 from vospace_client.terms import (
     ADLER32,
@@ -52,6 +53,7 @@ from vospace_client.terms import (
     LENGTH,
     MD5,
     NODE_MISSING,
+    ON_TAPE,
     PULL_PROOF,
     PULL_TO,
     TRANSIENT_FAULTS,
@@ -380,6 +382,7 @@ class Cavern:
             detail.strip() or text,
             transient=known in TRANSIENT_FAULTS,
             away="RSE" if known == "TransferFailed" and tells_of_outage(text) else None,
+            retry_after=wait_told(detail) if known == ON_TAPE else None,
         )
 
     # -- one transfer ----------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ _AWAY = re.compile(
     r"|cannot connect|unreachable|no route to host|unknown ?host",
     re.IGNORECASE,
 )
+_WAIT = re.compile(r"; Retry-After: ([0-9]{1,9})\b")
 _URL = re.compile(r"\w+://\S*")
 
 
@@ -63,6 +64,18 @@ def is_away(exc: Exception, *, sending: bool = False) -> bool:
             aiohttp.InvalidURL,
         ),
     )
+
+
+def on_tape(seconds: float | None) -> str:
+    """Return what is told of a file on tape, with the seconds after which its storage element is to be asked again."""
+    wait = "" if seconds is None else f"; Retry-After: {round(seconds)}"
+    return f"the storage element is bringing it from tape{wait}"
+
+
+def wait_told(detail: str | None) -> float | None:
+    """Return the seconds that such a text asks for."""
+    match = _WAIT.search(detail or "")
+    return float(match[1]) if match else None
 
 
 def tells_of_outage(detail: str | None) -> bool:

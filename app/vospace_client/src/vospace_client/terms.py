@@ -115,8 +115,10 @@ FAULT_BY_STATUS = {
 """The fault that an HTTP status means if the text names none."""
 NODE_MISSING = frozenset({"NodeNotFound", "ContainerNotFound"})
 JOB_MISSING = frozenset({"NodeNotFound", "JobNotFound"})
+ON_TAPE = "StagingFromTape"
+"""Fault of a source that has the file on tape and has begun to bring it to disk: it is asked again later."""
 TRANSIENT_FAULTS = frozenset(
-    {"NodeBusy", "NodeLocked", "ServiceBusy", "TransientException", "TransferFailed"}
+    {"NodeBusy", "NodeLocked", "ServiceBusy", "TransientException", "TransferFailed", ON_TAPE}
 )
 """Faults of a job after which another try may succeed."""
 

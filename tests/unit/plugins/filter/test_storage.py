@@ -41,6 +41,25 @@ def test_what_may_be_asked_is_stated() -> None:
     assert [(rule["destination"], rule["ports"]) for rule in rules] == [(None, [])]
 
 
+def test_one_that_is_a_service_of_the_deployment_may_be_asked_on_its_port() -> None:
+    def service(address: str, name: str) -> dict[str, object]:
+        return {
+            "alias": name,
+            "container": f"test-{name}",
+            "address": address,
+            "depends_on": [],
+            "ports": [80, 1094],
+            "role": name,
+        }
+
+    services = {"core": service("10.0.0.2", "core"), "rse": service("10.0.0.3", "rse-a")}
+    urls = [{"core": ["https://rse-a:1094/x", "https://public.example/iam"]}]
+    rules = connections(services, urls, "public.example", [])["rules"]
+    assert [(rule["comment"], rule["destination"], rule["ports"]) for rule in rules] == [
+        ("core to rse", "10.0.0.3", [1094])
+    ]
+
+
 def test_a_file_is_named_by_where_it_is_on_the_machine() -> None:
     with pytest.raises(AnsibleFilterError, match="core_rses: A: ca_file: 'ca' is not an absolute path"):
         rse_access([{"name": "A", "url": "https://rse.example", "ca_file": "ca"}])

@@ -40,7 +40,7 @@ def file_document(file: File) -> dict[str, Any]:
         "path": file.path,
         "target": file.target,
         "rse": file.rse,
-        "state": file.state,
+        "state": file.shown,
         "bytes": file.bytes,
         "size": file.size,
         "md5": file.found_md5 or file.md5,

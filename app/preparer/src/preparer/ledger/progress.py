@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import case, func, select, text, update
+from sqlalchemy import bindparam, case, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from preparer.ledger.leases import LEASES
@@ -132,6 +132,20 @@ class Progress(Queries):
                 update(files)
                 .where(files.c.task == task, files.c.number.in_([o.number for o in failures]))
                 .values(attempts=files.c.attempts + 1)
+            )
+
+    async def waiting(self, task: uuid.UUID, outcomes: Sequence[Outcome]) -> None:
+        """Note what pending files wait for, which counts as no attempt."""
+        async with self.engine.begin() as connection:
+            await connection.execute(
+                update(files)
+                .where(
+                    files.c.task == task,
+                    files.c.number == bindparam("file"),
+                    files.c.state == FileState.PENDING,
+                )
+                .values(fault=bindparam("why"), detail=bindparam("words")),
+                [{"file": o.number, "why": o.fault, "words": o.detail} for o in outcomes],
             )
 
     async def finish(self, task: uuid.UUID, worker: str) -> Task | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import ARRAY, bindparam, column, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
+from vospace_client.terms import ON_TAPE
 
 from preparer.ledger.progress import cancel_files, close
 from preparer.ledger.queries import Queries, add_event
@@ -182,7 +183,9 @@ class Requests(Queries):
             .limit(limit)
         )
         if states:
-            query = query.where(files.c.state.in_(states))
+            on_tape = (files.c.state == FileState.PENDING) & (files.c.fault == ON_TAPE)
+            wanted = files.c.state.in_([state for state in states if state != FileState.STAGING_FROM_TAPE])
+            query = query.where(wanted | on_tape if FileState.STAGING_FROM_TAPE in states else wanted)
         async with self._single.connect() as connection:
             return [File.of(row) for row in await connection.execute(query)]
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Self
 
 from voservice.content import Content
+from vospace_client.terms import ON_TAPE
 
 from preparer.ledger.tables import FileState, TaskState
 
@@ -122,6 +123,12 @@ class File:
     detail: str | None
     finished: datetime | None
     rse: str | None
+
+    @property
+    def shown(self) -> FileState:
+        """The state as others see it."""
+        on_tape = self.state == FileState.PENDING and self.fault == ON_TAPE
+        return FileState.STAGING_FROM_TAPE if on_tape else self.state
 
     @classmethod
     def of(cls, row: Sequence[Any]) -> Self:

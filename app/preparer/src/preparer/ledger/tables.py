@@ -41,9 +41,11 @@ class TaskState(StrEnum):
 
 
 class FileState(StrEnum):
-    """State of a file. All but the first are final."""
+    """State of a file. All but the first two are final."""
 
     PENDING = "PENDING"
+    # As it is shown: a pending file that its RSE is bringing from tape.
+    STAGING_FROM_TAPE = "STAGING_FROM_TAPE"
     STAGED = "STAGED"
     PRESENT = "PRESENT"
     FAILED = "FAILED"

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from vospace_client.errors import Service, TransferError
+from vospace_client.terms import ON_TAPE
 
 from preparer.config import PreparerSettings
 from preparer.ledger import GOOD, File, FileState, Ledger, Outcome, Task
 from preparer.staging import metrics
 from preparer.staging.retry import RetryPolicy, delay
 
+LONGEST_TAPE_DELAY = 600.0
+"""Seconds after which a storage element is asked again for files on tape, whatever it asks for."""
 logger = logging.getLogger("preparer.staging")
 
 
@@ -58,7 +62,8 @@ class Job:
     """A claimed task, and what its worker writes to the ledger about it.
 
     `bulk` is the URL of the task's bulk job and `event` the last of its events that was processed; `away` maps services
-    to the time (monotonic seconds) since which they have not answered.
+    to the time (monotonic seconds) since which they have not answered. `tape_since` is that since which files on tape
+    are waited for, and `tape_delay` how many seconds from now they are asked for again.
     """
 
     task: Task
@@ -68,6 +73,8 @@ class Job:
     bulk: str | None = None
     event: int = 0
     away: dict[Service, float] = field(default_factory=dict)
+    tape_since: float | None = None
+    tape_delay: float | None = None
 
     def retry_policy(self, settings: PreparerSettings) -> RetryPolicy:
         """Return the policy by which this task waits."""
@@ -87,6 +94,26 @@ class Job:
         await self.ledger.tried(self.task.id, failures)
         for failure in failures:
             metrics.RETRIES.labels(failure.fault or "").inc()
+
+    async def wait_for_tape(
+        self, settings: PreparerSettings, waiting: Sequence[tuple[File, Outcome]], asked: float | None
+    ) -> None:
+        """Note that files are on their way from tape, or that they failed where that has taken too long."""
+        now = time.monotonic()
+        self.tape_since = now if self.tape_since is None else self.tape_since
+        if now - self.tape_since >= settings.preparer_tape_wait:
+            await self.end(waiting)
+            return
+        delay = settings.preparer_tape_delay if asked is None else asked
+        delay = min(max(delay, settings.preparer_retry_delay), LONGEST_TAPE_DELAY)
+        self.tape_delay = min(delay, self.tape_delay or delay)
+        await self.ledger.waiting(self.task.id, [outcome for _, outcome in waiting])
+
+    async def pause_for_tape(self, settings: PreparerSettings) -> None:
+        """Wait until files on tape are to be asked for again, or until the task is cancelled."""
+        delay, self.tape_delay = self.tape_delay, None
+        if delay is not None:
+            await self.retry_policy(settings).pause(delay)
 
     async def end(self, results: Sequence[tuple[File, Outcome]]) -> None:
         """Record the outcome of files, then log it."""
@@ -153,6 +180,11 @@ async def until_final(
         except TransferError as exc:
             if job.cancelled.is_set():
                 # Whatever interrupted it: the file is cancelled with its task.
+                return
+            if exc.fault == ON_TAPE:
+                outcome = Outcome(file.number, FileState.FAILED, fault=exc.fault, detail=exc.detail)
+                # It stays pending, and others have its turn: the task comes back to it.
+                await job.wait_for_tape(settings, [(file, outcome)], exc.retry_after)
                 return
             if exc.away is not None:
                 waits += 1

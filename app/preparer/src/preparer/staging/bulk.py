@@ -13,7 +13,8 @@ from dataclasses import replace
 from typing import Any
 
 from vospace_client.client import Cavern, CavernError, JobVanished, PullNotImplemented, Row
-from vospace_client.terms import STARTABLE_PHASES, UNFINISHED_PHASES
+from vospace_client.errors import wait_told
+from vospace_client.terms import ON_TAPE, STARTABLE_PHASES, UNFINISHED_PHASES
 
 from preparer.config import PreparerSettings
 from preparer.ledger import File, FileState, Outcome
@@ -204,6 +205,7 @@ class BulkPull:
         """Record results; returns the reason to give up if the RSE has been unavailable for too long."""
         ended: list[tuple[File, Outcome]] = []
         again: list[Outcome] = []
+        tape: list[tuple[File, Outcome]] = []
         unavailable: Outcome | None = None
         for file, line in results:
             outcome = _outcome(file.number, line)
@@ -212,6 +214,9 @@ class BulkPull:
             if outcome.state == FileState.STAGED:
                 outcome = replace(outcome, rse=self.rse(line.get("source")))
             if outcome.state == FileState.FAILED and line.get("transient"):
+                if outcome.fault == ON_TAPE:
+                    tape.append((file, outcome))
+                    continue
                 if line.get("away") == "source":
                     # The file stays pending, and this costs it no attempt.
                     unavailable = outcome
@@ -222,7 +227,10 @@ class BulkPull:
             ended.append((file, outcome))
         await job.end(ended)
         await job.retried(again)
-        if any(outcome.state != FileState.PRESENT for _, outcome in ended):
+        if tape:
+            asked = [seconds for _, outcome in tape if (seconds := wait_told(outcome.detail)) is not None]
+            await job.wait_for_tape(self.settings, tape, min(asked, default=None))
+        if tape or any(outcome.state != FileState.PRESENT for _, outcome in ended):
             policy.answered("RSE")
         if unavailable is None or job.cancelled.is_set():
             return None

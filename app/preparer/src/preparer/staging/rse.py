@@ -17,7 +17,8 @@ from voservice.content import Content
 from voservice.digests import WANT_DIGEST
 from voservice.sources import RedirectedTooOften, SourceRefused
 from voservice.storage_elements import CredentialUnavailable, Element, Elements, StorageElement
-from vospace_client.errors import AWAY_STATUS, PASSING_STATUS, TransferError, is_away
+from vospace_client.errors import AWAY_STATUS, PASSING_STATUS, TransferError, is_away, on_tape
+from vospace_client.terms import ON_TAPE
 
 from preparer.config import PreparerSettings
 from preparer.ledger import File, NewFile
@@ -25,6 +26,7 @@ from preparer.ledger import File, NewFile
 Layout = Literal["hash", "identity", "none"]
 CHUNK = 1 << 20
 MISSING = {404, 410}
+TAPE = 202
 
 
 class RseError(Exception):
@@ -115,7 +117,7 @@ class Rse:
         """
         try:
             async with await self._ask("HEAD", source, {}, token) as answer:
-                if answer.status in {200, 204} | MISSING | PASSING_STATUS:
+                if answer.status in {200, TAPE, 204} | MISSING | PASSING_STATUS:
                     return _source(answer, source)
             # HEAD may not be supported, or not be allowed: ask for one byte instead.
             answer = await self._ask("GET", source, {"Range": "bytes=0-0"}, token)
@@ -142,6 +144,9 @@ class Rse:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
         try:
             async with await self._ask("GET", source, WANT_DIGEST, token, timeout=timeout) as answer:
+                if answer.status == TAPE:
+                    asked = seconds_asked(answer.headers.get("Retry-After"))
+                    raise TransferError(ON_TAPE, on_tape(asked), transient=True, retry_after=asked)
                 if answer.status in MISSING:
                     raise TransferError("SourceNotFound", f"{source} does not exist on the RSE")
                 if answer.status not in (200, 204):
@@ -233,6 +238,8 @@ def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
 def _source(answer: aiohttp.ClientResponse, source: str) -> Source | None:
     if answer.status in MISSING:
         return None
+    if answer.status == TAPE:
+        return Source(None)
     # 416: the file is empty.
     if answer.status not in (200, 204, 206, 416):
         raise RseError(f"the RSE answered {answer.status}", away=answer.status in AWAY_STATUS)

@@ -19,7 +19,7 @@ from voservice.digests import Digester
 from vospace_client.client import Cavern, CavernError, PullNotImplemented, Row
 from vospace_client.documents import Node
 from vospace_client.errors import TransferError
-from vospace_client.terms import CORE, ENCODING, LENGTH
+from vospace_client.terms import CORE, ENCODING, LENGTH, ON_TAPE
 
 from preparer.config import PreparerSettings
 from preparer.ledger import File, FileState, Outcome, Task, expected
@@ -35,7 +35,7 @@ from preparer.staging.approach import (
 from preparer.staging.bulk import BulkPull
 from preparer.staging.rse import Rse, RseError, Rses, Sending
 
-OF_SOURCE = frozenset({"SourceNotFound", "TransferFailed", "SizeMismatch", "ChecksumMismatch"})
+OF_SOURCE = frozenset({"SourceNotFound", "TransferFailed", "SizeMismatch", "ChecksumMismatch", ON_TAPE})
 """Faults that may be those of one RSE alone."""
 LOOKUP_AGE = 10.0
 """Seconds for which a lookup of a target stays valid."""
@@ -165,6 +165,7 @@ class CavernApproach(Approach):
         await side_by_side(
             files, self.settings.preparer_file_concurrency, partial(self._one, job, containers)
         )
+        await job.pause_for_tape(self.settings)
 
     async def resume(self, job: Job, files: Sequence[File]) -> bool:
         """Follow the bulk job that this or an earlier worker started."""
@@ -209,7 +210,8 @@ class CavernApproach(Approach):
                 failures.append(exc)
             else:
                 return replace(outcome, rse=rse.name)
-        raise next((failure for failure in failures if failure.transient), failures[0])
+        # As Cavern chooses: what is on its way is worth waiting for most, then what may pass.
+        raise min(failures, key=lambda failure: (failure.fault != ON_TAPE, not failure.transient))
 
     async def _from(self, rse: Rse, job: Job, containers: Containers, there: Lookup, file: File) -> Outcome:
         """Stage a file from one RSE. Raises `TransferError`."""

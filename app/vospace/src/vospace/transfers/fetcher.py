@@ -23,7 +23,8 @@ from voservice.content import UNKNOWN, Content
 from voservice.digests import WANT_DIGEST
 from voservice.sources import RedirectedTooOften, SourceRefused
 from voservice.storage_elements import CredentialUnavailable, Element, Elements
-from vospace_client.terms import Unavailable
+from vospace_client.errors import on_tape
+from vospace_client.terms import ON_TAPE, Unavailable
 
 from vospace.models.errors import TransferFailed
 
@@ -148,7 +149,8 @@ class Fetcher:
                 return replace(fetched, source=url)
         if len(failures) == 1:
             raise failures[0]
-        best = next((failure for failure in failures if failure.transient), failures[0])
+        # What is on its way is worth waiting for most, then what may pass.
+        best = min(failures, key=lambda failure: (failure.name != ON_TAPE, not failure.transient))
         detail = "; ".join(failure.detail for failure in failures)
         raise TransferFailed(
             best.name, f"no source delivered: {detail}", transient=best.transient, away=best.away
@@ -255,6 +257,10 @@ class _Attempt:
             self._resume(response)
         elif status == 416 and self._sink.length:
             raise _Retry("the source refused the range", start_over=True)
+        elif status == 202:
+            # So StoRM and others answer for a file that is on tape, and begin to bring it.
+            told = on_tape(seconds_asked(response.headers.get("Retry-After")))
+            raise TransferFailed(ON_TAPE, f"{show(self.source)}: {told}", transient=True)
         elif status in (404, 410):
             raise TransferFailed("SourceNotFound", f"{show(self.source)}: {status} {response.reason}")
         elif status in PASSING_STATUS:
