@@ -14,8 +14,9 @@ BELOW = {
     "ledger": {"config"},
     "broker": {"config", "ledger"},
     "staging": {"config", "ledger"},
+    "rucio": {"config"},
     "worker": {"config", "ledger", "broker", "staging"},
-    "api": {"config", "ledger", "broker", "staging"},
+    "api": {"config", "ledger", "broker", "rucio", "staging"},
     "admin": {"config", "broker"},
 }
 

@@ -49,6 +49,14 @@ RSES = [
     },
 ]
 
+RUCIO = {
+    "core_rucio_url": "https://rucio.example",
+    "core_rucio_ca_file": "/etc/grid/rucio.pem",
+    "core_rucio_account": "site",
+    "core_rucio_username": "site-user",
+    "core_rucio_password": "a password",
+}
+
 
 def another(field: dict[str, Any]) -> Any:
     """Return a value of a setting that is not its default, where that is easily told."""
@@ -78,7 +86,9 @@ def given(variable: str) -> dict[str, Any]:
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """What the services' containers are made of, where an inventory gives all settings."""
     output = tmp_path_factory.mktemp("rendered") / "services.json"
-    variables = {variable: given(variable) for variable, _model in SERVICES.values()} | {"core_rses": RSES}
+    variables = (
+        {variable: given(variable) for variable, _model in SERVICES.values()} | {"core_rses": RSES} | RUCIO
+    )
     done: subprocess.CompletedProcess[str] = render(output, json.dumps(variables))
     assert done.returncode == 0, done.stdout + done.stderr
     return {service["name"]: service for service in json.loads(output.read_text())}
@@ -137,6 +147,16 @@ def test_what_is_wrong_is_refused_before_anything_starts(tmp_path: Path) -> None
     assert "cavern_settings.workers: give a whole number" in said
     assert "core_max_items: is core_settings.preparer_max_items now" in said
     assert not output.exists()
+
+
+def test_rucio_reaches_the_api(rendered: dict[str, dict[str, Any]]) -> None:
+    files = {file["path"]: file for file in rendered["core"]["files"]}
+    settings = yaml.safe_load(files["settings.yml"]["content"])
+    assert settings["preparer_rucio_url"] == "https://rucio.example"
+    assert (settings["preparer_rucio_account"], settings["preparer_rucio_username"]) == ("site", "site-user")
+    assert settings["preparer_rucio_ca_file"] == "/config/rucio-ca.pem"
+    assert files["rucio-ca.pem"]["source"] == "/etc/grid/rucio.pem"
+    assert files["secrets/preparer_rucio_password"]["secret_content"] == "a password"
 
 
 @pytest.mark.parametrize("service", ["core", "celery_worker", "cavern"])

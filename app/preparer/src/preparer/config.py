@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from voservice.config import CommaList, ServiceSettings
 from voservice.sources import SourcePolicy
 from voservice.storage_elements import StorageElement, check_elements
@@ -29,6 +29,18 @@ class PreparerSettings(ServiceSettings):
         description="Token of Cavern's administrator, if the service's OAuth client cannot get one",
     )
     abs_url_rse_root: str = Field("http://rse-web:80/rse/deterministic", description="URL of the RSE's root")
+    preparer_rucio_url: str = Field(
+        "", description="Rucio server that resolves DIDs, so that datasets and containers may be requested"
+    )
+    preparer_rucio_ca_file: str = Field(
+        "", description="PEM file of the authorities by which it is verified, instead of the deployment's"
+    )
+    preparer_rucio_account: str = Field(
+        "",
+        description="Rucio account of this service; without one, Rucio is asked with the token of the user",
+    )
+    preparer_rucio_username: str = Field("", description="Name with which the account is used")
+    preparer_rucio_password: SecretStr = Field(SecretStr(""), description="Password of that name")
     preparer_rses: list[StorageElement] = Field(
         default=[],
         description="RSEs that files are staged from, in the order of preference; without any, there is one, called"
@@ -152,6 +164,15 @@ class PreparerSettings(ServiceSettings):
             )
         ]
 
+    @model_validator(mode="after")
+    def _rucio(self) -> Self:
+        account = self.preparer_rucio_account
+        if account and not (self.preparer_rucio_username and self.preparer_rucio_password.get_secret_value()):
+            raise ValueError(
+                "preparer_rucio_account: preparer_rucio_username or preparer_rucio_password is missing"
+            )
+        return self
+
     @field_validator("preparer_rses")
     @classmethod
     def _differ(cls, value: list[StorageElement]) -> list[StorageElement]:
@@ -164,7 +185,7 @@ class PreparerSettings(ServiceSettings):
         SourcePolicy([value] if isinstance(value, str) else value)
         return value
 
-    @field_validator("cavern_api_url", "abs_url_rse_root", "api_root_path")
+    @field_validator("cavern_api_url", "abs_url_rse_root", "api_root_path", "preparer_rucio_url")
     @classmethod
     def _no_slash(cls, value: str) -> str:
         return value.rstrip("/")

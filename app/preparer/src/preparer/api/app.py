@@ -25,6 +25,7 @@ from preparer.broker import Outbox, create
 from preparer.config import PreparerSettings
 from preparer.ledger import Ledger
 from preparer.ledger.credentials import Vault
+from preparer.rucio import Rucio
 from preparer.staging.rse import Rses
 
 _KEY = openapi.parameter(
@@ -71,6 +72,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             arrivals=Arrivals(settings.preparer_max_body),
             cavern=Cavern(settings.cavern_api_url, settings.preparer_vos_uri, session),
             rses=rses,
+            rucio=Rucio(settings, session) if settings.preparer_rucio_url else None,
         )
         publishing = asyncio.create_task(outbox.run())
         yield

@@ -28,6 +28,7 @@ from preparer.broker import Outbox
 from preparer.config import PreparerSettings
 from preparer.ledger import Ledger, Task
 from preparer.ledger.credentials import Vault
+from preparer.rucio import Rucio
 from preparer.staging.rse import Rses
 
 ASKING = 32
@@ -47,6 +48,7 @@ class Context:
     cavern: Cavern
     rses: Rses
     arrivals: Arrivals
+    rucio: Rucio | None = None
     # Requests about files to the RSE, of all estimates.
     asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(ASKING))
     # Users whose estimate is being made.

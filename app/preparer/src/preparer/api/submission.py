@@ -43,7 +43,10 @@ class BadItem(Exception):
 
 @dataclass(frozen=True)
 class Item:
-    """A file as requested, not validated yet. `pointers` are the names of its fields in errors."""
+    """A file as requested, not validated yet. `pointers` are the names of its fields in errors.
+
+    `rse` names the RSEs that have it, where Rucio told, and `place` its number in the request, if that is another.
+    """
 
     did: Any
     path: Any
@@ -52,6 +55,8 @@ class Item:
     md5: str | None = None
     adler32: str | None = None
     pointers: tuple[str, str, str] = ("did", "path", "destination")
+    rse: str | None = None
+    place: int | None = None
 
 
 class Submission:
@@ -69,7 +74,7 @@ class Submission:
 
         Raises `Invalid` with an error for each invalid one.
         """
-        rses = self._rses(rse)
+        rses = self.rses(rse)
         if not items:
             raise Invalid(
                 "The request names no file",
@@ -82,7 +87,7 @@ class Submission:
         targets: dict[str, int] = {}
         for number, item in enumerate(items):
             try:
-                file = self._file(caller, item, rse, rses)
+                file = self._file(caller, item, item.rse or rse, self.rses(item.rse) if item.rse else rses)
                 other = targets.setdefault(file.target, number)
                 if other != number:
                     if files[other] == file:
@@ -93,7 +98,8 @@ class Submission:
                 files.append(file)
             except BadItem as exc:
                 files.append(NewFile("", "", ""))
-                errors.append({"pointer": f"{prefix}/{number}/{exc.pointer}", "detail": exc.detail})
+                place = number if item.place is None else item.place
+                errors.append({"pointer": f"{prefix}/{place}/{exc.pointer}", "detail": exc.detail})
                 if len(errors) >= 20:
                     break
         if errors:
@@ -101,7 +107,7 @@ class Submission:
             raise Invalid(f"{first['pointer']}: {first['detail']}", errors=errors)
         return files
 
-    def _rses(self, names: str | None) -> list[StorageElement]:
+    def rses(self, names: str | None) -> list[StorageElement]:
         """Return the RSEs that a request names, separated by commas, or else all. Raises `Invalid`."""
         known = {element.name: element for element in self.settings.rses}
         if names is None:

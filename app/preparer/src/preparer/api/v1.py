@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
@@ -16,6 +16,7 @@ from voservice.problems import Conflict, Invalid, TooMany
 from preparer.api.body import idempotency_key
 from preparer.api.context import Caller, Context, caller, context, find
 from preparer.api.estimate import estimate, one_at_a_time
+from preparer.api.resolution import resolve
 from preparer.api.submission import RSE, Item, Submission
 from preparer.ledger import ACTIVE, FileState, NewFile, SameUnderWay, TaskState
 from preparer.ledger.documents import file_document, task_document
@@ -34,7 +35,10 @@ class FileRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    did: str = Field(description="Data identifier", examples=["testing:prepare_data_test.txt"])
+    did: str = Field(
+        description="Data identifier of a file; with Rucio, of a dataset or container too",
+        examples=["testing:prepare_data_test.txt"],
+    )
     path: str | None = Field(None, description="Path on the RSE; Rucio's deterministic one by default")
     destination: str | None = Field(None, description="Directory in the user's area, if not the request's")
     size: int | None = Field(None, ge=0, le=MAX_SIZE, description="Expected size in bytes")
@@ -87,12 +91,15 @@ async def parse(request: Request, who: Caller, model: type[M]) -> M:
         raise Invalid(f"{errors[0]['pointer']}: {errors[0]['detail']}", errors=errors) from exc
 
 
-def checked(shared: Context, who: Caller, body: TaskRequest) -> list[NewFile]:
-    """Return the files of a request. Raises `Invalid` unless every one is valid."""
-    items = [
+async def checked(shared: Context, who: Caller, body: TaskRequest) -> list[NewFile]:
+    """Return the files of a request, which Rucio resolves. Raises `Invalid` unless every one is valid."""
+    items: Sequence[Item] = [
         Item(f.did, f.path, f.destination or body.destination, f.size, f.md5, f.adler32) for f in body.files
     ]
-    return Submission(shared).check(who, items, "/files", body.rse)
+    submission = Submission(shared)
+    mounted = submission.approach(body.approach, body.rse) != "cavern_api_approach"
+    items = await resolve(shared, who, items, submission.rses(body.rse), mounted=mounted)
+    return submission.check(who, items, "/files", body.rse)
 
 
 @router.post("/tasks", status_code=201, summary="Stage files", openapi_extra=schema(TaskRequest))
@@ -101,7 +108,7 @@ async def submit(request: Request, who: Who) -> JSONResponse:
     shared = context(request)
     key = idempotency_key(request)
     body = await parse(request, who, TaskRequest)
-    files = checked(shared, who, body)
+    files = await checked(shared, who, body)
     task, created = await Submission(shared).submit(
         who,
         files,
@@ -253,5 +260,4 @@ async def estimate_request(request: Request, who: Who) -> dict[str, Any]:
     shared = context(request)
     with one_at_a_time(shared, who):
         body = await parse(request, who, TaskRequest)
-        Submission(shared).approach(body.approach, body.rse)
-        return await estimate(shared, who, checked(shared, who, body))
+        return await estimate(shared, who, await checked(shared, who, body))
