@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.requests import ClientDisconnect
@@ -28,20 +28,24 @@ from voservice.responses import text as plain
 
 from vospace import openapi
 from vospace.bodies import Arrivals
+from vospace.bulk import handlers as bulk
 from vospace.config import Settings
 from vospace.control import handlers as control
 from vospace.control.state import State
-from vospace.dependencies import Callers
-from vospace.handlers import overview
-from vospace.handlers.files import FileHandlers
-from vospace.handlers.nodes import NodeHandlers
+from vospace.dependencies import Context, operator, owner
+from vospace.handlers import files, nodes, overview, transfers
 from vospace.jobs import Jobs
+from vospace.kinds import BULK, DELETE, PACKAGE, SETPROPS, SYNCTRANS, TRANSFERS
 from vospace.models.errors import Fault, InvalidArgument, QuotaExceeded
+from vospace.package import handlers as packages
+from vospace.recursive import handlers as recursive
 from vospace.services.changes import Changes
 from vospace.services.identities import Identities, MappingUnavailable, Registry
 from vospace.services.preauth import Preauth
 from vospace.space.space import Space
+from vospace.uws.routes import job_list
 
+ANY_TRANSFER = (TRANSFERS, SYNCTRANS, PACKAGE)
 MIGRATIONS = Path(__file__).parent / "migrations"
 UMASK = 0o007
 THREADS = 32
@@ -95,8 +99,7 @@ def build(settings: Settings, known: Identities) -> FastAPI:
         settings.vospace_preauth_key.get_secret_value().encode(), settings.vospace_preauth_seconds
     )
     jobs = Jobs(settings, engine, space, preauth)
-    changes = Changes(known)
-    context = "/" + settings.vospace_context_path.strip("/")
+    path = settings.service_path
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -116,35 +119,25 @@ def build(settings: Settings, known: Identities) -> FastAPI:
     app = service(
         settings,
         title="VOSpace",
-        prefix=context,
+        prefix=path,
         lifespan=lifespan,
         refuse=lambda status, reason: plain(f"PermissionDenied: {reason}\n", status),
         quiet=("/availability",),
         caller_headers=True,
     )
 
-    callers = Callers(
-        known,
-        jobs.control,
-        Operators(settings.vospace_operators),
-        settings.vospace_root_owner_uid,
-        settings.vospace_pull_proof.get_secret_value(),
+    app.state.context = Context(
+        settings, space, known, Changes(known), preauth, jobs, Operators(settings.vospace_operators)
     )
-    guard = jobs.control.require_writable
-    files = FileHandlers(space, preauth, f"{context}/files", callers.caller, guard)
-    nodes = NodeHandlers(
-        space,
-        known,
-        changes,
-        nodes_path=f"{context}/nodes",
-        service_url=settings.service_url,
-        issuer=settings.oidc_issuer,
-        caller_of=callers.caller,
-        require_writable=guard,
+    methods = Methods(app, path)
+    methods.include(
+        files.router,
+        nodes.router,
+        transfers.router,
+        packages.router,
+        bulk.router,
+        *_job_lists(jobs, settings),
     )
-    methods = Methods(app, context)
-    methods.include(files.router(), nodes.router())
-    jobs.install(methods, callers.owner, changes)
     url = settings.service_url
 
     async def ready() -> None:
@@ -159,19 +152,42 @@ def build(settings: Settings, known: Identities) -> FastAPI:
         operations.router(
             jobs.control,
             url,
-            operator=callers.operator,
+            operator=operator,
             parameters=control.log_parameters,
             invalid=InvalidArgument,
         ),
-        control.router(jobs.control, url, callers.operator),
+        control.router,
         vosi.router(overview.capabilities(url), ready=ready, state=state),
         overview.router(settings.vospace_resource_id, url),
     )
     app.state.jobs, app.state.space, app.state.engine = jobs, space, engine
     app.state.arrivals = Arrivals(settings.vospace_user_bodies, space.spool)
-    openapi.install(app, context)
+    openapi.install(app, path)
     _install_errors(app, methods)
     return app
+
+
+def _job_lists(jobs: Jobs, settings: Settings) -> list[APIRouter]:
+    """Make the routers of the job lists."""
+    return [
+        job_list(
+            path,
+            base_url=settings.service_url,
+            service=jobs.service,
+            kinds=kinds,
+            listed=listed,
+            owner_of=owner,
+            create=create,
+        )
+        for path, kinds, listed, create in (
+            ("/transfers", ANY_TRANSFER, (TRANSFERS,), transfers.create),
+            ("/synctrans", ANY_TRANSFER, (SYNCTRANS,), transfers.create),
+            ("/pkg", (PACKAGE,), (PACKAGE,), transfers.create),
+            ("/bulk-pull", (BULK,), (BULK,), bulk.create),
+            ("/async-delete", (DELETE,), (DELETE,), recursive.create_delete),
+            ("/async-setprops", (SETPROPS,), (SETPROPS,), recursive.create_update),
+        )
+    ]
 
 
 def _sweep(space: Space, stopping: threading.Event) -> None:

@@ -171,7 +171,12 @@ class Settings(ServiceSettings):
     @property
     def service_url(self) -> str:
         """Public URL of the service, without a trailing slash."""
-        return self.public_url.rstrip("/") + "/" + self.vospace_context_path.strip("/")
+        return self.public_url.rstrip("/") + self.service_path
+
+    @property
+    def service_path(self) -> str:
+        """Path of the service, without a trailing slash."""
+        return "/" + self.vospace_context_path.strip("/")
 
     def share_of(self, slots: int) -> int:
         """Return how many jobs one user may run in all processes together, with *slots* in each."""

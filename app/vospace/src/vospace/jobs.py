@@ -1,4 +1,4 @@
-"""The wiring of jobs: which kinds there are, what runs them, where they are reached."""
+"""The wiring of jobs: which kinds there are, and what runs them."""
 
 from __future__ import annotations
 
@@ -9,18 +9,14 @@ from typing import Any
 
 import aiohttp
 import asyncpg
-from fastapi import Request
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 from voservice import database
-from voservice.app import Methods
 from voservice.database import LiveConnection
 from voservice.notices import Notices
 from voservice.sources import SourcePolicy
 from voservice.storage_elements import Elements
 
-from vospace.bulk.handlers import KIND as BULK
-from vospace.bulk.handlers import BulkHandlers
 from vospace.bulk.model import PARAMETERS
 from vospace.bulk.runner import BulkRunner
 from vospace.bulk.store import RowStore
@@ -28,12 +24,9 @@ from vospace.bulk.tables import ROWS_CHANNEL
 from vospace.config import Settings
 from vospace.control.state import Control, State
 from vospace.control.tables import SETTING_CHANNEL
-from vospace.handlers.transfers import SYNCTRANS, TRANSFERS, TransferHandlers
-from vospace.package.handlers import KIND as PACKAGE
-from vospace.package.handlers import PackageHandlers, interrupted
-from vospace.recursive.handlers import DELETE, SETPROPS, RecursiveHandlers, parameters_of_delete
-from vospace.recursive.runner import RecursiveDelete, RecursiveUpdate
-from vospace.services.changes import Changes
+from vospace.kinds import BULK, DELETE, PACKAGE, SETPROPS, SYNCTRANS, TRANSFERS
+from vospace.package.runner import interrupted
+from vospace.recursive.runner import RecursiveDelete, RecursiveUpdate, parameters_of_delete
 from vospace.services.preauth import Preauth
 from vospace.space.space import Space
 from vospace.transfers.fetcher import Fetcher, FetchLimits, open_session
@@ -41,14 +34,12 @@ from vospace.transfers.negotiation import Negotiator
 from vospace.transfers.runner import TransferRunner
 from vospace.transfers.sender import Sender
 from vospace.uws.executor import Executor, Pool
-from vospace.uws.model import Job, Limits, Share
-from vospace.uws.routes import Create, OwnerOf, job_list
-from vospace.uws.service import JobService, Owner
+from vospace.uws.model import Limits, Share
+from vospace.uws.service import JobService
 from vospace.uws.store import JobStore
 from vospace.uws.tables import PHASE_CHANNEL
 
 _connect: Callable[..., Awaitable[Any]] = asyncpg.connect
-ANY_TRANSFER = (TRANSFERS, SYNCTRANS, PACKAGE)
 
 
 class Jobs:
@@ -151,56 +142,6 @@ class Jobs:
     def _pause(self) -> None:
         if self.executor is not None:
             self.executor.pause(self.control.state is not State.READ_WRITE)
-
-    def install(self, methods: Methods, owner_of: OwnerOf, changes: Changes) -> None:
-        """Add the routes."""
-        context = "/" + self._settings.vospace_context_path.strip("/")
-        url = self._settings.service_url
-
-        transfers = TransferHandlers(
-            self._space, self.service, self.negotiator, url, owner_of, self.control.require_writable
-        )
-        packages = PackageHandlers(
-            self._space,
-            self.service,
-            lambda: self.executor,
-            owner_of,
-            context.strip("/").replace("/", "-"),
-            self._settings.vospace_user_packages,
-        )
-        bulk = BulkHandlers(self.service, self.rows, self._settings, owner_of)
-        recursive = RecursiveHandlers(self.service, changes, self._space)
-        methods.include(transfers.router(), packages.router(), bulk.router())
-        guard = self.control.require_writable
-        for path, kinds, listed, create in (
-            ("/transfers", ANY_TRANSFER, (TRANSFERS,), transfers.create),
-            ("/synctrans", ANY_TRANSFER, (SYNCTRANS,), transfers.create),
-            ("/pkg", (PACKAGE,), (PACKAGE,), transfers.create),
-            ("/bulk-pull", (BULK,), (BULK,), guarded(guard, bulk.create)),
-            ("/async-delete", (DELETE,), (DELETE,), guarded(guard, recursive.create_delete)),
-            ("/async-setprops", (SETPROPS,), (SETPROPS,), guarded(guard, recursive.create_update)),
-        ):
-            methods.include(
-                job_list(
-                    path,
-                    base_url=url,
-                    service=self.service,
-                    kinds=kinds,
-                    listed=listed,
-                    owner_of=owner_of,
-                    create=create,
-                )
-            )
-
-
-def guarded(guard: Callable[[], None], create: Create) -> Create:
-    """Makes jobs unless `guard` raises."""
-
-    async def guarded_create(request: Request, owner: Owner) -> Job:
-        guard()
-        return await create(request, owner)
-
-    return guarded_create
 
 
 def _dsn(settings: Settings) -> str:

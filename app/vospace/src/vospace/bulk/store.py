@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,6 +21,8 @@ from vospace.uws.model import Job, Parameter, format_time
 from vospace.uws.store import JobStore
 from vospace.uws.tables import job as job_table
 
+SUBMISSIONS = 4
+"""Requests that are taken apart at a time in a process: each holds a database connection."""
 _COLUMNS = ("job_id", "row", "source", "target", "size", "md5", "adler32")
 
 _STAMP = text(
@@ -53,11 +56,12 @@ class RowStore:
         self._engine = engine
         self._jobs = jobs
         self._reader = database.reader(engine)
+        self._submissions = asyncio.Semaphore(SUBMISSIONS)
 
     @asynccontextmanager
     async def creating(self, job: Job) -> AsyncIterator[RowWriter]:
         """A job and its rows, all or nothing: committed at the end of the block."""
-        async with self._engine.begin() as connection:
+        async with self._submissions, self._engine.begin() as connection:
             await self._jobs.insert_with(connection, job)
             raw = await connection.get_raw_connection()
             writer = RowWriter(job.id, raw.driver_connection)

@@ -11,7 +11,7 @@ from itertools import islice
 from vospace_client.terms import ExecutionPhase
 
 from vospace.models.caller import Caller
-from vospace.models.errors import Fault, InvalidArgument, NodeNotFound
+from vospace.models.errors import Fault, InvalidArgument, InvalidURI, NodeNotFound
 from vospace.models.node import Change
 from vospace.models.uri import Path
 from vospace.space.space import Space
@@ -20,10 +20,24 @@ from vospace.transfers.copying import Flag
 from vospace.transfers.faults import job_failure
 from vospace.uws.executor import Run
 from vospace.uws.model import ErrorSummary, Outcome, Result
+from vospace.uws.service import Checks
 
 logger = logging.getLogger(__name__)
 STEP = 500
 MAX_ERRORS = 100
+
+
+def parameters_of_delete(space: Space) -> Checks:
+    """Return the checks of the parameters of a recursive deletion, which may be changed before it starts."""
+
+    def target(uri: str) -> str:
+        try:
+            space.naming.path(uri)
+        except InvalidURI as fault:
+            raise InvalidURI(f"target: {fault.detail}") from None
+        return uri
+
+    return {"target": target}
 
 
 class _Recursive(ABC):

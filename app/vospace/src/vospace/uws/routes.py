@@ -21,7 +21,8 @@ from vospace.uws.service import JobService, Owner
 
 Create = Callable[[Request, Owner], Awaitable[Job]]
 """Makes a job of a POST to the list, not yet started."""
-OwnerOf = Callable[[Request], Awaitable[Owner]]
+OwnerOf = Callable[..., Awaitable[Owner]]
+"""A dependency: the caller of a request as an owner of jobs."""
 
 
 def see_other(url: str) -> RedirectResponse:
