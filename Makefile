@@ -10,22 +10,23 @@ unexport ANSIBLE_COLLECTIONS_PATH ANSIBLE_COLLECTIONS_PATHS PYTHONHOME PYTHONPAT
 
 VENV := .venv
 PLAYBOOK := $(VENV)/bin/ansible-playbook
-INVENTORY ?= inventory/local
+# That of this machine's own engine, or of one that is not on this machine.
+INVENTORY ?= $(eval INVENTORY := $$(shell bin/inventory))$(INVENTORY)
 # Whose token or certificate; the shell's own USER is nobody's choice.
 USER :=
 # What targets take as arguments is none of the recipes' environment: Ansible would take USER for whoever runs it.
 unexport ARGS BACKUP INVENTORY JSON SERVICE SINCE TASK USER WATCH
 # Asks for the password that sudo wants on this machine, if it wants one.
-BECOME = $(if $(filter inventory/local,$(INVENTORY)),$(shell [ "$$(id -u)" = 0 ] || sudo -n true 2>&- || echo --ask-become-pass))
+BECOME = $(if $(filter inventory/local inventory/desktop,$(INVENTORY)),$(shell [ "$$(id -u)" = 0 ] || sudo -n true 2>&- || echo --ask-become-pass))
 RUN = $(PLAYBOOK) -i "$(INVENTORY)"
 PLAY = $(RUN) $(BECOME) $(ARGS)
 # Whoever may talk to this machine's engine looks without being root.
-LOOK = $(RUN) $(if $(shell [ -w /var/run/docker.sock ] || echo root),$(BECOME)) $(ARGS)
+LOOK = $(RUN) $(if $(filter inventory/desktop,$(INVENTORY)),,$(if $(shell [ -w /var/run/docker.sock ] || echo root),$(BECOME))) $(ARGS)
 # Prints what a playbook says, and nothing of how it came about: all else that Ansible and its plugins print is no output.
 QUIET := 3>&1 1>&2 CAVERN_MESSAGES_DESCRIPTOR=3 ANSIBLE_STDOUT_CALLBACK=skasrc.cavern.messages
 # Runs what the playbook prints, with a terminal if there is one here.
 OPEN = command=$$($(QUIET) $(LOOK) playbooks/shell.yml -e shell_service=$(1) \
-	-e '{"shell_program": $(2), "shell_terminal": '$$(tty --silent && echo true || echo false)'}'); eval "exec $$command"
+	-e '{"shell_program": $(2), "shell_terminal": '$$(tty -s && echo true || echo false)'}'); eval "exec $$command"
 # Written last, so that a broken installation is made again.
 DEPLOY := $(VENV)/.deploy
 DEV := $(VENV)/.dev

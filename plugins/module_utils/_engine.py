@@ -21,6 +21,9 @@ PID_FILE = Path("/var/run/docker.pid")
 LOG_FILE = Path("/var/log/dockerd.log")
 INIT_SCRIPT = Path("/etc/init.d/docker")
 SYSTEMD = Path("/run/systemd/system")  # sd_booted(3)
+INTERFACES = Path("/sys/class/net")
+PLACE = "CAVERN_ENGINE_HOST"
+"""Environment variable of the container beside an Engine that the connection plugin `engine` runs: its name."""
 
 
 class EngineError(Exception):
@@ -85,6 +88,76 @@ def ask(path: str, timeout: float = 10.0) -> Answer | None:
 def api_at_least(answer: Answer, minimum: str) -> bool:
     """Whether the API version, such as 1.41, is at least the minimum."""
     return _numbers(answer.api_version) >= _numbers(minimum)
+
+
+def unsuitable(version: dict[str, Any], information: dict[str, Any]) -> str | None:
+    """Return why no deployment works with an Engine that answers this to /version and /info, None if one does."""
+    components = {component.get("Name") for component in version.get("Components") or []}
+    if "Podman Engine" in components:
+        return (
+            "Podman answers in place of Docker Engine, which it resembles in part alone: install docker.io or Docker's "
+            "own packages, and name that engine's socket in deployment_engine_socket"
+        )
+    if _has_option(information, "userns"):
+        return (
+            "Docker Engine maps the users of containers to others (userns-remap), so that files would have other "
+            "owners than services and users: remove userns-remap from /etc/docker/daemon.json, or use an engine "
+            "without it"
+        )
+    return None
+
+
+def elsewhere(information: dict[str, Any], bridge: dict[str, Any]) -> str | None:
+    """Return what keeps an Engine's network and files from being this machine's, None if nothing does.
+
+    *bridge* is the Engine's own network as it answers to /networks/bridge.
+    """
+    system = str(information.get("OperatingSystem"))
+    if "Docker Desktop" in system:
+        return f"{system} runs Docker Engine in a virtual machine"
+    if _has_option(information, "rootless"):
+        return "Docker Engine is rootless"
+    name = (bridge.get("Options") or {}).get("com.docker.network.bridge.name")
+    if name and not (INTERFACES / name).exists():
+        return f"Docker Engine runs on another machine, {information.get('Name')}: this one has no interface {name}"
+    return None
+
+
+def _has_option(information: dict[str, Any], name: str) -> bool:
+    options = information.get("SecurityOptions") or []
+    return any(option.split(",")[0] == f"name={name}" for option in options)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the Engine finds what this process finds at a path: elsewhere, if the process runs in a container."""
+
+    mounts: tuple[tuple[str, str], ...] | None = None
+    """Directories in the container, the deepest first, with what each is on the Engine's machine; None without one."""
+
+    def find(self, path: str) -> str | None:
+        """Return the path on the Engine's machine, None for a file that only the container has."""
+        if self.mounts is None:
+            return path
+        for target, source in self.mounts:
+            if path == target or path.startswith(f"{target}/"):
+                return source + path[len(target) :]
+        return None
+
+
+HERE = Places()
+
+
+def places(socket_path: str) -> Places:
+    """Return where the Engine finds the files of this process. Raises EngineError."""
+    container = os.environ.get(PLACE)
+    if not container:
+        return HERE
+    answer = request(socket_path, "GET", f"/containers/{container}/json")
+    if answer is None or answer[0] != http.client.OK:
+        raise EngineError(f"{socket_path} knows nothing of {container}, in which this runs")
+    mounts = [(mount["Destination"], mount["Source"]) for mount in answer[1]["Mounts"]]
+    return Places(tuple(sorted(mounts, key=lambda mount: -len(mount[0]))))
 
 
 def installed() -> bool:

@@ -149,6 +149,7 @@ class Host:
         self.lists_are_fresh = False
 
     def converge(self) -> dict[str, Any]:
+        self._check_engine(self.options["socket"])
         self._python_libraries()
         engine = self._engine()
         try:
@@ -209,6 +210,22 @@ class Host:
             )
         facts = {"version": answer.version, "api_version": answer.api_version}
         return facts | {"started_by": started_by} if started_by else facts
+
+    def _check_engine(self, path: str) -> None:
+        """Refuse an Engine, if one answers, with which, or from where this runs, a deployment cannot work."""
+        version, information, bridge = (
+            (_engine.request(path, "GET", target) or (0, {}))[1]
+            for target in ("/version", "/info", "/networks/bridge")
+        )
+        reason = _engine.unsuitable(version, information)
+        if reason:
+            raise HostError(reason)
+        place = _engine.elsewhere(information, bridge)
+        if place and _engine.PLACE not in os.environ:
+            raise HostError(
+                f"{place}, so that its network and files are not this machine's: deploy with inventory/desktop "
+                "(docs/operator.md, Docker Desktop)"
+            )
 
     def _python_libraries(self) -> None:
         missing = {

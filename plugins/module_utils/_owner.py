@@ -99,7 +99,9 @@ def _others(found: Found, options: dict[str, Any]) -> str | None:
 
 
 def _place(directory: str) -> str:
-    return directory if Path(directory).exists() else f"{directory}, which no longer exists"
+    # From within the engine's machine, no directory of who deploys is to be seen.
+    there = _engine.PLACE in os.environ or Path(directory).exists()
+    return directory if there else f"{directory}, which no longer exists"
 
 
 def check(options: dict[str, Any]) -> Found | None:

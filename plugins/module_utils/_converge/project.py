@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from ansible_collections.skasrc.cavern.plugins.module_utils import _docker, _progress
+from ansible_collections.skasrc.cavern.plugins.module_utils import _docker, _engine, _progress
 from ansible_collections.skasrc.cavern.plugins.module_utils._converge import (
     container,
     labels,
@@ -47,6 +47,7 @@ class Converger:
         self.network = Network(self.engine, self.report, params["network"], check_mode)
         self.services: dict[str, Service] = {}
         self.surplus: list[dict[str, Any]] = []
+        self.places = _engine.places(params["socket"])
         self._deadline = time.monotonic() + params["timeout"]
 
     @property
@@ -74,7 +75,7 @@ class Converger:
 
     def _plan_service(self, spec: dict[str, Any]) -> Service:
         config_dir = self.params["config_dir"]
-        target = Target(spec, self.params["project"], self.network.name, config_dir)
+        target = Target(spec, self.params["project"], self.network.name, config_dir, self.places)
         try:
             wanted = options.wanted(target)
             files = plan_files(spec, config_dir, self.check_mode, self.renewed.files)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.skasrc.cavern.plugins.module_utils import _engine
 from ansible_collections.skasrc.cavern.plugins.module_utils._converge.arguments import Argument
 from ansible_collections.skasrc.cavern.plugins.module_utils._converge.errors import PlanError
 
@@ -39,6 +40,7 @@ class Target:
     project: str
     network: str
     config_dir: str
+    places: _engine.Places = _engine.HERE
 
     @property
     def config_mounts(self) -> list[dict[str, Any]]:
@@ -57,12 +59,19 @@ class Target:
     @property
     def mounts(self) -> list[dict[str, Any]]:
         """Bind mounts and volumes, the configuration included."""
-        return [mount for mount in self._mounts() if mount["type"] != "tmpfs"]
+        return [self._placed(mount) for mount in self._mounts() if mount["type"] != "tmpfs"]
 
     @property
     def tmpfs(self) -> list[dict[str, Any]]:
         """Mounts of file systems in memory."""
         return [mount for mount in self._mounts() if mount["type"] == "tmpfs"]
+
+    def _placed(self, mount: dict[str, Any]) -> dict[str, Any]:
+        """Return a mount with its source as the Engine finds it."""
+        if mount["type"] != "bind":
+            return mount
+        # What is in none of the container's mounts is a path of the Engine's machine already.
+        return mount | {"source": self.places.find(mount["source"]) or mount["source"]}
 
     def _mounts(self) -> list[dict[str, Any]]:
         return self.config_mounts + (self.spec.get("mounts") or [])

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.skasrc.cavern.plugins.module_utils import _docker, _files
+from ansible_collections.skasrc.cavern.plugins.module_utils import _docker, _engine, _files
 from ansible_collections.skasrc.cavern.plugins.module_utils._images import sbom
 
 NOBODY = "65534:65534"
@@ -125,6 +125,8 @@ class Archive:
     def of(cls, options: dict[str, Any]) -> Archive:
         """Return the archive that the options of the module images name."""
         suite, bundle = options["debian_suite"], Path(options["ca_bundle"])
+        # Without one that the Engine can mount, the image's own.
+        found = _engine.places(options["socket"]).find(str(bundle)) if bundle.is_file() else None
         values = {key.lower(): str(value) for key, value in options["proxy"].items() if value}
         return cls(
             [
@@ -132,7 +134,7 @@ class Archive:
                 f"deb {options['debian_mirror']} {suite}-updates main",
             ],
             values,
-            str(bundle) if bundle.is_file() else None,
+            found,
         )
 
 

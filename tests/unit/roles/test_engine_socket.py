@@ -59,7 +59,8 @@ def test_the_command_line_is_told_the_socket() -> None:
             if isinstance(command, str)
             else str((command or {}).get("cmd") or (command or {}).get("argv"))
         )
-        if re.match(r"\W*docker\b", words):
+        # Who deploys into an engine reaches it by this machine's own settings for it, as the connection does.
+        if re.match(r"\W*docker\b", words) and task.get("delegate_to") != "localhost":
             found += 1
             assert "deployment_docker_environment" in str(task.get("environment")), (file, task["name"])
     assert found > 5

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from ansible_collections.skasrc.cavern.plugins.module_utils import _engine
 from ansible_collections.skasrc.cavern.plugins.module_utils._converge import options as plan
 from ansible_collections.skasrc.cavern.plugins.module_utils._converge.arguments import (
     Argument,
@@ -137,6 +138,16 @@ def test_a_container_moved_to_another_network_differs() -> None:
     container = inspect(plan.creation(TARGET, options))
     container["NetworkSettings"]["Networks"] = {"bridge": {}}
     assert {"network", "address"} <= set(plan.differences(options, plan.active(container, options)))
+
+
+def test_bind_mounts_are_named_as_the_engine_finds_them() -> None:
+    places = _engine.Places((("/state", "/volumes/x"),))
+    target = Target(SPEC, "x", "net", "/state/config", places)
+    options = plan.wanted(target)
+    body = plan.creation(target, options)
+    assert f"/volumes/x/config/{SPEC['name']}" in {mount["Source"] for mount in body["HostConfig"]["Mounts"]}
+    assert plan.differences(options, plan.active(inspect(body), options)) == {}
+    assert "mounts" in plan.differences(wanted(), plan.active(inspect(body), wanted()))
 
 
 def test_an_option_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:

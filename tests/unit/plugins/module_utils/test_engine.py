@@ -18,11 +18,20 @@ from ansible_collections.skasrc.cavern.plugins.module_utils import _engine
 
 class _Engine(http.server.BaseHTTPRequestHandler):
     body = json.dumps({"Version": "26.1.5", "ApiVersion": "1.45"}).encode()
+    container = json.dumps(
+        {
+            "Mounts": [
+                {"Destination": "/srv/cavern", "Source": "/var/lib/docker/volumes/x/_data"},
+                {"Destination": "/srv/cavern/data/rse_data", "Source": "/host_mnt/Users/ada/rse_data"},
+            ]
+        }
+    ).encode()
 
     def do_GET(self) -> None:
-        self.send_response(200 if self.path == "/version" else 404)
+        found = self.path in ("/version", "/containers/beside/json")
+        self.send_response(200 if found else 404)
         self.end_headers()
-        self.wfile.write(self.body)
+        self.wfile.write(self.container if self.path.startswith("/containers/") and found else self.body)
 
     def address_string(self) -> str:
         return "unix"
@@ -57,6 +66,27 @@ def test_no_socket_and_dead_socket_are_no_answer(tmp_path: Path) -> None:
 def test_stranger_on_the_socket_is_no_answer(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_Engine, "body", b"<html>")
     assert _engine.ask(engine) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "there"),
+    [
+        ("/srv/cavern", "/var/lib/docker/volumes/x/_data"),
+        ("/srv/cavern/state/config/core", "/var/lib/docker/volumes/x/_data/state/config/core"),
+        ("/srv/cavern/data/rse_data", "/host_mnt/Users/ada/rse_data"),
+        ("/srv/cavern-two", None),
+        ("/etc/ssl/certs/ca-certificates.crt", None),
+    ],
+)
+def test_paths_of_a_container_are_found_where_the_engine_has_them(
+    engine: str, monkeypatch: pytest.MonkeyPatch, path: str, there: str | None
+) -> None:
+    assert _engine.places(engine).find(path) == path
+    monkeypatch.setenv(_engine.PLACE, "beside")
+    assert _engine.places(engine).find(path) == there
+    monkeypatch.setenv(_engine.PLACE, "unknown")
+    with pytest.raises(_engine.EngineError, match="knows nothing of unknown"):
+        _engine.places(engine)
 
 
 @pytest.mark.parametrize(

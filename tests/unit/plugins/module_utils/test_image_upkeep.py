@@ -161,6 +161,7 @@ def test_the_archive_is_that_of_the_settings(tmp_path: Path) -> None:
             "debian_security_mirror": "https://mirror/security",
             "proxy": {"HTTPS_PROXY": "http://proxy:3128", "no_proxy": None},
             "ca_bundle": str(tmp_path / "ca.crt"),
+            "socket": "/var/run/docker.sock",
         }
     )
     assert archive.sources[0] == "deb https://mirror/security bookworm-security main"

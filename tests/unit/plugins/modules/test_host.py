@@ -14,10 +14,13 @@ import pytest
 from ansible_collections.skasrc.cavern.plugins.module_utils import _apt, _engine, _host
 from ansible_collections.skasrc.cavern.plugins.modules import host
 
+ANSWERS: dict[str, Any] = {}
+
 
 @pytest.fixture
 def answering(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_engine, "ask", lambda path, timeout=10.0: _engine.Answer("26.1.5", "1.45"))
+    monkeypatch.setattr(_engine, "request", lambda path, method, target: (200, ANSWERS.get(target, {})))
 
 
 @pytest.fixture
@@ -243,3 +246,48 @@ def _as(uid: int, command: str) -> None:
 def test_an_operator_reads_no_more_than_the_mode_lets(run_module: Any, options: dict[str, Any]) -> None:
     options["directories"] = [{"path": "/nowhere", "mode": "0700", "operator_reads": True}]
     assert "mode '0700' of /nowhere must let a group read" in run_module(host, **options)["msg"]
+
+
+@pytest.mark.usefixtures("answering")
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        (
+            {"/version": {"Components": [{"Name": "Podman Engine"}]}},
+            "Podman answers in place of Docker Engine",
+        ),
+        (
+            {"/info": {"SecurityOptions": ["name=seccomp,profile=default", "name=userns"]}},
+            "remove userns-remap",
+        ),
+        ({"/info": {"SecurityOptions": ["name=rootless"]}}, "Docker Engine is rootless, so that"),
+        ({"/info": {"OperatingSystem": "Docker Desktop"}}, "in a virtual machine, so that its network"),
+        (
+            {
+                "/info": {"Name": "vm"},
+                "/networks/bridge": {"Options": {"com.docker.network.bridge.name": "elsewhere0"}},
+            },
+            "runs on another machine, vm: this one has no interface elsewhere0",
+        ),
+    ],
+)
+def test_engines_that_do_not_work_are_refused_before_anything_is_made(
+    run_module: Any,
+    options: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answers: dict[str, Any],
+    message: str,
+) -> None:
+    monkeypatch.setitem(globals(), "ANSWERS", answers)
+    assert message in run_module(host, **options)["msg"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("answering")
+def test_what_runs_beside_an_engine_takes_it_wherever_it_is(
+    run_module: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "ANSWERS", {"/info": {"OperatingSystem": "Docker Desktop"}})
+    monkeypatch.setenv(_engine.PLACE, "cavern-engine-host")
+    assert run_module(host, **options)["changed"]
