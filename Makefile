@@ -31,10 +31,10 @@ OPEN = command=$$($(QUIET) $(LOOK) playbooks/shell.yml -e shell_service=$(1) \
 DEPLOY := $(VENV)/.deploy
 DEV := $(VENV)/.dev
 
-.PHONY: help up test smoke status logs token down purge test-all lint unit stack contract bench lock check certificate revoke compose backup restore upgrade shell psql check-token
+.PHONY: help up test smoke status logs token down purge test-all lint unit stack contract test-kubernetes bench lock kubernetes kubernetes-secrets chart check certificate revoke compose backup restore upgrade shell psql check-token
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 # An environment that came here with a copied or moved checkout goes on using the one that it was made for.
 ifneq ($(shell sed -n 's/^command = .* -m venv //p' $(VENV)/pyvenv.cfg 2>&-),$(CURDIR)/$(VENV))
@@ -91,6 +91,15 @@ check-token: $(DEPLOY) ## Show what the services make of the issuer and of a tok
 compose: $(DEPLOY) ## Write the deployment as state/docker-compose.yml
 	@$(PLAY) playbooks/compose.yml
 
+kubernetes: $(DEPLOY) ## Write the deployment for Kubernetes, for kubectl apply -k
+	@$(RUN) $(ARGS) playbooks/kubernetes.yml
+
+kubernetes-secrets: $(DEPLOY) ## Write the secrets and authorities that those objects refer to
+	@$(RUN) $(ARGS) playbooks/kubernetes_secrets.yml
+
+chart: $(DEPLOY) ## Write the deployment as a chart of Helm
+	@$(RUN) $(ARGS) playbooks/chart.yml
+
 certificate: $(DEPLOY) ## Issue an X.509 client certificate: make certificate USER=ada
 	@$(PLAY) playbooks/client_certificate.yml $(if $(USER),-e user=$(USER))
 
@@ -120,6 +129,9 @@ unit: $(DEV) ## The tests that need no deployment
 
 stack: $(DEV) ## The tests against a deployment of their own, or that of CAVERN_TEST_INVENTORY
 	@$(VENV)/bin/pytest tests/stack tests/security $(ARGS)
+
+test-kubernetes: $(DEV) ## The tests of the chart, and of a cluster that it is installed in
+	@$(VENV)/bin/pytest tests/kubernetes $(ARGS)
 
 contract: $(DEV) ## The tests of a second deployment, with stand-ins for OpenCADC's services
 	@$(VENV)/bin/pytest tests/contract $(ARGS)

@@ -72,6 +72,9 @@ FIELDS: dict[str, Any] = {
     "depends_on": {"type": "list", "elements": "str"},
     "starts_after": {"type": "list", "elements": "str"},
     "memory": {"type": "str"},
+    "cpu": {"type": "str"},
+    "replicas": {"type": "int"},
+    "state": {"type": "str"},
     "phases": {"type": "list", "elements": "str"},
     "summary": {"type": "str"},
     "flavour": {"type": "str"},
@@ -291,6 +294,8 @@ def _completed(
         "alias": service["container"],
         "container": prefix + service["container"],
         "address": str(subnet[number]),
+        # Where its connections come from.
+        "source": str(subnet[number]),
         "user": int(completed["user"]),
         "ports": sorted(ports),
         "image": image if "/" in image or ":" in image else f"{image_prefix}/{image}:{image_tag}",
@@ -406,6 +411,32 @@ def compose_services(
     return composed
 
 
+def further(
+    services: dict[str, Any], urls: list[dict[str, list[str]]], public_name: str
+) -> dict[str, list[dict[str, Any]]]:
+    """Return what each service's settings have it ask besides its dependencies.
+
+    Each is another ``service``, or else a ``destination``, which is an address, or None for any machine; ``ports`` is
+    empty for any port.
+    """
+    inside = {name: key for key, s in services.items() for name in (s["alias"], s["container"], s["address"])}
+    found: dict[str, list[dict[str, Any]]] = {}
+    for key, service in services.items():
+        ports: dict[tuple[str | None, str | None], set[int]] = {}
+        for url in (url for stated in urls for url in stated.get(key, [])):
+            host, port = _endpoint(url)
+            other = inside.get(host)
+            if other is not None and other != key and other not in service["depends_on"]:
+                ports.setdefault((other, None), set()).add(port)
+            if host and other is None and host != public_name:
+                ports.setdefault((None, _address(host)), set()).add(port)
+        found[key] = [
+            {"service": other, "destination": destination, "ports": [] if 0 in asked else sorted(asked)}
+            for (other, destination), asked in ports.items()
+        ]
+    return found
+
+
 def connections(
     services: dict[str, Any], urls: list[dict[str, list[str]]], public_name: str, monitors: list[str]
 ) -> dict[str, Any]:
@@ -414,31 +445,17 @@ def connections(
     Each role states the *urls* that its settings have services ask, by the services' keys.
     """
     rules: list[dict[str, Any]] = []
-    inside = {name: key for key, s in services.items() for name in (s["alias"], s["container"], s["address"])}
+    besides = further(services, urls, public_name)
     for key, service in services.items():
         source = service["address"]
         for other in service["depends_on"]:
             target = services[other]
             rules.append(_rule(f"{key} to {other}", source, target["address"], target["ports"]))
-        outside: dict[str | None, set[int]] = {}
-        for url in (url for stated in urls for url in stated.get(key, [])):
-            host, port = _endpoint(url)
-            other = inside.get(host)
-            if other is not None and other != key and other not in service["depends_on"]:
-                target = services[other]["address"]
-                rules.append(_rule(f"{key} to {other}", source, target, [port]))
-            if host and other is None and host != public_name:
-                outside.setdefault(_address(host), set()).add(port)
-        for destination, ports in outside.items():
-            # One that may be asked on any port has no list of them.
-            rules.append(
-                _rule(
-                    f"{key} to {destination or 'other machines'}",
-                    source,
-                    destination,
-                    () if 0 in ports else ports,
-                )
-            )
+        for rule in besides[key]:
+            other, destination = rule["service"], rule["destination"]
+            name = other or destination or "other machines"
+            address = services[other]["address"] if other else destination
+            rules.append(_rule(f"{key} to {name}", source, address, rule["ports"]))
     for key, service in services.items():
         if service["role"] == "haproxy":
             rules.append(_rule(f"others to {key}", None, service["address"], service["ports"]))

@@ -121,6 +121,8 @@ def test_lists_and_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         ("PUBLIC_URL", "ftp://vo.example", "is not an http or https URL"),
         ("REGISTRY_URL", "https://", "is not an http or https URL"),
         ("LOG_LEVEL", "loud", "'DEBUG', 'INFO'"),
+        ("TRUSTED_PROXIES", "10.244.0.0/16,10.244.0.1/16", "10.244.0.1/16 has host bits set"),
+        ("TRUSTED_PROXIES", "haproxy", "'haproxy' does not appear to be an IPv4 or IPv6 network"),
         ("WORKERS", "0", "greater than or equal to 1"),
         ("OIDC_REQUIRE_AUDIENCE", "perhaps", "valid boolean"),
     ],

@@ -81,6 +81,25 @@ async def test_only_the_proxy_speaks_of_clients(peer: str, proofs: list[str], pr
     assert seen[0].scope[PROVEN] is proven
 
 
+@pytest.mark.parametrize(
+    ("peer", "proven"),
+    [
+        ("10.244.1.7", True),
+        ("10.245.0.1", False),
+        ("fd00::7", True),
+        ("fd01::7", False),
+        ("", False),
+        ("haproxy", False),
+    ],
+)
+async def test_a_proxy_may_be_anywhere_in_a_network(peer: str, proven: bool) -> None:
+    async def app(scope: Scope, _receive: Receive, _send: Send) -> None:
+        assert scope[PROVEN] is proven
+
+    sent = request(peer, ("X-Proxy-Proof", "secret"))
+    await ProvenProxy(app, ["10.244.0.0/16", "fd00::/64"], "secret")(sent.scope, sent.receive, no_answer)
+
+
 async def test_a_service_without_a_proof_believes_no_proxy() -> None:
     async def app(scope: Scope, _receive: Receive, _send: Send) -> None:
         assert scope["headers"] == []

@@ -58,6 +58,10 @@ RUCIO = {
 }
 
 
+# Of settings that not every text is a value of.
+VALUES: dict[str, Any] = {"trusted_proxies": ["172.26.0.2", "10.244.0.0/16"]}
+
+
 def another(field: dict[str, Any]) -> Any:
     """Return a value of a setting that is not its default, where that is easily told."""
     default = field.get("default")
@@ -76,7 +80,7 @@ def given(variable: str) -> dict[str, Any]:
     """Return other values for all settings that no variable of the deployment gives."""
     elsewhere = {**_settings.GIVEN_BY["deployment_common_settings"], **_settings.GIVEN_BY.get(variable, {})}
     return {
-        name: another(field)
+        name: VALUES[name] if name in VALUES else another(field)
         for name, field in SCHEMAS[variable]["properties"].items()
         if name not in elsewhere
     }

@@ -8,11 +8,20 @@ from __future__ import annotations
 
 import os
 import sys
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -40,6 +49,16 @@ def _split(value: Any) -> Any:
 
 CommaList = Annotated[list[str], NoDecode, BeforeValidator(_split)]
 """A list written as words separated by commas."""
+
+
+def _networks(words: list[str]) -> list[str]:
+    for word in words:
+        ip_network(word)  # its error says what is wrong
+    return words
+
+
+NetworkList = Annotated[CommaList, AfterValidator(_networks)]
+"""Addresses and networks."""
 
 S = TypeVar("S", bound="ServiceSettings")
 
@@ -84,9 +103,9 @@ class ServiceSettings(BaseSettings):
         default=[],
         description="IDs of the issuer's keys to accept; by default all that it publishes",
     )
-    trusted_proxies: CommaList = Field(
+    trusted_proxies: NetworkList = Field(
         default=[],
-        description="Addresses of proxies whose headers about clients are accepted with proxy_proof",
+        description="Addresses or networks of proxies whose headers about clients are accepted with proxy_proof",
     )
     proxy_proof: SecretStr = Field(
         SecretStr(""), description="Secret that authenticates a proxy; without it none is trusted"

@@ -10,6 +10,7 @@ import base64
 import binascii
 import hmac
 from collections.abc import Collection
+from ipaddress import ip_address, ip_network
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -39,9 +40,9 @@ class ProvenProxy:
     """
 
     def __init__(self, app: ASGIApp, proxies: Collection[str], proof: str) -> None:
-        """Wrap *app*: the proxy has one of the addresses *proxies* and knows *proof*; without one none is trusted."""
+        """Wrap *app*: the proxy is in one of the networks *proxies* and knows *proof*; without one none is trusted."""
         self._app = app
-        self._proxies = frozenset(proxies)
+        self._proxies = [ip_network(proxy) for proxy in proxies]
         self._proof = proof.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -56,11 +57,18 @@ class ProvenProxy:
         given = [value for name, value in scope["headers"] if name == PROOF]
         peer = scope["client"][0] if scope.get("client") else ""
         return (
-            peer in self._proxies
-            and len(given) == 1
+            len(given) == 1
             and len(self._proof) > 0
             and hmac.compare_digest(given[0], self._proof)
+            and self._is_proxy(peer)
         )
+
+    def _is_proxy(self, peer: str) -> bool:
+        try:
+            address = ip_address(peer)
+        except ValueError:
+            return False
+        return any(address in network for network in self._proxies)
 
 
 def client_address(request: Request) -> str:

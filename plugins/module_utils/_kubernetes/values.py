@@ -1,0 +1,140 @@
+# Copyright (c) 2026, the Cavern deployment team
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a site's values mean, for the chart's schema and its page. Private to the collection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes.template import Document
+
+# Texts go into configuration files as they are, so nothing in them may mean more there than itself.
+HOST = r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$"
+NETWORK = r"^[0-9a-fA-F.:]+/[0-9]+$"
+WORDS = r"^[A-Za-z0-9._:/~-]*$"
+
+_TEXT: Document = {"type": "string"}
+_LABEL: Document = {"type": "string", "pattern": r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"}
+_FLAG: Document = {"type": "boolean"}
+_MAP: Document = {"type": "object"}
+_OBJECTS: Document = {"type": "array", "items": {"type": "object"}}
+
+DESCRIBED: dict[str, tuple[Document, str]] = {
+    "publicName": (
+        {"type": "string", "pattern": HOST},
+        "Host name under which clients and services reach HAProxy, on port 443.",
+    ),
+    "authority": (
+        {"type": "string", "pattern": HOST},
+        "Authority of the resource identifiers, as in `ivo://opencadc.org/cavern`.",
+    ),
+    "issuer": (
+        {"type": "string", "pattern": r"^https://[A-Za-z0-9.-]+(/[A-Za-z0-9._~/-]*)?$"},
+        "OpenID Connect issuer exactly as tokens spell it in `iss`.",
+    ),
+    "issuerKeyId": (
+        {"type": "string", "pattern": WORDS},
+        "Id of the local issuer's key; `make kubernetes-secrets` makes the key.",
+    ),
+    "podNetwork": (
+        {"type": "string", "pattern": NETWORK},
+        "Network of the cluster's pods. What HAProxy tells of a client is believed from there alone, with its proof, "
+        "and its limits for each address do not count for it.",
+    ),
+    "image.prefix": ({"type": "string", "pattern": WORDS}, "Registry and path before each image's name."),
+    "image.tag": ({"type": "string", "pattern": WORDS}, "Tag of each image."),
+    "image.pullPolicy": ({"enum": ["Always", "IfNotPresent", "Never"]}, "When nodes fetch images."),
+    "image.pullSecrets": (_OBJECTS, "Secrets for the registry, such as `[{name: registry}]`."),
+    "hostAliases": (
+        _OBJECTS,
+        "Names that pods know besides the DNS's: with `entry.clusterIP`, the public name, if the DNS lacks it.",
+    ),
+    "entry.clusterIP": (
+        _TEXT,
+        "Fixed address of HAProxy inside of the cluster; the cluster chooses one when empty.",
+    ),
+    "entry.enabled": (
+        _FLAG,
+        "Whether HAProxy has a Service for those outside of the cluster, with its own TLS.",
+    ),
+    "entry.type": ({"enum": ["LoadBalancer", "NodePort"]}, "Type of that Service."),
+    "entry.annotations": (_MAP, "Annotations of that Service."),
+    "ingress.enabled": (
+        _FLAG,
+        "Whether there is an Ingress; it has to speak TLS to HAProxy, and hands no client certificates on.",
+    ),
+    "ingress.className": (_TEXT, "Class of the Ingress."),
+    "ingress.annotations": (_MAP, "Annotations of the Ingress."),
+    "ingress.tlsSecret": (_TEXT, "Secret with the certificate that the Ingress shows."),
+    "tls.secret": (
+        _LABEL,
+        "Secret of type `kubernetes.io/tls` with HAProxy's certificate for the public name.",
+    ),
+    "trust.configMap": (
+        _LABEL,
+        "ConfigMap with `ca-bundle.pem` (authorities that services trust), `client-ca.pem` and `client-crl.pem` "
+        "(those of users' certificates).",
+    ),
+    "networkPolicy.enabled": (_FLAG, "Whether connections are limited to those that the services need."),
+    "networkPolicy.entry": (
+        _OBJECTS,
+        "Peers through which pods reach the public name, if it is not HAProxy's: those of the Ingress.",
+    ),
+    "networkPolicy.monitors": (_OBJECTS, "Peers that read metrics."),
+    "smoke.secret": (_LABEL, "Secret from which the smoke test takes its credentials."),
+    "smoke.user": (_TEXT, "User for whom the smoke test stages a file."),
+    "smoke.did": (_TEXT, "Identifier of that file."),
+    "smoke.path": (_TEXT, "Its path on the RSE, where it has to be."),
+    "smoke.destination": (_TEXT, "Directory of the user's area that it goes to."),
+    "claims.*.name": (_LABEL, "Name of the claim."),
+    "claims.*.create": (_FLAG, "Whether the chart makes it; false for a claim that exists."),
+    "claims.*.spec": (_MAP, "What it asks for, as in a PersistentVolumeClaim."),
+    "services.*.replicas": ({"type": "integer", "minimum": 0}, "Number of pods."),
+    "services.*.resources": (_MAP, "Memory and CPU of each pod."),
+    "services.*.secret": (_LABEL, "Secret with its passwords and keys."),
+    "services.*.state": (_MAP, "What its own volume asks for, as in a PersistentVolumeClaim."),
+    "external.*.host": ({"type": "string", "pattern": HOST}, "Host of a service that the site has already."),
+}
+
+
+def leaves(values: Document, path: str = "") -> dict[str, Any]:
+    """Return the values that are described, by their dotted paths."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{path}.{key}" if path else key
+        if generic(name) in DESCRIBED:
+            found[name] = value
+        elif isinstance(value, dict):
+            found |= leaves(value, name)
+        else:
+            raise KeyError(f"{name}: has no description")
+    return found
+
+
+def generic(path: str) -> str:
+    """Return the path under which a value is described: one for all services, and one for all claims."""
+    first, *rest = path.split(".")
+    return ".".join([first, "*", *rest[1:]]) if first in ("services", "claims", "external") and rest else path
+
+
+def schema(values: Document, path: str = "") -> Document:
+    """Return the JSON schema of a site's values, of which no other may be given."""
+    properties: Document = {}
+    for key, value in values.items():
+        name = f"{path}.{key}" if path else key
+        if generic(name) in DESCRIBED:
+            rule, description = DESCRIBED[generic(name)]
+            properties[key] = {**rule, "description": description}
+        else:
+            properties[key] = schema(value, name)
+    # Helm itself adds `global` to the values of every chart.
+    more = {} if path else {"global": {"type": "object"}}
+    top = {} if path else {"$schema": "http://json-schema.org/draft-07/schema#"}
+    return {
+        **top,
+        "type": "object",
+        "properties": {**properties, **more},
+        "required": list(properties),
+        "additionalProperties": False,
+    }

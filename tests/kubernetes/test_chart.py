@@ -1,0 +1,164 @@
+"""A chart with a site's values is what is rendered for that site, object by object."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+SITE = Path(__file__).parent / "site"
+BIN = Path(sys.executable).parent
+VERSION = "1.34.4"
+
+# Another site's, of which only values differ: services and their settings are the same.
+OTHER: dict[str, Any] = {
+    "deployment_public_name": "vo.other.example",
+    "deployment_authority": "other.example",
+    "deployment_image_prefix": "cavern",
+    "deployment_image_tag": "local",
+    "deployment_service_overrides": {},
+    "kubernetes_pod_network": "10.244.0.0/16",
+    "kubernetes_cluster_ip": "",
+    "kubernetes_storage_class": "",
+    "kubernetes_values": {},
+}
+# A site with an issuer and a database of its own.
+OWN: dict[str, Any] = {
+    "deployment_issuer": "https://iam.site.example/",
+    "cavern_administrator_token": "administrator-of-the-site",
+    "deployment_service_overrides": {"iam": {"enabled": False}, "core": {"replicas": 3}},
+    "kubernetes_external": {"srcnodedb": {"host": "db.site.example", "port": 6432}},
+    "kubernetes_values": {"smoke": {"secret": "tokens"}},
+}
+OTHERS_OWN: dict[str, Any] = OTHER | {
+    "deployment_issuer": "https://issuer.other.example/realms/vo",
+    "cavern_administrator_token": "administrator-of-the-other",
+    "deployment_service_overrides": {"iam": {"enabled": False}},
+    "kubernetes_external": {"srcnodedb": {"host": "postgres.other.example", "port": 6432}},
+}
+
+
+@dataclass(frozen=True)
+class Written:
+    """What an inventory comes to: its chart, its objects by their names, and its secrets."""
+
+    chart: Path
+    objects: dict[str, dict[str, Any]]
+    texts: list[str]
+    secrets: dict[str, str]
+
+
+def by_name(texts: list[str]) -> dict[str, dict[str, Any]]:
+    """Return the objects of several files, of which no two have one name."""
+    found: dict[str, dict[str, Any]] = {}
+    for document in (document for text in texts for document in yaml.safe_load_all(text)):
+        if document is None or document["kind"] in ("Namespace", "Kustomization"):
+            continue
+        name = f"{document['kind']}/{document['metadata']['name']}"
+        assert name not in found, name
+        found[name] = document
+    return found
+
+
+def write(directory: Path, settings: dict[str, Any]) -> Written:
+    """Write what the site of the tests comes to with other *settings*."""
+    shutil.copytree(SITE, directory / "inventory")
+    own = settings | {"deployment_controller_dir": str(directory / "state")}
+    (directory / "inventory/group_vars/all/test.yml").write_text(yaml.safe_dump(own))
+    for playbook in ("kubernetes", "chart"):
+        done = subprocess.run(
+            [BIN / "ansible-playbook", "-i", directory / "inventory", f"playbooks/{playbook}.yml"],
+            cwd=ROOT,
+            env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "LC_ALL": "C.UTF-8"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    state = directory / "state"
+    texts = [path.read_text() for path in sorted(state.glob("kubernetes/base/**/*.yaml"))]
+    secrets = yaml.safe_load((state / "secrets.yml").read_text())
+    return Written(state / "chart", by_name(texts), texts, secrets)
+
+
+def template(helm: Path, chart: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Render a chart."""
+    return subprocess.run(
+        [helm, "template", "x", chart, "--kube-version", VERSION, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module", params=["local", "own"])
+def sites(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Written, Written]:
+    """Return what two sites come to: with the local issuer and database, and with their own."""
+    first, second = ({}, OTHER) if request.param == "local" else (OWN, OTHERS_OWN)
+    return write(tmp_path_factory.mktemp("site"), first), write(tmp_path_factory.mktemp("other"), second)
+
+
+def test_the_chart_with_a_sites_values_is_that_sites_objects(
+    helm: Path, sites: tuple[Written, Written]
+) -> None:
+    site, other = sites
+    done = template(helm, other.chart, "-f", str(site.chart / "values.yaml"))
+    assert done.returncode == 0, done.stderr
+    found = by_name([done.stdout])
+    assert sorted(found) == sorted(site.objects)
+    for name, document in found.items():
+        assert document == site.objects[name], name
+
+
+def test_a_sites_own_chart_needs_no_values(helm: Path, sites: tuple[Written, Written]) -> None:
+    for written in sites:
+        assert by_name([template(helm, written.chart).stdout]) == written.objects
+
+
+def test_the_templates_know_no_site(sites: tuple[Written, Written]) -> None:
+    first, second = (
+        {path.name: path.read_text() for path in site.chart.glob("templates/*")} for site in sites
+    )
+    assert first == second
+
+
+def test_neither_holds_a_secret(sites: tuple[Written, Written]) -> None:
+    for written in sites:
+        texts = [*written.texts, *(path.read_text() for path in written.chart.rglob("*") if path.is_file())]
+        assert len(written.secrets) > 10
+        for name, secret in written.secrets.items():
+            lines = [line for line in secret.splitlines() if not line.startswith("-----")]
+            assert not any(line in text for line in lines for text in texts), name
+
+
+def test_helm_accepts_the_chart_and_no_other_values(helm: Path, sites: tuple[Written, Written]) -> None:
+    chart = sites[0].chart
+    subprocess.run([helm, "lint", "--strict", chart], check=True, capture_output=True)
+    for wrong, field in (
+        ("publicNames=x", "publicNames"),
+        ("services.core.replicas=many", "replicas"),
+        ("publicName=a b", "publicName"),
+        ("ingress.enabled=perhaps", "enabled"),
+    ):
+        done = template(helm, chart, "--set", wrong)
+        assert done.returncode != 0, wrong
+        assert field in done.stderr
+
+
+def test_what_a_chart_says_of_its_values_is_whole(sites: tuple[Written, Written]) -> None:
+    chart = sites[0].chart
+    values, readme = yaml.safe_load((chart / "values.yaml").read_text()), (chart / "README.md").read_text()
+    schema = json.loads((chart / "values.schema.json").read_text())
+    assert set(schema["properties"]) == {*values, "global"}
+    assert all(f"| `{name}" in readme for name in values)
