@@ -81,7 +81,7 @@ def execute(
     client: Any, container: str, command: list[str], environment: dict[str, str] | None = None
 ) -> tuple[int, str]:
     """Run a command in a container and return its exit code and output. Raises DockerException."""
-    created = client.exec_create(container, command, environment=environment)
+    created = client.exec_create(container, command, **({"environment": environment} if environment else {}))
     output = client.exec_start(created["Id"])
     code = client.exec_inspect(created["Id"])["ExitCode"]
     return (1 if code is None else code), output.decode(errors="replace").strip()
