@@ -11,8 +11,9 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.skasrc.cavern.plugins.filter import catalogue as connections
-from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes import chart, names, objects
+from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes import names, objects
 from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes.template import KubernetesError
+from ansible_collections.skasrc.cavern.plugins.plugin_utils import _manifests
 
 
 def kubernetes_catalogue(
@@ -79,7 +80,7 @@ def to_kubernetes(
 ) -> dict[str, str]:
     """Return the files of a directory for Kustomize, by their paths."""
     parts = _checked(objects.objects, _whole(services, wanted))
-    files: dict[str, str] = _checked(chart.manifests, parts, values, namespace)
+    files: dict[str, str] = _checked(_manifests.manifests, parts, values, namespace)
     return files
 
 
@@ -92,7 +93,7 @@ def to_chart(
 ) -> dict[str, str]:
     """Return the files of a chart, by their paths."""
     parts = _checked(objects.objects, _whole(services, wanted))
-    files: dict[str, str] = _checked(chart.chart, parts, values, markers, version)
+    files: dict[str, str] = _checked(_manifests.chart, parts, values, markers, version)
     return files
 
 
@@ -113,7 +114,7 @@ def kubernetes_secrets(
     documents = [
         part.document | {"metadata": part.document["metadata"] | {"namespace": namespace}} for part in parts
     ]
-    return "---\n".join(chart.dump(document) for document in documents)
+    return "---\n".join(_manifests.dump(document) for document in documents)
 
 
 class FilterModule:

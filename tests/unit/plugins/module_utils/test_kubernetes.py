@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes import chart, names, objects, values
+from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes import names, objects, values
 from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes.template import (
     Digest,
     KubernetesError,
@@ -21,6 +21,7 @@ from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes.template
     canonical,
     evaluate,
 )
+from ansible_collections.skasrc.cavern.plugins.plugin_utils import _manifests as chart
 
 Document = dict[str, Any]
 
