@@ -186,13 +186,12 @@ def main() -> None:
             "timeout": {"type": "float", "default": 120},
             "logs": {"type": "list", "elements": "str", "default": []},
         },
-        required_one_of=[("url",)],
     )
     if _docker.LIBRARY_ERROR is not None:
         module.fail_json(msg=missing_required_lib("docker"), exception=_docker.LIBRARY_ERROR)
     params = module.params
     try:
-        _http.check_url("url", params["url"])
+        _http.check_url("url", params["url"] or "")
         _http.check_ca(params["ca_path"])
     except ValueError as error:
         module.fail_json(msg=str(error))
