@@ -31,7 +31,7 @@ OPEN = command=$$($(QUIET) $(LOOK) playbooks/shell.yml -e shell_service=$(1) \
 DEPLOY := $(VENV)/.deploy
 DEV := $(VENV)/.dev
 
-.PHONY: help up test smoke status logs token down purge test-all lint unit stack contract test-kubernetes bench lock kubernetes kubernetes-secrets chart check certificate revoke compose backup restore upgrade shell psql check-token
+.PHONY: help up test smoke status logs token down purge test-all lint unit stack contract test-kubernetes bench lock kubernetes kubernetes-secrets chart check certificate revoke compose backup restore upgrade shell psql dev check-token
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -70,6 +70,9 @@ shell: $(DEPLOY) ## Open a shell in a service's container: make shell SERVICE=ca
 
 psql: $(DEPLOY) ## Open psql at a database service: make psql SERVICE=postgres_posixmapper (srcnodedb by default)
 	@$(call OPEN,$(or $(SERVICE),srcnodedb),["psql"])
+
+dev: $(DEPLOY) ## Run a service from this checkout's code, reloaded on change: make dev SERVICE=cavern
+	@$(PLAY) playbooks/dev.yml -e dev_service=$(SERVICE)
 
 down: $(DEPLOY) ## Remove the containers, keep the data
 	@$(PLAY) playbooks/down.yml
