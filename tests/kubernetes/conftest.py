@@ -13,13 +13,20 @@ import pytest
 
 MODULE = Path(__file__).parent / "cluster"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "skasrc-cavern"
-PACKAGES = {"helm": "helm.sh/helm/v3/cmd/helm", "kube": "./kube", "coredns": "./coredns"}
+PACKAGES = {"helm": "helm.sh/helm/v3/cmd/helm", "kube": "./kube", "coredns": "./coredns", "pause": "./pause"}
+VERSION = "v1.34.4"
+# What a server tells of its version, which a chart asks for.
+STAMP = "".join(
+    f" -X k8s.io/component-base/version.{name}={value}"
+    for name, value in {"gitVersion": VERSION, "gitMajor": "1", "gitMinor": "34"}.items()
+)
+LINK = f"-ldflags=-s -w{STAMP}"
 
 
 def built(name: str) -> Path:
     """Return a program, which is built where it is not there: minutes of both cores, once for each version."""
     sources = sorted([*MODULE.glob("go.*"), *MODULE.glob("*/*.go")])
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    digest = hashlib.sha256(b"".join([LINK.encode(), *(path.read_bytes() for path in sources)])).hexdigest()
     directory = CACHE / f"cluster-{digest[:16]}"
     directory.mkdir(parents=True, exist_ok=True)
     program = directory / name
@@ -33,7 +40,7 @@ def built(name: str) -> Path:
                 "build",
                 "-p=2",
                 "-trimpath",
-                "-ldflags=-s -w",
+                LINK,
                 f"-o={program}.new",
                 PACKAGES[name],
             ]
@@ -47,3 +54,9 @@ def built(name: str) -> Path:
 def helm() -> Path:
     """Return Helm."""
     return built("helm")
+
+
+@pytest.fixture(scope="session")
+def programs() -> Path:
+    """Return the directory with all programs of a cluster."""
+    return {built(name).parent for name in PACKAGES}.pop()

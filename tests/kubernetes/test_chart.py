@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from kubernetes_site import Written, by_name, write
 
-ROOT = Path(__file__).resolve().parents[2]
-SITE = Path(__file__).parent / "site"
-BIN = Path(sys.executable).parent
 VERSION = "1.34.4"
 
 # Another site's, of which only values differ: services and their settings are the same.
@@ -45,49 +39,6 @@ OTHERS_OWN: dict[str, Any] = OTHER | {
     "deployment_service_overrides": {"iam": {"enabled": False}},
     "kubernetes_external": {"srcnodedb": {"host": "postgres.other.example", "port": 6432}},
 }
-
-
-@dataclass(frozen=True)
-class Written:
-    """What an inventory comes to: its chart, its objects by their names, and its secrets."""
-
-    chart: Path
-    objects: dict[str, dict[str, Any]]
-    texts: list[str]
-    secrets: dict[str, str]
-
-
-def by_name(texts: list[str]) -> dict[str, dict[str, Any]]:
-    """Return the objects of several files, of which no two have one name."""
-    found: dict[str, dict[str, Any]] = {}
-    for document in (document for text in texts for document in yaml.safe_load_all(text)):
-        if document is None or document["kind"] in ("Namespace", "Kustomization"):
-            continue
-        name = f"{document['kind']}/{document['metadata']['name']}"
-        assert name not in found, name
-        found[name] = document
-    return found
-
-
-def write(directory: Path, settings: dict[str, Any]) -> Written:
-    """Write what the site of the tests comes to with other *settings*."""
-    shutil.copytree(SITE, directory / "inventory")
-    own = settings | {"deployment_controller_dir": str(directory / "state")}
-    (directory / "inventory/group_vars/all/test.yml").write_text(yaml.safe_dump(own))
-    for playbook in ("kubernetes", "chart"):
-        done = subprocess.run(
-            [BIN / "ansible-playbook", "-i", directory / "inventory", f"playbooks/{playbook}.yml"],
-            cwd=ROOT,
-            env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "LC_ALL": "C.UTF-8"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-    state = directory / "state"
-    texts = [path.read_text() for path in sorted(state.glob("kubernetes/base/**/*.yaml"))]
-    secrets = yaml.safe_load((state / "secrets.yml").read_text())
-    return Written(state / "chart", by_name(texts), texts, secrets)
 
 
 def template(helm: Path, chart: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,182 @@
+"""The chart installed in a cluster of two nodes: a file is staged, and a second upgrade changes nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_nodes as nodes
+import pytest
+import yaml
+from kubernetes_site import Written, write
+
+NAMESPACE = "cavern"
+IMAGES = ("haproxy", "iam", "nginx", "posix-mapper", "postgres", "preparer", "rabbitmq", "vospace")
+STATE = {"srcnodedb": 8001, "postgres-posixmapper": 8003, "ska-src-local-data-preparer-rabbitmq": 8002}
+ACCESS = {"space": "ReadWriteMany", "rse": "ReadOnlyMany", "results": "ReadWriteMany"}
+FILE = "/srv/rse/testing/84/1c/prepare_data_test.txt"
+SETTINGS: dict[str, Any] = {
+    "deployment_public_name": "cavern.nodes.example",
+    "deployment_image_prefix": "cavern",
+    "deployment_image_tag": "local",
+    "deployment_service_overrides": {},
+    "deployment_certificates_dir": "{{ deployment_controller_dir }}/certs",
+    "kubernetes_pod_network": "10.244.0.0/16",
+    "kubernetes_cluster_ip": "10.96.77.77",
+    "kubernetes_storage_class": "",
+    "kubernetes_values": {
+        # Nobody here gives a load balancer its address.
+        "entry": {"type": "NodePort"},
+        "claims": {name: {"spec": {"volumeName": name, "storageClassName": ""}} for name in ACCESS},
+    },
+}
+
+
+def volume(name: str, access: str, claim: str) -> dict[str, Any]:
+    """Return a volume that both nodes see, for a claim."""
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": name},
+        "spec": {
+            "capacity": {"storage": "100Gi"},
+            "accessModes": [access],
+            "storageClassName": "",
+            "hostPath": {"path": f"/srv/{name}"},
+            "claimRef": {"namespace": NAMESPACE, "name": claim},
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    """Return what the inventory of the cluster comes to."""
+    return write(tmp_path_factory.mktemp("site"), SETTINGS, "kubernetes", "kubernetes_secrets", "chart")
+
+
+@pytest.fixture(scope="module")
+def cluster(
+    programs: Path, site: Written, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[nodes.Cluster]:
+    """Install the chart in a cluster."""
+    missing = [
+        name for name in IMAGES if not nodes.run("docker", "images", "--quiet", f"cavern/{name}:local")
+    ]
+    if missing:
+        pytest.fail(
+            f"the images {', '.join(missing)} are not there: make up, or ansible-playbook site.yml --tags images"
+        )
+    try:
+        cluster = nodes.start(
+            programs, tmp_path_factory.mktemp("shared"), [f"cavern/{name}:local" for name in IMAGES]
+        )
+        directories = " ".join(f"/srv/{name}" for name in (*ACCESS, *STATE))
+        cluster.execute(
+            "sh", "-c", f"mkdir -p {directories} {FILE.rpartition('/')[0]} && echo staged >{FILE}"
+        )
+        for name, user in {**STATE, "results": 8014, "rse": 8015}.items():
+            cluster.execute("chown", "-R", f"{user}:{user}", f"/srv/{name}")
+        volumes = [volume(name, access, name) for name, access in ACCESS.items()]
+        volumes += [volume(name, "ReadWriteOnce", f"state-{name}-0") for name in STATE]
+        label = {"pod-security.kubernetes.io/enforce": "baseline"}
+        space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": label}}
+        cluster.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all([space, *volumes]))
+        secrets = (site.chart.parent / "kubernetes/secrets.yaml").read_text()
+        cluster.kubectl("apply", "--server-side", "-f", "-", stdin=secrets)
+        cluster.copy(site.chart, "/root/chart")
+        done = cluster.helm(
+            "install", "cavern", "/root/chart", f"-n{NAMESPACE}", "--wait", "--timeout=8m", check=False
+        )
+        if "STATUS: deployed" not in done:
+            states = cluster.kubectl("get", "pods,pvc", f"-n{NAMESPACE}", "-o", "wide")
+            events = cluster.kubectl("get", "events", f"-n{NAMESPACE}", "--sort-by=.lastTimestamp")
+            pytest.fail(f"{done}\n{states}\n{events[-6000:]}")
+        yield cluster
+    finally:
+        nodes.stop()
+
+
+def pods(cluster: nodes.Cluster) -> list[dict[str, Any]]:
+    """Return the pods of services."""
+    return [
+        pod for pod in cluster.get("pods", f"-n{NAMESPACE}") if "job-name" not in pod["metadata"]["labels"]
+    ]
+
+
+def test_a_file_is_staged(cluster: nodes.Cluster) -> None:
+    told = cluster.helm("test", "cavern", f"-n{NAMESPACE}", "--logs", "--timeout=3m", check=False)
+    logs = cluster.kubectl("logs", "job/smoke", f"-n{NAMESPACE}", check=False)
+    assert "smoke test passed: testing:prepare_data_test.txt staged, 7 bytes" in logs, told + logs
+
+
+def test_replicas_are_on_both_nodes(cluster: nodes.Cluster) -> None:
+    places: dict[str, set[str]] = {}
+    for pod in pods(cluster):
+        places.setdefault(pod["metadata"]["labels"]["app.kubernetes.io/name"], set()).add(
+            pod["spec"]["nodeName"]
+        )
+    assert len(places) == 11
+    for name in ("haproxy", "reg", "src-posix-mapper", "ska-src-local-data-preparer-core"):
+        assert places[name] == {"node1", "node2"}, name
+
+
+def test_a_second_upgrade_changes_nothing(cluster: nodes.Cluster) -> None:
+    kinds = "deployments,statefulsets,services,configmaps,networkpolicies,persistentvolumeclaims,poddisruptionbudgets"
+
+    def state() -> dict[str, Any]:
+        objects = cluster.get(kinds, f"-n{NAMESPACE}")
+        specs = {
+            f"{item['kind']}/{item['metadata']['name']}": (item.get("spec"), item.get("data"))
+            for item in objects
+        }
+        return specs | {"pods": sorted(pod["metadata"]["name"] for pod in pods(cluster))}
+
+    before = state()
+    done = cluster.helm("upgrade", "cavern", "/root/chart", f"-n{NAMESPACE}", "--wait", "--timeout=3m")
+    assert "REVISION: 2" in done
+    assert state() == before
+
+
+def test_the_manifests_are_the_same_objects(cluster: nodes.Cluster, site: Written) -> None:
+    base = site.chart.parent / "kubernetes/base"
+    cluster.copy(base, "/root/base")
+    # Whose they are is told anew, and nothing else: the server would change nothing of them.
+    arguments = ("-k", "/root/base", "--server-side", "--force-conflicts", "--dry-run=server", "-o", "json")
+    found = json.loads(cluster.kubectl("apply", *arguments))["items"]
+    present = {
+        f"{item['kind']}/{item['metadata']['name']}": item["metadata"]
+        for item in cluster.get("deployments,statefulsets", f"-n{NAMESPACE}")
+    }
+    generations = {
+        name: item["metadata"]["generation"]
+        for item in found
+        if (name := f"{item['kind']}/{item['metadata']['name']}") in present
+    }
+    assert generations == {name: metadata["generation"] for name, metadata in present.items()}
+
+
+def test_connections_have_their_policies(cluster: nodes.Cluster, site: Written) -> None:
+    there = {policy["metadata"]["name"] for policy in cluster.get("networkpolicies", f"-n{NAMESPACE}")}
+    wanted = {name.partition("/")[2] for name in site.objects if name.startswith("NetworkPolicy/")}
+    assert there >= wanted - {"smoke"}
+    assert len(wanted) >= 11
+
+
+def test_all_pods_but_caverns_would_do_with_the_restricted_standard(cluster: nodes.Cluster) -> None:
+    command = ["docker", "exec", nodes.NODES[0], "/kube/kube", "kubectl", "--kubeconfig=/run/kube/admin.conf"]
+    label = [
+        "label",
+        "--dry-run=server",
+        "--overwrite",
+        "namespace",
+        NAMESPACE,
+        "pod-security.kubernetes.io/enforce=restricted",
+    ]
+    done = subprocess.run([*command, *label], capture_output=True, text=True, check=True)
+    told = re.findall(r"Warning: ([a-z0-9-]+?)-[a-z0-9]+-[a-z0-9]{5}: ", done.stderr)
+    assert Counter(told) == {"src-cavern": 1}, done.stderr
