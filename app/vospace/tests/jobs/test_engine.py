@@ -108,7 +108,8 @@ async def test_each_job_runs_once_among_several_executors(service, start):
         return Outcome()
 
     for _ in range(3):
-        await start(runner, slots=3)
+        # Longer than any stall of the machine, after which another would rightly run the job again.
+        await start(runner, slots=3, lease=60)
     jobs = [await submit(service) for _ in range(30)]
     for job in jobs:
         assert (await ended(service, job)).phase is Phase.COMPLETED

@@ -27,7 +27,7 @@ def options(tmp_path: Path) -> dict[str, Any]:
     hosts.write_text("127.0.0.1 localhost\n")
     return {
         "project": "example",
-        "network": {"name": "example", "subnet": "172.30.0.0/24"},
+        "network": {"name": "example", "subnet": "203.0.113.0/24"},
         "config_dir": str(tmp_path / "state/config"),
         "host": {
             "record": str(tmp_path / "state/host.json"),
@@ -40,7 +40,7 @@ def options(tmp_path: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def services(tmp_path: Path) -> list[dict[str, Any]]:
-    container = {"name": "proxy", "container": "proxy", "image": IMAGE, "address": "172.30.0.2"}
+    container = {"name": "proxy", "container": "proxy", "image": IMAGE, "address": "203.0.113.2"}
     return [container | {"files": [{"path": "ca.pem", "source": str(tmp_path / "state/certs/ca.pem")}]}]
 
 
@@ -142,6 +142,7 @@ def test_check_mode_of_a_bare_machine_tells_everything(
     images = {"images": [IMAGE], "recipes": recipe, "pip_index_url": "https://user:hunter2@pypi.example"}
     result = run_module(converge, check=True, **options, images=images, services=services)
     assert "hunter2" not in json.dumps(result)
+    assert "msg" not in result, result["msg"]
     acts = {(a["action"], a["object"], a["name"]) for a in result["actions"]}
     assert acts >= {
         ("install", "package", "engine"),
