@@ -18,11 +18,18 @@ import requests
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+ROLES = [
+    entry["role"].rpartition(".")[2]
+    for entry in yaml.safe_load((ROOT / "roles/services/meta/main.yml").read_text(encoding="utf-8"))[
+        "dependencies"
+    ]
+]
+"""Roles of the services that every deployment has; what `extra_services` adds is not among them."""
 STATED: dict[str, dict[str, Any]] = {
     key: entry
-    for file in ROOT.glob("roles/*/vars/main.yml")
-    for key, entry in yaml.safe_load(file.read_text(encoding="utf-8"))
-    .get(f"{file.parents[1].name}_services", {})
+    for role in ROLES
+    for key, entry in yaml.safe_load((ROOT / "roles" / role / "vars/main.yml").read_text(encoding="utf-8"))
+    .get(f"{role}_services", {})
     .items()
 }
 CATALOGUE = dict(sorted(STATED.items(), key=lambda item: int(item[1]["number"])))
