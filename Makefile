@@ -59,7 +59,7 @@ smoke: $(DEPLOY) ## Run the smoke test against the deployed stack
 status: $(DEPLOY) ## Show each service's state and health, and the endpoints; JSON=true for programs, WATCH=5 every 5 s
 	@look() { $(QUIET) $(LOOK) playbooks/status.yml $(if $(JSON),-e status_json=$(JSON)) "$$@"; }; \
 	colour=false; [ ! -t 1 ] || [ -n "$${NO_COLOR:-}" ] || colour=true; \
-	$(if $(WATCH),while text=$$(look -e status_updates=false -e status_colour=$$colour) || [ -n "$$text" ]; do \
+	$(if $(WATCH),trap 'exit 130' INT; while text=$$(look -e status_updates=false -e status_colour=$$colour) || [ -n "$$text" ]; do \
 	[ ! -t 1 ] || tput clear; printf '%s\n' "$$text"; sleep $(WATCH); done,look -e status_colour=$$colour)
 
 logs: $(DEPLOY) ## Show the logs of all services, interleaved: make logs TASK=<id> SINCE=15m
