@@ -13,7 +13,7 @@ def main(command: list[str]) -> int:
     """Return the exit code of the command, whose output is printed."""
     child, terminal = pty.fork()
     if child == 0:
-        os.execvp(command[0], command)  # noqa: S606  the command of whoever calls this
+        os.execvp(command[0], command)  # noqa: S606 - the command of whoever calls this
     seen, asked = b"", False
     while True:
         try:

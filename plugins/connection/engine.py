@@ -137,7 +137,7 @@ class Connection(ConnectionBase):
         return ["exec", "--interactive", f"--user={user}", self._container, *command]
 
     def _option(self, name: str) -> Any:
-        return self.get_option(name)  # type: ignore[no-untyped-call]
+        return self.get_option(name)  # type: ignore[no-untyped-call]  # Ansible has no types
 
     @property
     def _container(self) -> str:

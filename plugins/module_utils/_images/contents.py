@@ -20,7 +20,7 @@ from ansible_collections.skasrc.cavern.plugins.module_utils._images import sbom
 
 NOBODY = "65534:65534"
 CA_BUNDLE = "/ca-bundle.crt"
-SCRATCH = "/tmp"  # noqa: S108  a file system of the container's own
+SCRATCH = "/tmp"  # noqa: S108 - a file system of the container's own
 # Seconds that the archive may take to answer, and the whole program to end.
 PATIENCE, TIMEOUT = 10, 120
 

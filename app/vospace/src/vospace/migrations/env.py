@@ -6,7 +6,7 @@ from sqlalchemy.schema import CreateSchema
 
 import vospace.bulk.tables
 import vospace.control.tables
-import vospace.uws.tables  # noqa: F401
+import vospace.uws.tables  # noqa: F401 - each adds its tables to metadata
 from vospace.tables import SCHEMA, metadata
 
 
