@@ -29,9 +29,12 @@ from typing import Any
 
 from ansible.constants import config
 from ansible.plugins.callback.default import CallbackModule as Default
+from ansible_collections.skasrc.cavern.plugins.module_utils._logs import printable
 from ansible_collections.skasrc.cavern.plugins.plugin_utils import _live
 
 DEBUG = ("debug", "ansible.builtin.debug")
+# Only of these modules is known what their results mean.
+OWN = "skasrc.cavern."
 CHANGED = config.get_config_value("COLOR_CHANGED")
 # Most reasons that are printed for one action.
 REASONS = 3
@@ -72,8 +75,8 @@ class CallbackModule(Default):
         self._handle_warnings_and_exception(result)
         if result.task.action in DEBUG:
             message = result.result.get("msg", "")
-            for line in message if isinstance(message, list) else [message]:
-                self._display.display(f"  {line}")
+            for line in message if isinstance(message, list) else str(message).splitlines():
+                self._print(line)
         elif result.result.get("changed") and not result.task.loop:
             self._changed(result)
 
@@ -82,7 +85,7 @@ class CallbackModule(Default):
             super().v2_runner_item_on_ok(result)
             return
         if result.task.action in DEBUG:
-            self._display.display(f"  {result.result.get('msg', '')}")
+            self._print(result.result.get("msg", ""))
         elif result.result.get("changed"):
             self._changed(result, self._get_item_label(result.result))
 
@@ -90,12 +93,20 @@ class CallbackModule(Default):
         name = result.task.get_name().strip()
         took = time.monotonic() - self._task_begun
         label = f"{name}: {item}" if item is not None else name
-        self._display.display(f"changed [{self.host_label(result)}] {label} ({took:.1f} s)", color=CHANGED)
-        for action in result.result.get("actions") or []:
-            reasons = _joined(action.get("reasons") or [])
-            self._display.display(
-                f"  {action['action']} {action['object']} {action['name']}{reasons and f': {reasons}'}"
-            )
+        changed = "would change" if result.task.check_mode else "changed"
+        self._display.display(
+            f"{changed} [{self.host_label(result)}] {printable(label)} ({took:.1f} s)", color=CHANGED
+        )
+        if (result.task.resolved_action or "").startswith(OWN):
+            for action in result.result.get("actions") or []:
+                reasons = _joined(action.get("reasons") or [])
+                self._print(
+                    f"{action['action']} {action['object']} {action['name']}{reasons and f': {reasons}'}"
+                )
+
+    def _print(self, line: Any) -> None:
+        # What services and users wrote moves no terminal.
+        self._display.display(f"  {printable(str(line))}")
 
     def v2_runner_on_skipped(self, result: Any) -> None:
         if self._verbose:

@@ -14,7 +14,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 VARIABLE = "CAVERN_PROGRESS"
 # States from which something goes on to another; one that fails is told by the module's result.
@@ -29,15 +29,12 @@ def tell(kind: str, name: str, state: str, seconds: float | None = None) -> None
     event: dict[str, str | float] = {"object": kind, "name": name, "state": state}
     if seconds is not None:
         event["seconds"] = round(seconds, 1)
-    try:
+    # No work fails because nobody can be told of it.
+    with suppress(OSError):
         # Not created: without a reader there is no file. One write is one line, whichever thread writes.
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
-    except OSError:
-        return
-    try:
-        os.write(descriptor, json.dumps(event).encode() + b"\n")
-    finally:
-        os.close(descriptor)
+        with open(descriptor, "wb", buffering=0) as file:
+            file.write(json.dumps(event).encode() + b"\n")
 
 
 @contextmanager

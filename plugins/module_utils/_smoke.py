@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from ansible_collections.skasrc.cavern.plugins.module_utils import _docker, _http, _vospace
 
@@ -24,6 +25,8 @@ SUCCESS = {"status": "SUCCESS", "info": "Data provisioning successful"}
 ACTIVE = ("PENDING", "STARTED")
 # Wait between two looks at a task, in s: the first, and the longest.
 PAUSES = (0.05, 1.0)
+# Bytes of the largest file that somebody has there already and the test takes, for it is read whole.
+LARGEST = 64 * 2**20
 CONTENT = b"the quick brown fox " * 512
 # The shortest document of a container. OpenCADC's Cavern requires complete ones.
 SHORT_DOCUMENT = (
@@ -51,8 +54,11 @@ class Content:
 
     @classmethod
     def at(cls, path: Path) -> Content:
-        """Measure a file. Raises SmokeError if there is none."""
+        """Measure a file. Raises SmokeError if there is none, or if it is too large for a test."""
         try:
+            size = path.stat().st_size
+            if size > LARGEST:
+                raise SmokeError(f"path: {path} has {size} bytes; name a file of at most {LARGEST}")
             return cls.of(path.read_bytes())
         except OSError as error:
             raise SmokeError(f"{path}: {error.strerror}") from error
@@ -119,23 +125,24 @@ class Smoke:
         self._create_container(f"{cavern}/nodes{self.options['container']}")
         with self._step("Query the POSIX mapper"):
             mapper = self._url("posix_mapper")
-            self._ask("GET", f"{mapper}/users/{user}", 404)
+            self._ask("GET", f"{mapper}/users/{quote(user, safe='')}", 404)
             query = {"Accept": "text/tab-separated-values"}
-            answer = self._ask("GET", f"{mapper}/uid?user={user}", 200, self.options["token"], headers=query)
+            asked = f"{mapper}/uid?user={quote(user, safe='')}"
+            answer = self._ask("GET", asked, 200, self.options["token"], headers=query)
             if not re.match(rf"{re.escape(user)}\t[0-9]+\t[0-9]+\n", answer.body.decode(errors="replace")):
                 raise SmokeError(f"{answer.url} names no uid: {answer.excerpt()}")
         with self._step("Write the test file to the RSE"):
             content = self._write(Path(self.options["rse_dir"]) / self.options["path"])
         for path in (directory, file):
-            self._clean.append(partial(self._delete, f"{cavern}/nodes{path}", "token"))
+            self._clean.append(partial(self._delete, f"{cavern}/nodes{_vospace.encode(path)}", "token"))
         with self._step("Stage it through HAProxy"):
             self._follow(self._submit, self._status)
         with self._step("Compare the staged bytes"):
             self._compare("on disk", content, Content.at(Path(f"{self.options['space_dir']}{file}")))
-            read = self._ask("GET", f"{cavern}/files{file}", 200, self.options["token"])
+            read = self._ask("GET", f"{cavern}/files{_vospace.encode(file)}", 200, self.options["token"])
             self._compare("as Cavern returns them", content, Content.of(read.body))
         with self._step("Stage it again from inside the network"):
-            self._delete(f"{cavern}/nodes{file}", "token", (200, 204))
+            self._delete(f"{cavern}/nodes{_vospace.encode(file)}", "token", (200, 204))
             self._follow(self._submit_inside, self._status_inside)
             self._compare("on disk", content, Content.at(Path(f"{self.options['space_dir']}{file}")))
         return content
@@ -242,13 +249,13 @@ class Smoke:
         if not isinstance(task, str):
             raise SmokeError(f"prepare-data named no task_id: {submitted}")
         deadline, (pause, longest) = time.monotonic() + self.options["timeout"], PAUSES
-        while (state := status(task)).get("status") in ACTIVE:
+        while _phase(state := status(task)) in ACTIVE:
             if time.monotonic() > deadline:
                 raise SmokeError(f"the task {task} is {state['status']} after {self.options['timeout']:g} s")
             time.sleep(pause)
             pause = min(pause * 1.5, longest)
         if state != SUCCESS:
-            raise SmokeError(f"the task {task} ended in {state.get('status')}: {state.get('info')}")
+            raise SmokeError(f"the task {task} ended in {_phase(state)}: {state.get('info')}")
 
     def _write(self, path: Path) -> Content:
         """Write the test file below the RSE's directory, whose owner it gets; one that is there already stays."""
@@ -258,8 +265,14 @@ class Smoke:
         data = f"{time.time_ns()} ".encode() + CONTENT
         missing = [parent for parent in path.parents if not parent.exists()]
         for parent in reversed(missing):
-            parent.mkdir(mode=0o755)
-            os.chown(parent, owner.st_uid, owner.st_gid)
+            parent.mkdir()
+            # Whoever owns the directory above may have put another file in its place meanwhile.
+            descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                os.fchmod(descriptor, 0o755)
+                os.fchown(descriptor, owner.st_uid, owner.st_gid)
+            finally:
+                os.close(descriptor)
             self._clean.append(parent.rmdir)
         descriptor, temporary = tempfile.mkstemp(prefix=".", dir=path.parent)
         try:
@@ -281,3 +294,10 @@ class Smoke:
                 f"the staged bytes {where} ({found.size}, MD5 {found.md5}) differ from the RSE's"
                 f" ({wanted.size}, MD5 {wanted.md5})"
             )
+
+
+def _phase(state: Any) -> Any:
+    """Return the status in a status document. Raises SmokeError if it is none."""
+    if not isinstance(state, dict) or "status" not in state:
+        raise SmokeError(f"prepare-data returned no status: {str(state)[: _http.EXCERPT]}")
+    return state["status"]

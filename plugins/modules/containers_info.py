@@ -13,6 +13,7 @@ description:
   - Returns what Docker Engine knows of the containers of a project, by the service that they run.
 author:
   - Cavern deployment team (@skasrc)
+extends_documentation_fragment: [skasrc.cavern.attributes.read_only]
 options:
   project:
     description: Project whose containers are reported, as M(skasrc.cavern.converge) labels them.
@@ -24,13 +25,6 @@ options:
     default: /var/run/docker.sock
 requirements:
   - Python package docker >= 5
-attributes:
-  check_mode:
-    support: full
-    description: Nothing is ever changed.
-  diff_mode:
-    support: none
-    description: Nothing is ever changed.
 """
 
 EXAMPLES = r"""

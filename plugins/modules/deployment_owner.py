@@ -18,14 +18,7 @@ description:
     it. It needs no Python library.
 author:
   - Cavern deployment team (@skasrc)
-extends_documentation_fragment: [skasrc.cavern.deployment_owner]
-attributes:
-  check_mode:
-    support: full
-    description: Nothing is ever changed.
-  diff_mode:
-    support: none
-    description: Nothing is ever changed.
+extends_documentation_fragment: [skasrc.cavern.deployment_owner, skasrc.cavern.attributes.read_only]
 """
 
 EXAMPLES = r"""

@@ -17,6 +17,7 @@ author:
   - Cavern deployment team (@skasrc)
 extends_documentation_fragment:
   - skasrc.cavern.connection
+  - skasrc.cavern.attributes.read_only
 options:
   socket:
     description: Socket of Docker Engine, for checks of the kind V(container).
@@ -91,13 +92,6 @@ options:
     default: 10
 requirements:
   - docker (Python package), for checks of the kind V(container)
-attributes:
-  check_mode:
-    support: full
-    description: Nothing is ever changed.
-  diff_mode:
-    support: none
-    description: Nothing is ever changed.
 """
 
 EXAMPLES = r"""

@@ -15,16 +15,9 @@ description:
   - Takes the options of M(skasrc.cavern.images).
 author:
   - Cavern deployment team (@skasrc)
-extends_documentation_fragment: [skasrc.cavern.images]
+extends_documentation_fragment: [skasrc.cavern.images, skasrc.cavern.attributes.read_only]
 requirements:
   - Python package docker >= 5
-attributes:
-  check_mode:
-    support: full
-    description: Nothing is ever changed.
-  diff_mode:
-    support: none
-    description: Nothing is ever changed.
 """
 
 EXAMPLES = r"""

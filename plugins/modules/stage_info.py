@@ -17,6 +17,7 @@ extends_documentation_fragment:
   - skasrc.cavern.connection
   - skasrc.cavern.connection.user
   - skasrc.cavern.staging
+  - skasrc.cavern.attributes.read_only
 options:
   task_id:
     description: The task to return. All tasks of the user if omitted.
@@ -38,13 +39,6 @@ options:
     description: Only files in this state.
     type: str
     choices: [PENDING, STAGING_FROM_TAPE, STAGED, PRESENT, FAILED, CANCELLED, RELEASED]
-attributes:
-  check_mode:
-    support: full
-    description: Nothing is ever changed.
-  diff_mode:
-    support: none
-    description: Nothing is ever changed.
 """
 
 EXAMPLES = r"""

@@ -725,12 +725,24 @@ def differences(values: dict[str, Any], found: dict[str, Any]) -> dict[str, tupl
 
 
 def reasons(differing: dict[str, tuple[Any, Any]]) -> list[str]:
-    """Return one line for each difference; of dictionaries only the keys that differ."""
+    """Return one line for each difference; of dictionaries only the keys that differ.
+
+    Values of the environment are left out: a site's own service may take a secret there, and reasons are printed.
+    """
     lines = []
     for name, (before, after) in differing.items():
         if isinstance(before, dict) and isinstance(after, dict):
             keys = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
-            lines += [f"{name}.{key}: {before.get(key)!r} -> {after.get(key)!r}" for key in keys]
+            if name == "environment":
+                lines += [f"environment.{key} {_change(key, before, after)}" for key in keys]
+            else:
+                lines += [f"{name}.{key}: {before.get(key)!r} -> {after.get(key)!r}" for key in keys]
         else:
             lines.append(f"{name}: {before!r} -> {after!r}")
     return lines
+
+
+def _change(key: str, before: dict[str, Any], after: dict[str, Any]) -> str:
+    if key not in before:
+        return "is new"
+    return "changed" if key in after else "is gone"

@@ -25,6 +25,9 @@ PLAYBOOK = """\
     - name: Change
       ansible.builtin.command: "true"
       changed_when: true
+    - name: Predict
+      ansible.builtin.copy: {content: "", dest: "{{ counter }}.new"}
+      when: ansible_check_mode
     - name: Change some
       ansible.builtin.command: "true"
       changed_when: item == "second"
@@ -38,7 +41,7 @@ PLAYBOOK = """\
       delay: 0
     - name: Print
       ansible.builtin.debug:
-        msg: [one, two]
+        msg: [one, "two\\e[2J"]
     - name: Break
       ansible.builtin.assert:
         that: fine
@@ -80,10 +83,14 @@ def test_what_changes_and_what_is_said_is_printed_alone(tmp_path: Path) -> None:
     assert _is_timed(changed, "changed [localhost] Change")
     assert _is_timed(item, "changed [localhost] Change some: second")
     assert waiting == "waiting [localhost] Wait"
-    assert said == ["  one", "  two"]
+    assert said == ["  one", r"  two\x1b[2J"]
     assert recap.startswith("PLAY RECAP")
     assert "changed=2" in counts
     assert took.startswith("Took ")
+
+
+def test_check_mode_says_what_would_change(tmp_path: Path) -> None:
+    assert any(_is_timed(line, "would change [localhost] Predict") for line in _run(tmp_path, "--check"))
 
 
 def test_a_failure_is_printed_in_full(tmp_path: Path) -> None:
@@ -95,4 +102,13 @@ def test_a_failure_is_printed_in_full(tmp_path: Path) -> None:
 
 def test_a_verbose_run_prints_every_task(tmp_path: Path) -> None:
     tasks = [line.split("[")[1].split("]")[0] for line in _run(tmp_path, "-v") if line.startswith("TASK [")]
-    assert tasks == ["Leave as it is", "Leave out", "Change", "Change some", "Wait", "Print", "Break"]
+    assert tasks == [
+        "Leave as it is",
+        "Leave out",
+        "Change",
+        "Predict",
+        "Change some",
+        "Wait",
+        "Print",
+        "Break",
+    ]

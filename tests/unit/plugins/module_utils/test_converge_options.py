@@ -106,7 +106,8 @@ def test_what_was_created_is_found_as_wanted() -> None:
     ("changes", "reason"),
     [
         ({"address": "172.30.0.3"}, "address: '172.30.0.2' -> '172.30.0.3'"),
-        ({"environment": {"A": "1", "B": "3"}}, "environment.B: 'two=2' -> '3'"),
+        ({"environment": {"A": "1", "B": "3"}}, "environment.B changed"),
+        ({"environment": {"A": "1", "B": "two=2", "C": "3"}}, "environment.C is new"),
         ({"memory": "1g"}, "memory: 268435456 -> 1073741824"),
         ({"read_only": False}, "read_only: True -> False"),
         ({"cap_add": []}, "cap_add: ['CHOWN'] -> []"),
@@ -130,7 +131,7 @@ def test_a_variable_that_is_no_longer_wanted_differs_from_one_of_the_image() -> 
     options = wanted(environment={"A": "1"})
     image = {"Config": {"Env": ["PATH=/usr/bin"]}}
     found = plan.active(container, options, image)
-    assert plan.reasons(plan.differences(options, found)) == ["environment.B: 'two=2' -> None"]
+    assert plan.reasons(plan.differences(options, found)) == ["environment.B is gone"]
 
 
 def test_a_container_moved_to_another_network_differs() -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,7 +39,8 @@ class Site:
         self.source = self.rse / "testing/84/1c/prepare_data_test.txt"
         self.staged = self.space / "home/ada/testing/prepare_data_test.txt"
         self.damage = b""
-        self.task = SUCCESS
+        self.task: Any = SUCCESS
+        self.modes: list[int] = []
         self.inside: list[tuple[list[str], dict[str, str]]] = []
         capabilities = f"ivo://cavern = {service.url}/src/cavern/capabilities"
         service.on("GET", "/reg/resource-caps", service.reply(capabilities))
@@ -59,6 +61,7 @@ class Site:
         return self.service.reply("<node/>", 201)
 
     def stage(self) -> dict[str, str]:
+        self.modes = [path.stat().st_mode & 0o777 for path in (self.source.parent.parent, self.source)]
         self.staged.parent.mkdir(parents=True, exist_ok=True)
         self.staged.write_bytes(self.source.read_bytes() + self.damage)
         return {"task_id": "7"}
@@ -126,6 +129,39 @@ def test_a_file_and_a_container_that_were_there_stay(run_module: Any, site: Site
     assert site.run(run_module)["size"] == len(b"theirs")
     assert site.source.read_bytes() == b"theirs"
     assert CONTAINER not in site.removed()
+
+
+def test_the_rse_can_read_the_file_whatever_the_umask(run_module: Any, site: Site) -> None:
+    before = os.umask(0o077)
+    try:
+        assert "msg" not in site.run(run_module)
+    finally:
+        os.umask(before)
+    assert site.modes == [0o755, 0o644]
+
+
+def test_a_directory_that_is_exchanged_for_a_link_is_nobodys(
+    run_module: Any, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever owns the RSE's directory would get what the link leads to."""
+    target = tmp_path / "of-another"
+    target.mkdir(mode=0o700)
+    monkeypatch.setattr(Path, "mkdir", lambda path, *_mode: path.symlink_to(target))
+    assert site.run(run_module)["msg"].startswith(f"Smoke test failed in: {STEPS[5]}: ")
+    assert target.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_file_that_is_too_large_is_refused(run_module: Any, site: Site) -> None:
+    site.source.parent.mkdir(parents=True)
+    site.source.touch()
+    os.truncate(site.source, 64 * 2**20 + 1)
+    assert f"path: {site.source} has 67108865 bytes; name a file of at most" in site.run(run_module)["msg"]
+
+
+@pytest.mark.parametrize("document", [[], {}, "SUCCESS", None])
+def test_a_status_that_is_none_is_told(run_module: Any, site: Site, document: Any) -> None:
+    site.task = document
+    assert f"{STEPS[6]}: prepare-data returned no status: {document}" in site.run(run_module)["msg"]
 
 
 @pytest.mark.parametrize(

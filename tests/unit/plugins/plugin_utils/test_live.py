@@ -95,3 +95,13 @@ def test_nobody_follows_another_callback_or_another_machine(
         assert action._task.environment == [{"LANG": "C"}]
         _told_by(action, monkeypatch)
     assert printed == []
+
+
+def test_work_goes_on_where_nothing_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk, and a file that is gone."""
+    done = []
+    for path in ("/dev/full", "/nowhere/at/all"):
+        monkeypatch.setenv(_progress.VARIABLE, path)
+        with _progress.step("image", "base", "building", "built"):
+            done.append(path)
+    assert len(done) == 2
