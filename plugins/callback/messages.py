@@ -30,6 +30,7 @@ import sys
 from typing import Any
 
 from ansible.plugins.callback import CallbackBase
+from ansible_collections.skasrc.cavern.plugins.module_utils._logs import printable
 
 
 class CallbackModule(CallbackBase):
@@ -62,4 +63,6 @@ class CallbackModule(CallbackBase):
 
     def _complain(self, result: Any) -> None:
         message = result._result.get("msg", "failed")
-        sys.stderr.write(f"{result._host.get_name()}: {result._task.get_name()}: {message}\n")
+        # What a service answered moves no terminal; lines stay lines.
+        text = "\n".join(map(printable, str(message).splitlines()))
+        sys.stderr.write(f"{result._host.get_name()}: {result._task.get_name()}: {text}\n")

@@ -87,6 +87,18 @@ def execute(
     return (1 if code is None else code), output.decode(errors="replace").strip()
 
 
+def sample(client: Any, container: str) -> dict[str, Any]:
+    """Return one sample of what a running container uses, without the second that a rate takes. Raises DockerException.
+
+    The library's own method takes C(one_shot) from version 6.1 on.
+    """
+    answer = client._get(
+        client._url("/containers/{0}/stats", container), params={"stream": False, "one-shot": True}
+    )
+    found: dict[str, Any] = client._result(answer, json=True)
+    return found
+
+
 def run_health_test(client: Any, container: str, test: list[str]) -> tuple[bool, str]:
     """Run a health test, as `docker inspect` shows it, in its container; return whether it passed, and its output.
 

@@ -78,8 +78,7 @@ def describe(socket: str, name: str, now: datetime) -> dict[str, Any]:
     try:
         found = client.inspect_container(name)
         state = found["State"]
-        # One sample: nothing here is a rate.
-        stats = client.stats(name, stream=False, one_shot=True) if state["Running"] else {}
+        stats = _docker.sample(client, name) if state["Running"] else {}
     finally:
         client.close()
     # Nanoseconds are more than Python reads.

@@ -12,12 +12,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ansible.utils.display import Display
 from ansible_collections.skasrc.cavern.plugins.module_utils import _progress
+from ansible_collections.skasrc.cavern.plugins.module_utils._logs import printable
 
 VIEW = "CAVERN_PROGRESS_VIEW"
 """Set by the callback `concise` in its own environment: V(terminal) if there is one, V(lines) otherwise."""
@@ -45,9 +46,9 @@ def followed(action: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        follower.end()
         action._task.environment = before
-        os.unlink(path)
+        follower.end()
+        Path(path).unlink(missing_ok=True)
 
 
 class Follower(threading.Thread):
@@ -80,12 +81,18 @@ class Follower(threading.Thread):
         self._clear()
 
     def _print_events(self) -> None:
-        with self._path.open("rb") as file:
-            file.seek(self._read)
-            *lines, _rest = file.read().split(b"\n")
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._read)
+                *lines, _rest = file.read().split(b"\n")
+        except OSError:
+            # Cleaned away meanwhile; the module's result says what was done.
+            return
         for line in lines:
             self._read += len(line) + 1
-            self._print(json.loads(line))
+            # One that was cut off on a full disk says nothing.
+            with suppress(ValueError, KeyError, TypeError):
+                self._print(json.loads(line))
 
     def _print(self, event: dict[str, Any]) -> None:
         key = (event["object"], event["name"])
@@ -98,7 +105,9 @@ class Follower(threading.Thread):
                 return
         took = "" if seconds is None else f"{seconds:6.1f} s"
         self._clear()
-        self._display.display(f"  {' '.join(key):<60} {event['state']:<12} {took}".rstrip())
+        self._display.display(
+            f"  {printable(' '.join(key)):<60} {printable(event['state']):<12} {took}".rstrip()
+        )
 
     def _draw(self) -> None:
         now = time.monotonic()
@@ -106,7 +115,7 @@ class Follower(threading.Thread):
             f"{name} {state} {now - since:.0f} s" for (_kind, name), (state, since) in self._going_on.items()
         )
         width = shutil.get_terminal_size().columns - 1
-        line = f"  {text}"
+        line = f"  {printable(text)}"
         self._display.display(
             f"{CLEAR}{line if len(line) <= width else line[: width - 1] + '…'}", newline=False
         )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from json import loads
 from typing import Any
 
 import pytest
@@ -32,9 +33,16 @@ class Engine:
             },
         }
 
-    def stats(self, name: str, stream: bool, one_shot: bool) -> dict[str, Any]:
-        assert (name, stream, one_shot) == ("1", False, True)
-        return {"memory_stats": {"usage": 5000, "stats": {"inactive_file": 1000}}}
+    def _url(self, path: str, name: str) -> str:
+        return path.format(name)
+
+    def _get(self, url: str, params: dict[str, bool]) -> str:
+        assert (url, params) == ("/containers/1/stats", {"stream": False, "one-shot": True})
+        return '{"memory_stats": {"usage": 5000, "stats": {"inactive_file": 1000}}}'
+
+    def _result(self, answer: str, json: bool) -> Any:
+        assert json
+        return loads(answer)
 
     def close(self) -> None:
         """Nothing is open."""

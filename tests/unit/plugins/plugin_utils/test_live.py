@@ -105,3 +105,21 @@ def test_work_goes_on_where_nothing_can_be_told(monkeypatch: pytest.MonkeyPatch)
         with _progress.step("image", "base", "building", "built"):
             done.append(path)
     assert len(done) == 2
+
+
+def test_a_broken_line_and_a_file_that_is_gone_cost_no_result(
+    printed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(_live.VIEW, _live.LINES)
+    action, result = _action(), None
+    with _live.followed(action):
+        path = Path(action._task.environment[-1][_progress.VARIABLE])
+        path.write_text('{"object":"ima{"object": 1}\n[]\n{"object": "image"}\n')
+        monkeypatch.setenv(_progress.VARIABLE, str(path))
+        _progress.tell("image", "\x1b]0;base\x07", "built", 1)
+        shown = r"image \x1b]0;base\x07"
+        _await(printed, f"  {shown:<60} {'built':<12}    1.0 s\n")
+        path.unlink()
+        result = "kept"
+    assert result == "kept"
+    assert action._task.environment == [{"LANG": "C"}]
