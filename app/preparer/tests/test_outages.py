@@ -26,6 +26,7 @@ from preparer.staging.approach import Job
 from preparer.staging.rse import Rses
 from preparer.staging.vospace import CavernApproach
 from preparer.worker import aftercare, heartbeat
+from preparer.worker.aftercare import Aftercare
 from preparer.worker.runner import Runner
 from sqlalchemy.ext.asyncio import create_async_engine
 from voservice.testing import database_url, postgres
@@ -201,6 +202,10 @@ async def until(wanted: Callable[[], bool], seconds: float = 15) -> None:
             await asyncio.sleep(0.01)
 
 
+async def _nothing(*_: object) -> None:
+    """What a dead worker does about its leases."""
+
+
 class Site:
     """A stand-in, a ledger, and workers that come and go."""
 
@@ -224,12 +229,14 @@ class Site:
         async with aiohttp.ClientSession() as session, Rses(settings) as rses:
             cavern = Cavern(settings.cavern_api_url, settings.preparer_vos_uri, session)
             approach = CavernApproach(settings, cavern, rses, None)
-            runner = Runner(settings, self.ledger, self.vault, {"cavern_api_approach": approach}, session)
+            approaches = {"cavern_api_approach": approach}
+            runner = Runner(Aftercare(settings, self.ledger, self.vault, approaches, session))
             running = asyncio.create_task(runner.run())
             try:
                 yield
             finally:
                 if killed:
+                    runner.release = _nothing
                     running.cancel()
                     for task in (held := [held.task for held in runner.executor.running.values()]):
                         task.cancel()

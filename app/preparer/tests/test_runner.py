@@ -6,9 +6,11 @@ import asyncio
 import hashlib
 import hmac
 import json
+import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -24,6 +26,7 @@ from preparer.ledger.credentials import Vault
 from preparer.ledger.tables import metadata
 from preparer.staging.approach import Approach, Job, Removal, StagingError
 from preparer.worker import aftercare, heartbeat
+from preparer.worker.aftercare import Aftercare
 from preparer.worker.runner import Runner
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -84,7 +87,7 @@ class Site:
     @asynccontextmanager
     async def worker(self, approach: Approach, name: str = "w1") -> AsyncIterator[Runner]:
         settings = self.settings.model_copy(update={"preparer_worker_name": name})
-        runner = Runner(settings, self.ledger, self.vault, {"stub": approach}, self.session)
+        runner = Runner(Aftercare(settings, self.ledger, self.vault, {"stub": approach}, self.session))
         running = asyncio.create_task(runner.run())
         try:
             yield runner
@@ -203,6 +206,42 @@ async def test_a_task_longer_than_the_lease_stays_with_its_worker(site: Site) ->
     async with site.worker(Stub(act), "w1"), site.worker(Stub(act), "w2"):
         row = await site.final(task)
     assert (row.state, row.attempts, starts) == (TaskState.SUCCEEDED, 1, 1)
+
+
+async def test_a_task_whose_lease_ran_out_goes_on_in_its_worker(site: Site) -> None:
+    """As after a stall of the whole process: the lease is renewed, and no second run begins."""
+    starts, going = 0, asyncio.Event()
+
+    async def act(job: Job, files: Sequence[File]) -> None:
+        nonlocal starts
+        starts += 1
+        await going.wait()
+        await all_staged(job, files)
+
+    task = await site.submit()
+    async with site.worker(Stub(act)) as runner:
+        await site.until(task, lambda _: starts)
+        async with site.ledger.engine.begin() as connection:
+            await connection.execute(text("UPDATE tasks SET lease = now() - interval '1 s'"))
+        assert await site.ledger.claim("w1", 60, 1, 4, 32, tuple(runner.executor.running)) == []
+        going.set()
+        row = await site.final(task)
+    assert (row.state, row.attempts, starts) == (TaskState.SUCCEEDED, 1, 1)
+
+
+async def test_a_worker_whose_threads_are_busy_is_alive(site: Site) -> None:
+    """And keeps its leases."""
+    threads, going = ThreadPoolExecutor(1), threading.Event()
+    asyncio.get_running_loop().set_default_executor(threads)
+    threads.submit(going.wait)
+    try:
+        async with site.worker(Stub(all_staged)) as runner:
+            heartbeat.PATH.unlink(missing_ok=True)
+            async with asyncio.timeout(5):
+                await runner.renew("w1", 60, [])
+            assert heartbeat.healthy()
+    finally:
+        going.set()
 
 
 async def test_many_tasks_side_by_side_each_staged_once(site: Site) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -31,9 +31,11 @@ class Jobs:
             self.refused += 1
             raise ConnectionResetError
 
-    async def claim(self, worker: str, lease: float, limit: int) -> dict[str, str]:
+    async def claim(self, worker: str, lease: float, limit: int, running: Collection[str]) -> dict[str, str]:
         self.require()
-        free = [name for name, holder in self.holders.items() if holder is None][:limit]
+        free = [name for name, holder in self.holders.items() if holder is None and name not in running][
+            :limit
+        ]
         self.holders |= dict.fromkeys(free, worker)
         return {name: name for name in free}
 
@@ -117,10 +119,12 @@ async def test_what_is_claimed_while_stopping_is_given_back() -> None:
     asked, go = asyncio.Event(), asyncio.Event()
 
     class Slow(Jobs):
-        async def claim(self, worker: str, lease: float, limit: int) -> dict[str, str]:
+        async def claim(
+            self, worker: str, lease: float, limit: int, running: Collection[str]
+        ) -> dict[str, str]:
             asked.set()
             await go.wait()
-            return await super().claim(worker, lease, limit)
+            return await super().claim(worker, lease, limit, running)
 
     jobs = Slow(Endless())
     jobs.add("a")
@@ -157,17 +161,102 @@ async def test_a_job_is_stopped_when_its_lease_may_have_run_out() -> None:
         jobs.away = False
 
 
-async def test_a_job_that_was_claimed_anew_is_not_worked_on_twice() -> None:
-    """Where the process stalled for longer than its lease."""
+async def test_a_job_whose_lease_ran_out_goes_on_where_it_runs() -> None:
+    """Where the process stalled for longer than its lease, and no other has claimed the job."""
     act = Endless()
     jobs = Jobs(act)
     jobs.add("a")
     async with working(jobs, beat=60) as executor:
         await until(lambda: act.began == ["a"])
         jobs.holders["a"] = None
+        jobs.add("b")
         executor.wake.set()
+        await until(lambda: act.began == ["a", "b"])
+        assert act.stopped == []
+
+
+async def test_a_job_is_stopped_when_nobody_answers_whose_it_is() -> None:
+    """Where the database accepts what it is asked, and stalls."""
+    act, asked = Endless(), asyncio.Event()
+
+    class Stalled(Jobs):
+        async def renew(self, worker: str, lease: float, jobs: Collection[str]) -> list[str]:
+            if not act.began:
+                return await super().renew(worker, lease, jobs)
+            asked.set()
+            return await asyncio.Event().wait() or []
+
+    jobs = Stalled(act)
+    jobs.add("a")
+    async with working(jobs, beat=0.02):
+        await asked.wait()
         await until(lambda: act.stopped == ["a"])
-        assert act.began == ["a"]
+
+
+async def test_a_claim_that_hangs_is_made_again() -> None:
+    act, asked = Endless(), asyncio.Event()
+
+    class Stalled(Jobs):
+        async def claim(
+            self, worker: str, lease: float, limit: int, running: Collection[str]
+        ) -> dict[str, str]:
+            if not asked.is_set():
+                asked.set()
+                await asyncio.Event().wait()
+            return await super().claim(worker, lease, limit, running)
+
+    jobs = Stalled(act)
+    jobs.add("a")
+    async with working(jobs):
+        await until(lambda: act.began == ["a"])
+
+
+async def test_a_job_that_is_stopped_is_given_back() -> None:
+    act = Endless()
+    jobs = Jobs(act)
+    jobs.add("a")
+    async with working(jobs, poll=60) as executor:
+        await until(lambda: act.began == ["a"])
+        executor.drop("a")
+        await until(lambda: jobs.released == ["a"])
+
+
+async def test_work_that_goes_on_when_it_is_cancelled_is_cancelled_again() -> None:
+    cancelled: list[str] = []
+
+    async def act(job: str) -> None:
+        for _ in range(2):
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.append(job)
+        await asyncio.Event().wait()
+
+    jobs = Jobs(act)
+    jobs.add("a")
+    async with working(jobs) as executor:
+        await until(lambda: "a" in executor.running)
+        await asyncio.sleep(0)
+    assert cancelled == ["a", "a"]
+    assert jobs.released == ["a"]
+
+
+async def test_a_stop_ends_although_work_does_not(caplog: pytest.LogCaptureFixture) -> None:
+    going = asyncio.Event()
+
+    async def act(_job: str) -> None:
+        while not going.is_set():
+            with suppress(asyncio.CancelledError):
+                await going.wait()
+
+    jobs = Jobs(act)
+    jobs.add("a")
+    async with working(jobs, patience=LEASE) as executor:
+        await until(lambda: "a" in executor.running)
+        await asyncio.sleep(0)
+    assert [record.message for record in caplog.records][-1] == "Work on jobs does not stop"
+    going.set()
+    await until(lambda: not executor.running)
 
 
 async def test_what_follows_the_end_of_a_job_is_not_interrupted() -> None:
@@ -191,8 +280,10 @@ async def test_a_job_that_is_dropped_at_once_leaves_its_slot() -> None:
     act = Endless()
 
     class Dropped(Jobs):
-        async def claim(self, worker: str, lease: float, limit: int) -> dict[str, str]:
-            claimed = await super().claim(worker, lease, limit)
+        async def claim(
+            self, worker: str, lease: float, limit: int, running: Collection[str]
+        ) -> dict[str, str]:
+            claimed = await super().claim(worker, lease, limit, running)
             # After the claim, before the first step of the work.
             for job in claimed:
                 asyncio.get_running_loop().call_soon(executor.drop, job)

@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 
 Connect = Callable[[], Awaitable[Any]]
 """Makes an asyncpg connection."""
+LOST = (OSError, PostgresError, InterfaceError)
+"""Errors of a connection that is not to be had, or breaks. Any other is a fault of the program, and ends it."""
 Observer = Callable[[str], None]
 """Is called with a notice; with an empty text after a reconnect, when any number may have been missed."""
 
@@ -41,13 +43,15 @@ class Notices:
     async def start(self) -> None:
         """Begin to listen."""
         self._task = asyncio.create_task(self._listen(), name="notices")
+        self._task.add_done_callback(_tell)
 
     async def stop(self) -> None:
-        """Listen no longer."""
-        if self._task is not None:
-            self._task.cancel()
+        """Listen no longer. Raises what has ended it before."""
+        listening, self._task = self._task, None
+        if listening is not None:
+            listening.cancel()
             with suppress(asyncio.CancelledError):
-                await self._task
+                await listening
 
     @contextmanager
     def subscribe(self, key: str, *channels: str) -> Iterator[asyncio.Event]:
@@ -68,7 +72,7 @@ class Notices:
         while True:
             try:
                 connection = await self._connect()
-            except (OSError, PostgresError) as error:
+            except LOST as error:
                 logger.warning("Cannot listen for notices", extra={"fields": {"error": str(error)}})
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 5.0)
@@ -82,7 +86,7 @@ class Notices:
                 self._wake_all()
                 await lost.wait()
                 logger.warning("The connection that listens for notices broke; a new one is made")
-            except (OSError, PostgresError, InterfaceError) as error:
+            except LOST as error:
                 logger.warning("Cannot listen for notices", extra={"fields": {"error": str(error)}})
                 await asyncio.sleep(delay)
             finally:
@@ -102,3 +106,9 @@ class Notices:
         for observers in self._observers.values():
             for observer in observers:
                 observer("")
+
+
+def _tell(listening: asyncio.Task[None]) -> None:
+    """Log at once what `Notices.stop` raises in the end."""
+    if not listening.cancelled() and (error := listening.exception()) is not None:
+        logger.critical("No notices are heard any more", exc_info=error)

@@ -25,6 +25,7 @@ from vospace.uws.model import (
     now,
 )
 from vospace.uws.service import JobService, Owner
+from vospace.uws.tables import PHASE_CHANNEL
 from vospace_client.terms import ExecutionPhase
 
 Phase = ExecutionPhase
@@ -227,6 +228,49 @@ async def test_a_dead_process_is_followed_by_another(service, start, store):
     with pytest.raises(LeaseLost):
         await store.checkpoint("dead", job.id, {"step": 9})
     assert not await store.finish("dead", job.id, Outcome(Phase.ERROR))
+
+
+async def test_a_process_does_not_claim_what_it_runs(service, store):
+    """Although the lease ran out; it is renewed unless another process claims the job first."""
+    job = await submit(service)
+    assert [claimed.id for claimed in await store.claim("stalled", ["test"], 1, 0.0)] == [job.id]
+    assert await store.claim("stalled", ["test"], 1, 60, running=[job.id]) == []
+    assert await store.renew("stalled", [job.id], 0.0) == {job.id}
+    assert [claimed.id for claimed in await store.claim("other", ["test"], 1, 60)] == [job.id]
+    assert await store.renew("stalled", [job.id], 60) == set()
+
+
+async def test_a_database_that_stalls_stops_a_job_as_one_that_is_gone_does(service, start, engine):
+    began, stopped = asyncio.Event(), asyncio.Event()
+
+    async def runner(run: Run) -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+
+    await start(runner, lease=0.5)
+    await submit(service)
+    await began.wait()
+    async with engine.begin() as connection:
+        await connection.execute(text("LOCK TABLE vospace.job IN ACCESS EXCLUSIVE MODE"))
+        async with asyncio.timeout(10):
+            await stopped.wait()
+
+
+async def test_a_fault_of_an_observer_is_seen(make_notices, eventually, caplog):
+    notices = make_notices()
+
+    def broken(_notice: str) -> None:
+        raise KeyError("what nobody thought of")
+
+    notices.observe(PHASE_CHANNEL, broken)
+    await notices.start()
+    await eventually(lambda: "No notices are heard any more" in caplog.messages)
+    assert isinstance(caplog.records[-1].exc_info[1], KeyError)
+    with pytest.raises(KeyError):
+        await notices.stop()
 
 
 async def test_a_job_that_kills_its_process_is_failed_at_last(service, start, store):

@@ -29,12 +29,26 @@ class Leases(Queries):
     """Queries by which workers take tasks, keep them and give them back."""
 
     async def claim(
-        self, worker: str, lease: float, limit: int, user_tasks: int, site_tasks: int
+        self,
+        worker: str,
+        lease: float,
+        limit: int,
+        user_tasks: int,
+        site_tasks: int,
+        running: Collection[uuid.UUID] = (),
     ) -> Sequence[Task]:
-        """Lease up to *limit* tasks; at most *user_tasks* of one user and *site_tasks* of all are under way."""
+        """Lease up to *limit* tasks, but none that is *running* in this worker; at most *user_tasks* of one user and
+        *site_tasks* of all are under way."""
         async with self.engine.begin() as connection:
             rows = await LEASES.claim(
-                connection, worker, lease, limit, owner_most=user_tasks, most=site_tasks, published=True
+                connection,
+                worker,
+                lease,
+                limit,
+                running,
+                owner_most=user_tasks,
+                most=site_tasks,
+                published=True,
             )
             for row in rows:
                 await add_event(connection, row.id, "claimed", worker=worker, attempt=row.attempts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import aiohttp
@@ -37,23 +38,16 @@ async def pages(
         after = page[-1].number
 
 
+@dataclass(frozen=True, slots=True)
 class Aftercare:
     """What any worker does for ended tasks, whoever staged them."""
 
-    def __init__(
-        self,
-        settings: PreparerSettings,
-        ledger: Ledger,
-        vault: Vault,
-        approaches: Mapping[str, Approach],
-        session: aiohttp.ClientSession,
-    ) -> None:
-        """Remove copies by the *approaches* that made them, keyed by name."""
-        self.settings = settings
-        self.ledger = ledger
-        self.vault = vault
-        self.approaches = approaches
-        self.session = session
+    settings: PreparerSettings
+    ledger: Ledger
+    vault: Vault
+    approaches: Mapping[str, Approach]
+    """Approaches by name: copies are removed by the one that made them."""
+    session: aiohttp.ClientSession
 
     def steps(self) -> list[tuple[Callable[[], Awaitable[None]], float]]:
         """Return what is to be repeated, each by itself since it may take long, and the seconds between."""

@@ -29,6 +29,7 @@ from preparer.staging.approach import Approach
 from preparer.staging.filesystem import CopyApproach, LinkApproach
 from preparer.staging.rse import Rses
 from preparer.staging.vospace import CavernApproach
+from preparer.worker.aftercare import Aftercare
 from preparer.worker.runner import Runner
 
 logger = logging.getLogger(__name__)
@@ -81,7 +82,8 @@ async def serve(vault: Vault, *, task_status: TaskStatus[Runner]) -> None:
             if secret
             else None
         )
-        runner = Runner(settings, Ledger(engine), vault, approaches(session, rses, credentials), session)
+        known = approaches(session, rses, credentials)
+        runner = Runner(Aftercare(settings, Ledger(engine), vault, known, session))
         task_status.started(runner)
         await runner.run()
     await engine.dispose()

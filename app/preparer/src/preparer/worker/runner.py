@@ -13,13 +13,11 @@ from collections.abc import Awaitable, Callable, Collection
 from datetime import UTC, datetime
 from functools import partial
 
-import aiohttp
 from voservice.jobs import Executor, repeat
 from voservice.logging import bound
 
-from preparer.config import PreparerSettings
-from preparer.ledger import FileState, Ledger, Task
-from preparer.ledger.credentials import CredentialLost, Vault
+from preparer.ledger import FileState, Task
+from preparer.ledger.credentials import CredentialLost
 from preparer.staging import metrics
 from preparer.staging.approach import Approach, Job, StagingError
 from preparer.staging.retry import delay
@@ -32,20 +30,13 @@ logger = logging.getLogger(__name__)
 class Runner:
     """Stages tasks until it is told to stop."""
 
-    def __init__(
-        self,
-        settings: PreparerSettings,
-        ledger: Ledger,
-        vault: Vault,
-        approaches: dict[str, Approach],
-        session: aiohttp.ClientSession,
-    ) -> None:
-        """Stage by *approaches*, keyed by name."""
-        self.settings = settings
-        self.ledger = ledger
-        self.vault = vault
-        self.approaches = approaches
-        self.aftercare = Aftercare(settings, ledger, vault, approaches, session)
+    def __init__(self, aftercare: Aftercare) -> None:
+        """Stage the tasks of the ledger that *aftercare* is for, by the same approaches."""
+        self.aftercare = aftercare
+        self.settings = settings = aftercare.settings
+        self.ledger = aftercare.ledger
+        self.vault = aftercare.vault
+        self.approaches = aftercare.approaches
         self.name = settings.preparer_worker_name
         self.jobs: dict[uuid.UUID, Job] = {}
         self.executor = Executor(
@@ -73,11 +64,13 @@ class Runner:
 
     # What the executor asks for.
 
-    async def claim(self, worker: str, lease: float, limit: int) -> dict[uuid.UUID, Task]:
+    async def claim(
+        self, worker: str, lease: float, limit: int, running: Collection[uuid.UUID]
+    ) -> dict[uuid.UUID, Task]:
         """Lease tasks, within the limits of their users and of the site."""
         settings = self.settings
         claimed = await self.ledger.claim(
-            worker, lease, limit, settings.preparer_user_tasks, settings.preparer_site_tasks
+            worker, lease, limit, settings.preparer_user_tasks, settings.preparer_site_tasks, running
         )
         return {task.id: task for task in claimed}
 
@@ -87,7 +80,8 @@ class Runner:
         for task, cancel in held.items():
             if cancel and task in self.jobs:
                 self.jobs[task].cancelled.set()
-        await asyncio.to_thread(heartbeat.beat)
+        # Here: a thread may be long in coming, and the file is in memory.
+        heartbeat.beat()
         return held
 
     async def release(self, worker: str, job: uuid.UUID) -> None:

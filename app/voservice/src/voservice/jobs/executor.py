@@ -22,14 +22,16 @@ Id = TypeVar("Id")
 Job = TypeVar("Job")
 
 DATABASE_ERRORS = (SQLAlchemyError, OSError)
+PATIENCE = 10.0
+"""Seconds for work to stop in, of which a service has 20 or more."""
 logger = logging.getLogger(__name__)
 
 
 class Queue(Protocol[Id, Job]):
     """Jobs of one table, and the work on one of them."""
 
-    async def claim(self, worker: str, lease: float, limit: int) -> Mapping[Id, Job]:
-        """Lease up to *limit* jobs for *lease* seconds; return them by their ids."""
+    async def claim(self, worker: str, lease: float, limit: int, running: Collection[Id]) -> Mapping[Id, Job]:
+        """Lease up to *limit* jobs for *lease* seconds, none of those *running* here; return them by their ids."""
 
     async def renew(self, worker: str, lease: float, jobs: Collection[Id]) -> Collection[Id]:
         """Renew leases, also of no job at all; return the ids of those that the worker still has."""
@@ -66,10 +68,12 @@ class Executor(Generic[Id, Job]):
         lease: float,
         poll: float | None = None,
         beat: float | None = None,
+        patience: float = PATIENCE,
     ) -> None:
         """Work as *worker* on at most *slots* jobs at a time, leased for *lease* seconds.
 
-        Jobs are looked for every *poll* and leases renewed every *beat* seconds, by default a third of a lease.
+        Jobs are looked for every *poll* and leases renewed every *beat* seconds, by default a third of a lease. Work
+        that is to stop is waited for *patience* seconds.
         """
         self.worker = worker
         self.running: dict[Id, Held] = {}
@@ -79,6 +83,7 @@ class Executor(Generic[Id, Job]):
         self._lease = lease
         self._poll = lease / 3 if poll is None else poll
         self._beat = lease / 3 if beat is None else beat
+        self._patience = patience
         self._stopping = False
         self._paused = False
 
@@ -89,15 +94,11 @@ class Executor(Generic[Id, Job]):
             await self._claim_loop()
             # A task that is cancelled before its first step takes none, and so gives nothing back.
             await asyncio.sleep(0)
-            for held in self.running.values():
-                if not held.ended:
-                    held.task.cancel()
-            while self.running:
-                await asyncio.wait([held.task for held in self.running.values()])
+            await self._stop_all()
             renewing.cancel()
 
     def stop(self) -> None:
-        """Make `run` return as soon as what it works on has stopped."""
+        """Make `run` return as soon as what it works on has stopped, or does not within its patience."""
         self._stopping = True
         self.wake.set()
 
@@ -147,11 +148,11 @@ class Executor(Generic[Id, Job]):
         if self._paused or free <= 0:
             return
         expires = self._in_a_lease()
-        for key, job in (await self._queue.claim(self.worker, self._lease, free)).items():
-            if key in self.running:
-                # Its lease ran out while this process was stalled: it is begun anew once the new one has, too.
-                self.drop(key)
-                continue
+        # A lease that ran out while this process was stalled is renewed, unless another claims the job first.
+        running = tuple(self.running)
+        async with asyncio.timeout(self._lease):
+            claimed = await self._queue.claim(self.worker, self._lease, free, running)
+        for key, job in claimed.items():
             task = asyncio.create_task(self._work(key, job), name=f"job {key}")
             self.running[key] = Held(task, expires)
             task.add_done_callback(partial(self._forget, key))
@@ -167,11 +168,11 @@ class Executor(Generic[Id, Job]):
         except LeaseLost:
             logger.info("The job is another's", extra=told)
         except asyncio.CancelledError:
-            if not self._stopping:
-                logger.info("The job was stopped", extra=told)
-                return
+            logger.info("The job was stopped", extra=told)
+            # Nothing happens to one that was ended, or claimed by another. What cannot be released runs out.
             with suppress(*DATABASE_ERRORS):
-                await self._queue.release(self.worker, key)
+                async with asyncio.timeout(self._lease / 3):
+                    await self._queue.release(self.worker, key)
         except DATABASE_ERRORS:
             # The lease runs out, and whoever sees the database first goes on.
             logger.warning("The job lost the database", exc_info=True, extra=told)
@@ -179,23 +180,39 @@ class Executor(Generic[Id, Job]):
             # Likewise; one that always fails has so many attempts.
             logger.exception("The job failed unexpectedly", extra=told)
 
+    async def _stop_all(self) -> None:
+        """Cancel what is worked on, again as long as it goes on; what follows the end of a job only in the end."""
+        loop, step = asyncio.get_running_loop(), self._lease / 3
+        deadline = loop.time() + self._patience
+        over = False
+        while self.running and not over:
+            over = loop.time() >= deadline
+            for held in self.running.values():
+                if over or not held.ended:
+                    held.task.cancel()
+            await asyncio.wait([held.task for held in self.running.values()], timeout=step)
+        if self.running:
+            jobs = [str(key) for key in self.running]
+            logger.error("Work on jobs does not stop", extra={"fields": {"jobs": jobs}})
+
     async def _renew_loop(self) -> Never:
         while True:
             asked = {key: held for key, held in self.running.items() if not held.ended}
-            await self._renew(asked)
-            await asyncio.sleep(self._beat)
+            renewed = await self._renew(asked)
+            await asyncio.sleep(self._beat if renewed else min(self._beat, self._lease / 10))
 
-    async def _renew(self, asked: Mapping[Id, Held]) -> None:
-        """Renew leases, and stop what was claimed by others, or may have been."""
-        expires = self._in_a_lease()
+    async def _renew(self, asked: Mapping[Id, Held]) -> bool:
+        """Renew leases, and stop what was claimed by others, or may have been; return whether the queue answered."""
+        expires, renewed = self._in_a_lease(), True
         try:
-            ours = await self._queue.renew(self.worker, self._lease, list(asked))
+            async with asyncio.timeout(self._lease / 3):
+                ours = await self._queue.renew(self.worker, self._lease, list(asked))
         except Exception as error:
             if not isinstance(error, DATABASE_ERRORS):
                 logger.exception("Cannot renew leases")
             told = {"error": type(error).__name__, "jobs": len(asked)}
             logger.warning("Cannot renew leases", extra={"fields": told})
-            now = asyncio.get_running_loop().time()
+            now, renewed = asyncio.get_running_loop().time(), False
             ours = [key for key, held in asked.items() if held.expires > now]
         else:
             for key in ours:
@@ -205,6 +222,7 @@ class Executor(Generic[Id, Job]):
             if key not in ours and not held.ended and self.running.get(key) is held:
                 logger.warning("The lease of a job is lost", extra={"fields": {"job": str(key)}})
                 held.task.cancel()
+        return renewed
 
 
 async def repeat(step: Callable[[], Awaitable[object]], seconds: float) -> Never:

@@ -77,6 +77,7 @@ class LeaseTable:
         worker: str,
         seconds: float,
         limit: int,
+        running: Collection[Any] = (),
         *,
         where: ColumnElement[bool] | None = None,
         owner_most: int | None = None,
@@ -85,12 +86,15 @@ class LeaseTable:
     ) -> Sequence[Row[Any]]:
         """Lease up to *limit* jobs that nobody has, or whose lease has run out; return their rows.
 
-        Owners take turns: first come jobs of who has the fewest under way, of each owner the oldest. Among the jobs
-        *where*, at most *owner_most* of one owner and *most* of all are under way. *values* are set too.
+        Those that are *running* in the worker stay its own while nobody else claims them. Owners take turns: first come
+        jobs of who has the fewest under way, of each owner the oldest. Among the jobs *where*, at most *owner_most* of
+        one owner and *most* of all are under way. *values* are set too.
         """
         among = true() if where is None else where
         claimable = and_(among, or_(self._is(self.waiting), and_(self._is(self.running), self.lease < NOW)))
         job = self.table.c.id
+        if running:
+            claimable = and_(claimable, job.not_in(running))
         under_way = (
             select(self.owner.label("owner"), func.count().label("jobs"))
             .where(among, self.under_way)

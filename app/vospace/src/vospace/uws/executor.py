@@ -84,8 +84,10 @@ class _Jobs:
         self._pool = pool
         self._run = run
 
-    async def claim(self, worker: str, lease: float, limit: int) -> dict[str, Job]:
-        claimed = await self._store.claim(worker, tuple(self._pool.runners), limit, lease, self._pool.most)
+    async def claim(self, worker: str, lease: float, limit: int, running: Collection[str]) -> dict[str, Job]:
+        claimed = await self._store.claim(
+            worker, tuple(self._pool.runners), limit, lease, self._pool.most, running
+        )
         return {job.id: job for job in claimed}
 
     async def renew(self, worker: str, lease: float, jobs: Collection[str]) -> Collection[str]:

@@ -163,13 +163,19 @@ class JobStore:
     # What the executor does with jobs.
 
     async def claim(
-        self, worker: str, kinds: Collection[str], limit: int, lease: float, most: int | None = None
+        self,
+        worker: str,
+        kinds: Collection[str],
+        limit: int,
+        lease: float,
+        most: int | None = None,
+        running: Collection[str] = (),
     ) -> list[Job]:
-        """Lease up to `limit` jobs: queued ones, and running ones whose process stopped renewing its lease. Of no owner
-        run more than `most` in all processes."""
+        """Lease up to `limit` jobs: queued ones, and running ones whose process stopped renewing its lease, but none
+        that is `running` in this process. Of no owner run more than `most` in all processes."""
         async with self.engine.begin() as connection:
             rows = await LEASES.claim(
-                connection, worker, lease, limit, where=job.c.kind.in_(kinds), owner_most=most
+                connection, worker, lease, limit, running, where=job.c.kind.in_(kinds), owner_most=most
             )
         return [_job(row) for row in rows]
 
