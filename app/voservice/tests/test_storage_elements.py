@@ -13,10 +13,10 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from storage_double import Authority, StorageDouble, redirect
 from voservice.sources import SourcePolicy, SourceRefused
-from voservice.storage_elements import CredentialUnavailable, Elements, StorageElement, check_elements
+from voservice.storage_elements import CredentialUnavailable, Elements, StorageElement, StorageElements
 from voservice.storage_elements.credentials import Watched
 
 
@@ -293,7 +293,7 @@ def test_what_cannot_be_is_refused_by_name() -> None:
             StorageElement.model_validate(good | change)
     element = StorageElement.model_validate(good)
     with pytest.raises(ValueError, match="more than one storage element has the name A"):
-        check_elements([element, element])
+        TypeAdapter(StorageElements).validate_python([element, element])
 
 
 def test_a_base_may_stand_for_many_servers() -> None:

@@ -9,7 +9,7 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from voservice.config import CommaList, ServiceSettings
 from voservice.sources import SourcePolicy
-from voservice.storage_elements import StorageElement, check_elements
+from voservice.storage_elements import StorageElement, StorageElements
 
 Approach = Literal["cavern_api_approach", "copy_to_user_area", "symbolic_link"]
 
@@ -41,7 +41,7 @@ class PreparerSettings(ServiceSettings):
     )
     preparer_rucio_username: str = Field("", description="Name with which the account is used")
     preparer_rucio_password: SecretStr = Field(SecretStr(""), description="Password of that name")
-    preparer_rses: list[StorageElement] = Field(
+    preparer_rses: StorageElements = Field(
         default=[],
         description="RSEs that files are staged from, in the order of preference; without any, there is one, called"
         " default, at abs_url_rse_root",
@@ -172,12 +172,6 @@ class PreparerSettings(ServiceSettings):
                 "preparer_rucio_account: preparer_rucio_username or preparer_rucio_password is missing"
             )
         return self
-
-    @field_validator("preparer_rses")
-    @classmethod
-    def _differ(cls, value: list[StorageElement]) -> list[StorageElement]:
-        check_elements(value)
-        return value
 
     @field_validator("abs_url_rse_root", "preparer_sources")
     @classmethod

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
 from voservice.config import CommaList, ServiceSettings
-from voservice.storage_elements import StorageElement, check_elements
+from voservice.storage_elements import StorageElements
 
 
 class Settings(ServiceSettings):
@@ -80,7 +80,7 @@ class Settings(ServiceSettings):
     vospace_pull_sources: CommaList = Field(
         default=[], description="Base URLs that may be pulled from; without any, pulls are rejected"
     )
-    vospace_rses: list[StorageElement] = Field(
+    vospace_rses: StorageElements = Field(
         default=[],
         description="Storage elements that may be pulled from too; their credentials are used only for prepare-data",
     )
@@ -162,10 +162,12 @@ class Settings(ServiceSettings):
         description="Lifetime of a job from its creation, in seconds; clients may request less",
     )
 
-    @field_validator("vospace_rses")
+    @field_validator("vospace_sub_path")
     @classmethod
-    def _differ(cls, value: list[StorageElement]) -> list[StorageElement]:
-        check_elements(value)
+    def _below(cls, value: str) -> str:
+        # The base directory itself holds what users must not reach.
+        if not value or PurePath(value).is_absolute() or not {"", ".", ".."}.isdisjoint(value.split("/")):
+            raise ValueError(f"{value!r} is not a directory below vospace_base_dir, such as cavern")
         return value
 
     @property

@@ -214,8 +214,8 @@ class Service:
         return (await self.client.get(f"{job}/error", headers=self.as_user(user))).text
 
     def leftovers(self) -> list[str]:
-        """Files that were being staged."""
-        found = (name for _, _, names in os.walk(self.root) for name in names)
+        """Files, containers and links that were being staged."""
+        found = (name for _, below, names in os.walk(self.root) for name in (*below, *names))
         return [name for name in found if name.startswith(".vospace-")]
 
     @staticmethod

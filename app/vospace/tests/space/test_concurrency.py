@@ -7,7 +7,9 @@ import base64
 import fcntl
 import hashlib
 import inspect
+import multiprocessing
 import os
+import signal
 import sys
 from contextlib import contextmanager
 
@@ -16,7 +18,7 @@ from lxml import etree
 from vospace.models.caller import Caller
 from vospace.space import create
 from vospace.space.space import Space
-from vospace.storage.staging import keep
+from vospace.storage.locks import Locks
 from vospace.storage.tree import Directory, Walk
 
 pytestmark = pytest.mark.parametrize("metadata", ["xattrs", "sidecar"], indirect=True, scope="session")
@@ -25,6 +27,7 @@ pytestmark = pytest.mark.parametrize("metadata", ["xattrs", "sidecar"], indirect
 VOS = "{http://www.ivoa.net/xml/VOSpace/v2.0}"
 CORE = "ivo://ivoa.net/vospace/core#"
 TEAM = "ivo://opencadc.org/gms?team"
+ADA = Caller("ada", 10001, 10001, frozenset({10001}), frozenset(), "token")
 
 
 def properties(content: bytes) -> dict[str, str]:
@@ -229,35 +232,45 @@ async def test_a_quota_holds_in_all_processes(client, second, ada, names, docume
             pass  # a count is good for a moment
 
 
-async def test_what_dead_processes_left_is_swept_at_the_start(client, settings, ada, box, root, monkeypatch):
+async def test_what_dead_processes_left_is_swept_at_the_start(client, settings, ada, box, root):
     await client.put(f"/files{box}/kept", content=b"x", headers=ada)
     here = root / box[1:]
     (here / "deep").mkdir()
     stale, busy = here / "deep/.vospace-stale", here / ".vospace-busy"
     stale.write_bytes(b"x")
-    left, building = here / ".vospace-copy-left", here / ".vospace-copy-building"
-    for copy in (left, building):
-        (copy / "deep").mkdir(parents=True)
-        (copy / "deep/f").write_bytes(b"x")
+    dangling, pipe = here / ".vospace-link", here / ".vospace-pipe"
+    dangling.symlink_to("nowhere")
+    os.mkfifo(pipe)
+    left = here / ".vospace-copy-left"
+    (left / "deep").mkdir(parents=True)
+    (left / "deep/f").write_bytes(b"x")
     outside = root.parent / "outside"
     outside.mkdir()
     (left / "link").symlink_to(outside)
     (outside / "f").write_bytes(b"x")
-    monkeypatch.setattr("vospace.storage.staging.STALE_SECONDS", -1.0)
     with busy.open("wb") as written:
         fcntl.flock(written, fcntl.LOCK_EX)
         (here / "link").symlink_to(here / "deep")
         space = Space(settings)
-        path = (*box.strip("/").split("/"), building.name)
+        locks = Locks(settings.vospace_base_dir)
         try:
-            with Walk(space.tree, lambda _: None).container(path) as directory:
-                keep(directory)
+            with (
+                Walk(space.tree, lambda _: None).container(tuple(box.strip("/").split("/"))) as directory,
+                locks.building(directory, "copy-") as name,
+            ):
+                building = here / name
+                (building / "deep").mkdir(parents=True)
+                (building / "deep/f").write_bytes(b"x")
                 assert space.sweep(lambda: True) == 0
-                assert space.sweep(lambda: False) >= 2
+                assert space.sweep(lambda: False) >= 3
+                assert (building / "deep/f").exists()
+            assert space.sweep(lambda: False) == 1
+            assert not building.exists()
         finally:
             space.close()
-        assert (stale.exists(), left.exists()) == (False, False)
-        assert (busy.exists(), (building / "deep/f").exists(), (here / "kept").exists()) == (True, True, True)
+        assert {left.name, dangling.name}.isdisjoint(os.listdir(here))
+        assert os.listdir(here / "deep") == []
+        assert (busy.exists(), pipe.exists(), (here / "kept").exists()) == (True, True, True)
     assert (outside / "f").read_bytes() == b"x"
     assert (await client.get(f"/nodes{box}/deep", headers=ada)).status_code == 200
 
@@ -288,14 +301,55 @@ async def test_a_file_about_to_replace_another_is_swept_only_when_its_process_is
     assert (root / box[1:] / "f").read_bytes() == b"new"
 
 
-async def test_a_container_with_a_dead_copy_in_it_can_be_deleted(client, ada, box, root, monkeypatch):
+@pytest.mark.parametrize("build", ["container", "link"])
+async def test_what_a_process_leaves_that_dies_before_a_name_appears_is_swept_at_once(
+    client, settings, box, root, monkeypatch, build
+):
+    """The name of its own has been made, and the node's is not there yet."""
+    path = (*box.strip("/").split("/"), "never")
+
+    def begin() -> None:
+        space = Space(settings)
+        if build == "container":
+            space.create_container(ADA, path)
+        else:
+            space.create_link(ADA, path, path[:-1])
+
+    def reserved() -> list[str]:
+        return [name for name in os.listdir(root / box[1:]) if name.startswith(".vospace-")]
+
+    for where in ("create", "staging"):
+        module = f"vospace.{'space' if where == 'create' else 'storage'}.{where}"
+        monkeypatch.setattr(f"{module}.rename_new", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+    dying = multiprocessing.get_context("fork").Process(target=begin)
+    dying.start()
+    await asyncio.to_thread(dying.join)
+    assert dying.exitcode == -signal.SIGKILL
+    assert len(reserved()) == 1
+    space = Space(settings)
+    try:
+        assert space.sweep(lambda: False) == 1
+    finally:
+        space.close()
+    assert reserved() == []
+
+
+async def test_a_container_with_a_dead_copy_in_it_can_be_deleted(client, ada, box, root, settings):
     left = root / box[1:] / "c/.vospace-copy-left"
     await client.put(f"/files{box}/f", content=b"x", headers=ada)
     left.mkdir(parents=True)
     (left / "f").write_bytes(b"x")
     os.chown(left.parent, 10001, 10001)
-    answer = await client.delete(f"/nodes{box}/c", headers=ada)
-    assert (answer.status_code, "is not empty" in answer.text) == (400, True)
-    monkeypatch.setattr("vospace.storage.staging.STALE_SECONDS", -1.0)
+    space = Space(settings)
+    try:
+        with (
+            Walk(space.tree, lambda _: None).container((*box.strip("/").split("/"), "c")) as directory,
+            Locks(settings.vospace_base_dir).unused(directory, left.name) as unused,
+        ):
+            assert unused
+            answer = await client.delete(f"/nodes{box}/c", headers=ada)
+            assert (answer.status_code, "is not empty" in answer.text) == (400, True)
+    finally:
+        space.close()
     assert (await client.delete(f"/nodes{box}/c", headers=ada)).status_code == 200
     assert not left.parent.exists()

@@ -6,6 +6,6 @@ storage element's own: a redirect to another server is followed without it.
 
 from voservice.storage_elements.client import Element, Elements
 from voservice.storage_elements.credentials import CredentialUnavailable
-from voservice.storage_elements.settings import StorageElement, check_elements
+from voservice.storage_elements.settings import StorageElement, StorageElements
 
-__all__ = ["CredentialUnavailable", "Element", "Elements", "StorageElement", "check_elements"]
+__all__ = ["CredentialUnavailable", "Element", "Elements", "StorageElement", "StorageElements"]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from voservice.sources import SourcePolicy
 
@@ -80,9 +79,13 @@ class StorageElement(BaseModel):
         return self
 
 
-def check_elements(elements: Sequence[StorageElement]) -> None:
-    """Raise ValueError for names or base URLs of more than one storage element."""
+def _differ(elements: list[StorageElement]) -> list[StorageElement]:
     for what in ("name", "url"):
         values = [getattr(element, what) for element in elements]
         if twice := sorted({value for value in values if values.count(value) > 1}):
             raise ValueError(f"more than one storage element has the {what} {', '.join(twice)}")
+    return elements
+
+
+StorageElements = Annotated[list[StorageElement], AfterValidator(_differ)]
+"""Storage elements of a service; no two have the same name or base URL."""

@@ -40,7 +40,7 @@ from vospace.space.space import Space
 from vospace.space.write import Upload
 from vospace.storage.sinks import storage_failure
 from vospace.storage.system_calls import sync_file_system
-from vospace.transfers.commit import uninterrupted
+from vospace.storage.threads import in_thread, uninterrupted
 from vospace.transfers.fetcher import Fetched, Fetcher
 from vospace.uws.executor import Run
 from vospace.uws.model import ErrorSummary, Outcome, Result
@@ -182,7 +182,7 @@ class _Pull:
             receiver = Receiver(begin, buffer=SMALL)
             try:
                 left = (
-                    await asyncio.to_thread(self._space.quota_left, target.place)
+                    await in_thread(self._space.quota_left, target.place)
                     if target.place.access.quota
                     else None
                 )
@@ -213,7 +213,7 @@ class _Pull:
             if items:
                 batch = Batch(items)
                 try:
-                    await uninterrupted(partial(asyncio.to_thread, self._stage, batch))
+                    await in_thread(self._stage, batch)
                     await self._staged.put(batch)
                 except BaseException:
                     await self._close(batch)

@@ -25,6 +25,7 @@ from vospace.services.preauth import PREFIX, Mode
 from vospace.space.lookup import OpenFile
 from vospace.space.receive import Receiver
 from vospace.space.space import Space
+from vospace.storage.threads import in_thread
 
 BLOCK = 1 << 20
 SMALL = 256 << 10
@@ -66,7 +67,7 @@ async def put_file(request: Request, shared: Shared, caller: Writer) -> Response
         stated.verify(sink)
         kind = request.headers.get("content-type")
         properties = receiver.properties(kind, request.headers.get("content-encoding"))
-        await asyncio.to_thread(upload.commit, properties)
+        await in_thread(upload.commit, properties)
         written = os.fstat(upload.descriptor)
     headers = {
         "ETag": conditions.tag(written),
@@ -130,7 +131,7 @@ def _open(space: Space, caller: Caller, path: Path, body: bool) -> tuple[OpenFil
 async def _blocks(file: FileIO, start: int, end: int) -> AsyncIterator[bytes]:
     with file:
         while start < end:
-            block = await asyncio.to_thread(os.pread, file.fileno(), min(BLOCK, end - start), start)
+            block = await in_thread(os.pread, file.fileno(), min(BLOCK, end - start), start)
             if not block:
                 raise OSError("the file became shorter while it was read")
             start += len(block)

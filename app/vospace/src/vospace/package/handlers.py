@@ -16,7 +16,7 @@ from vospace.models.caller import Caller
 from vospace.models.errors import InvalidArgument, JobNotFound, ServiceBusy, TooManyRequests
 from vospace.package.archive import TAR, packed
 from vospace.package.request import read_package
-from vospace.transfers.commit import uninterrupted
+from vospace.storage.threads import uninterrupted
 from vospace.transfers.documents import read_transfer
 from vospace.uws.executor import Executor
 from vospace.uws.model import ErrorSummary, Job, Outcome, is_job_id

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from vospace_client import terms
 from vospace_client.terms import QUOTA
@@ -15,8 +16,8 @@ from vospace.space.create import Creator
 from vospace.space.describe import Descriptions
 from vospace.space.lookup import Lookup
 from vospace.space.write import Upload, Writer
-from vospace.storage.staging import keep
-from vospace.storage.tree import Directory
+from vospace.storage.locks import Locks
+from vospace.storage.staging import sweep
 
 COPY_BLOCK = 8 << 20
 
@@ -24,7 +25,10 @@ COPY_BLOCK = 8 << 20
 class Copies:
     """Copies nodes with their properties; the copies are the caller's."""
 
-    def __init__(self, lookup: Lookup, descriptions: Descriptions, writer: Writer, creator: Creator) -> None:
+    def __init__(
+        self, locks: Locks, lookup: Lookup, descriptions: Descriptions, writer: Writer, creator: Creator
+    ) -> None:
+        self._locks = locks
         self._lookup = lookup
         self._descriptions = descriptions
         self._writer = writer
@@ -36,14 +40,14 @@ class Copies:
         kept = {key: value for key, value in node.properties.items() if key not in (QUOTA, terms.LOCKED)}
         self._creator.create_container(caller, target, Change(properties=kept))
 
-    def build_container(self, caller: Caller, source: Path, staging: Path) -> Directory:
-        """As `copy_container`, under a reserved name, which is swept if the process dies before it closes the returned
-        directory."""
-        self.copy_container(caller, source, staging)
-        with self._lookup.locate(caller, staging) as place:
-            directory = place.directory.open_directory(place.name)
-        keep(directory)
-        return directory
+    @contextmanager
+    def building(self, caller: Caller, target: Path) -> Iterator[Path]:
+        """Yield a path under a reserved name beside *target*, for a copy that is built there in the block. What copies
+        of dead processes left there is removed, as this one is if the process dies in the block."""
+        with self._lookup.locate(caller, target) as place:
+            sweep(self._locks, place.directory)
+            with self._locks.building(place.directory, "copy-") as name:
+                yield (*place.path[:-1], name)
 
     def copy_link(self, caller: Caller, source: Path, target: Path) -> None:
         """Create a link to the same target; links that lead out of the space are omitted."""

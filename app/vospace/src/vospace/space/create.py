@@ -19,7 +19,7 @@ from vospace.space.update import apply
 from vospace.space.usage import Usage
 from vospace.space.write import Writer
 from vospace.storage import attributes
-from vospace.storage.staging import make_link, temporary_name
+from vospace.storage.staging import make_link
 from vospace.storage.system_calls import rename_new
 from vospace.storage.tree import Kind, Tree, Walk, make_directory
 
@@ -36,6 +36,7 @@ class Creator:
         descriptions: Descriptions,
         writer: Writer,
     ) -> None:
+        self._locks = writer.locks
         self._rules = rules
         self._tree = tree
         self._usage = usage
@@ -126,7 +127,7 @@ class Creator:
             place.access.require_create(place.directory, place.name)
             text = target if isinstance(target, str) else self._tree.link_text(place.directory.path, target)
             try:
-                make_link(place.directory, place.name, text, owner or caller.ids)
+                make_link(self._locks, place.directory, place.name, text, owner or caller.ids)
             except FileExistsError:
                 raise DuplicateNode(self._rules.naming.uri(path)) from None
             place.directory.sync()
@@ -138,15 +139,16 @@ class Creator:
 
     def _build(self, place: Located, owner: Ids, change: Change) -> None:
         """Create a directory that has its owner and all properties as soon as it is visible."""
-        parent, temporary = place.directory, temporary_name()
-        try:
-            with make_directory(parent, temporary) as made:
-                os.fchown(made.descriptor, *owner)
-                apply(self._tree.properties, made.descriptor, change)
-            rename_new(temporary, place.name, source_dir=parent.descriptor, target_dir=parent.descriptor)
-        except BaseException as error:
-            with suppress(FileNotFoundError), parent.taking_away(temporary):
-                os.rmdir(temporary, dir_fd=parent.descriptor)
-            if isinstance(error, FileExistsError):
-                raise DuplicateNode(self._rules.naming.uri(place.path)) from None
-            raise
+        parent = place.directory
+        with self._locks.building(parent) as temporary:
+            try:
+                with make_directory(parent, temporary) as made:
+                    os.fchown(made.descriptor, *owner)
+                    apply(self._tree.properties, made.descriptor, change)
+                rename_new(temporary, place.name, source_dir=parent.descriptor, target_dir=parent.descriptor)
+            except BaseException as error:
+                with suppress(FileNotFoundError), parent.taking_away(temporary):
+                    os.rmdir(temporary, dir_fd=parent.descriptor)
+                if isinstance(error, FileExistsError):
+                    raise DuplicateNode(self._rules.naming.uri(place.path)) from None
+                raise

@@ -98,7 +98,7 @@ class Mover:
             kind = None if opened is None else Status.of(opened).kind
             if opened is not None and kind is Kind.CONTAINER:
                 with Directory(os.dup(opened), place.path, self._tree.properties) as container:
-                    sweep(container)
+                    sweep(self._locks, container)
         try:
             with place.directory.taking_away(place.name):
                 if kind is Kind.CONTAINER:
@@ -195,5 +195,5 @@ class Mover:
         found = os.stat(old.name, dir_fd=old.directory.descriptor, follow_symlinks=False)
         if not text.startswith("/"):
             text = self._tree.link_text(new.directory.path, self._tree.link_target(old.directory.path, text))
-        make_link(new.directory, new.name, text, (found.st_uid, found.st_gid))
+        make_link(self._locks, new.directory, new.name, text, (found.st_uid, found.st_gid))
         os.unlink(old.name, dir_fd=old.directory.descriptor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from types import TracebackType
@@ -13,6 +12,7 @@ from vospace_client.terms import ADLER32, ENCODING, MD5, TYPE
 from vospace.models.errors import InvalidArgument
 from vospace.space.write import Upload
 from vospace.storage.sinks import FileSink, MemorySink
+from vospace.storage.threads import in_thread
 
 
 class Receiver:
@@ -76,7 +76,12 @@ class Receiver:
     async def open(self) -> tuple[Upload, FileSink]:
         """Create the file from the bytes in memory; return its upload and the sink for further bytes. Raises Faults."""
         held = bytes(self._sink.data) if isinstance(self._sink, MemorySink) else b""
-        self._upload = upload = await asyncio.to_thread(self._begin)
+
+        def begin() -> Upload:
+            self._upload = upload = self._begin()
+            return upload
+
+        upload = await in_thread(begin)
         self._sink = sink = FileSink(upload.descriptor, self._algorithms)
         if held:
             await sink.write(held)
@@ -93,7 +98,7 @@ class Receiver:
         async for chunk in chunks:
             await sink.write(chunk)
             if upload.quota_left is not None and sink.length > upload.quota_left:
-                await asyncio.to_thread(upload.check_quota, sink.length)
+                await in_thread(upload.check_quota, sink.length)
         await sink.flush()
         if announced is not None and sink.length != announced:
             raise InvalidArgument(f"the body has {sink.length} bytes, announced were {announced}")
@@ -103,7 +108,7 @@ class Receiver:
         upload = self._upload
         if size is None or upload is None or upload.quota_left is None or size <= upload.quota_left:
             return
-        await asyncio.to_thread(upload.check_quota, size)
+        await in_thread(upload.check_quota, size)
 
     def properties(self, media_type: str | None, encoding: str | None) -> dict[str, str | None]:
         """Return the properties of a node with these bytes."""
@@ -129,10 +134,12 @@ class Receiver:
 
     async def close(self) -> None:
         """Release the file; it is lost unless it was placed."""
-        if isinstance(self._sink, FileSink):
-            await self._sink.close()
-        if self._upload is not None:
-            self._upload.close()
+        try:
+            if isinstance(self._sink, FileSink):
+                await self._sink.close()
+        finally:
+            if self._upload is not None:
+                self._upload.close()
 
 
 def _write_all(descriptor: int, data: bytearray) -> None:

@@ -58,7 +58,8 @@ class Space:
         self._base = settings.vospace_base_dir
         self.tree = open_tree(settings)
         self.usage = Usage(self._base, self.tree)
-        rules, tree, usage, locks = self.rules, self.tree, self.usage, Locks(self._base)
+        self._locks = Locks(self._base)
+        rules, tree, usage, locks = self.rules, self.tree, self.usage, self._locks
 
         lookup = Lookup(rules, tree, usage)
         self.locate = lookup.locate
@@ -97,9 +98,9 @@ class Space:
         self.move = mover.move
         self.destination = mover.destination
 
-        copies = Copies(lookup, descriptions, writer, creator)
+        copies = Copies(locks, lookup, descriptions, writer, creator)
         self.copy_container = copies.copy_container
-        self.build_container = copies.build_container
+        self.building = copies.building
         self.copy_link = copies.copy_link
         self.copy_file = copies.copy_file
 
@@ -139,7 +140,7 @@ class Space:
             path = pending.pop()
             try:
                 with Walk(self.tree, lambda _: None).container(path) as directory:
-                    removed += sweep(directory)
+                    removed += sweep(self._locks, directory)
                     pending += [
                         (*path, name) for name in directory.names() if directory.kind(name) is Kind.CONTAINER
                     ]

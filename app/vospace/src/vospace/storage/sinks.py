@@ -16,6 +16,7 @@ from voservice.digests import ADLER32, MD5, Digester
 
 from vospace.models.errors import QuotaExceeded, TransferFailed
 from vospace.storage.system_calls import begin_write_out, bypass_cache
+from vospace.storage.threads import in_thread, uninterrupted
 
 BLOCK = 1 << 20
 """Bytes handed to worker threads at a time."""
@@ -118,29 +119,31 @@ class FileSink:
         if self._filled:
             view = memoryview(self._block)[: self._filled]
             self._filled = 0
-            await asyncio.to_thread(self._write_rest, view)
+            await in_thread(self._write_rest, view)
 
     async def restart(self) -> None:
         await self._abandon()
         self._filled = 0
         self._digester = Digester(self._algorithms)
         self.length = 0
-        await asyncio.to_thread(self._truncate)
+        await in_thread(self._truncate)
 
     async def close(self) -> None:
         """Wait for running writes; call it before the descriptor is closed."""
-        await self._abandon()
-        for thread in self._threads:
-            thread.shutdown(wait=False)
-        self._threads = ()
-        if self._size == LARGE_BLOCK:
-            FileSink._large_files -= 1
-            self._size = BLOCK
+        try:
+            await self._abandon()
+        finally:
+            for thread in self._threads:
+                thread.shutdown(wait=False)
+            self._threads = ()
+            if self._size == LARGE_BLOCK:
+                FileSink._large_files -= 1
+                self._size = BLOCK
 
     async def _abandon(self) -> None:
         """Wait for the threads and ignore their results."""
         if pending := [future for _, futures in self._given for future in futures]:
-            done, _ = await asyncio.wait(pending)
+            done, _ = await uninterrupted(lambda: asyncio.wait(pending))
             for future in done:
                 future.exception()
         self._given.clear()

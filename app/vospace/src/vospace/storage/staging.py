@@ -2,8 +2,8 @@
 
 A staged file has no name while it is written (O_TMPFILE), so that nothing is left when the process dies. On file
 systems without this feature, it has a reserved name in the target's directory and is locked, as is a file that is about
-to replace another; leftovers of dead processes are recognised by the free lock. The same applies to directories that
-are built under a reserved name, once they are old enough to have been locked.
+to replace another. Directories and links are built under a reserved name that is locked before they are there
+(`Locks.building`). Leftovers of dead processes are recognised by the free lock.
 """
 
 from __future__ import annotations
@@ -14,18 +14,16 @@ import os
 import secrets
 import shutil
 import stat
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 
 from vospace.models.errors import DuplicateNode
 from vospace.models.uri import STAGING_PREFIX
 from vospace.storage import attributes, posix_acl
+from vospace.storage.locks import Locks
 from vospace.storage.system_calls import rename_new
 from vospace.storage.tree import Directory, Status
 
-STALE_SECONDS = 3600.0
-"""Age in seconds from which an unlocked directory under a reserved name is a leftover."""
 _LEFTOVER = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL})
 
@@ -138,49 +136,47 @@ class StagedFile:
         self.descriptor = -1
 
 
-def make_link(directory: Directory, name: str, text: str, owner: tuple[int, int]) -> None:
+def make_link(locks: Locks, directory: Directory, name: str, text: str, owner: tuple[int, int]) -> None:
     """Create a symbolic link that has its owner as soon as it is visible. Raises FileExistsError."""
-    descriptor, temporary = directory.descriptor, temporary_name()
-    os.symlink(text, temporary, dir_fd=descriptor)
-    try:
-        os.chown(temporary, *owner, dir_fd=descriptor, follow_symlinks=False)
-        rename_new(temporary, name, source_dir=descriptor, target_dir=descriptor)
-    except BaseException:
-        os.unlink(temporary, dir_fd=descriptor)
-        raise
+    descriptor = directory.descriptor
+    with locks.building(directory) as temporary:
+        os.symlink(text, temporary, dir_fd=descriptor)
+        try:
+            os.chown(temporary, *owner, dir_fd=descriptor, follow_symlinks=False)
+            rename_new(temporary, name, source_dir=descriptor, target_dir=descriptor)
+        except BaseException:
+            os.unlink(temporary, dir_fd=descriptor)
+            raise
 
 
-def keep(directory: Directory) -> None:
-    """Protect a directory that is built under a reserved name from `sweep` while it is open."""
-    fcntl.flock(directory.descriptor, fcntl.LOCK_EX)
-
-
-def sweep(directory: Directory) -> int:
-    """Remove leftovers of dead processes in a directory; return the numbers of files and directories."""
+def sweep(locks: Locks, directory: Directory) -> int:
+    """Remove leftovers of dead processes in a directory; return their number."""
     removed = 0
     with os.scandir(directory.descriptor) as entries:
         names = [entry.name for entry in entries if entry.name.startswith(STAGING_PREFIX)]
     for name in names:
+        with locks.unused(directory, name) as dead, suppress(BlockingIOError, FileNotFoundError):
+            removed += dead and _remove(directory.descriptor, name)
+    return removed
+
+
+def _remove(directory: int, name: str) -> bool:
+    """Remove a leftover, but not what nobody stages. Raises BlockingIOError for a file that is being written."""
+    kind = stat.S_IFMT(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
+    if kind == stat.S_IFREG:
+        descriptor = os.open(name, _LEFTOVER, dir_fd=directory)
         try:
-            descriptor = os.open(name, _LEFTOVER, dir_fd=directory.descriptor)
-        except OSError:
-            continue
-        try:
-            found = os.fstat(descriptor)
-            built = stat.S_ISDIR(found.st_mode)
-            if built and time.time() - found.st_ctime < STALE_SECONDS:
-                continue
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if built:
-                shutil.rmtree(name, dir_fd=directory.descriptor)
-            else:
-                os.unlink(name, dir_fd=directory.descriptor)
-            removed += 1
-        except (BlockingIOError, FileNotFoundError):
-            continue
+            os.unlink(name, dir_fd=directory)
         finally:
             os.close(descriptor)
-    return removed
+    elif kind == stat.S_IFDIR:
+        shutil.rmtree(name, dir_fd=directory)
+    elif kind == stat.S_IFLNK:
+        os.unlink(name, dir_fd=directory)
+    else:
+        return False
+    return True
 
 
 def _create_locked(directory: int, flags: int, mode: int) -> tuple[str, int]:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
 
 from vospace.models.caller import Caller
 from vospace.models.uri import Path
 from vospace.space.space import Space
 from vospace.space.write import Upload
+from vospace.storage.threads import uninterrupted
 from vospace.uws.executor import Run
 from vospace.uws.model import Outcome
-
-T = TypeVar("T")
 
 
 async def place(run: Run, upload: Upload, outcome: Outcome) -> None:
@@ -40,13 +38,3 @@ async def _appear(
             await run.finish(connection, outcome)
 
     await uninterrupted(commit)
-
-
-async def uninterrupted(work: Callable[[], Awaitable[T]]) -> T:
-    """Complete an operation even if the task is cancelled meanwhile; the cancellation is raised afterwards."""
-    task = asyncio.ensure_future(work())
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any, TypeVar
 
 from vospace.models.caller import Caller
 from vospace.models.errors import InvalidArgument, NodeNotFound
-from vospace.models.uri import STAGING_PREFIX, Path
+from vospace.models.uri import Path
 from vospace.space.space import Space
 from vospace.space.write import Upload
+from vospace.storage.threads import ended, in_thread
 from vospace.storage.tree import Kind
-from vospace.transfers.commit import move, place, uninterrupted
+from vospace.transfers.commit import move, place
 from vospace.uws.executor import Run
 from vospace.uws.model import Outcome
 
@@ -53,18 +54,18 @@ class Copier:
     async def _copy_container(
         self, run: Run, caller: Caller, source: Path, final: Path, outcome: Outcome
     ) -> None:
-        staging = (*final[:-1], f"{STAGING_PREFIX}copy-{run.job.id}")
         stop = Flag()
-        await asyncio.to_thread(self._discard, caller, staging)
-        try:
-            with await asyncio.to_thread(self._space.build_container, caller, source, staging):
+        with ExitStack() as building:
+            staging = await in_thread(lambda: building.enter_context(self._space.building(caller, final)))
+            try:
                 await stop.unless_cancelled(asyncio.to_thread(self._fill, caller, source, staging, stop))
                 await move(run, self._space, caller, staging, final, outcome)
-        except BaseException:
-            await uninterrupted(lambda: asyncio.to_thread(self._discard, caller, staging))
-            raise
+            except BaseException:
+                await in_thread(self._discard, caller, staging)
+                raise
 
     def _fill(self, caller: Caller, source: Path, staging: Path, stop: Flag) -> None:
+        self._space.copy_container(caller, source, staging)
         for path, kind in self._space.walk(caller, source):
             if stop.is_set():
                 return
@@ -106,7 +107,7 @@ class Flag:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             self._set = True
-            await asyncio.wait([task])
+            await ended(task)
             if (
                 not task.cancelled()
                 and task.exception() is None

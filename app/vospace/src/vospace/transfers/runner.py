@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import ExitStack
 from functools import partial
 
 from voservice.content import Content, parse_adler32, parse_md5
@@ -30,8 +31,10 @@ from vospace.models.caller import Caller
 from vospace.models.errors import Fault, InvalidArgument, ProtocolNotSupported, TransferFailed
 from vospace.models.sizes import byte_count
 from vospace.models.uri import Path
+from vospace.space.lookup import OpenFile
 from vospace.space.receive import Receiver
 from vospace.space.space import Space
+from vospace.storage.threads import in_thread
 from vospace.transfers.commit import move, place
 from vospace.transfers.copying import Copier
 from vospace.transfers.documents import Protocol, Transfer, read_transfer, write_transfer
@@ -118,7 +121,7 @@ class TransferRunner:
                 trusted=caller.trusted,
             )
             properties = receiver.properties(fetched.media_type, fetched.encoding)
-            await asyncio.to_thread(receiver.stage, properties)
+            await in_thread(receiver.stage, properties)
             results = (*self._details(run), self.data_node(upload.path))
             await place(run, upload, Outcome(results=results))
         return None
@@ -137,8 +140,14 @@ class TransferRunner:
         check_view(transfer)
         protocols = _usable(transfer, _PUT)
         source = self._space.naming.path(single_target(transfer))
-        opened = await asyncio.to_thread(self._space.open, caller, source)
-        try:
+        with ExitStack() as closing:
+
+            def open_source() -> OpenFile:
+                opened = self._space.open(caller, source)
+                closing.callback(os.close, opened.descriptor)
+                return opened
+
+            opened = await in_thread(open_source)
             results = (*self._details(run), self.data_node(opened.path))
             await run.announce(*results)
             failures: list[TransferFailed] = []
@@ -148,8 +157,6 @@ class TransferRunner:
                     return Outcome(results=results)
                 except TransferFailed as failure:
                     failures.append(failure)
-        finally:
-            os.close(opened.descriptor)
         raise next((failure for failure in failures if failure.transient), failures[0])
 
     # Within the space.

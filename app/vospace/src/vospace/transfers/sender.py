@@ -15,6 +15,7 @@ from vospace_client import terms
 
 from vospace.models.errors import TransferFailed
 from vospace.space.lookup import OpenFile
+from vospace.storage.threads import in_thread
 from vospace.transfers.fetcher import PASSING_STATUS, FetchLimits
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ class Sender:
 async def _blocks(descriptor: int, size: int) -> AsyncIterator[bytes]:
     position = 0
     while position < size:
-        block = await asyncio.to_thread(os.pread, descriptor, min(BLOCK, size - position), position)
+        block = await in_thread(os.pread, descriptor, min(BLOCK, size - position), position)
         if not block:
             raise OSError("the file became shorter while it was sent")
         position += len(block)
