@@ -54,7 +54,7 @@ def moment(text: str | None) -> datetime | None:
     """Parse a date; without a zone it is UTC, and a malformed one gives None."""
     try:
         found = parsedate_to_datetime(text or "")
-    except ValueError:
+    except (ValueError, OverflowError):  # a year or an offset that no date can have
         return None
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 

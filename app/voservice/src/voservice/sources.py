@@ -24,6 +24,41 @@ _BASE = re.compile(r"(?P<scheme>https?://)(?P<many>\*\.)?(?P<host>[^/*]*?)(?P<an
 _PLAIN = "!\"#$%&'()*+,/:;<=>?@[\\]^`{|}~"
 
 
+_SCHEME = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//")
+_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
+_SHOWN = 200
+
+
+def show(url: str) -> str:
+    """Return a URL for messages: shortened, without user, query and fragment, which may contain secrets.
+
+    A redirect's target has a ticket there, or a token as `authz`.
+    """
+    plain = re.split(r"[?#]", url, maxsplit=1)[0]
+    match = _SCHEME.match(plain)
+    scheme = match[0] if match else ""
+    authority, slash, path = plain[len(scheme) :].partition("/")
+    return f"{scheme}{authority.rpartition('@')[2]}{slash}{path}"[:_SHOWN]
+
+
+def show_all(text: str) -> str:
+    """Return a text of somebody else for messages, with its URLs as `show` returns them."""
+    return _IN_TEXT.sub(lambda match: show(match[0]), text)
+
+
+def reason(error: BaseException) -> str:
+    """Return for messages what an HTTP client says of a failed request: its kind, and no URL with secrets.
+
+    An error about a response quotes the request's URL, and one about a malformed header the header, which may be the
+    target of a redirect: of these only the words before the quotation are returned.
+    """
+    text = str(error)
+    if isinstance(error, aiohttp.ClientResponseError):
+        words = error.message.partition("\n")[0].partition(":")[0]
+        text = show_all(f"{error.status} {words}".strip())
+    return f"{type(error).__name__}: {show_all(text)}".rstrip(": ")
+
+
 class SourceRefused(ValueError):
     """The URL is malformed or outside the configured bases; the text states which and is safe to show."""
 
@@ -50,7 +85,7 @@ class _Base:
         scheme, host, port, segments = _parts(match["scheme"] + match["host"] + (match["path"] or ""))
         if match["many"]:
             if "." not in host:
-                raise SourceRefused(f"{_show(text)}: *. must be followed by a domain, such as example.org")
+                raise SourceRefused(f"{show(text)}: *. must be followed by a domain, such as example.org")
             host = f".{host}"
         return cls(scheme, host, None if match["any"] else port, segments)
 
@@ -80,18 +115,19 @@ class SourcePolicy:
         parts = _parts(url)
         if any(base.holds(*parts) for base in self._bases):
             return URL(url.split("#", 1)[0], encoded=True)
-        raise SourceRefused(f"{_show(url)} is not below a source URL that this service is configured to use")
+        raise SourceRefused(f"{show(url)} is not below a source URL that this service is configured to use")
 
     def redirect(self, current: URL, location: str) -> URL:
         """Return the target of a redirect. Raises SourceRefused if it is not allowed, or from https to http."""
         try:
             plain = quote(location.encode("utf-8", "surrogateescape"), safe=_PLAIN)
             target = current.join(URL(plain, encoded=True))
+            text = str(target)  # parses the port
         except ValueError as error:
-            raise SourceRefused(f"malformed redirect of {_show(str(current))}") from error
+            raise SourceRefused(f"malformed redirect of {show(str(current))}") from error
         if current.scheme == "https" and target.scheme != "https":
-            raise SourceRefused(f"redirect of {_show(str(current))} from https to http")
-        return self.check(str(target))
+            raise SourceRefused(f"redirect of {show(str(current))} from https to http")
+        return self.check(text)
 
 
 async def follow(
@@ -121,18 +157,13 @@ def _parts(url: str) -> tuple[str, str, int, tuple[str, ...]]:
         parsed = URL(url, encoded=True)
         host, port = parsed.host, parsed.port
     except ValueError as error:
-        raise SourceRefused(f"malformed URL {_show(url)}") from error
+        raise SourceRefused(f"malformed URL {show(url)}") from error
     if parsed.scheme not in ("http", "https") or not host or port is None:
-        raise SourceRefused(f"{_show(url)} is not an http or https URL with a host")
+        raise SourceRefused(f"{show(url)} is not an http or https URL with a host")
     if parsed.user is not None or parsed.password is not None or "@" in parsed.authority:
         raise SourceRefused("a URL must not carry credentials")
     segments = tuple(unquote(segment) for segment in parsed.raw_path.split("/") if segment)
     for segment in segments:
         if segment in (".", "..") or any(c in "/\\" or ord(c) < 0x20 for c in segment):
-            raise SourceRefused(f"{_show(url)} has a path segment that could lead elsewhere")
+            raise SourceRefused(f"{show(url)} has a path segment that could lead elsewhere")
     return parsed.scheme, host.lower().rstrip("."), port, segments
-
-
-def _show(url: str) -> str:
-    """Return a URL for messages: shortened, and without its query, which may contain a signature."""
-    return url.split("?", 1)[0].split("#", 1)[0][:200]

@@ -244,6 +244,34 @@ async def test_an_address_that_is_good_once_is_asked_for_again(
     assert staging.service.file("/home/ada/f").read_bytes() == content
 
 
+@WAYS
+async def test_no_ticket_of_a_redirect_is_told(
+    staging: Staging,
+    storages: dict[str, StorageDouble],
+    way: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Where a pool's answer is none, what is told of it names the pool, and not what would open it."""
+    inner = storages["A"].answer
+
+    def answer(request: web.Request) -> web.StreamResponse | None:
+        if not request.path.startswith("/pool"):
+            return inner(request) or redirect(f"{storages['A'].url}/pool/f?ticket=s3cret&authz=s3cret#s3cret")
+        assert request.transport is not None
+        request.transport.write(b"HTTP/1.1 200 OK\r\nLocation: /pool?ticket=s3cret\x00\r\n\r\n")
+        request.transport.close()
+        return web.Response()
+
+    storages["A"].answer = answer
+    with caplog.at_level("DEBUG"):
+        (outcome,) = await staging(way, "f:A")
+    assert (outcome.state, outcome.fault) == (FileState.FAILED, "TransferFailed")
+    assert "400 " in str(outcome.detail)
+    # The double's own log has what is asked of it.
+    logged = [record.getMessage() for record in caplog.records if record.name != "aiohttp.access"]
+    assert "s3cret" not in f"{outcome.detail} {logged} {staging.service.log.read_text()}"
+
+
 async def test_cavern_uses_a_credential_for_prepare_data_alone(
     staging: Staging, storages: dict[str, StorageDouble]
 ) -> None:

@@ -20,6 +20,7 @@ from lxml import etree
 from voservice.answers import IDENTITY, seconds_asked
 from voservice.content import UNKNOWN, Content
 from voservice.logging import field
+from voservice.sources import reason
 from voservice.uris import encode_node_path
 from yarl import URL
 
@@ -138,7 +139,7 @@ def broken(what: str, exc: Exception, *, sending: bool = False) -> CavernError:
     """Error of a request that got no answer, or only a part of one."""
     return CavernError(
         "TransferFailed",
-        f"{what}: {exc or type(exc).__name__}",
+        f"{what}: {reason(exc)}",
         transient=True,
         away="Cavern" if is_away(exc, sending=sending) else None,
     )

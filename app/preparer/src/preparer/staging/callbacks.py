@@ -10,6 +10,7 @@ import time
 from urllib.parse import urlsplit
 
 import aiohttp
+from voservice.sources import reason
 
 from preparer.ledger import Task
 from preparer.ledger.documents import task_document
@@ -68,5 +69,5 @@ async def send(session: aiohttp.ClientSession, task: Task, key: str, hosts: list
             status = f"{answer.status} {answer.reason or ''}".strip()
             delivered = answer.status < 300
     except (aiohttp.ClientError, TimeoutError) as exc:
-        status, delivered = f"{type(exc).__name__}: {exc}", False
+        status, delivered = reason(exc), False
     return status, delivered or task.callback_attempts >= ATTEMPTS

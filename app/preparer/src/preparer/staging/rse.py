@@ -15,7 +15,7 @@ from prepare_data_client.did import DID, Algorithm
 from voservice.answers import IDENTITY, Representation, Unreadable, seconds_asked
 from voservice.content import Content
 from voservice.digests import WANT_DIGEST
-from voservice.sources import RedirectedTooOften, SourceRefused
+from voservice.sources import RedirectedTooOften, SourceRefused, reason, show
 from voservice.storage_elements import CredentialUnavailable, Element, Elements, StorageElement
 from vospace_client.errors import AWAY_STATUS, PASSING_STATUS, TransferError, is_away, on_tape
 from vospace_client.terms import ON_TAPE
@@ -148,7 +148,7 @@ class Rse:
                     asked = seconds_asked(answer.headers.get("Retry-After"))
                     raise TransferError(ON_TAPE, on_tape(asked), transient=True, retry_after=asked)
                 if answer.status in MISSING:
-                    raise TransferError("SourceNotFound", f"{source} does not exist on the RSE")
+                    raise TransferError("SourceNotFound", f"{show(source)} does not exist on the RSE")
                 if answer.status not in (200, 204):
                     raise TransferError(
                         "TransferFailed",
@@ -254,7 +254,7 @@ def unanswered(exc: Exception) -> TransferError:
     """Return the error for a request to the RSE with no response, or an incomplete one."""
     return TransferError(
         "TransferFailed",
-        f"the RSE: {exc or type(exc).__name__}",
+        f"the RSE: {reason(exc)}",
         transient=True,
         away="RSE" if is_away(exc) else None,
     )

@@ -21,7 +21,7 @@ import aiohttp
 from voservice.answers import IDENTITY, Decoder, Representation, Unreadable, seconds_asked, total_of_range
 from voservice.content import UNKNOWN, Content
 from voservice.digests import WANT_DIGEST
-from voservice.sources import RedirectedTooOften, SourceRefused
+from voservice.sources import RedirectedTooOften, SourceRefused, reason, show, show_all
 from voservice.storage_elements import CredentialUnavailable, Element, Elements
 from vospace_client.errors import on_tape
 from vospace_client.terms import ON_TAPE, Unavailable
@@ -175,9 +175,9 @@ class Fetcher:
                 if retry.start_over:
                     await attempt.start_over()
             except aiohttp.ClientSSLError as error:
-                raise TransferFailed("TransferFailed", f"{shown}: {error}") from error
+                raise TransferFailed("TransferFailed", f"{shown}: {reason(error)}") from error
             except (TimeoutError, aiohttp.ClientError, OSError) as error:
-                problem, after = f"{type(error).__name__}: {error}".rstrip(": "), 0.0
+                problem, after = reason(error), 0.0
                 away = "source" if _is_outage(error) else None
             else:
                 element.note(away=False)
@@ -262,14 +262,14 @@ class _Attempt:
             told = on_tape(seconds_asked(response.headers.get("Retry-After")))
             raise TransferFailed(ON_TAPE, f"{show(self.source)}: {told}", transient=True)
         elif status in (404, 410):
-            raise TransferFailed("SourceNotFound", f"{show(self.source)}: {status} {response.reason}")
+            raise TransferFailed("SourceNotFound", f"{show(self.source)}: {_status(response)}")
         elif status in PASSING_STATUS:
             after = seconds_asked(response.headers.get("Retry-After")) or 0.0
             away: Unavailable | None = "source" if status in UNAVAILABLE_STATUS else None
-            raise _Retry(f"source answered {status} {response.reason}", after, away=away)
+            raise _Retry(f"source answered {_status(response)}", after, away=away)
         else:
             raise TransferFailed(
-                "TransferFailed", f"{show(self.source)}: source answered {status} {response.reason}"
+                "TransferFailed", f"{show(self.source)}: source answered {_status(response)}"
             )
         self._check_announced()
 
@@ -345,13 +345,13 @@ class _Attempt:
         return Fetched(found.size, found.md5, found.adler32, media_type, self._told.encoding)
 
 
+def _status(response: aiohttp.ClientResponse) -> str:
+    """Return the status of a response, and the words that its server has for it."""
+    return f"{response.status} {show_all(response.reason or '')}".strip()
+
+
 def _is_outage(error: Exception) -> bool:
     """Whether the source did not answer, or the connection to it broke: not what it sent was wrong."""
     if isinstance(error, aiohttp.ClientPayloadError):
         error = error.__cause__ if isinstance(error.__cause__, Exception) else error
     return isinstance(error, (TimeoutError, aiohttp.ClientConnectionError, OSError))
-
-
-def show(url: str) -> str:
-    """For messages: without query, which may hold a signature, and not longer than a line."""
-    return url.split("?", 1)[0].split("#", 1)[0][:200]

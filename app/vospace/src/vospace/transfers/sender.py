@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 from voservice.answers import field_value
-from voservice.sources import SourcePolicy, SourceRefused
+from voservice.sources import SourcePolicy, SourceRefused, reason, show_all
 from vospace_client import terms
 
 from vospace.models.errors import TransferFailed
@@ -51,11 +51,13 @@ class Sender:
                 ) as response:
                     if response.status in (200, 201, 204):
                         return
-                    problem = f"destination answered {response.status} {response.reason}"
+                    problem = (
+                        f"destination answered {response.status} {show_all(response.reason or '')}".strip()
+                    )
                     if response.status not in PASSING_STATUS:
                         raise TransferFailed("TransferFailed", problem)
             except (TimeoutError, aiohttp.ClientError, OSError) as error:
-                problem = f"{type(error).__name__}: {error}"
+                problem = reason(error)
             if attempt < self._limits.attempts:
                 logger.info("sending to %s failed, again: %s", destination.host, problem)
                 await asyncio.sleep(min(self._limits.backoff * 2 ** (attempt - 1), self._limits.backoff_max))
