@@ -65,6 +65,7 @@ def server(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         server.add_collection("testing", "gone", "DATASET", [("testing", f"f{n}") for n in (0, 3, 4)])
         server.add_collection("testing", "both", "CONTAINER", [("testing", "good")])
         server.ask("POST", "/dids/testing/empty", {"type": "DATASET"})
+        server.ask("POST", "/dids/testing/grows", {"type": "DATASET"})
         yield server
 
 
@@ -89,7 +90,7 @@ class Site:
     """Requests to a site that has a Rucio."""
 
     def __init__(self, settings: PreparerSettings, session: aiohttp.ClientSession) -> None:
-        self.shared: Any = SimpleNamespace(settings=settings, rucio=Rucio(settings, session))
+        self.shared: Any = SimpleNamespace(settings=settings, rucio=Rucio(settings, session), resolving=set())
 
     async def __call__(
         self, *dids: str | Item, user: str = "ada", bearer: str = "ada's", rse: str | None = None
@@ -207,6 +208,13 @@ async def test_a_rucio_that_is_away_is_told(server: Server, session: aiohttp.Cli
         settings_of(server, preparer_rucio_username="")
 
 
+class Silent:
+    """A Rucio of which nothing may be asked."""
+
+    async def check_user(self, username: str, token: str) -> None:
+        raise AssertionError("Rucio was asked")
+
+
 class Verifier:
     """Knows everybody."""
 
@@ -251,6 +259,29 @@ async def test_a_dataset_is_requested_of_the_api(
                 ("testing:f1", "A", 11),
                 ("testing:f2", "B", 12),
             ]
+            # The same request is the same task, and needs no Rucio; neither does one too many.
+            resolver, app.state.context.rucio = app.state.context.rucio, Silent()
+            again = await client.post("/v1/tasks", json=body)
+            assert (again.status_code, again.json()["id"]) == (200, made.json()["id"])
+            keyed = {"Idempotency-Key": "k"}
+            app.state.context.settings.preparer_max_active = 1
+            assert (await client.post("/v1/tasks", json=body | {"destination": "b"})).status_code == 429
+            app.state.context.settings.preparer_max_active = 1000
+            app.state.context.rucio = resolver
+            assert (
+                await client.post("/v1/tasks", json=body | {"destination": "c"}, headers=keyed)
+            ).status_code == 201
+            server.add_files("A", "testing", [{"name": "f9", "bytes": 9, "adler32": "00000009", "md5": MD5}])
+            members = {"dids": [{"scope": "testing", "name": "f9"}]}
+            server.ask("POST", "/dids/testing/grows/dids", members)
+            grown = {"files": [{"did": "testing:grows"}]}
+            first = await client.post("/v1/tasks", json=grown, headers={"Idempotency-Key": "g"})
+            server.ask("POST", "/dids/testing/grows/dids", {"dids": [{"scope": "testing", "name": "f0"}]})
+            second = await client.post("/v1/tasks", json=grown, headers={"Idempotency-Key": "g"})
+            assert (first.status_code, second.status_code) == (201, 200), second.text
+            assert first.json()["id"] == second.json()["id"]
+            changed = await client.post("/v1/tasks", json={"files": [{"did": "testing:f0"}]}, headers=keyed)
+            assert changed.status_code == 409
             refused = await client.post("/v1/tasks", json={"files": [{"did": "testing:gone"}]})
             assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "/files/0/did")
             other = {"Authorization": "Bearer eve"}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +13,7 @@ import jwt
 import pytest
 from preparer.api.submission import Item, Submission, content_hash
 from preparer.config import PreparerSettings
+from preparer.staging.rse import Rses
 from voservice.auth import AuthenticationError
 from voservice.problems import Invalid, TooLarge
 
@@ -98,6 +102,17 @@ def test_order_does_not_matter_and_everything_else_does() -> None:
     assert len(others | {same}) == 5
 
 
+def test_a_request_without_an_rse_is_the_same_as_for_earlier_releases() -> None:
+    """Its unfinished task may be in the ledger since before the upgrade."""
+    files = submission().check(caller(), [Item("s:a", None, "."), Item("s:b", None, ".", 5)], "")
+    lines = sorted(json.dumps([f.did, f.path, f.target, f.size, f.md5, f.adler32]) for f in files)
+    head = json.dumps(["cavern_api_approach", None, None])
+    before = hashlib.sha256("\n".join([head, *lines]).encode()).hexdigest()
+    assert content_hash(files, "cavern_api_approach", None, None) == before
+    named = [replace(file, rse="A") for file in files]
+    assert content_hash(named, "cavern_api_approach", None, None) != before
+
+
 async def test_one_exchange_serves_a_tokens_further_requests() -> None:
     end = int(datetime.now(UTC).timestamp()) + 604_800
     long = jwt.encode({"exp": end}, "k" * 32, algorithm="HS256")
@@ -129,11 +144,14 @@ def test_a_request_may_name_rses() -> None:
     def check(rse: str | None, path: str | None = None) -> Any:
         return submission(**HERE).check(caller(), [Item(DID, path, ".")], "/files", rse)[0]
 
-    assert (check(None).rse, check(None).path) == (None, PATH)
+    assert (check(None).rse, check(None).path) == ("A,B", PATH)
     assert (check("B").rse, check("B").path) == ("B", DID.replace(":", "/"))
     assert (check("B,A").rse, check("C", "odd/place").path) == ("B,A", "odd/place")
     # One that has no layout may have it anywhere, those with one have it there alone.
-    assert check(None, "odd/place").path == "odd/place"
+    assert (check(None, "odd/place").rse, check(None, "odd/place").path) == ("C", "odd/place")
+    assert (check("A,C,B", "odd/place").rse, check("A,C,B").rse) == ("C", "A,B")
+    # It has no layout by which a path could be another.
+    assert check(None, DID.replace(":", "/")).path == DID.replace(":", "/")
     assert check("A,B", DID.replace(":", "/")).path == PATH
     for rse, path, words in (
         ("D", None, "/rse: 'D': this site has A, B, C"),
@@ -144,6 +162,27 @@ def test_a_request_may_name_rses() -> None:
     ):
         with pytest.raises(Invalid, match=words):
             check(rse, path)
+
+
+def test_an_rse_without_a_layout_switches_no_check_off_for_the_mounted_one() -> None:
+    site = submission(**HERE)
+    assert site.check(caller(), [Item(DID, PATH, ".")], "/files", mounted=True)[0].rse is None
+    with pytest.raises(Invalid, match="/files/0/path: 'odd/place' is not where"):
+        site.check(caller(), [Item(DID, "odd/place", ".")], "/files", mounted=True)
+    off = submission(**HERE, preparer_path_check="off")
+    (file,) = off.check(caller(), [Item(DID, "odd/place", ".")], "/files")
+    assert (file.rse, file.path) == (None, "odd/place")
+
+
+async def test_the_worker_asks_no_rse_with_a_layout_for_a_path_of_none() -> None:
+    """Whatever is in the ledger by now."""
+    odd: Any = SimpleNamespace(did=DID, path="odd/place", rse=None)
+    usual: Any = SimpleNamespace(did=DID, path=PATH, rse="B,C")
+    for check, names in (("strict", ["C"]), ("off", ["A", "B", "C"])):
+        async with Rses(PreparerSettings(**HERE, preparer_path_check=check)) as rses:
+            assert [rse.name for rse in rses.of(odd)] == names
+            sources = [rse.source(usual) for rse in rses.of(usual)]
+        assert sources == [f"https://b.example/d/{DID.replace(':', '/')}", f"https://c.example/d/{PATH}"]
 
 
 def test_the_mounted_rse_has_no_name() -> None:

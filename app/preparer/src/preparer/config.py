@@ -91,6 +91,9 @@ class PreparerSettings(ServiceSettings):
         default=[], description="Groups whose members may see and cancel all tasks"
     )
     preparer_max_items: int = Field(100_000, ge=1, description="Maximum number of files of a request")
+    preparer_max_collections: int = Field(
+        1000, ge=0, description="Maximum number of datasets and containers of a request"
+    )
     preparer_max_body: int = Field(
         64 * 2**20, ge=1024, description="Maximum size of a request's body, in bytes"
     )

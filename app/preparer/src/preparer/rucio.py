@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import quote, urlsplit
 
 import aiohttp
 from prepare_data_client.did import DID
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from voservice.problems import Forbidden, Invalid, Problem, TooLarge, Unavailable
+from voservice.texts import legible
 
 from preparer.config import PreparerSettings
 
@@ -21,7 +23,10 @@ PART = 1000
 """DIDs of one request."""
 LONGEST = 1 << 20
 """Bytes of one line of an answer."""
+MOST_TOLD = 500
+"""Characters of what Rucio says of a refusal."""
 AVAILABLE = "AVAILABLE"
+ACTIVE = "ACTIVE"
 BACK = {"Retry-After": "10"}
 
 
@@ -37,6 +42,52 @@ class Replica:
     md5: str | None
     adler32: str | None
     urls: dict[str, list[str]] = field(default_factory=dict)
+
+
+class _Account(BaseModel):
+    """The line of `GET /accounts/{account}`, as far as it is needed."""
+
+    account: str
+    status: str
+
+
+class _Name(BaseModel):
+    """A line of `GET /dids/{scope}/{name}/files`."""
+
+    scope: str
+    name: str
+
+    @property
+    def did(self) -> DID:
+        return DID(self.scope, self.name)
+
+
+class _Kind(_Name):
+    """A line of `POST /dids/bulkmeta`."""
+
+    did_type: Literal["FILE", "DATASET", "CONTAINER"]
+
+
+# What is not known may be empty or null.
+_Sum = BeforeValidator(lambda value: value or None)
+_Map = BeforeValidator(lambda value: {} if value is None else value)
+
+
+class _Replicas(_Name):
+    """A line of `POST /replicas/list`."""
+
+    bytes: int | None = Field(None, ge=0, le=2**63 - 1)
+    md5: Annotated[str | None, _Sum] = Field(None, pattern=r"^[0-9a-fA-F]{32}$")
+    adler32: Annotated[str | None, _Sum] = Field(None, pattern=r"^[0-9a-fA-F]{1,8}$")
+    rses: Annotated[dict[str, list[str]], _Map] = {}
+    states: Annotated[dict[str, str], _Map] = {}
+
+    def replica(self) -> Replica:
+        urls = {rse: urls for rse, urls in self.rses.items() if self.states.get(rse, AVAILABLE) == AVAILABLE}
+        return Replica(self.did, self.bytes, self.md5, self.adler32, urls)
+
+
+L = TypeVar("L", bound=BaseModel)
 
 
 class Refused(Exception):
@@ -65,16 +116,23 @@ class Rucio:
         self._lock = asyncio.Lock()
 
     async def check_user(self, username: str, token: str) -> None:
-        """Raise `Forbidden` unless Rucio knows the user, by an active account of the same name."""
+        """Raise `Forbidden` unless Rucio knows the user, by an active account of the same name.
+
+        Any answer but one that says so is a refusal.
+        """
         try:
-            async for account in self._lines("GET", f"/accounts/{quote(username, safe='')}", token):
-                if account.get("status") == "ACTIVE":
-                    return
-                raise Forbidden(f"Rucio's account {username} is {account.get('status')}")
+            path = f"/accounts/{quote(username, safe='')}"
+            found = [account async for account in self._lines(_Account, "GET", path, token)]
         except Refused as exc:
             if exc.status == 404:
                 raise Forbidden(f"Rucio has no account {username}") from exc
             raise _problem(exc) from exc
+        if [account.account for account in found] != [username]:
+            raise Unavailable(
+                f"Rucio was asked for the account {username} and tells of another", headers=BACK
+            )
+        if found[0].status != ACTIVE:
+            raise Forbidden(f"Rucio's account {username} is {found[0].status}")
 
     async def kinds(self, dids: Sequence[DID], token: str) -> dict[str, str]:
         """Return FILE, DATASET or CONTAINER for each of *dids* that Rucio knows."""
@@ -82,8 +140,8 @@ class Rucio:
         for start in range(0, len(dids), PART):
             document = {"dids": [_document(did) for did in dids[start : start + PART]]}
             try:
-                async for line in self._lines("POST", "/dids/bulkmeta", token, document):
-                    found[f"{line['scope']}:{line['name']}"] = str(line["did_type"])
+                async for line in self._lines(_Kind, "POST", "/dids/bulkmeta", token, document):
+                    found[str(line.did)] = line.did_type
             except Refused as exc:
                 if exc.status != 404:
                     raise _problem(exc) from exc
@@ -97,8 +155,8 @@ class Rucio:
                 "schemes": ["https", "davs", "http", "root"],
             }
             try:
-                async for line in self._lines("POST", "/replicas/list", token, document):
-                    yield _replica(line)
+                async for line in self._lines(_Replicas, "POST", "/replicas/list", token, document):
+                    yield line.replica()
             except Refused as exc:
                 raise _problem(exc) from exc
 
@@ -107,20 +165,20 @@ class Rucio:
         found: dict[str, DID] = {}
         path = f"/dids/{quote(did.scope, safe='')}/{quote(did.name, safe='')}/files"
         try:
-            async for line in self._lines("GET", path, token):
-                inner = DID(str(line["scope"]), str(line["name"]))
-                found[str(inner)] = inner
-                if len(found) > most:
-                    raise TooLarge(
-                        f"{did} has more than {most} files (preparer_max_items); request parts of it"
-                    )
+            async with aclosing(self._lines(_Name, "GET", path, token)) as lines:
+                async for line in lines:
+                    found[str(line.did)] = line.did
+                    if len(found) > most:
+                        raise TooLarge(
+                            f"{did} has more than {most} files (preparer_max_items); request parts of it"
+                        )
         except Refused as exc:
             raise _problem(exc) from exc
         return list(found.values())
 
     async def _lines(
-        self, method: str, path: str, token: str, document: Any = None
-    ) -> AsyncIterator[dict[str, Any]]:
+        self, model: type[L], method: str, path: str, token: str, document: Any = None
+    ) -> AsyncGenerator[L]:
         """Yield the JSON documents of an answer, a line each. Raises `Refused`, and `Unavailable`."""
         for last in (False, True):
             proof = await self._proof(token)
@@ -139,11 +197,18 @@ class Rucio:
                         continue
                     if answer.status != 200:
                         text = answer.headers.get("ExceptionMessage") or f"HTTP {answer.status}"
-                        raise Refused(answer.status, text)
+                        raise Refused(answer.status, legible(text)[:MOST_TOLD])
                     async for line in _split(answer.content):
-                        yield line
+                        yield model.model_validate_json(line)
                     return
-            except (aiohttp.ClientError, TimeoutError, ValueError, KeyError) as exc:
+            except ValidationError as exc:
+                first = exc.errors(include_input=False, include_url=False)[0]
+                where = ".".join(map(str, first["loc"])) or "a line"
+                raise Unavailable(
+                    f"Rucio's answer to {method} {path.split('/')[1]} cannot be read: {where}: {first['msg']}",
+                    headers=BACK,
+                ) from exc
+            except (aiohttp.ClientError, TimeoutError, ValueError) as exc:
                 raise Unavailable(f"Rucio does not answer: {type(exc).__name__}", headers=BACK) from exc
 
     async def _proof(self, token: str) -> str:
@@ -173,7 +238,10 @@ class Rucio:
 
 def path_below(root: str, url: str) -> str | None:
     """Return the path of a replica's *url* below an RSE's *root*, whatever the protocol; None if it is elsewhere."""
-    base, found = urlsplit(root).path.strip("/"), urlsplit(url).path.lstrip("/")
+    try:
+        base, found = urlsplit(root).path.strip("/"), urlsplit(url).path.lstrip("/")
+    except ValueError:
+        return None
     if not base:
         return found or None
     return found.removeprefix(f"{base}/") if found.startswith(f"{base}/") else None
@@ -181,17 +249,6 @@ def path_below(root: str, url: str) -> str | None:
 
 def _document(did: DID) -> dict[str, str]:
     return {"scope": did.scope, "name": did.name}
-
-
-def _replica(line: dict[str, Any]) -> Replica:
-    states = line.get("states") or {}
-    urls = {
-        str(rse): [str(url) for url in urls]
-        for rse, urls in (line.get("rses") or {}).items()
-        if states.get(rse, AVAILABLE) == AVAILABLE
-    }
-    did = DID(str(line["scope"]), str(line["name"]))
-    return Replica(did, line.get("bytes"), line.get("md5"), line.get("adler32"), urls)
 
 
 def _problem(refused: Refused) -> Problem:
@@ -202,7 +259,8 @@ def _problem(refused: Refused) -> Problem:
     return Unavailable(f"Rucio: {refused}", headers=BACK)
 
 
-async def _split(content: aiohttp.StreamReader) -> AsyncIterator[dict[str, Any]]:
+async def _split(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Yield the lines that are not blank."""
     rest = b""
     async for piece in content.iter_any():
         *lines, rest = (rest + piece).split(b"\n")
@@ -210,6 +268,6 @@ async def _split(content: aiohttp.StreamReader) -> AsyncIterator[dict[str, Any]]
             raise ValueError("a line is too long")
         for line in lines:
             if line.strip():
-                yield json.loads(line)
+                yield line
     if rest.strip():
-        yield json.loads(rest)
+        yield rest

@@ -53,6 +53,8 @@ class Context:
     asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(ASKING))
     # Users whose estimate is being made.
     estimating: set[str] = field(default_factory=set)
+    # Users about whose request Rucio is being asked.
+    resolving: set[str] = field(default_factory=set)
     # Event streams that are open, by user.
     following: Counter[str] = field(default_factory=Counter)
     recent: dict[tuple[str, str], deque[float]] = field(default_factory=lambda: defaultdict(deque))

@@ -45,7 +45,8 @@ async def submit(
     body = await shared.read_json(request, who)
     submission = Submission(shared)
     items = [_item(number, entry) for number, entry in enumerate(_list(body))]
-    files = submission.check(who, items, "", rse)
+    mounted = submission.approach(None, rse) != "cavern_api_approach"
+    files = submission.check(who, items, "", rse, mounted=mounted)
     task, _ = await submission.submit(who, files, key=key)
     return {"task_id": str(task.id)}
 

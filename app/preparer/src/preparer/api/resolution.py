@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, get_args
 
-from prepare_data_client.did import DID, Algorithm, InvalidDID
-from voservice.problems import Invalid, TooLarge
+from prepare_data_client.did import DID, Algorithm, InvalidDID, InvalidPath
+from voservice.problems import Invalid, TooLarge, TooMany
 from voservice.storage_elements import StorageElement
 
 from preparer.api.context import Caller, Context
 from preparer.api.submission import Item
+from preparer.config import PreparerSettings
 from preparer.rucio import Replica, Rucio, path_below
 
 MOST_ERRORS = 20
+
+
+def is_resolved(shared: Context, items: Sequence[Item]) -> bool:
+    """Whether Rucio is asked of any of *items*."""
+    return shared.rucio is not None and any(_did(item) is not None for item in items)
+
+
+@contextmanager
+def _one_at_a_time(shared: Context, who: Caller) -> Iterator[None]:
+    """Resolve one request of a user at a time: each asks Rucio many times."""
+    username = who.identity.username
+    if username in shared.resolving:
+        raise TooMany(
+            "Rucio is being asked about another request of yours; wait for its end",
+            headers={"Retry-After": "2"},
+        )
+    shared.resolving.add(username)
+    try:
+        yield
+    finally:
+        shared.resolving.discard(username)
 
 
 async def resolve(
@@ -29,7 +52,8 @@ async def resolve(
 
     Items with a path of their own are left as they are, and so are all without Rucio. From the *mounted* RSE files
     are taken by their paths alone. Raises `Forbidden` for a caller whom Rucio does not know, and `Invalid` with an
-    error for each item that Rucio does not know, or has on no RSE of the site.
+    error for each item that Rucio does not know, or has on no RSE of the site, and `TooMany` while another request of
+    the caller is resolved.
     """
     rucio = shared.rucio
     asked = {number: did for number, item in enumerate(items) if (did := _did(item)) is not None}
@@ -38,10 +62,11 @@ async def resolve(
     most = shared.settings.preparer_max_items
     if len(items) > most:
         return items
-    await rucio.check_user(who.identity.username, who.token)
-    members = await _members(rucio, asked, who.token, most)
-    wanted = {str(did): did for dids in members.values() for did in dids}
-    known = {str(found.did): found async for found in rucio.files(list(wanted.values()), who.token)}
+    with _one_at_a_time(shared, who):
+        await rucio.check_user(who.identity.username, who.token)
+        members = await _members(rucio, asked, who.token, shared.settings)
+        wanted = {str(did): did for dids in members.values() for did in dids}
+        known = {str(found.did): found async for found in rucio.files(list(wanted.values()), who.token)}
 
     resolved: list[Item] = []
     errors: list[dict[str, str]] = []
@@ -76,9 +101,12 @@ async def resolve(
     return resolved
 
 
-async def _members(rucio: Rucio, asked: dict[int, DID], token: str, most: int) -> dict[int, list[DID]]:
-    """Return the files of each item: itself, or those of a dataset or container."""
-    kinds = await rucio.kinds(list(asked.values()), token)
+async def _members(
+    rucio: Rucio, asked: dict[int, DID], token: str, settings: PreparerSettings
+) -> dict[int, list[DID]]:
+    """Return the files of each item: itself, or those of a dataset or container; each is asked of once."""
+    different = {str(did): did for did in asked.values()}
+    kinds = await rucio.kinds(list(different.values()), token)
     unknown = [number for number, did in asked.items() if str(did) not in kinds]
     if unknown:
         errors = [
@@ -86,12 +114,26 @@ async def _members(rucio: Rucio, asked: dict[int, DID], token: str, most: int) -
             for number in unknown[:MOST_ERRORS]
         ]
         raise Invalid(f"{errors[0]['pointer']}: {errors[0]['detail']}", errors=errors)
+    sets = sum(kinds[did] != "FILE" for did in different)
+    if sets > settings.preparer_max_collections:
+        raise TooLarge(
+            f"The request has {sets} datasets and containers, {settings.preparer_max_collections} are the most"
+            " (preparer_max_collections); divide it"
+        )
+    most, total = settings.preparer_max_items, 0
+    content: dict[str, list[DID]] = {}
     members: dict[int, list[DID]] = {}
     for number, did in asked.items():
-        members[number] = [did] if kinds[str(did)] == "FILE" else await rucio.content(did, token, most)
+        if kinds[str(did)] == "FILE":
+            members[number] = [did]
+        else:
+            if str(did) not in content:
+                content[str(did)] = await rucio.content(did, token, most)
+            members[number] = content[str(did)]
         if not members[number]:
             raise Invalid(f"/files/{number}/did: {did} has no files")
-        if sum(map(len, members.values())) > most:
+        total += len(members[number])
+        if total > most:
             raise TooLarge(f"The request has more than {most} files (preparer_max_items); divide it")
     return members
 
@@ -111,25 +153,40 @@ def _did(item: Item) -> DID | None:
 
 
 def _place(replica: Replica, rses: Sequence[StorageElement]) -> tuple[str, str] | None:
-    """Return the path of a file, and the names of the RSEs that have it there, in the order of preference."""
+    """Return the path of a file, and the names of the RSEs that have it there, in the order of preference.
+
+    A replica is passed over that is elsewhere than the layout of its RSE says, as submission would refuse that path.
+    """
+    did = replica.did
     chosen: tuple[str, list[str]] | None = None
     for element in rses:
         urls = replica.urls.get(element.name)
         if urls is None:
             continue
         path = next(filter(None, (path_below(element.url, url) for url in urls)), None)
-        expected = None if element.layout == "none" else replica.did.path(element.layout)
-        usual = expected is not None and path in (None, expected)
-        path = expected if usual else path
-        if path is None:
+        if element.layout == "none":
+            if path is None or not _is_path(did, path):
+                continue
+            if chosen is None:
+                # The others have it elsewhere.
+                return path, element.name
+        elif path is None or did.lies_at(path, element.layout):
+            path = did.path(element.layout)
+        else:
             continue
         if chosen is None:
             chosen = path, [element.name]
-            if not usual:
-                break
-        elif usual:
+        elif element.layout != "none" or path == chosen[0]:
             chosen[1].append(element.name)
     return None if chosen is None else (chosen[0], ",".join(chosen[1]))
+
+
+def _is_path(did: DID, path: str) -> bool:
+    try:
+        did.check(path)
+    except InvalidPath:
+        return False
+    return True
 
 
 def _nowhere(number: int, did: DID, found: Replica | None, rses: Sequence[StorageElement]) -> dict[str, str]:

@@ -68,13 +68,22 @@ class Submission:
         self.settings = context.settings
 
     def check(
-        self, caller: Caller, items: Sequence[Item], prefix: str, rse: str | None = None
+        self,
+        caller: Caller,
+        items: Sequence[Item],
+        prefix: str,
+        rse: str | None = None,
+        *,
+        mounted: bool = False,
     ) -> list[NewFile]:
         """Validate *items*, found at *prefix* in the request, which are on the RSEs that *rse* names.
 
-        Raises `Invalid` with an error for each invalid one.
+        Files of the *mounted* RSE are where a layout of the site says, unless the site has none. Raises `Invalid` with
+        an error for each invalid one.
         """
         rses = self.rses(rse)
+        if mounted:
+            rses = [element for element in rses if element.layout != "none"] or rses
         if not items:
             raise Invalid(
                 "The request names no file",
@@ -125,7 +134,7 @@ class Submission:
             did = DID.parse(_text(item.did, at_did))
         except InvalidDID as exc:
             raise BadItem(at_did, str(exc)) from exc
-        path = self._path(did, None if item.path is None else _text(item.path, at_path), rses, at_path)
+        path, found = self._path(did, None if item.path is None else _text(item.path, at_path), rses, at_path)
         try:
             directory = destination(_text(item.destination, at_destination))
         except InvalidPath as exc:
@@ -143,26 +152,37 @@ class Submission:
             item.size,
             item.md5.lower() if item.md5 else None,
             item.adler32.lower().zfill(8) if item.adler32 else None,
-            rse,
+            rse if len(found) == len(rses) else ",".join(element.name for element in found),
         )
 
-    def _path(self, did: DID, path: str | None, rses: Sequence[StorageElement], pointer: str) -> str:
-        """Return the path of a file, that of the first deterministic layout without one. Raises `BadItem`."""
+    def _path(
+        self, did: DID, path: str | None, rses: Sequence[StorageElement], pointer: str
+    ) -> tuple[str, Sequence[StorageElement]]:
+        """Return the path of a file, that of the first deterministic layout without one, and who may be asked for it.
+
+        A path of no layout is the file's on RSEs without a layout alone. Raises `BadItem`.
+        """
+        fixed = [element for element in rses if element.layout != "none"]
         layouts = [element.layout for element in rses if element.layout != "none"]
-        if path is None:
-            if not layouts:
-                names = ", ".join(element.name for element in rses)
-                raise BadItem(pointer, f"is needed: {names} has no layout that gives it")
-            path = did.path(layouts[0])
+        if path is None and not fixed:
+            names = ", ".join(element.name for element in rses)
+            raise BadItem(pointer, f"is needed: {names} has no layout that gives it")
+        stated = path if path is not None else did.path(layouts[0])
         try:
-            did.check(path)
+            did.check(stated)
         except InvalidPath as exc:
-            raise BadItem(pointer, f"{path!r}: {exc}") from exc
-        if self.settings.preparer_path_check == "off" or len(layouts) < len(rses):
-            return path
-        if not any(did.lies_at(path, layout) for layout in layouts):
+            raise BadItem(pointer, f"{stated!r}: {exc}") from exc
+        if path is None:
+            return stated, fixed
+        if self.settings.preparer_path_check == "off" or not fixed:
+            return path, rses
+        free = [element for element in rses if element.layout == "none"]
+        if any(did.lies_at(path, layout) for layout in layouts):
+            # Where a layout says nothing, the request does.
+            return path if free else did.path(layouts[0]), rses
+        if not free:
             raise BadItem(pointer, f"{path!r} is not where {did} lies on the RSE: {did.path(layouts[0])!r}")
-        return did.path(layouts[0])
+        return path, free
 
     def approach(self, name: str | None, rse: str | None = None) -> str:
         """Return the requested approach, or the site's default. Raises `Invalid` for one that is not supported."""
@@ -185,8 +205,12 @@ class Submission:
         callback: str | None = None,
         lifetime: int | None = None,
         key: str | None = None,
+        content: str | None = None,
     ) -> tuple[Task, bool]:
-        """Write the task to the ledger; returns it and whether it is new."""
+        """Write the task to the ledger; returns it and whether it is new.
+
+        *content* is the hash of the request, by default that of its files.
+        """
         context, settings = self.context, self.settings
         username = caller.identity.username
         chosen = self.approach(approach, files[0].rse)
@@ -195,11 +219,13 @@ class Submission:
                 check(callback, settings.preparer_callback_hosts)
             except CallbackRefused as exc:
                 raise Invalid(f"/{exc}") from exc
-        if await context.ledger.active_count(username) >= settings.preparer_max_active:
-            raise TooMany(
-                f"{settings.preparer_max_active} tasks of yours are unfinished; wait for some or cancel them",
-                headers={"Retry-After": "10"},
-            )
+        content = content or content_hash(files, chosen, callback, lifetime)
+        if await self.is_full(username):
+            # What is repeated makes no further task.
+            known = await self.known(username, content, key)
+            if known is not None:
+                return known, False
+            raise self.full()
         token, expires = await self.credential(caller)
         if lifetime is not None:
             self.check_lifetime(lifetime, expires)
@@ -207,7 +233,7 @@ class Submission:
             username=username,
             subject=caller.identity.subject,
             approach=chosen,
-            content_hash=content_hash(files, chosen, callback, lifetime),
+            content_hash=content,
             files=files,
             credential=context.vault.encrypt(token),
             credential_expires=expires,
@@ -218,11 +244,27 @@ class Submission:
         try:
             task, created = await context.ledger.submit(new)
         except KeyReused as exc:
-            raise Conflict(
-                "Idempotency-Key: this key was used for another request; choose a new one"
-            ) from exc
+            raise _reused() from exc
         context.outbox.notify()
         return task, created
+
+    async def is_full(self, username: str) -> bool:
+        """Whether the user has as many unfinished tasks as may be."""
+        return await self.context.ledger.active_count(username) >= self.settings.preparer_max_active
+
+    def full(self) -> TooMany:
+        """Return the error for a user who has as many unfinished tasks as may be."""
+        return TooMany(
+            f"{self.settings.preparer_max_active} tasks of yours are unfinished; wait for some or cancel them",
+            headers={"Retry-After": "10"},
+        )
+
+    async def known(self, username: str, content: str, key: str | None) -> Task | None:
+        """Return the task that the same request has made already. Raises `Conflict` for a key of another request."""
+        try:
+            return await self.context.ledger.same(username, content, key)
+        except KeyReused as exc:
+            raise _reused() from exc
 
     def check_lifetime(self, lifetime: int, expires: datetime | None) -> None:
         """Raise `Invalid` for a lifetime longer than that of the credential with which the copies will be removed."""
@@ -265,9 +307,26 @@ class Submission:
 
 def content_hash(files: Sequence[NewFile], approach: str, callback: str | None, lifetime: int | None) -> str:
     """Hash a request, regardless of the order of its files."""
-    lines = sorted(json.dumps([f.did, f.path, f.target, f.size, f.md5, f.adler32, f.rse]) for f in files)
+    # Without an RSE it is that of earlier releases, whose unfinished tasks are in the ledger.
+    lines = sorted(
+        json.dumps([f.did, f.path, f.target, f.size, f.md5, f.adler32, *([f.rse] if f.rse else [])])
+        for f in files
+    )
     head = json.dumps([approach, callback, lifetime])
     return hashlib.sha256("\n".join([head, *lines]).encode()).hexdigest()
+
+
+def request_hash(
+    items: Sequence[Item], rse: str | None, approach: str, callback: str | None, lifetime: int | None
+) -> str:
+    """Hash a request as it was made, regardless of the order of its items, before Rucio says what it stands for."""
+    lines = sorted(json.dumps([i.did, i.path, i.destination, i.size, i.md5, i.adler32]) for i in items)
+    head = json.dumps(["as requested", approach, callback, lifetime, rse])
+    return hashlib.sha256("\n".join([head, *lines]).encode()).hexdigest()
+
+
+def _reused() -> Conflict:
+    return Conflict("Idempotency-Key: this key was used for another request; choose a new one")
 
 
 def _text(value: Any, pointer: str) -> str:

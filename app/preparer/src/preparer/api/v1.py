@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
@@ -16,8 +16,8 @@ from voservice.problems import Conflict, Invalid, TooMany
 from preparer.api.body import idempotency_key
 from preparer.api.context import Caller, Context, caller, context, find
 from preparer.api.estimate import estimate, one_at_a_time
-from preparer.api.resolution import resolve
-from preparer.api.submission import RSE, Item, Submission
+from preparer.api.resolution import is_resolved, resolve
+from preparer.api.submission import RSE, Item, Submission, request_hash
 from preparer.ledger import ACTIVE, FileState, NewFile, SameUnderWay, TaskState
 from preparer.ledger.documents import file_document, task_document
 
@@ -91,15 +91,19 @@ async def parse(request: Request, who: Caller, model: type[M]) -> M:
         raise Invalid(f"{errors[0]['pointer']}: {errors[0]['detail']}", errors=errors) from exc
 
 
-async def checked(shared: Context, who: Caller, body: TaskRequest) -> list[NewFile]:
-    """Return the files of a request, which Rucio resolves. Raises `Invalid` unless every one is valid."""
-    items: Sequence[Item] = [
+def requested(body: TaskRequest) -> list[Item]:
+    """Return the items of a request."""
+    return [
         Item(f.did, f.path, f.destination or body.destination, f.size, f.md5, f.adler32) for f in body.files
     ]
+
+
+async def checked(shared: Context, who: Caller, body: TaskRequest) -> list[NewFile]:
+    """Return the files of a request, which Rucio resolves. Raises `Invalid` unless every one is valid."""
     submission = Submission(shared)
     mounted = submission.approach(body.approach, body.rse) != "cavern_api_approach"
-    items = await resolve(shared, who, items, submission.rses(body.rse), mounted=mounted)
-    return submission.check(who, items, "/files", body.rse)
+    items = await resolve(shared, who, requested(body), submission.rses(body.rse), mounted=mounted)
+    return submission.check(who, items, "/files", body.rse, mounted=mounted)
 
 
 @router.post("/tasks", status_code=201, summary="Stage files", openapi_extra=schema(TaskRequest))
@@ -108,15 +112,28 @@ async def submit(request: Request, who: Who) -> JSONResponse:
     shared = context(request)
     key = idempotency_key(request)
     body = await parse(request, who, TaskRequest)
-    files = await checked(shared, who, body)
-    task, created = await Submission(shared).submit(
-        who,
-        files,
-        approach=body.approach,
-        callback=body.callback,
-        lifetime=body.lifetime,
-        key=key,
-    )
+    submission = Submission(shared)
+    username, content = who.identity.username, None
+    known = None
+    if is_resolved(shared, items := requested(body)):
+        # What was requested already, or cannot be now, is not asked of Rucio.
+        approach = submission.approach(body.approach, body.rse)
+        content = request_hash(items, body.rse, approach, body.callback, body.lifetime)
+        known = await submission.known(username, content, key)
+        if known is None and await submission.is_full(username):
+            raise submission.full()
+    if known is not None:
+        task, created = known, False
+    else:
+        task, created = await submission.submit(
+            who,
+            await checked(shared, who, body),
+            approach=body.approach,
+            callback=body.callback,
+            lifetime=body.lifetime,
+            key=key,
+            content=content,
+        )
     location = f"{shared.settings.api_root_path}/v1/tasks/{task.id}"
     return JSONResponse(task_document(task), 201 if created else 200, {"Location": location})
 

@@ -96,29 +96,31 @@ class Requests(Queries):
                 return await self._insert(new), True
             except IntegrityError:
                 # Two unique indexes stand for what the same request is. It is found now, or has ended by now.
-                known = await self._same(new)
+                known = await self.same(new.username, new.content_hash, new.idempotency_key)
                 if known is not None:
                     return known, False
         raise RuntimeError("the same request keeps appearing and ending")
 
-    async def _same(self, new: NewTask) -> Task | None:
+    async def same(self, username: str, content_hash: str, key: str | None) -> Task | None:
+        """Return the user's task of that idempotency *key*, or an unfinished one of the same content, if there is one.
+
+        Raises `KeyReused` if the key was used for another content.
+        """
         async with self._single.connect() as connection:
-            if new.idempotency_key is not None:
+            if key is not None:
                 row = (
                     await connection.execute(
-                        select(tasks).where(
-                            tasks.c.username == new.username, tasks.c.idempotency_key == new.idempotency_key
-                        )
+                        select(tasks).where(tasks.c.username == username, tasks.c.idempotency_key == key)
                     )
                 ).first()
                 if row is not None:
-                    if row.content_hash != new.content_hash:
+                    if row.content_hash != content_hash:
                         raise KeyReused
                     return Task.of(row)
             found = await connection.execute(
                 select(tasks).where(
-                    tasks.c.username == new.username,
-                    tasks.c.content_hash == new.content_hash,
+                    tasks.c.username == username,
+                    tasks.c.content_hash == content_hash,
                     IS_ACTIVE,
                     ~tasks.c.cancel,
                 )

@@ -110,6 +110,13 @@ class Rse:
         """Return the URL of a file."""
         return self.url(path_on(self.settings.layout, file.did, file.path, self._layouts))
 
+    def may_have(self, file: File | NewFile) -> bool:
+        """Whether a file is where the layouts of the site say, or this RSE has none: then it may be anywhere."""
+        if self.settings.layout == "none":
+            return True
+        identifier = DID.parse(file.did)
+        return any(identifier.lies_at(file.path, layout) for layout in self._layouts if layout != "none")
+
     async def head(self, source: str, token: str | None = None) -> Source | None:
         """Return the size of the file at the URL *source*; None if there is none. Raises `RseError`.
 
@@ -182,6 +189,9 @@ class Rses:
         """Open nothing yet."""
         self._settings = settings.rses
         self._elements = Elements(self._settings, _session, issuer=settings.oidc_issuer)
+        # Without an RSE that has no layout, no request is accepted for a path elsewhere.
+        layouts = {element.layout for element in self._settings}
+        self._strict = settings.preparer_path_check == "strict" and "none" in layouts
         self.all: list[Rse] = []
 
     async def __aenter__(self) -> Self:
@@ -200,10 +210,15 @@ class Rses:
         await self._elements.__aexit__(kind, error, trace)
 
     def of(self, file: File | NewFile) -> list[Rse]:
-        """Return the RSEs that may be asked for a file: those that it names, or all; who is away comes last."""
+        """Return the RSEs that may be asked for a file: those that it names, or all; who is away comes last.
+
+        One with a layout is not asked for a path of no layout, unless the site has switched that check off.
+        """
         named = file.rse.split(",") if file.rse else [rse.name for rse in self.all]
         known = {rse.name: rse for rse in self.all}
         found = [known[name] for name in named if name in known]
+        if self._strict:
+            found = [rse for rse in found if rse.may_have(file)]
         return sorted(found, key=lambda rse: rse.element.away)
 
     def name_of(self, source: str | None) -> str | None:

@@ -422,12 +422,13 @@ class Lookup:
 
 
 def _nowhere(file: File) -> Outcome:
-    """Return the outcome of a file whose RSEs the site no longer has."""
+    """Return the outcome of a file that no RSE of the site may be asked for."""
+    called = f" is called {file.rse} and" if file.rse else ""
     return Outcome(
         file.number,
         FileState.FAILED,
         fault="SourceNotFound",
-        detail=f"no RSE of this site is called {file.rse}",
+        detail=f"no RSE of this site{called} may have {file.path}",
     )
 
 
