@@ -14,6 +14,7 @@ import pytest
 from preparer.api.submission import Item, Submission, content_hash
 from preparer.config import PreparerSettings
 from preparer.staging.rse import Rses
+from pydantic import ValidationError
 from voservice.auth import AuthenticationError
 from voservice.problems import Invalid, TooLarge
 
@@ -185,11 +186,28 @@ async def test_the_worker_asks_no_rse_with_a_layout_for_a_path_of_none() -> None
         assert sources == [f"https://b.example/d/{DID.replace(':', '/')}", f"https://c.example/d/{PATH}"]
 
 
+async def test_waiting_for_a_free_connection_is_no_answer_overdue() -> None:
+    async with Rses(PreparerSettings(**HERE)) as rses:
+        for rse in rses.all:
+            timeout = rse.element._session.timeout
+            assert (timeout.total, timeout.connect) == (None, None)
+            assert timeout.sock_connect
+            assert timeout.sock_read
+
+
 def test_the_mounted_rse_has_no_name() -> None:
     known = submission(supported_approaches=["cavern_api_approach", "symbolic_link"])
     assert known.approach("symbolic_link") == "symbolic_link"
     with pytest.raises(Invalid, match="/rse: symbolic_link takes files from the RSE that is mounted"):
         known.approach("symbolic_link", "default")
+
+
+def test_rucio_is_asked_by_https() -> None:
+    assert PreparerSettings(preparer_rucio_url="https://rucio.example/").preparer_rucio_url == (
+        "https://rucio.example"
+    )
+    with pytest.raises(ValidationError, match="must be https, since secrets are sent there"):
+        PreparerSettings(preparer_rucio_url="http://rucio.example/")
 
 
 def test_the_seeds_setting_names_a_single_rse() -> None:

@@ -134,7 +134,7 @@ async def test_exchange(credentials: ClientCredentials, fake: FakeIssuer) -> Non
     }
 
 
-@pytest.mark.parametrize("lifetime", [None, "soon"])
+@pytest.mark.parametrize("lifetime", [None, "soon", "NaN", "inf", "-inf", -1, 10**400, [300]])
 async def test_a_token_without_a_lifetime_is_renewed_soon(
     credentials: ClientCredentials, fake: FakeIssuer, now: list[float], lifetime: Any
 ) -> None:

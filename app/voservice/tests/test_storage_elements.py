@@ -15,8 +15,15 @@ import pytest
 from aiohttp import web
 from pydantic import TypeAdapter, ValidationError
 from storage_double import Authority, StorageDouble, redirect
-from voservice.sources import SourcePolicy, SourceRefused
-from voservice.storage_elements import CredentialUnavailable, Elements, StorageElement, StorageElements
+from voservice.sources import SourcePolicy, SourceRefused, confidential_base
+from voservice.storage_elements import (
+    CredentialRefused,
+    CredentialUnavailable,
+    Elements,
+    StorageElement,
+    StorageElements,
+    credentials,
+)
 from voservice.storage_elements.credentials import Watched
 
 
@@ -160,6 +167,9 @@ class Issuer(StorageDouble):
         super().__init__(None)
         self.forms: list[dict[str, Any]] = []
         self.refuses = False
+        self.refused: dict[str, str | None] = {}
+        self.gates: dict[str, asyncio.Event] = {}
+        self.waiting = asyncio.Event()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         if request.path.endswith("openid-configuration"):
@@ -170,6 +180,13 @@ class Issuer(StorageDouble):
             key = {"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}
             return web.json_response({"keys": [key]})
         self.forms.append(dict(await request.post()))
+        subject = self.forms[-1].get("subject_token", "")
+        if subject in self.gates:
+            self.waiting.set()
+            await self.gates[subject].wait()
+        if subject in self.refused:
+            code = self.refused[subject]
+            return web.json_response({"error": code} if code else {}, status=400)
         if self.refuses:
             return web.json_response({"error": "invalid_scope"}, status=400)
         return web.json_response({"access_token": f"token-{len(self.forms)}", "expires_in": 3600})
@@ -228,6 +245,57 @@ async def test_each_users_token_is_exchanged_once(
     assert {form["audience"] for form in issuer.forms} == {client["audience"]}
 
 
+async def test_a_users_refused_token_is_that_users_matter(
+    storage: StorageDouble, authority: Authority, issuer: Issuer, client: dict[str, Any], monkeypatch: Any
+) -> None:
+    """Each of many files does not ask again; after a while, or with another token, it may succeed."""
+    issuer.refused = {"ada's": "invalid_grant"}
+    async with asking(storage, authority, issuer.url, credential="token_exchange", **client) as ask:
+        for _ in range(3):
+            with pytest.raises(CredentialRefused, match="400 invalid_grant"):
+                await ask(user="ada's")
+        assert len(issuer.forms) == 1
+        assert await ask(user="bob's") == (200, b"content")
+        issuer.refused.clear()
+        assert await ask(user="ada's new") == (200, b"content")
+        with pytest.raises(CredentialRefused):
+            await ask(user="ada's")
+        later = time.monotonic() + credentials.REFUSED
+        monkeypatch.setattr(credentials, "monotonic", lambda: later)
+        assert await ask(user="ada's") == (200, b"content")
+
+
+@pytest.mark.parametrize("code", ["invalid_client", "unauthorized_client", "unsupported_grant_type", None])
+async def test_a_refused_client_is_everybodys_matter(
+    storage: StorageDouble, authority: Authority, issuer: Issuer, client: dict[str, Any], code: str | None
+) -> None:
+    issuer.refused = {"ada's": code}
+    async with asking(storage, authority, issuer.url, credential="token_exchange", **client) as ask:
+        with pytest.raises(CredentialUnavailable, match=code or "without a token"):
+            await ask(user="ada's")
+        issuer.refused.clear()
+        assert await ask(user="ada's") == (200, b"content")
+
+
+async def test_nobody_waits_for_anothers_exchange(
+    storage: StorageDouble, authority: Authority, issuer: Issuer, client: dict[str, Any]
+) -> None:
+    async with asking(storage, authority, issuer.url, credential="token_exchange", **client) as ask:
+        assert await ask(user="ada's") == (200, b"content")
+        gate = issuer.gates["bob's"] = asyncio.Event()
+        waiting = [asyncio.create_task(ask(user="bob's")) for _ in range(3)]
+        await issuer.waiting.wait()
+        async with asyncio.timeout(20):
+            assert await ask(user="ada's") == (200, b"content")
+            assert await ask(user="eve's") == (200, b"content")
+        waiting[0].cancel()
+        await asyncio.wait(waiting[:1])
+        gate.set()
+        assert await asyncio.gather(*waiting[1:]) == [(200, b"content")] * 2
+    # Who waited for an exchange that was given up makes another, once.
+    assert [form["subject_token"] for form in issuer.forms].count("bob's") == 2
+
+
 async def test_there_are_no_more_connections_than_may_be(
     storage: StorageDouble, authority: Authority
 ) -> None:
@@ -245,6 +313,21 @@ async def test_there_are_no_more_requests_a_second_than_may_be(
         await asyncio.gather(*(ask() for _ in range(11)))
     # Ten intervals at least; how much longer it takes is the machine's.
     assert time.monotonic() - began >= 0.1
+
+
+async def test_a_request_that_is_cancelled_takes_no_turn(
+    storage: StorageDouble, authority: Authority
+) -> None:
+    """Turns of 100 requests that were given up would be 100 s."""
+    async with asking(storage, authority, rate=1) as ask:
+        await ask()
+        given_up = [asyncio.create_task(ask()) for _ in range(100)]
+        await asyncio.sleep(0)
+        for task in given_up:
+            task.cancel()
+        await asyncio.wait(given_up)
+        async with asyncio.timeout(20):
+            assert await ask() == (200, b"content")
 
 
 async def test_limits_are_shared_by_the_processes_of_a_service(
@@ -288,12 +371,43 @@ def test_what_cannot_be_is_refused_by_name() -> None:
             "A: url must be https for a credential",
         ),
         ({"user": "x"}, "Extra inputs are not permitted"),
+        (
+            {"issuer": "http://issuer.example/"},
+            "http://issuer.example/ must be https, since secrets are sent",
+        ),
+        ({"issuer": "https://issuer.example/?realm=x"}, "https://issuer.example/ is not a base URL"),
+        ({"issuer": "https://u:p@issuer.example/"}, "must not carry credentials"),
     ):
         with pytest.raises(ValidationError, match=words):
             StorageElement.model_validate(good | change)
     element = StorageElement.model_validate(good)
+    check = TypeAdapter(StorageElements).validate_python
     with pytest.raises(ValueError, match="more than one storage element has the name A"):
-        TypeAdapter(StorageElements).validate_python([element, element])
+        check([element, element])
+    for other in (
+        "https://RSE.example:443/data/",
+        "https://rse.example./d%61ta",
+        "https://rse.example//data",
+    ):
+        twin = StorageElement.model_validate({"name": "B", "url": other})
+        with pytest.raises(ValueError, match="A and B have the same url"):
+            check([element, twin])
+    check([element, StorageElement.model_validate({"name": "B", "url": "https://rse.example/Data"})])
+
+
+def test_secrets_are_sent_by_https_or_within_this_machine() -> None:
+    for good in ("https://a.example/x/", "http://127.0.0.1:5000", "http://[::1]/", "http://localhost:80/x"):
+        assert confidential_base(good) == good.rstrip("/")
+    for bad in (
+        "http://a.example",
+        "http://127.0.0.1.example",
+        "http://10.0.0.1",
+        "ftp://localhost",
+        "x",
+        "",
+    ):
+        with pytest.raises(ValueError, match=r"http"):
+            confidential_base(bad)
 
 
 def test_a_base_may_stand_for_many_servers() -> None:

@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from voservice.config import CommaList, ServiceSettings
-from voservice.sources import SourcePolicy
+from voservice.sources import SourcePolicy, confidential_base
 from voservice.storage_elements import StorageElement, StorageElements
 
 Approach = Literal["cavern_api_approach", "copy_to_user_area", "symbolic_link"]
@@ -30,7 +30,8 @@ class PreparerSettings(ServiceSettings):
     )
     abs_url_rse_root: str = Field("http://rse-web:80/rse/deterministic", description="URL of the RSE's root")
     preparer_rucio_url: str = Field(
-        "", description="Rucio server that resolves DIDs, so that datasets and containers may be requested"
+        "",
+        description="Rucio server that resolves DIDs, so that datasets and containers may be requested; https",
     )
     preparer_rucio_ca_file: str = Field(
         "", description="PEM file of the authorities by which it is verified, instead of the deployment's"
@@ -182,7 +183,12 @@ class PreparerSettings(ServiceSettings):
         SourcePolicy([value] if isinstance(value, str) else value)
         return value
 
-    @field_validator("cavern_api_url", "abs_url_rse_root", "api_root_path", "preparer_rucio_url")
+    @field_validator("cavern_api_url", "abs_url_rse_root", "api_root_path")
     @classmethod
     def _no_slash(cls, value: str) -> str:
         return value.rstrip("/")
+
+    @field_validator("preparer_rucio_url")
+    @classmethod
+    def _confidential(cls, value: str) -> str:
+        return confidential_base(value) if value else value

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from ipaddress import ip_address
 from urllib.parse import quote, unquote
 
 import aiohttp
@@ -96,6 +97,34 @@ class _Base:
             and self.port in (None, port)
             and segments[: len(self.segments)] == self.segments
         )
+
+
+def confidential_base(url: str) -> str:
+    """Return the base URL of a server that secrets are sent to, without slashes at its end.
+
+    Raises ValueError unless it is https, or http to this machine, without user, query and fragment.
+    """
+    scheme, host, _, _ = _parts(url)
+    if any(character in url for character in "?#*"):
+        raise ValueError(f"{show(url)} is not a base URL: it must have no query, fragment or *")
+    if scheme != "https" and not _is_here(host):
+        raise ValueError(f"{show(url)} must be https, since secrets are sent there")
+    return url.rstrip("/")
+
+
+def place(url: str) -> tuple[str, str, int, tuple[str, ...]]:
+    """Return scheme, host, port and decoded path segments of a URL: the same of all that lead to the same place.
+
+    Raises SourceRefused.
+    """
+    return _parts(url)
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class SourcePolicy:

@@ -19,7 +19,7 @@ from preparer.staging.rse import Rses
 from preparer.staging.vospace import CavernApproach
 from staging_run import limit_to, stage
 from storage_double import Authority, StorageDouble, redirect
-from voservice.storage_elements import credentials
+from voservice.storage_elements import CredentialRefused, credentials
 from vospace_client.client import Cavern
 
 PROOF = "p" * 32
@@ -287,6 +287,34 @@ async def test_cavern_uses_a_credential_for_prepare_data_alone(
     assert PROOF not in log
 
 
+async def own_credential(
+    make_service: Any, rses: list[dict[str, Any]], monkeypatch: Any, token: Callable[..., Any]
+) -> Callable[..., Any]:
+    """How ada's file is staged where A wants a token exchanged for the user's, which *token* returns."""
+    monkeypatch.setattr(credentials.Exchanged, "token", token)
+    service = await make_service(VOSPACE_PULL_PROOF=PROOF, VOSPACE_RSES=json.dumps(rses[1:]))
+    own = rses[0] | {"credential": "token_exchange", "client_id": "x"}
+    fields = {"size": None, "md5": None, "adler32": None, "attempts": 0, "rse": None}
+    path = DID.parse("s:f").path()
+    file = SimpleNamespace(number=0, did="s:f", path=path, target="/home/ada/f", **fields)
+
+    async def run(*others: dict[str, Any]) -> tuple[Outcome, Any, list[bool]]:
+        settings = PreparerSettings.model_validate(
+            {
+                "cavern_api_url": service.url,
+                "preparer_rses": [own, *others],
+                "cavern_api_token": "cavernadmin",
+                "preparer_retry_delay": 0.01,
+            }
+        )
+        async with aiohttp.ClientSession() as session, Rses(settings) as known:
+            cavern = Cavern(settings.cavern_api_url, settings.preparer_vos_uri, session, PROOF)
+            (outcome,) = (await stage(CavernApproach(settings, cavern, known, None), [file])).values()
+            return outcome, service, [rse.element.away for rse in known.all]
+
+    return run
+
+
 async def test_a_users_own_token_for_an_rse_stays_with_the_worker(
     make_service: Any, storages: dict[str, StorageDouble], rses: list[dict[str, Any]], monkeypatch: Any
 ) -> None:
@@ -296,18 +324,29 @@ async def test_a_users_own_token_for_an_rse_stays_with_the_worker(
         assert user == "ada"
         return "A's"
 
-    monkeypatch.setattr(credentials.Exchanged, "token", token)
     has(storages["A"], "f")
-    service = await make_service(VOSPACE_PULL_PROOF=PROOF)
-    own = rses[0] | {"credential": "token_exchange", "client_id": "x"}
-    settings = PreparerSettings.model_validate(
-        {"cavern_api_url": service.url, "preparer_rses": [own], "cavern_api_token": "cavernadmin"}
-    )
-    fields = {"size": None, "md5": None, "adler32": None, "attempts": 0, "rse": None}
-    path = DID.parse("s:f").path()
-    file = SimpleNamespace(number=0, did="s:f", path=path, target="/home/ada/f", **fields)
-    async with aiohttp.ClientSession() as session, Rses(settings) as known:
-        cavern = Cavern(settings.cavern_api_url, settings.preparer_vos_uri, session, PROOF)
-        (outcome,) = (await stage(CavernApproach(settings, cavern, known, None), [file])).values()
+    run = await own_credential(make_service, rses, monkeypatch, token)
+    outcome, service, _ = await run()
     assert told([outcome]) == [("STAGED", "A")]
     assert service.file("/home/ada/f").read_bytes() == b"f of it"
+
+
+async def test_a_users_refused_token_ends_that_users_file_and_is_no_outage(
+    make_service: Any, storages: dict[str, StorageDouble], rses: list[dict[str, Any]], monkeypatch: Any
+) -> None:
+    async def token(_self: Any, user: str | None) -> str:
+        raise CredentialRefused("The issuer refused it: 400 invalid_grant")
+
+    run = await own_credential(make_service, rses, monkeypatch, token)
+    async with asyncio.timeout(20):
+        outcome, _, away = await run()
+    assert told([outcome]) == [("FAILED", "NotAuthenticated")]
+    assert outcome.detail == (
+        "your token was not exchanged for one for A: The issuer refused it: 400 invalid_grant;"
+        " sign in again, or ask who may read there"
+    )
+    assert away == [False]
+    has(storages["B"], "f", layout="identity")
+    outcome, _, away = await run(rses[1])
+    assert told([outcome]) == [("STAGED", "B")]
+    assert away == [False, False]

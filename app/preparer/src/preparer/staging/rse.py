@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 from urllib.parse import quote
 
 import aiohttp
@@ -16,7 +16,13 @@ from voservice.answers import IDENTITY, Representation, Unreadable, seconds_aske
 from voservice.content import Content
 from voservice.digests import WANT_DIGEST
 from voservice.sources import RedirectedTooOften, SourceRefused, reason, show
-from voservice.storage_elements import CredentialUnavailable, Element, Elements, StorageElement
+from voservice.storage_elements import (
+    CredentialRefused,
+    CredentialUnavailable,
+    Element,
+    Elements,
+    StorageElement,
+)
 from vospace_client.errors import AWAY_STATUS, PASSING_STATUS, TransferError, is_away, on_tape
 from vospace_client.terms import ON_TAPE
 
@@ -30,12 +36,24 @@ TAPE = 202
 
 
 class RseError(Exception):
-    """The RSE is unavailable (*away*), or its answer says neither that it has the file nor that it has not."""
+    """The RSE is unavailable (*away*), or its answer says neither that it has the file nor that it has not.
 
-    def __init__(self, detail: str, *, away: bool = False) -> None:
+    It was not *asked* where the user has no credential for it.
+    """
+
+    def __init__(self, detail: str, *, away: bool = False, asked: bool = True) -> None:
         """Record what happened."""
         super().__init__(detail)
         self.away = away
+        self.asked = asked
+
+
+class UserRefused(TransferError):
+    """This user has no credential for one RSE, which says nothing of that RSE."""
+
+    def __init__(self, rse: str, why: str) -> None:
+        """Say why."""
+        super().__init__("NotAuthenticated", refused(rse, why))
 
 
 @dataclass(frozen=True)
@@ -135,6 +153,8 @@ class Rse:
                 answer.close()
         except (SourceRefused, RedirectedTooOften) as exc:
             raise RseError(f"the RSE: {exc}") from exc
+        except CredentialRefused as exc:
+            raise RseError(refused(self.name, str(exc)), asked=False) from exc
         except CredentialUnavailable as exc:
             raise RseError(f"no credential for {self.name}: {exc}", away=True) from exc
         except (aiohttp.ClientError, TimeoutError) as exc:
@@ -148,9 +168,8 @@ class Rse:
 
         Raises `TransferError`.
         """
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
         try:
-            async with await self._ask("GET", source, WANT_DIGEST, token, timeout=timeout) as answer:
+            async with await self._ask("GET", source, WANT_DIGEST, token) as answer:
                 if answer.status == TAPE:
                     asked = seconds_asked(answer.headers.get("Retry-After"))
                     raise TransferError(ON_TAPE, on_tape(asked), transient=True, retry_after=asked)
@@ -167,6 +186,8 @@ class Rse:
                 yield Sending(answer, Representation.of(answer.status, answer.headers, source, wanted=wanted))
         except SourceRefused as exc:
             raise TransferError("InvalidArgument", str(exc)) from exc
+        except CredentialRefused as exc:
+            raise UserRefused(self.name, str(exc)) from exc
         except CredentialUnavailable as exc:
             raise TransferError(
                 "TransferFailed", f"no credential for {self.name}: {exc}", away="RSE"
@@ -177,9 +198,9 @@ class Rse:
             raise unanswered(exc) from exc
 
     async def _ask(
-        self, method: str, source: str, headers: dict[str, str], token: str | None, **options: Any
+        self, method: str, source: str, headers: dict[str, str], token: str | None
     ) -> aiohttp.ClientResponse:
-        return await self.element.ask(method, source, IDENTITY | headers, user=token, **options)
+        return await self.element.ask(method, source, IDENTITY | headers, user=token)
 
 
 class Rses:
@@ -233,7 +254,8 @@ class Rses:
                 found = await rse.head(rse.source(file), token)
             except RseError as exc:
                 failure = failure if failure and failure.away else exc
-                rse.element.note(away=exc.away)
+                if exc.asked:
+                    rse.element.note(away=exc.away)
             else:
                 if found is not None:
                     return found
@@ -245,7 +267,8 @@ class Rses:
 def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=connector,
-        timeout=aiohttp.ClientTimeout(total=120, sock_connect=10),
+        # Not in total, which counts the time for which a request waits for a free connection.
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60),
         cookie_jar=aiohttp.DummyCookieJar(),
     )
 
@@ -263,6 +286,13 @@ def _source(answer: aiohttp.ClientResponse, source: str) -> Source | None:
     except Unreadable:
         return Source(None)
     return Source(representation.length, representation.modified)
+
+
+def refused(rse: str, reason: str) -> str:
+    """Return what a user is told who has no credential for an RSE."""
+    return (
+        f"your token was not exchanged for one for {rse}: {reason}; sign in again, or ask who may read there"
+    )
 
 
 def unanswered(exc: Exception) -> TransferError:

@@ -33,7 +33,7 @@ from preparer.staging.approach import (
     until_final,
 )
 from preparer.staging.bulk import BulkPull
-from preparer.staging.rse import Rse, RseError, Rses, Sending
+from preparer.staging.rse import Rse, RseError, Rses, Sending, UserRefused
 
 OF_SOURCE = frozenset({"SourceNotFound", "TransferFailed", "SizeMismatch", "ChecksumMismatch", ON_TAPE})
 """Faults that may be those of one RSE alone."""
@@ -202,6 +202,8 @@ class CavernApproach(Approach):
             job.begin(rse.source(file), file)
             try:
                 outcome = await self._from(rse, job, containers, there, file)
+            except UserRefused as exc:
+                failures.append(exc)
             except TransferError as exc:
                 # Another RSE helps only where this one is what failed.
                 if exc.away != "RSE" and exc.fault not in OF_SOURCE:

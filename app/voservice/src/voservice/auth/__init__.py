@@ -5,7 +5,7 @@ an allow-list of algorithms, an exact issuer, a required expiry, keys that stay 
 """
 
 from voservice.auth.client import ACCESS_TOKEN, EXCHANGE, ClientCredentials
-from voservice.auth.errors import AuthenticationError, IssuerUnavailable
+from voservice.auth.errors import AuthenticationError, GrantRefused, IssuerUnavailable
 from voservice.auth.identity import GROUP, USERNAME, Identity
 from voservice.auth.issuer import ALGORITHMS, Issuer
 from voservice.auth.verifier import GROUP_CLAIMS, TokenVerifier, bearer
@@ -19,6 +19,7 @@ __all__ = [
     "USERNAME",
     "AuthenticationError",
     "ClientCredentials",
+    "GrantRefused",
     "Identity",
     "Issuer",
     "IssuerUnavailable",

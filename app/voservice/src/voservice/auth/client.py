@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import re
 from collections.abc import Mapping
 from time import monotonic
 from typing import Any
@@ -10,11 +12,14 @@ from urllib.parse import quote_plus
 
 import httpx
 
-from voservice.auth.errors import AuthenticationError, IssuerUnavailable
+from voservice.auth.errors import AuthenticationError, GrantRefused, IssuerUnavailable
 from voservice.auth.issuer import Issuer
 
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 """The grant of RFC 8693 section 2.1."""
+# RFC 6749 section 5.2.
+_CODE = re.compile(r"[\x20-\x21\x23-\x5B\x5D-\x7E]{1,80}")
+_LIFETIME = 300.0
 ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - the name of a kind of token
 
 
@@ -94,16 +99,19 @@ class ClientCredentials:
         if not isinstance(body, dict):
             body = {}
         if not answer.is_success or not isinstance(body.get("access_token"), str):
-            reason = body.get("error", "without a token")
-            raise AuthenticationError(
-                f"The issuer refused {form['grant_type']}: {answer.status_code} {reason}"
+            code = body.get("error")
+            code = code if isinstance(code, str) and _CODE.fullmatch(code) else None
+            raise GrantRefused(
+                f"The issuer refused {form['grant_type']}: {answer.status_code} {code or 'without a token'}",
+                code,
             )
         return body
 
 
 def lifetime_of(answer: Mapping[str, Any]) -> float:
-    """Return for how many seconds the token of a response is valid."""
+    """Return for how many seconds the token of a response is valid; 300 if it does not say so."""
     try:
-        return float(answer.get("expires_in", 300))
-    except (TypeError, ValueError):
-        return 300.0
+        found = float(answer["expires_in"])
+    except (LookupError, TypeError, ValueError, OverflowError):
+        return _LIFETIME
+    return found if math.isfinite(found) and found >= 0 else _LIFETIME

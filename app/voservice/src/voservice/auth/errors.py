@@ -36,6 +36,15 @@ class AuthenticationError(Exception):
         return {"WWW-Authenticate": self.challenge}
 
 
+class GrantRefused(AuthenticationError):
+    """The issuer's token endpoint refuses a grant; ``code`` is its error of RFC 6749 section 5.2, if it states one."""
+
+    def __init__(self, description: str, code: str | None) -> None:
+        """Keep both; neither contains a token."""
+        super().__init__(description)
+        self.code = code
+
+
 class IssuerUnavailable(AuthenticationError):
     """The issuer is unavailable, so the credential cannot be verified at the moment."""
 

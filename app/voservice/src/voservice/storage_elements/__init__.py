@@ -5,7 +5,14 @@ storage element's own: a redirect to another server is followed without it.
 """
 
 from voservice.storage_elements.client import Element, Elements
-from voservice.storage_elements.credentials import CredentialUnavailable
+from voservice.storage_elements.credentials import CredentialRefused, CredentialUnavailable
 from voservice.storage_elements.settings import StorageElement, StorageElements
 
-__all__ = ["CredentialUnavailable", "Element", "Elements", "StorageElement", "StorageElements"]
+__all__ = [
+    "CredentialRefused",
+    "CredentialUnavailable",
+    "Element",
+    "Elements",
+    "StorageElement",
+    "StorageElements",
+]

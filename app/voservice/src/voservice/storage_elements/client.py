@@ -47,6 +47,7 @@ class Element:
         self._bearer = bearer(settings, issuer, client) if settings and client else None
         self._interval = 1 / rate if rate else 0.0
         self._next = 0.0
+        self._turn = asyncio.Lock()
         self._away_until = float("-inf")
 
     @property
@@ -79,7 +80,7 @@ class Element:
         """Send a request and follow redirects; the response is not decoded.
 
         The credential is used if the caller is *trusted* with it, on behalf of the user with the token *user*. Raises
-        SourceRefused, RedirectedTooOften, CredentialUnavailable, and what the session raises.
+        SourceRefused, RedirectedTooOften, CredentialUnavailable, CredentialRefused, and what the session raises.
         """
         source = self.own.check(url)
 
@@ -112,12 +113,13 @@ class Element:
         return await follow(request, source, self._policy)
 
     async def _pace(self) -> None:
+        """Wait for this request's turn, which one that is cancelled meanwhile does not take."""
         if not self._interval:
             return
-        now = monotonic()
-        begin = max(now, self._next)
-        self._next = begin + self._interval
-        await asyncio.sleep(begin - now)
+        async with self._turn:
+            begin = max(monotonic(), self._next)
+            await asyncio.sleep(begin - monotonic())
+            self._next = begin + self._interval
 
 
 class Elements:
@@ -146,7 +148,10 @@ class Elements:
 
     async def __aenter__(self) -> Self:
         """Open the sessions."""
-        client = await self._stack.enter_async_context(httpx.AsyncClient(timeout=20))
+        # Waiting for others' requests is no sign that the issuer is away.
+        client = await self._stack.enter_async_context(
+            httpx.AsyncClient(timeout=httpx.Timeout(20, pool=None))
+        )
         for settings in self._settings:
             own = SourcePolicy([settings.url])
             most = max(1, settings.connections // self._processes) if settings.connections else 0

@@ -8,19 +8,30 @@ import os
 import ssl
 from pathlib import Path
 from time import monotonic
+from typing import TypeVar
+from weakref import WeakValueDictionary
 
 import httpx
 
-from voservice.auth import ACCESS_TOKEN, EXCHANGE, AuthenticationError, ClientCredentials
+from voservice.auth import ACCESS_TOKEN, EXCHANGE, AuthenticationError, ClientCredentials, GrantRefused
 from voservice.auth.client import lifetime_of
 from voservice.storage_elements.settings import OF_CLIENT, StorageElement
 
 KEPT = 1000
-"""Maximum number of cached users' tokens per storage element."""
+"""Maximum number of users per storage element for whom a token, or its refusal, is cached."""
+REFUSED = 60.0
+"""Seconds for which the refusal of a user's token is cached, so that each of many files does not ask the issuer."""
+_OF_CLIENT = frozenset({"invalid_client", "unauthorized_client", "unsupported_grant_type"})
+"""Errors of RFC 6749 section 5.2 about the client, which concern everybody, as does an answer without an error; the
+others are about the user's token."""
 
 
 class CredentialUnavailable(Exception):
     """No credential is available at the moment; the text states the reason and never contains a credential."""
+
+
+class CredentialRefused(Exception):
+    """The issuer gives no credential on behalf of this user; others may have theirs. The text states the reason."""
 
 
 class Watched:
@@ -73,7 +84,7 @@ class Bearer:
     async def token(self, user: str | None) -> str:
         """Return a token for a request, on behalf of the user with the token *user*.
 
-        Raises CredentialUnavailable.
+        Raises CredentialUnavailable, and CredentialRefused where that is the user's own matter.
         """
         return self._file.text()
 
@@ -120,41 +131,71 @@ class Exchanged(Granted):
     def __init__(self, element: StorageElement, issuer: str, client: httpx.AsyncClient) -> None:
         """Start with an empty cache."""
         super().__init__(element, issuer, client)
-        # By the digest of a user's token: the token it was exchanged for, and until when to use it.
+        # By the digest of a user's token: the token it was exchanged for, or why there is none, and until when.
         self._known: dict[bytes, tuple[str, float]] = {}
-        self._lock = asyncio.Lock()
+        self._refused: dict[bytes, tuple[str, float]] = {}
+        # A user waits for the own exchange alone.
+        self._locks: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
 
     async def token(self, user: str | None) -> str:
-        """Return the token exchanged for the user's."""
+        """Return the token exchanged for the user's. Raises CredentialUnavailable and CredentialRefused."""
         if user is None:
             raise CredentialUnavailable("there is no token of a user to exchange")
         key = _digest(user)
-        async with self._lock:
-            known = self._known.get(key)
-            if known is not None and monotonic() < known[1]:
-                return known[0]
-            form = {
-                "grant_type": EXCHANGE,
-                "subject_token": user,
-                "subject_token_type": ACCESS_TOKEN,
-                "requested_token_type": ACCESS_TOKEN,
-                **self._wanted,
-            }
-            asked = monotonic()
-            try:
-                answer = await self._current().grant(form)
-            except AuthenticationError as error:
-                raise CredentialUnavailable(error.description) from error
-            token = str(answer["access_token"])
-            self._known[key] = (token, asked + 0.8 * lifetime_of(answer))
-            while len(self._known) > KEPT:
-                del self._known[next(iter(self._known))]
+        if (token := self._cached(key)) is not None:
             return token
+        if (lock := self._locks.get(key)) is None:
+            self._locks[key] = lock = asyncio.Lock()
+        async with lock:
+            if (token := self._cached(key)) is not None:
+                return token
+            return await self._exchange(key, user)
+
+    def _cached(self, key: bytes) -> str | None:
+        now = monotonic()
+        refused = self._refused.get(key)
+        if refused is not None and now < refused[1]:
+            raise CredentialRefused(refused[0])
+        known = self._known.get(key)
+        return known[0] if known is not None and now < known[1] else None
+
+    async def _exchange(self, key: bytes, user: str) -> str:
+        form = {
+            "grant_type": EXCHANGE,
+            "subject_token": user,
+            "subject_token_type": ACCESS_TOKEN,
+            "requested_token_type": ACCESS_TOKEN,
+            **self._wanted,
+        }
+        asked = monotonic()
+        try:
+            answer = await self._current().grant(form)
+        except GrantRefused as error:
+            if error.code is None or error.code in _OF_CLIENT:
+                raise CredentialUnavailable(error.description) from error
+            _keep(self._refused, key, (error.description, monotonic() + REFUSED))
+            raise CredentialRefused(error.description) from error
+        except AuthenticationError as error:
+            raise CredentialUnavailable(error.description) from error
+        token = str(answer["access_token"])
+        _keep(self._known, key, (token, asked + 0.8 * lifetime_of(answer)))
+        return token
 
     def forget(self, user: str | None) -> None:
         """Exchange the user's token again at the next request."""
         if user is not None:
             self._known.pop(_digest(user), None)
+
+
+V = TypeVar("V")
+
+
+def _keep(cache: dict[bytes, V], key: bytes, value: V) -> None:
+    """Add to a cache, and drop what was added first beyond its size."""
+    cache.pop(key, None)
+    cache[key] = value
+    while len(cache) > KEPT:
+        del cache[next(iter(cache))]
 
 
 def _digest(token: str) -> bytes:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from voservice.sources import SourcePolicy
+from voservice.sources import SourcePolicy, confidential_base, place
 
 Kind = Literal["none", "token_file", "client_credentials", "token_exchange", "x509_proxy"]
 OF_CLIENT = frozenset({"client_credentials", "token_exchange"})
@@ -42,7 +42,7 @@ class StorageElement(BaseModel):
         description="File with the bearer token, the secret of the OAuth client, or the proxy (certificates and key)."
         " It is read again when it changes",
     )
-    issuer: str | None = Field(None, description="Issuer of the token, if not the deployment's")
+    issuer: str | None = Field(None, description="Issuer of the token, if not the deployment's; https")
     client_id: str | None = Field(None, description="OAuth client that gets the token")
     audience: str | None = Field(None, description="Audience to request for the token")
     scope: str | None = Field(
@@ -60,6 +60,14 @@ class StorageElement(BaseModel):
             raise ValueError(f"{value!r} is not a base URL such as https://rse.example.org:1094/data")
         SourcePolicy([value])
         return value.rstrip("/")
+
+    @field_validator("issuer")
+    @classmethod
+    def _confidential(cls, value: str | None) -> str | None:
+        if value is not None:
+            confidential_base(value)
+        # Spelled as in the claim iss.
+        return value
 
     @field_validator("redirects")
     @classmethod
@@ -80,12 +88,17 @@ class StorageElement(BaseModel):
 
 
 def _differ(elements: list[StorageElement]) -> list[StorageElement]:
-    for what in ("name", "url"):
-        values = [getattr(element, what) for element in elements]
-        if twice := sorted({value for value in values if values.count(value) > 1}):
-            raise ValueError(f"more than one storage element has the {what} {', '.join(twice)}")
+    names: set[str] = set()
+    places: dict[object, str] = {}
+    for element in elements:
+        if element.name in names:
+            raise ValueError(f"more than one storage element has the name {element.name}")
+        names.add(element.name)
+        other = places.setdefault(place(element.url), element.name)
+        if other != element.name:
+            raise ValueError(f"{other} and {element.name} have the same url, {element.url}")
     return elements
 
 
 StorageElements = Annotated[list[StorageElement], AfterValidator(_differ)]
-"""Storage elements of a service; no two have the same name or base URL."""
+"""Storage elements of a service; no two have the same name or base URL, however those are spelled."""

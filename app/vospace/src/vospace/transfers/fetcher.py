@@ -22,7 +22,7 @@ from voservice.answers import IDENTITY, Decoder, Representation, Unreadable, sec
 from voservice.content import UNKNOWN, Content
 from voservice.digests import WANT_DIGEST
 from voservice.sources import RedirectedTooOften, SourceRefused, reason, show, show_all
-from voservice.storage_elements import CredentialUnavailable, Element, Elements
+from voservice.storage_elements import CredentialRefused, CredentialUnavailable, Element, Elements
 from vospace_client.errors import on_tape
 from vospace_client.terms import ON_TAPE, Unavailable
 
@@ -168,6 +168,10 @@ class Fetcher:
                 raise TransferFailed("InvalidArgument", str(error)) from error
             except (RedirectedTooOften, Unreadable) as error:
                 raise TransferFailed("TransferFailed", f"{shown}: {error}") from error
+            except CredentialRefused as error:
+                raise TransferFailed(
+                    "TransferFailed", f"{shown}: no credential for {element.name}: {error}"
+                ) from error
             except CredentialUnavailable as error:
                 problem, after, away = f"no credential for {element.name}: {error}", 0.0, "source"
             except _Retry as retry:
