@@ -12,12 +12,34 @@ from ansible.errors import AnsibleFilterError
 
 # Credentials that others renew: their directory is mounted, since a new file is renamed over the old one.
 RENEWED = ("token_file", "x509_proxy")
+OF_CREDENTIAL = ("credential", "credential_file", "issuer", "client_id", "audience", "scope")
+# Whatever is directly below these is one program's, or one user's, with all that is theirs.
+_CROWDED = frozenset({"/dev", "/home", "/run/user", "/usr", "/var", "/var/run/user"})
+# So are all directories at the root, and these.
+_SHARED = frozenset({
+    "/etc/grid-security", "/etc/pki", "/etc/ssl", "/etc/ssl/certs", "/etc/ssl/private",
+    "/run/lock", "/run/secrets", "/run/user",
+})  # fmt: skip
 
 
-def rse_access(rses: list[dict[str, Any]]) -> dict[str, list[Any]]:
+def mounted_directory(file: PurePosixPath) -> str:
+    """Return the directory of a file, which is mounted as a whole. Raises ValueError for one that others use too."""
+    directory = file.parent
+    if ".." in file.parts:
+        raise ValueError("must be a path without ..")
+    if len(directory.parts) <= 2 or str(directory) in _SHARED or str(directory.parent) in _CROWDED:
+        raise ValueError(
+            f"its directory, {directory}, is mounted into containers with all that is in it, so that a renewed file is"
+            f" seen; give it a directory of its own, such as /run/tokens/site/{file.name}"
+        )
+    return str(directory)
+
+
+def rse_access(rses: list[dict[str, Any]], exchanges: bool = True) -> dict[str, list[Any]]:
     """Return settings of services, files and mounts of their containers, and URLs that they access.
 
-    Files are stated by where they are on the machine, and come to the service where its container has them.
+    Files are stated by where they are on the machine, and come to the service where its container has them. A service
+    that *exchanges* no tokens of users gets no credential for RSEs that are asked with those.
     """
     access: dict[str, list[Any]] = {"settings": [], "files": [], "mounts": [], "urls": []}
     for stated in rses:
@@ -28,6 +50,8 @@ def rse_access(rses: list[dict[str, Any]]) -> dict[str, list[Any]]:
                 raise AnsibleFilterError(
                     f"core_rses: {name}: {option}: {rse[option]!r} is not an absolute path on the machine"
                 )
+        if rse.get("credential") == "token_exchange" and not exchanges:
+            rse = {option: value for option, value in rse.items() if option not in OF_CREDENTIAL}
         access["urls"] += [rse.get("url"), *rse.get("redirects", [])]
         if rse.get("credential") in ("client_credentials", "token_exchange") and "issuer" in rse:
             access["urls"].append(rse["issuer"])
@@ -39,8 +63,12 @@ def rse_access(rses: list[dict[str, Any]]) -> dict[str, list[Any]]:
             file = PurePosixPath(rse["credential_file"])
             if rse.get("credential") in RENEWED:
                 target = f"/rses/{name}"
+                try:
+                    source = mounted_directory(file)
+                except ValueError as error:
+                    raise AnsibleFilterError(f"core_rses: {name}: credential_file: {error}") from error
                 access["mounts"].append(
-                    {"type": "bind", "source": str(file.parent), "target": target, "read_only": True}
+                    {"type": "bind", "source": source, "target": target, "read_only": True}
                 )
                 rse["credential_file"] = f"{target}/{file.name}"
             else:

@@ -30,9 +30,9 @@ class LedgerDouble:
         """Take tries that failed and will be made again."""
         await self._retried(failures)
 
-    async def waiting(self, _task: uuid.UUID, outcomes: Sequence[Outcome]) -> None:
+    async def waiting(self, _task: uuid.UUID, outcomes: Sequence[tuple[Outcome, float]]) -> None:
         """Take what pending files wait for."""
-        self.awaited += outcomes
+        self.awaited += [outcome for outcome, _ in outcomes]
 
     async def job(self, _task: uuid.UUID, _worker: str, job: str | None, event: int = 0) -> None:
         """Take a bulk job."""

@@ -48,6 +48,8 @@ async def stage(
     task: Any = SimpleNamespace(id=uuid.uuid4(), username="ada", worker="w")
     written = ledger(report, retried, remember)
     written.awaited = [] if awaited is None else awaited
+    for file in files:
+        vars(file).setdefault("tape_since", None)
     job = Job(task, "ada", written)
 
     async def pages() -> AsyncIterator[Sequence[Any]]:

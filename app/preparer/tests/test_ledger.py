@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+import warnings
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -266,7 +268,7 @@ async def test_a_file_on_tape_is_shown_as_such_until_it_is_there(ledger: Ledger)
     await claim(ledger)
     words = "the storage element is bringing it from tape"
     waits = [Outcome(n, FileState.FAILED, fault="StagingFromTape", detail=words) for n in (0, 1)]
-    await ledger.waiting(task, waits)
+    await ledger.waiting(task, [(outcome, 60.0) for outcome in waits])
     shown = [file_document(file) for file in await ledger.list_files(task)]
     assert [(file["state"], file["attempts"]) for file in shown] == [
         ("STAGING_FROM_TAPE", 0),
@@ -279,7 +281,65 @@ async def test_a_file_on_tape_is_shown_as_such_until_it_is_there(ledger: Ledger)
     assert [file.number for file in await ledger.list_files(task, [FileState.STAGING_FROM_TAPE])] == [0, 1]
 
     await ledger.record(task, [Outcome(0, FileState.STAGED, 10, rse="A")])
-    await ledger.waiting(task, waits)
+    await ledger.waiting(task, [(outcome, 60.0) for outcome in waits])
     first, second, _ = [file_document(file) for file in await ledger.list_files(task)]
     assert (first["state"], first["fault"], first["rse"]) == ("STAGED", None, "A")
     assert second["state"] == "STAGING_FROM_TAPE"
+
+
+async def test_a_file_on_tape_is_waited_for_since_the_first_time_and_until_the_last(ledger: Ledger) -> None:
+    """Whoever asks: the time is the ledger's."""
+    task, _ = await submit(ledger, request(2))
+    await claim(ledger)
+    outcome = Outcome(0, FileState.FAILED, fault="StagingFromTape", detail="on its way")
+    await ledger.waiting(task, [(outcome, 0.0)])
+    since = (await ledger.pending(task, 10))[0].tape_since
+    assert since is not None
+    await ledger.waiting(task, [(outcome, 60.0)])
+    (first, second) = await ledger.list_files(task)
+    assert (first.tape_since, second.tape_since, second.not_before) == (since, None, None)
+    assert first.not_before is not None
+    assert 60 <= (first.not_before - since).total_seconds() < 120
+    # What waits holds nothing else up.
+    assert [file.number for file in await ledger.pending(task, 10)] == [1]
+    assert await ledger.next_due(task) == first.not_before
+    await ledger.record(task, staged(0, 1))
+    assert (await ledger.pending(task, 10), await ledger.next_due(task)) == ([], None)
+
+
+async def test_a_task_that_waits_is_nobodys_until_its_time_and_others_have_its_place(ledger: Ledger) -> None:
+    first, _ = await submit(ledger, request(1))
+    second, _ = await submit(ledger, request(1))
+    assert (await claim(ledger, site=1)).id == first
+    soon, later = (datetime.now(UTC) + timedelta(seconds=seconds) for seconds in (-1, 600))
+    # By another than who has it nothing is postponed.
+    await ledger.postpone("w2", first, later, "waits")
+    assert await claim(ledger, "w2", site=1) is None
+    await ledger.postpone("w1", first, later, "waits")
+    waiting = await ledger.task(first)
+    assert waiting is not None
+    assert (waiting.state, waiting.worker, waiting.attempts, waiting.info) == ("QUEUED", None, 0, "waits")
+    assert (await claim(ledger, "w2", site=1)).id == second
+    assert await claim(ledger, "w2") is None
+    await ledger.cancel(first)
+    cancelled = await ledger.task(first)
+    assert cancelled is not None
+    assert cancelled.state == TaskState.CANCELLED
+
+    await ledger.postpone("w2", second, soon, "waits")
+    again = await claim(ledger)
+    assert (again.id, again.not_before, again.info) == (second, None, None)
+    # Cancelled while it is given back: it is claimed at once, to be ended.
+    await ledger.cancel(second)
+    await ledger.postpone("w1", second, later, "waits")
+    assert (await claim(ledger)).id == second
+
+
+async def test_tasks_are_counted_by_state_without_what_the_library_gives_up(ledger: Ledger) -> None:
+    for _ in range(3):
+        await submit(ledger, request(1))
+    await claim(ledger)
+    with warnings.catch_warnings(action="error"):
+        assert await ledger.counts() == {TaskState.QUEUED: 2, TaskState.RUNNING: 1}
+        assert await ledger.history() == []
+        assert await ledger.oldest_waiting() > 0

@@ -44,6 +44,10 @@ class Stub(Approach):
         """Stage by *act*."""
         self.act = act
         self.removed: list[int] = []
+        self.admitted = 0
+
+    async def admit(self, job: Job, pages: AsyncIterator[Sequence[File]]) -> None:
+        self.admitted += 1
 
     async def stage(self, job: Job, files: Sequence[File]) -> None:
         await self.act(job, files)
@@ -434,3 +438,65 @@ def test_a_worker_is_healthy_while_it_gives_signs(tmp_path: Path, monkeypatch: p
     for left in (str(time.time() - heartbeat.AGE - 1), "", "nonsense"):
         heartbeat.PATH.write_text(left)
         assert not heartbeat.healthy()
+
+
+async def brought_from_tape(job: Job, files: Sequence[File], settings: PreparerSettings) -> None:
+    """Find the first file on tape, and the others on disk."""
+    outcome = Outcome(0, FileState.FAILED, fault="StagingFromTape", detail="on its way")
+    waits = [(file, outcome, None) for file in files if file.number == 0]
+    await job.wait_for_tape(settings, waits)
+    await all_staged(job, [file for file in files if file.number])
+
+
+async def test_a_task_that_waits_for_tape_leaves_its_slot_to_others(site: Site) -> None:
+    site.settings = site.settings.model_copy(
+        update={"preparer_tape_delay": 600.0, "preparer_site_tasks": 1, "preparer_user_tasks": 1}
+    )
+    tapes = await site.submit()
+    others: list[uuid.UUID] = []
+
+    async def act(job: Job, files: Sequence[File]) -> None:
+        if job.task.id == tapes:
+            await brought_from_tape(job, files, site.settings)
+        else:
+            others.append(job.task.id)
+            await all_staged(job, files)
+
+    async with site.worker(Stub(act)):
+        waiting = await site.until(tapes, lambda row: row.not_before is not None)
+        assert (waiting.state, waiting.worker, waiting.info) == ("QUEUED", None, "Waiting for files on tape")
+        assert (waiting.files_done, waiting.attempts) == (2, 0)
+        other = await site.submit()
+        assert (await site.final(other)).state == TaskState.SUCCEEDED
+    assert others == [other]
+    assert (await site.until(tapes, lambda _: True)).state == TaskState.QUEUED
+
+
+async def test_the_wait_for_tape_goes_on_with_the_next_worker(site: Site) -> None:
+    """It is that of the file, however many workers have asked meanwhile; the quota is looked at once."""
+    site.settings = site.settings.model_copy(
+        update={"preparer_tape_delay": 0.01, "preparer_retry_delay": 0.01, "preparer_tape_wait": 3600.0}
+    )
+    asked: list[str | None] = []
+
+    async def act(job: Job, files: Sequence[File]) -> None:
+        asked.append(job.task.worker)
+        await brought_from_tape(job, files, site.settings)
+
+    task = await site.submit()
+    stub = Stub(act)
+    async with site.worker(stub, "w1"):
+        await site.until(task, lambda _: len(asked) >= 2)
+    async with site.ledger.engine.begin() as connection:
+        await connection.execute(text("UPDATE files SET tape_since = tape_since - interval '1 hour'"))
+    async with site.worker(stub, "w2"):
+        assert (await site.final(task)).state == TaskState.FAILED
+    assert asked[-1] == "w2"
+    assert stub.admitted == 1
+    first, *rest = await site.ledger.list_files(task)
+    assert (first.state, first.fault, first.attempts) == (FileState.FAILED, "StagingFromTape", 0)
+    assert {file.state for file in rest} == {FileState.STAGED}
+    # Asked for again, it has all of the time again.
+    assert await site.ledger.retry(task, site.vault.encrypt("token of ada"), None) == 1
+    (again,) = await site.ledger.pending(task, 10)
+    assert (again.tape_since, again.not_before) == (None, None)

@@ -63,3 +63,51 @@ def test_one_that_is_a_service_of_the_deployment_may_be_asked_on_its_port() -> N
 def test_a_file_is_named_by_where_it_is_on_the_machine() -> None:
     with pytest.raises(AnsibleFilterError, match="core_rses: A: ca_file: 'ca' is not an absolute path"):
         rse_access([{"name": "A", "url": "https://rse.example", "ca_file": "ca"}])
+
+
+def test_a_secret_goes_to_services_alone_that_use_it() -> None:
+    """Cavern exchanges no user's token; what it needs itself it has."""
+    own = {"name": "A", "url": "https://a.example/d", "layout": "identity", "ca_file": "/ca.pem"}
+    of_client = {"credential_file": "/etc/s", "client_id": "x", "issuer": "https://i.example"}
+    of_client |= {"scope": "r", "audience": "a"}
+    exchanged = own | of_client | {"credential": "token_exchange"}
+    access = rse_access([exchanged], exchanges=False)
+    assert access["settings"] == [own | {"ca_file": "/config/rses/A/ca.pem"}]
+    assert access["files"] == [{"path": "rses/A/ca.pem", "source": "/ca.pem"}]
+    assert access["urls"] == [own["url"]]
+    assert len(rse_access([exchanged])["files"]) == 2
+    granted = own | of_client | {"credential": "client_credentials"}
+    assert rse_access([granted], exchanges=False) == rse_access([granted])
+
+
+@pytest.mark.parametrize("credential", ["token_file", "x509_proxy"])
+def test_a_directory_that_is_mounted_is_the_credentials_own(credential: str) -> None:
+    def mounts(file: str) -> list[dict[str, object]]:
+        rse = {"name": "A", "url": "https://a.example", "credential": credential, "credential_file": file}
+        return rse_access([rse])["mounts"]
+
+    for file in (
+        "/token",
+        "//token",
+        "/etc/token",
+        "/root/token",
+        "/tmp/x509up_u1000",
+        "/run//token",
+        "/run/./token",
+        "/home/ada/token",
+        "/run/user/1000/token",
+        "/var/lib/token",
+        "/etc/grid-security/proxy.pem",
+        "/run/tokens/../token",
+    ):
+        with pytest.raises(
+            AnsibleFilterError, match=r"core_rses: A: credential_file: (its directory|must be)"
+        ):
+            mounts(file)
+    for file, directory in (
+        ("/run/tokens/site/token", "/run/tokens/site"),
+        ("/run/tokens/token", "/run/tokens"),
+        ("/home/ada/tokens/token", "/home/ada/tokens"),
+        ("/etc/grid-security/site/proxy.pem", "/etc/grid-security/site"),
+    ):
+        assert mounts(file) == [{"type": "bind", "source": directory, "target": "/rses/A", "read_only": True}]

@@ -55,10 +55,12 @@ async def submit(
 async def status(request: Request, task_id: str, who: Annotated[Caller, Depends(caller)]) -> dict[str, Any]:
     """Status of a task: PENDING, STARTED, SUCCESS or FAILURE, with what happened in `info`."""
     task = await find(request, task_id, who)
-    info = task.info
-    if task.state == TaskState.RUNNING:
-        info = f"{task.files_done} of {task.files} files staged"
-    return {"status": WORDS[TaskState(task.state)], "info": info}
+    status, info = WORDS[TaskState(task.state)], task.info
+    if task.state == TaskState.RUNNING or task.not_before is not None:
+        # One that waits for files on tape goes on by itself.
+        waits = f"; {info}" if info else ""
+        status, info = WORDS[TaskState.RUNNING], f"{task.files_done} of {task.files} files staged{waits}"
+    return {"status": status, "info": info}
 
 
 def _list(body: Any) -> list[Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection, Sequence
+from datetime import datetime
 
-from sqlalchemy import update
+from sqlalchemy import case, func, or_, update
 from voservice.jobs import LeaseTable
 
 from preparer.ledger.queries import Queries, add_event
@@ -46,9 +47,12 @@ class Leases(Queries):
                 lease,
                 limit,
                 running,
+                where=or_(tasks.c.not_before.is_(None), tasks.c.not_before <= func.clock_timestamp()),
                 owner_most=user_tasks,
                 most=site_tasks,
                 published=True,
+                not_before=None,
+                info=None,
             )
             for row in rows:
                 await add_event(connection, row.id, "claimed", worker=worker, attempt=row.attempts)
@@ -65,6 +69,19 @@ class Leases(Queries):
         async with self.engine.begin() as connection:
             await LEASES.release(
                 connection, worker, task, state=TaskState.QUEUED, lease=None, published=False
+            )
+
+    async def postpone(self, worker: str, task: uuid.UUID, until: datetime, info: str) -> None:
+        """Give a task back to the queue, from which no worker takes it before *until*, unless it is cancelled."""
+        async with self.engine.begin() as connection:
+            await LEASES.release(
+                connection,
+                worker,
+                task,
+                state=TaskState.QUEUED,
+                lease=None,
+                not_before=case((tasks.c.cancel, None), else_=until),
+                info=info,
             )
 
     async def job(self, task: uuid.UUID, worker: str, job: str | None, event: int = 0) -> None:

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, case, func, select, text, update
+from sqlalchemy import Float, bindparam, case, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from preparer.ledger.leases import LEASES
@@ -134,8 +134,11 @@ class Progress(Queries):
                 .values(attempts=files.c.attempts + 1)
             )
 
-    async def waiting(self, task: uuid.UUID, outcomes: Sequence[Outcome]) -> None:
-        """Note what pending files wait for, which counts as no attempt."""
+    async def waiting(self, task: uuid.UUID, outcomes: Sequence[tuple[Outcome, float]]) -> None:
+        """Note what pending files wait for, each for so many seconds from now; that counts as no attempt."""
+        if not outcomes:
+            return
+        seconds = bindparam("seconds", type_=Float)
         async with self.engine.begin() as connection:
             await connection.execute(
                 update(files)
@@ -144,8 +147,16 @@ class Progress(Queries):
                     files.c.number == bindparam("file"),
                     files.c.state == FileState.PENDING,
                 )
-                .values(fault=bindparam("why"), detail=bindparam("words")),
-                [{"file": o.number, "why": o.fault, "words": o.detail} for o in outcomes],
+                .values(
+                    fault=bindparam("why"),
+                    detail=bindparam("words"),
+                    tape_since=func.coalesce(files.c.tape_since, now),
+                    not_before=now + func.make_interval(0, 0, 0, 0, 0, 0, seconds),
+                ),
+                [
+                    {"file": o.number, "why": o.fault, "words": o.detail, "seconds": wait}
+                    for o, wait in outcomes
+                ],
             )
 
     async def finish(self, task: uuid.UUID, worker: str) -> Task | None:

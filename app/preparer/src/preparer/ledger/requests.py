@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ARRAY, bindparam, column, func, insert, select, update
+from sqlalchemy import ARRAY, bindparam, column, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from vospace_client.terms import ON_TAPE
 
@@ -191,6 +191,30 @@ class Requests(Queries):
         async with self._single.connect() as connection:
             return [File.of(row) for row in await connection.execute(query)]
 
+    async def pending(self, task: uuid.UUID, limit: int) -> Sequence[File]:
+        """Return pending files of a task that are to be staged now, ordered by number."""
+        query = (
+            select(files)
+            .where(
+                files.c.task == task,
+                files.c.state == FileState.PENDING,
+                or_(files.c.not_before.is_(None), files.c.not_before <= now),
+            )
+            .order_by(files.c.number)
+            .limit(limit)
+        )
+        async with self._single.connect() as connection:
+            return [File.of(row) for row in await connection.execute(query)]
+
+    async def next_due(self, task: uuid.UUID) -> datetime | None:
+        """Return when the first of a task's pending files is to be staged that wait; None if no file does."""
+        query = select(func.min(files.c.not_before)).where(
+            files.c.task == task, files.c.state == FileState.PENDING
+        )
+        async with self._single.connect() as connection:
+            found: datetime | None = await connection.scalar(query)
+            return found
+
     async def cancel(self, task: uuid.UUID) -> None:
         """Request a task's cancellation; a task that no worker holds is cancelled at once."""
         async with self.engine.begin() as connection:
@@ -228,7 +252,15 @@ class Requests(Queries):
             again = await connection.execute(
                 update(files)
                 .where(files.c.task == task, files.c.state.in_([FileState.FAILED, FileState.CANCELLED]))
-                .values(state=FileState.PENDING, attempts=0, fault=None, detail=None, finished=None)
+                .values(
+                    state=FileState.PENDING,
+                    attempts=0,
+                    fault=None,
+                    detail=None,
+                    finished=None,
+                    tape_since=None,
+                    not_before=None,
+                )
             )
             if again.rowcount:
                 await connection.execute(
@@ -238,6 +270,7 @@ class Requests(Queries):
                         state=TaskState.QUEUED,
                         info=None,
                         finished=None,
+                        not_before=None,
                         cancel=False,
                         published=False,
                         attempts=0,

@@ -95,6 +95,7 @@ class Task:
     callback_status: str | None
     lifetime: int | None
     expires: datetime | None
+    not_before: datetime | None
 
     @classmethod
     def of(cls, row: Sequence[Any]) -> Self:
@@ -123,6 +124,8 @@ class File:
     detail: str | None
     finished: datetime | None
     rse: str | None
+    tape_since: datetime | None
+    not_before: datetime | None
 
     @property
     def shown(self) -> FileState:

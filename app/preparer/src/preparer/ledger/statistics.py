@@ -31,7 +31,7 @@ class Statistics(Queries):
         """Return the number of tasks by state."""
         async with self._single.connect() as connection:
             rows = await connection.execute(select(tasks.c.state, func.count()).group_by(tasks.c.state))
-            return dict(rows.tuples().all())
+            return {row[0]: row[1] for row in rows}
 
     async def oldest_waiting(self) -> float:
         """Return the age of the oldest unfinished task, in seconds."""

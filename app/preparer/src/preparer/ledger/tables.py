@@ -115,6 +115,8 @@ tasks = Table(
     Column("callback_status", Text),
     Column("lifetime", Integer),
     _time("expires"),
+    # Until then it waits for files on tape alone, and no worker claims it.
+    _time("not_before"),
     Index("tasks_user", "username", "created"),
     Index(
         "tasks_key",
@@ -162,6 +164,9 @@ files = Table(
     _time("finished"),
     # The RSEs that may be asked for it, separated by commas; once it is staged, the one that it came from.
     Column("rse", Text),
+    # Since when it is brought from tape, and when the RSE is to be asked again.
+    _time("tape_since"),
+    _time("not_before"),
     Index("files_pending", "task", "number", postgresql_where=text("state = 'PENDING'")),
 )
 

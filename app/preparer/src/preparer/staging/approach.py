@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from vospace_client.errors import Service, TransferError
 from vospace_client.terms import ON_TAPE
@@ -62,8 +62,7 @@ class Job:
     """A claimed task, and what its worker writes to the ledger about it.
 
     `bulk` is the URL of the task's bulk job and `event` the last of its events that was processed; `away` maps services
-    to the time (monotonic seconds) since which they have not answered. `tape_since` is that since which files on tape
-    are waited for, and `tape_delay` how many seconds from now they are asked for again.
+    to the time (monotonic seconds) since which they have not answered.
     """
 
     task: Task
@@ -73,8 +72,6 @@ class Job:
     bulk: str | None = None
     event: int = 0
     away: dict[Service, float] = field(default_factory=dict)
-    tape_since: float | None = None
-    tape_delay: float | None = None
 
     def retry_policy(self, settings: PreparerSettings) -> RetryPolicy:
         """Return the policy by which this task waits."""
@@ -96,24 +93,25 @@ class Job:
             metrics.RETRIES.labels(failure.fault or "").inc()
 
     async def wait_for_tape(
-        self, settings: PreparerSettings, waiting: Sequence[tuple[File, Outcome]], asked: float | None
+        self, settings: PreparerSettings, waiting: Sequence[tuple[File, Outcome, float | None]]
     ) -> None:
-        """Note that files are on their way from tape, or that they failed where that has taken too long."""
-        now = time.monotonic()
-        self.tape_since = now if self.tape_since is None else self.tape_since
-        if now - self.tape_since >= settings.preparer_tape_wait:
-            await self.end(waiting)
-            return
-        delay = settings.preparer_tape_delay if asked is None else asked
-        delay = min(max(delay, settings.preparer_retry_delay), LONGEST_TAPE_DELAY)
-        self.tape_delay = min(delay, self.tape_delay or delay)
-        await self.ledger.waiting(self.task.id, [outcome for _, outcome in waiting])
+        """Note that files are on their way from tape, or that they failed where that has taken too long.
 
-    async def pause_for_tape(self, settings: PreparerSettings) -> None:
-        """Wait until files on tape are to be asked for again, or until the task is cancelled."""
-        delay, self.tape_delay = self.tape_delay, None
-        if delay is not None:
-            await self.retry_policy(settings).pause(delay)
+        Each has the seconds after which its RSE asks to be asked again, if it does.
+        """
+        now = datetime.now(UTC)
+        over: list[tuple[File, Outcome]] = []
+        later: list[tuple[Outcome, float]] = []
+        for file, outcome, asked in waiting:
+            waited = (now - (file.tape_since or now)).total_seconds()
+            if waited >= settings.preparer_tape_wait:
+                over.append((file, outcome))
+            else:
+                delay = settings.preparer_tape_delay if asked is None else asked
+                delay = min(max(delay, settings.preparer_retry_delay), LONGEST_TAPE_DELAY)
+                later.append((outcome, delay))
+        await self.end(over)
+        await self.ledger.waiting(self.task.id, later)
 
     async def end(self, results: Sequence[tuple[File, Outcome]]) -> None:
         """Record the outcome of files, then log it."""
@@ -184,7 +182,7 @@ async def until_final(
             if exc.fault == ON_TAPE:
                 outcome = Outcome(file.number, FileState.FAILED, fault=exc.fault, detail=exc.detail)
                 # It stays pending, and others have its turn: the task comes back to it.
-                await job.wait_for_tape(settings, [(file, outcome)], exc.retry_after)
+                await job.wait_for_tape(settings, [(file, outcome, exc.retry_after)])
                 return
             if exc.away is not None:
                 waits += 1

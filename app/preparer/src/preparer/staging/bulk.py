@@ -227,9 +227,8 @@ class BulkPull:
             ended.append((file, outcome))
         await job.end(ended)
         await job.retried(again)
-        if tape:
-            asked = [seconds for _, outcome in tape if (seconds := wait_told(outcome.detail)) is not None]
-            await job.wait_for_tape(self.settings, tape, min(asked, default=None))
+        waits = [(file, outcome, wait_told(outcome.detail)) for file, outcome in tape]
+        await job.wait_for_tape(self.settings, waits)
         if tape or any(outcome.state != FileState.PRESENT for _, outcome in ended):
             policy.answered("RSE")
         if unavailable is None or job.cancelled.is_set():

@@ -165,7 +165,6 @@ class CavernApproach(Approach):
         await side_by_side(
             files, self.settings.preparer_file_concurrency, partial(self._one, job, containers)
         )
-        await job.pause_for_tape(self.settings)
 
     async def resume(self, job: Job, files: Sequence[File]) -> bool:
         """Follow the bulk job that this or an earlier worker started."""

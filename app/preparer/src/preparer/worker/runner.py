@@ -10,7 +10,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Collection
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from voservice.jobs import Executor, repeat
@@ -96,16 +96,21 @@ class Runner:
                 if job.attempts > attempts:
                     info = f"Given up after {attempts} workers were lost over it"
                     await self._end(job, partial(self.ledger.lose, info=info))
+                elif (until := await self._stage(job)) is not None:
+                    await self._postpone(job, until)
                 else:
-                    await self._stage(job)
                     await self._end(job, self.ledger.finish)
             finally:
                 self.jobs.pop(job.id, None)
 
     # Staging.
 
-    async def _stage(self, task: Task) -> None:
-        metrics.WAIT_SECONDS.observe((datetime.now(UTC) - task.created).total_seconds())
+    async def _stage(self, task: Task) -> datetime | None:
+        """Stage what is to be staged now; returns when the rest is, or None if nothing waits."""
+        now = datetime.now(UTC)
+        if task.started is None or now - task.started < timedelta(seconds=self.settings.preparer_lease):
+            # Not for one that was given back, and waited for what it needs.
+            metrics.WAIT_SECONDS.observe((now - task.created).total_seconds())
         logger.info("Task claimed", extra={"fields": {"files": task.files, "attempt": task.attempts}})
 
         approach = self.approaches.get(task.approach)
@@ -113,42 +118,43 @@ class Runner:
             await self.ledger.fail(
                 task.id, self.name, "InvalidArgument", f"approach {task.approach} is not configured"
             )
-            return
+            return None
         try:
             token = self.vault.decrypt(task.credential)
         except CredentialLost as exc:
             await self.ledger.fail(task.id, self.name, "NotAuthenticated", str(exc))
-            return
+            return None
         job = Job(task, token, self.ledger, bulk=task.job, event=task.job_event)
         self.jobs[task.id] = job
         if task.cancel:
             job.cancelled.set()
-        await self._rounds(approach, job)
+        return await self._rounds(approach, job)
 
-    async def _rounds(self, approach: Approach, job: Job) -> None:
-        """Stage pending files in batches until none is left or the task as a whole fails."""
+    async def _rounds(self, approach: Approach, job: Job) -> datetime | None:
+        """Stage pending files in batches until none is left or the task as a whole fails.
+
+        Returns when the first of those is due that wait for something else than a worker, or None.
+        """
         policy = job.retry_policy(self.settings)
         # Consecutive rounds without success, and the `Retry-After` of the last one.
         failures, asked = 0, None
         admitted = False
         tried: set[int] = set()
         while not job.cancelled.is_set():
-            pending = await self.ledger.list_files(
-                job.task.id, [FileState.PENDING], limit=self.settings.preparer_batch
-            )
+            pending = await self.ledger.pending(job.task.id, self.settings.preparer_batch)
             if not pending:
-                return
+                return await self.ledger.next_due(job.task.id)
             if pending[0].number in tried:
                 # Files of the last batch are pending again: the more attempts, the longer the wait.
                 attempt = max(failures, *(file.attempts for file in pending))
                 if not await policy.pause(delay(self.settings, attempt, asked)):
-                    return
+                    return None
             tried = {file.number for file in pending}
             try:
-                # What was started goes on, and is not checked against the quota.
+                # What was started goes on, and is not checked against the quota, as are files that waited since then.
                 if await approach.resume(job, pending):
                     continue
-                if not admitted:
+                if not admitted and not any(file.tape_since for file in pending):
                     await approach.admit(job, pages(self.ledger, job.task, [FileState.PENDING]))
                     admitted = True
                 await approach.stage(job, pending)
@@ -156,13 +162,20 @@ class Runner:
             except StagingError as exc:
                 if job.cancelled.is_set():
                     # Whatever interrupted it: pending files are cancelled with the task.
-                    return
+                    return None
                 failures, asked = failures + 1, exc.retry_after
                 if not exc.transient or policy.exhausted(exc.away, exc.detail):
                     logger.warning("Task fails", extra={"fields": {"fault": exc.fault, "detail": exc.detail}})
                     await self.ledger.fail(job.task.id, self.name, exc.fault, exc.detail)
-                    return
+                    return None
                 logger.info("Task is retried", extra={"fields": {"fault": exc.fault, "detail": exc.detail}})
+        return None
+
+    async def _postpone(self, task: Task, until: datetime) -> None:
+        """Give a task back that waits for files on tape alone, so that others have its slot."""
+        self.executor.ended(task.id)
+        await self.ledger.postpone(self.name, task.id, until, "Waiting for files on tape")
+        logger.info("Task waits for files on tape", extra={"fields": {"until": until.isoformat()}})
 
     async def _end(self, task: Task, end: Callable[[uuid.UUID, str], Awaitable[Task | None]]) -> None:
         """End a task and write its receipt."""
