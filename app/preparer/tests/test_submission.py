@@ -11,8 +11,10 @@ from typing import Any
 
 import jwt
 import pytest
+from preparer.api import legacy
 from preparer.api.submission import Item, Submission, content_hash
 from preparer.config import PreparerSettings
+from preparer.ledger import TaskState
 from preparer.staging.rse import Rses
 from pydantic import ValidationError
 from voservice.auth import AuthenticationError
@@ -223,3 +225,23 @@ def test_the_seeds_setting_names_a_single_rse() -> None:
         "identity",
         "none",
     )
+
+
+async def test_a_task_that_waits_for_tape_has_begun_for_the_seeds_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task = SimpleNamespace(
+        state=TaskState.QUEUED, info="Waiting for files on tape", files=3, files_done=2, not_before=None
+    )
+
+    async def find(*_arguments: Any) -> Any:
+        return task
+
+    monkeypatch.setattr(legacy, "find", find)
+    nothing: Any = None
+    assert (await legacy.status(nothing, "id", nothing))["status"] == "PENDING"
+    task.not_before = datetime.now(UTC)
+    assert await legacy.status(nothing, "id", nothing) == {
+        "status": "STARTED",
+        "info": "2 of 3 files staged; Waiting for files on tape",
+    }
