@@ -227,8 +227,9 @@ class BulkPull:
             ended.append((file, outcome))
         await job.end(ended)
         await job.retried(again)
-        waits = [(file, outcome, wait_told(outcome.detail)) for file, outcome in tape]
-        await job.wait_for_tape(self.settings, waits)
+        if tape:
+            waits = [(file, outcome, wait_told(outcome.detail)) for file, outcome in tape]
+            await job.wait_for_tape(self.settings, waits)
         if tape or any(outcome.state != FileState.PRESENT for _, outcome in ended):
             policy.answered("RSE")
         if unavailable is None or job.cancelled.is_set():
