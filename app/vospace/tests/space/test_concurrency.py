@@ -19,7 +19,7 @@ from vospace.models.caller import Caller
 from vospace.space import create
 from vospace.space.space import Space
 from vospace.storage.locks import Locks
-from vospace.storage.tree import Directory, Walk
+from vospace.storage.tree import Directory
 
 pytestmark = pytest.mark.parametrize("metadata", ["xattrs", "sidecar"], indirect=True, scope="session")
 """Whichever way properties are kept."""
@@ -254,10 +254,7 @@ async def test_what_dead_processes_left_is_swept_at_the_start(client, settings, 
         space = Space(settings)
         locks = Locks(settings.vospace_base_dir)
         try:
-            with (
-                Walk(space.tree, lambda _: None).container(tuple(box.strip("/").split("/"))) as directory,
-                locks.building(directory, "copy-") as name,
-            ):
+            with locks.building("copy-") as name:
                 building = here / name
                 (building / "deep").mkdir(parents=True)
                 (building / "deep/f").write_bytes(b"x")
@@ -340,16 +337,9 @@ async def test_a_container_with_a_dead_copy_in_it_can_be_deleted(client, ada, bo
     left.mkdir(parents=True)
     (left / "f").write_bytes(b"x")
     os.chown(left.parent, 10001, 10001)
-    space = Space(settings)
-    try:
-        with (
-            Walk(space.tree, lambda _: None).container((*box.strip("/").split("/"), "c")) as directory,
-            Locks(settings.vospace_base_dir).unused(directory, left.name) as unused,
-        ):
-            assert unused
-            answer = await client.delete(f"/nodes{box}/c", headers=ada)
-            assert (answer.status_code, "is not empty" in answer.text) == (400, True)
-    finally:
-        space.close()
+    with Locks(settings.vospace_base_dir).unused(left.name) as unused:
+        assert unused
+        answer = await client.delete(f"/nodes{box}/c", headers=ada)
+        assert (answer.status_code, "is not empty" in answer.text) == (400, True)
     assert (await client.delete(f"/nodes{box}/c", headers=ada)).status_code == 200
     assert not left.parent.exists()

@@ -46,7 +46,7 @@ class Copies:
         of dead processes left there is removed, as this one is if the process dies in the block."""
         with self._lookup.locate(caller, target) as place:
             sweep(self._locks, place.directory)
-            with self._locks.building(place.directory, "copy-") as name:
+            with self._locks.building("copy-") as name:
                 yield (*place.path[:-1], name)
 
     def copy_link(self, caller: Caller, source: Path, target: Path) -> None:

@@ -140,7 +140,7 @@ class Creator:
     def _build(self, place: Located, owner: Ids, change: Change) -> None:
         """Create a directory that has its owner and all properties as soon as it is visible."""
         parent = place.directory
-        with self._locks.building(parent) as temporary:
+        with self._locks.building() as temporary:
             try:
                 with make_directory(parent, temporary) as made:
                     os.fchown(made.descriptor, *owner)

@@ -37,30 +37,36 @@ class Locks:
     @contextmanager
     def held(self, directory: Directory, name: str) -> Iterator[None]:
         """Wait for the lock on a name of an open container, and hold it in the block. Not to be nested."""
+        key = f"{directory.status.stat.st_dev}:{directory.status.stat.st_ino}:".encode() + os.fsencode(name)
         descriptor = self._open()
         try:
-            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW, _request(_byte(directory, name)))
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW, _request(zlib.crc32(key)))
             yield
         finally:
             os.close(descriptor)
 
     @contextmanager
-    def building(self, directory: Directory, what: str = "") -> Iterator[str]:
-        """Yield an unused reserved name in an open container, which is this block's to build a node under."""
+    def building(self, what: str = "") -> Iterator[str]:
+        """Yield an unused reserved name, which is this block's to build a node under."""
         while True:
             name = f"{STAGING_PREFIX}{what}{secrets.token_hex(12)}"
-            with self.unused(directory, name) as mine:
+            with self.unused(name) as mine:
                 if mine:
                     yield name
                     return
 
     @contextmanager
-    def unused(self, directory: Directory, name: str) -> Iterator[bool]:
-        """Yield whether no living process builds under a reserved name; none begins to in the block."""
+    def unused(self, name: str) -> Iterator[bool]:
+        """Yield whether no living process builds under a reserved name; none begins to in the block.
+
+        The name alone counts, which is random: machines may know a shared file system by different numbers.
+        """
         descriptor = self._open()
         try:
             try:
-                fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _request(_BUILDING + _byte(directory, name)))
+                fcntl.fcntl(
+                    descriptor, fcntl.F_OFD_SETLK, _request(_BUILDING + zlib.crc32(os.fsencode(name)))
+                )
             except BlockingIOError:
                 free = False
             else:
@@ -71,11 +77,6 @@ class Locks:
 
     def _open(self) -> int:
         return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-
-
-def _byte(directory: Directory, name: str) -> int:
-    found = directory.status.stat
-    return zlib.crc32(f"{found.st_dev}:{found.st_ino}:".encode() + os.fsencode(name))
 
 
 def _request(byte: int) -> bytes:

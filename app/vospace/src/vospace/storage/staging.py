@@ -139,7 +139,7 @@ class StagedFile:
 def make_link(locks: Locks, directory: Directory, name: str, text: str, owner: tuple[int, int]) -> None:
     """Create a symbolic link that has its owner as soon as it is visible. Raises FileExistsError."""
     descriptor = directory.descriptor
-    with locks.building(directory) as temporary:
+    with locks.building() as temporary:
         os.symlink(text, temporary, dir_fd=descriptor)
         try:
             os.chown(temporary, *owner, dir_fd=descriptor, follow_symlinks=False)
@@ -155,7 +155,7 @@ def sweep(locks: Locks, directory: Directory) -> int:
     with os.scandir(directory.descriptor) as entries:
         names = [entry.name for entry in entries if entry.name.startswith(STAGING_PREFIX)]
     for name in names:
-        with locks.unused(directory, name) as dead, suppress(BlockingIOError, FileNotFoundError):
+        with locks.unused(name) as dead, suppress(BlockingIOError, FileNotFoundError):
             removed += dead and _remove(directory.descriptor, name)
     return removed
 
