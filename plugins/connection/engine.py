@@ -41,25 +41,43 @@ options:
     type: str
     vars:
       - name: deployment_debian_mirror
+  owner:
+    description:
+      - Directory of the secrets on this machine, by which a checkout knows the container as its own.
+      - The container of another is neither used nor replaced.
+    type: path
+    vars:
+      - name: deployment_controller_dir
+  takeover:
+    description: Take over the container of another checkout, and the deployment with it.
+    type: bool
+    default: false
+    vars:
+      - name: deployment_takeover
   directory:
     description: Directory of the deployment in the container, which a volume of the Engine holds.
     type: str
     vars:
       - name: deployment_project_dir
   mounts:
-    description: Directories of this machine that the container has, each with C(source) here and C(target) there.
+    description:
+      - Directories of this machine that the container has, each with C(source) here and C(target) there.
+      - The container cannot write to one with C(read_only=true).
     type: list
     elements: dict
     vars:
       - name: deployment_engine_host_mounts
 """
 
+import csv
 import hashlib
+import io
 import json
 import os
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleFileNotFound
 from ansible.plugins.connection import ConnectionBase
@@ -70,6 +88,8 @@ display = Display()
 
 LABEL = "int.skao.src.cavern.engine-host"
 """Label of the container, which tells of what it was made, and of its image."""
+OWNER = f"{LABEL}.owner"
+"""Label of the container with the directory of whose it is."""
 DOCKERFILE = """\
 ARG BASE
 FROM $BASE
@@ -182,18 +202,32 @@ class Connection(ConnectionBase):
                 f"a container named {self._container} exists and is not of this collection: remove or rename it, or "
                 "set deployment_engine_host"
             )
-        if labels.get(LABEL) == wanted:
+        owner = os.path.realpath(Path(self._option("owner")).expanduser())
+        other = labels.get(OWNER, owner)
+        if other != owner and not self._option("takeover"):
+            raise AnsibleConnectionFailure(
+                f"the container {self._container} is that of the deployment with its secrets in {other}; this one has "
+                f"them in {owner}. To deploy beside it, give this one another deployment_project, with the names and "
+                "addresses that a second site needs (docs/operator.md, Another site). To take it over with its "
+                "volumes, set deployment_takeover to true for this run"
+            )
+        if labels.get(LABEL) == wanted and other == owner:
             if not found["State"]["Running"]:
                 self._change("start", self._container)
             return
-        self._create(found, arguments, wanted)
+        self._create(found, arguments, {LABEL: wanted, OWNER: owner})
 
-    def _create(self, former: Any, arguments: list[str], digest: str) -> None:
+    def _create(self, former: Any, arguments: list[str], labels: dict[str, str]) -> None:
         information = self._ask("info", "--format={{json .}}")
         version = self._ask("version", "--format={{json .Server}}")
         reason = _engine.unsuitable(version, information)
         if reason:
             raise AnsibleConnectionFailure(reason)
+        if urlsplit(self._option("mirror")).username is not None:
+            raise AnsibleConnectionFailure(
+                "deployment_debian_mirror: has a name or password, which the image of the container would keep; name "
+                "an archive that takes none"
+            )
         image = self._image()
         display.display(
             f"{self._container}: runs beside the engine of {information['Name']} "
@@ -219,18 +253,24 @@ class Connection(ConnectionBase):
             Path(mount["source"]).expanduser().mkdir(parents=True, exist_ok=True)
         socket = self._socket(information)
         self._change(
-            *["run", "--detach", f"--name={self._container}", f"--label={LABEL}={digest}", "--network=host"],
+            *["run", "--detach", f"--name={self._container}", "--network=host"],
+            *[f"--label={name}={value}" for name, value in labels.items()],
             *["--restart=unless-stopped", "--init", *PRIVILEGES, f"--env={_engine.PLACE}={self._container}"],
-            *[f"--volume={socket}:{_engine.SOCKET}", *arguments, image],
+            *[_mount("bind", socket, _engine.SOCKET), *arguments, image],
             *["sh", "-c", START, str(self._option("directory"))],
         )
 
     def _arguments(self) -> list[str]:
         mounts = [
-            f"--volume={Path(mount['source']).expanduser().absolute()}:{mount['target']}"
+            _mount(
+                "bind",
+                str(Path(mount["source"]).expanduser().absolute()),
+                mount["target"],
+                read_only=bool(mount.get("read_only")),
+            )
             for mount in self._option("mounts") or []
         ]
-        return [f"--volume={self._container}:{self._option('directory')}", *mounts]
+        return [_mount("volume", self._container, str(self._option("directory"))), *mounts]
 
     def _image(self) -> str:
         source = [DOCKERFILE, START, self._option("base_image"), self._option("mirror")]
@@ -245,6 +285,14 @@ class Connection(ConnectionBase):
             self._ask("context", "inspect", "--format={{json .Endpoints.docker.Host}}")
         )
         return host.removeprefix("unix://")
+
+
+def _mount(kind: str, source: str, target: str, *, read_only: bool = False) -> str:
+    """Return the option of `docker run`, which is a line of CSV: a directory's name may have commas and colons."""
+    fields = [f"type={kind}", f"source={source}", f"target={target}", *(["readonly"] if read_only else [])]
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(fields)
+    return f"--mount={line.getvalue()}"
 
 
 def _digest(parts: list[str]) -> str:

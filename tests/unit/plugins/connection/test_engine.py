@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from pathlib import Path
@@ -80,10 +81,16 @@ def connect(home: Path, **options: Any) -> Connection:
         "mirror": "http://deb.debian.org/debian",
         "directory": "/srv/x",
         "mounts": [{"source": str(home / "shared"), "target": "/srv/x/shared"}],
+        "owner": str(home / "state"),
+        "takeover": False,
         **options,
     }
     connection.get_option = lambda name, hostvars=None: given[name]
     return connection._connect()
+
+
+def mount(kind: str, source: str, target: str) -> str:
+    return f"--mount=type={kind},source={source},target={target}"
 
 
 def asked(home: Path) -> list[list[str]]:
@@ -93,8 +100,11 @@ def asked(home: Path) -> list[list[str]]:
 def test_the_container_is_made_once(home: Path) -> None:
     connect(home)
     (run,) = (arguments for arguments in asked(home) if arguments[0] == "run")
-    assert {"--network=host", "--volume=/var/run/docker.sock:/var/run/docker.sock"} < set(run)
-    assert {"--volume=x-engine-host:/srv/x", f"--volume={home}/shared:/srv/x/shared"} < set(run)
+    assert {"--network=host", mount("bind", "/var/run/docker.sock", "/var/run/docker.sock")} < set(run)
+    assert {
+        mount("volume", "x-engine-host", "/srv/x"),
+        mount("bind", f"{home}/shared", "/srv/x/shared"),
+    } < set(run)
     assert "--env=CAVERN_ENGINE_HOST=x-engine-host" in run
     # By who deploys: the engine would make it root's.
     assert (home / "shared").is_dir()
@@ -127,6 +137,36 @@ def test_a_strangers_container_is_left_alone(home: Path) -> None:
     assert len(asked(home)) == 1
 
 
+def test_the_container_of_another_checkout_is_left_alone(home: Path) -> None:
+    connect(home)
+    (home / "asked").unlink()
+    there = {"owner": str(home / "elsewhere"), "mounts": []}
+    with pytest.raises(
+        AnsibleConnectionFailure, match=rf"with its secrets in {home}/state; this one has them in"
+    ):
+        connect(home, **there)
+    assert [arguments[:2] for arguments in asked(home)] == [["container", "inspect"]]
+    connect(home, takeover=True, **there)
+    connect(home, **there)
+    with pytest.raises(AnsibleConnectionFailure, match=rf"with its secrets in {home}/elsewhere"):
+        connect(home)
+
+
+def test_a_directory_may_have_any_name(home: Path) -> None:
+    odd = home / 'a:b,"c'
+    connect(home, mounts=[{"source": str(odd), "target": "/srv/x/odd", "read_only": True}])
+    (option,) = (argument for argument in asked(home)[-1] if "odd" in argument)
+    (fields,) = csv.reader([option.removeprefix("--mount=")])
+    assert fields == ["type=bind", f"source={odd}", "target=/srv/x/odd", "readonly"]
+
+
+def test_an_archive_with_a_password_is_refused(home: Path) -> None:
+    with pytest.raises(AnsibleConnectionFailure, match="deployment_debian_mirror: has a name") as refused:
+        connect(home, mirror="http://me:hunter2@deb.example/debian")
+    assert "hunter2" not in str(refused.value)
+    assert not any(arguments[0] == "build" for arguments in asked(home))
+
+
 @pytest.mark.parametrize(
     ("file", "answer", "message"),
     [
@@ -147,7 +187,7 @@ def test_the_socket_of_a_rootless_engine_is_in_the_users_directory(
     (home / "info").write_text(json.dumps(INFORMATION | {"SecurityOptions": ["name=rootless"]}))
     monkeypatch.setenv("DOCKER_HOST", "unix:///run/user/1000/docker.sock")
     connect(home)
-    assert "--volume=/run/user/1000/docker.sock:/var/run/docker.sock" in asked(home)[-1]
+    assert mount("bind", "/run/user/1000/docker.sock", "/var/run/docker.sock") in asked(home)[-1]
 
 
 def test_a_machine_without_docker_is_told_so(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
