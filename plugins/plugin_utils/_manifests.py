@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,7 +25,12 @@ from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes.template
 
 NAME = "skasrc-cavern"
 GENERATED = "# Generated from an inventory: change that, or the values.\n"
-_PLACE = re.compile(r"__(value|digest)__([A-Za-z0-9_.-]+?)__")
+# Of each process its own, so that no text of a site is one.
+_MARK = f"m{secrets.token_hex(16)}"
+_PLACE = re.compile(rf"{_MARK}(value|digest):(\S+?){_MARK}")
+# What no reader of YAML 1.1 or 1.2 takes for a number, a date, a truth value or nothing, if it is none of the words.
+_PLAIN = re.compile(r"[A-Za-z/]")
+_WORDS = re.compile(r"(?:y|n|yes|no|on|off|true|false|null|nan|inf)\Z", re.IGNORECASE)
 
 
 class Dumper(yaml.SafeDumper):
@@ -38,12 +44,15 @@ class Dumper(yaml.SafeDumper):
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
     # Blank lines at the end of a block would be lost where it is included.
     block = "\n" in text and not text.endswith("\n\n") and text[:1] not in (" ", "\n")
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if block else None)
+    plain = _PLAIN.match(text) is not None and _WORDS.match(text) is None
+    return dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style="|" if block else None if plain else "'"
+    )
 
 
 def _place(dumper: yaml.SafeDumper, place: Value | Digest) -> yaml.Node:
-    mark = f"__value__{place.path}__" if isinstance(place, Value) else f"__digest__{place.config}__"
-    return dumper.represent_scalar("tag:yaml.org,2002:str", mark)
+    kind, name = ("value", place.path) if isinstance(place, Value) else ("digest", place.config)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", f"{_MARK}{kind}:{name}{_MARK}")
 
 
 # Values that come through Ansible are of classes of its own, which have no representer.
@@ -145,7 +154,10 @@ def _part(part: Part, markers: dict[str, str]) -> str:
         text = f'{head}data:\n{{{{ include "{NAME}.config.{name}" . | indent 2 }}}}\n'
     else:
         text = _template(document, markers)
-    return f"{{{{- if .Values.{part.when} }}}}\n---\n{text}{{{{- end }}}}\n" if part.when else f"---\n{text}"
+    if not part.when:
+        return f"---\n{text}"
+    paths = " ".join(f".Values.{path}" for path in part.when)
+    return f"{{{{- if {'and ' if len(part.when) > 1 else ''}{paths} }}}}\n---\n{text}{{{{- end }}}}\n"
 
 
 def chart(parts: list[Part], values: Document, markers: dict[str, str], version: str) -> dict[str, str]:

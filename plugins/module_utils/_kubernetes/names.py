@@ -15,6 +15,8 @@ from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes.template
     KubernetesError,
 )
 
+VOLUMES = ("config", "state", "shm")
+"""Volumes of pods that are no claims of several services."""
 PART_OF = "skasrc-cavern"
 NAME = "app.kubernetes.io/name"
 GROUP = "app.kubernetes.io/part-of"
@@ -28,6 +30,15 @@ def label(name: str) -> str:
             f"container: {name!r} is no name of a service in Kubernetes, which is a DNS label"
         )
     return text
+
+
+def check_claim(name: str) -> None:
+    """Refuse a key of a claim that is no name of a volume and in expressions of a chart. Raises KubernetesError."""
+    if not re.fullmatch(r"[a-z][a-z0-9]{0,61}", name) or name in VOLUMES:
+        raise KubernetesError(
+            f"kubernetes_claims.{name}: is no name for it, which has small letters and digits and is none of "
+            f"{', '.join(VOLUMES)}; what it is called in the cluster is kubernetes_values.claims.<name>.name"
+        )
 
 
 def quantity(text: str) -> str:

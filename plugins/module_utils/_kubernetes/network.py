@@ -9,11 +9,11 @@ policies are told of the pods' own ports, on which a service's traffic arrives.
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Any
 
 from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes.names import (
-    GROUP,
-    PART_OF,
+    NAME,
     metadata,
     selector,
 )
@@ -21,7 +21,17 @@ from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes.template
 from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes.workload import Workload
 
 ENABLED = "networkPolicy.enabled"
-_ANYWHERE = {"ipBlock": {"cidr": "0.0.0.0/0"}}
+_MONITORS = "networkPolicy.monitors"
+_ENTRY = "networkPolicy.entry"
+_DESTINATIONS = "networkPolicy.destinations"
+SMOKE = "smoke"
+"""Name of the smoke test's objects."""
+# What clouds tell machines of themselves, credentials among it (RFC 3927).
+_LINK_LOCAL = "169.254.0.0/16"
+_OUTSIDE = {"ipBlock": {"cidr": "0.0.0.0/0", "except": [_LINK_LOCAL, Value("podNetwork")]}}
+"""Hosts outside of the cluster."""
+_ANYWHERE = {"ipBlock": {"cidr": "0.0.0.0/0", "except": [_LINK_LOCAL]}}
+"""Hosts that may be in the cluster too: services that the site has already."""
 
 
 def _pods(name: str) -> Document:
@@ -58,7 +68,7 @@ def policies(
     """
     names = {workload.key: workload.name for workload in workloads}
     asked = {key: _asked(key, catalogue, further) for key in names}
-    parts = []
+    parts, inside = [], []
     for workload in workloads:
         ingress: list[Document] = []
         if workload.entry["role"] == "haproxy":
@@ -72,35 +82,50 @@ def policies(
             if workload.entry["role"] != "haproxy":
                 ingress.append({"from": callers, **_ports(list(ports))})
         egress: list[Document] = [NAMES]
+        elsewhere = False
         for key, found in asked[workload.key].items():
             egress.append({"to": [_pods(names[key]) if key in names else _ANYWHERE], **_ports(found)})
         for rule in further.get(workload.key, []):
             if rule["service"] is None:
-                block = (
-                    {"ipBlock": {"cidr": f"{rule['destination']}/32"}} if rule["destination"] else _ANYWHERE
-                )
+                block = _host(rule["destination"]) if rule["destination"] else _OUTSIDE
                 egress.append({"to": [block], **_ports(rule["ports"])})
+                elsewhere = elsewhere or not rule["destination"]
         spec = {
             "podSelector": {"matchLabels": selector(workload.name)},
             "policyTypes": ["Ingress", "Egress"],
             "ingress": ingress,
             "egress": egress,
         }
-        parts.append(Part(workload.name, policy(workload.name, spec), ENABLED))
+        parts.append(Part(workload.name, policy(workload.name, spec), (ENABLED,)))
+        if elsewhere:
+            inside.append(workload.name)
         if metrics := workload.entry.get("metrics"):
             spec = {
                 "podSelector": {"matchLabels": selector(workload.name)},
                 "policyTypes": ["Ingress"],
-                "ingress": [{"from": Value("networkPolicy.monitors"), **_ports([metrics])}],
+                "ingress": [{"from": Value(_MONITORS), **_ports([metrics])}],
             }
             # Without peers the rule would be for everybody.
-            parts.append(
-                Part(workload.name, policy(f"{workload.name}-metrics", spec), "networkPolicy.monitors")
-            )
-    spec = {
-        "podSelector": {"matchLabels": {GROUP: PART_OF}},
-        "policyTypes": ["Egress"],
-        "egress": [{"to": Value("networkPolicy.entry")}],
-    }
-    parts.append(Part("entry", policy("entry", spec), "networkPolicy.entry"))
+            parts.append(Part(workload.name, policy(f"{workload.name}-metrics", spec), (ENABLED, _MONITORS)))
+    haproxies = {workload.key for workload in workloads if workload.entry["role"] == "haproxy"}
+    clients = [names[key] for key, rules in asked.items() if not haproxies.isdisjoint(rules)]
+    # The smoke test is a client.
+    parts += _towards("entry", [*clients, SMOKE], _ENTRY)
+    parts += _towards("destinations", inside, _DESTINATIONS)
     return parts
+
+
+def _towards(name: str, pods: list[str], peers: str) -> list[Part]:
+    """Return the policy by which some pods may ask what a site names."""
+    if not pods:
+        return []
+    spec = {
+        "podSelector": {"matchExpressions": [{"key": NAME, "operator": "In", "values": sorted(pods)}]},
+        "policyTypes": ["Egress"],
+        "egress": [{"to": Value(peers)}],
+    }
+    return [Part("entry", policy(name, spec), (ENABLED, peers))]
+
+
+def _host(address: str) -> Document:
+    return {"ipBlock": {"cidr": str(ipaddress.ip_network(address))}}

@@ -14,21 +14,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes import network
-from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes.names import metadata, quantity
+from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes.names import (
+    check_claim,
+    metadata,
+    quantity,
+)
 from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes.template import (
     Document,
     KubernetesError,
     Part,
     Value,
 )
-from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes.values import DESCRIBED, generic
+from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes.values import (
+    DESCRIBED,
+    check,
+    generic,
+)
 from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes.workload import (
     Claim,
     Workload,
     port_name,
 )
-
-SMOKE = "smoke"
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,7 @@ def deployment(
 ) -> Deployment:
     """Return the deployment of *services*. Raises KubernetesError."""
     for name, claim in claims.items():
+        check_claim(name)
         for field in ("source", "access", "size"):
             if not claim.get(field):
                 raise KubernetesError(f"kubernetes_claims.{name}.{field}: is missing")
@@ -88,7 +95,7 @@ def _claims(whole: Deployment) -> list[Part]:
         }
         spec = Value(f"claims.{name}.spec")
         document = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta, "spec": spec}
-        parts.append(Part("claims", document, f"claims.{name}.create"))
+        parts.append(Part("claims", document, (f"claims.{name}.create",)))
     return parts
 
 
@@ -128,7 +135,7 @@ def _entry(whole: Deployment) -> list[Part]:
             ],
         },
     }
-    return [Part("entry", service, "entry.enabled"), Part("entry", ingress, "ingress.enabled")]
+    return [Part("entry", service, ("entry.enabled",)), Part("entry", ingress, ("ingress.enabled",))]
 
 
 def _smoke(whole: Deployment) -> list[Part]:
@@ -138,7 +145,7 @@ def _smoke(whole: Deployment) -> list[Part]:
         return []
     hook = {"helm.sh/hook": "test", "helm.sh/hook-delete-policy": "before-hook-creation"}
     script = {"smoke.py": whole.smoke["script"]}
-    meta = metadata(SMOKE, annotations=hook | {"helm.sh/hook-weight": "-1"})
+    meta = metadata(network.SMOKE, annotations=hook | {"helm.sh/hook-weight": "-1"})
     config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": script}
     credentials = {
         "secret": {
@@ -151,7 +158,7 @@ def _smoke(whole: Deployment) -> list[Part]:
     }
     pod = core.pod()
     container: Document = {
-        "name": SMOKE,
+        "name": network.SMOKE,
         "image": core.spec["image"],
         "imagePullPolicy": Value("image.pullPolicy"),
         "command": ["python3", "/smoke/smoke.py"],
@@ -166,30 +173,32 @@ def _smoke(whole: Deployment) -> list[Part]:
         ],
         "resources": {"limits": {"memory": "128Mi"}, "requests": {"memory": "64Mi", "cpu": "10m"}},
         "securityContext": pod["containers"][0]["securityContext"],
-        "volumeMounts": [{"name": SMOKE, "mountPath": "/smoke", "readOnly": True}],
+        "volumeMounts": [{"name": network.SMOKE, "mountPath": "/smoke", "readOnly": True}],
     }
     spec = {
         key: pod[key]
         for key in ("automountServiceAccountToken", "enableServiceLinks", "imagePullSecrets", "hostAliases")
     } | {
         "restartPolicy": "Never",
-        "securityContext": {"fsGroup": pod["securityContext"]["fsGroup"]},
+        "securityContext": {
+            key: pod["securityContext"][key] for key in ("fsGroup",) if key in pod["securityContext"]
+        },
         "containers": [container],
         "volumes": [
             {
-                "name": SMOKE,
+                "name": network.SMOKE,
                 "projected": {
                     "defaultMode": 0o440,
-                    "sources": [{"configMap": {"name": SMOKE}}, credentials, authority],
+                    "sources": [{"configMap": {"name": network.SMOKE}}, credentials, authority],
                 },
             }
         ],
     }
-    labels = metadata(SMOKE)["labels"]
+    labels = metadata(network.SMOKE)["labels"]
     job = {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": metadata(SMOKE, annotations=hook),
+        "metadata": metadata(network.SMOKE, annotations=hook),
         "spec": {
             "backoffLimit": 0,
             "activeDeadlineSeconds": 300,
@@ -205,14 +214,14 @@ def _smoke(whole: Deployment) -> list[Part]:
         },
     ]
     rule = {
-        "podSelector": {"matchLabels": {"app.kubernetes.io/name": SMOKE}},
+        "podSelector": {"matchLabels": {"app.kubernetes.io/name": network.SMOKE}},
         "policyTypes": ["Egress"],
         "egress": egress,
     }
     return [
-        Part(SMOKE, network.policy(SMOKE, rule), network.ENABLED),
-        Part(SMOKE, config),
-        Part(SMOKE, job),
+        Part(network.SMOKE, network.policy(network.SMOKE, rule), (network.ENABLED,)),
+        Part(network.SMOKE, config),
+        Part(network.SMOKE, job),
     ]
 
 
@@ -255,7 +264,13 @@ def secrets(whole: Deployment, values: Document, read: Callable[[str], bytes]) -
                 "data": data,
             }
             parts.append(Part(name, document))
-        trusted |= {key: content(item).decode() for key, item in workload.trusted().items()}
+        for key, item in workload.trusted().items():
+            text = content(item).decode()
+            if trusted.setdefault(key, text) != text:
+                raise KubernetesError(
+                    f"{workload.key}: {item['source']} is another file than that which another service has by the name "
+                    f"{key}: give both services the same one"
+                )
         for item in workload.certificates():
             certificates = _divided(content(item), item["source"])
     name = values["tls"]["secret"]
@@ -293,7 +308,29 @@ def site_values(whole: Deployment, site: Document, storage_class: str, overrides
         for name, claim in whole.claims.items()
     }
     services = {workload.key: _service_values(workload, storage_class) for workload in whole.workloads}
-    return _overridden({**site, "claims": claims, "services": services}, overrides)
+    values = _overridden({**site, "claims": claims, "services": services}, overrides)
+    check(values)
+    _check_names(values)
+    return values
+
+
+def _check_names(values: Document) -> None:
+    """Raise KubernetesError where two objects of one kind would have one name."""
+    places = {f"claims.{key}.name": claim["name"] for key, claim in values["claims"].items()}
+    _differ(places)
+    places = {
+        f"services.{key}.secret": service["secret"]
+        for key, service in values["services"].items()
+        if "secret" in service
+    }
+    _differ(places | {"tls.secret": values["tls"]["secret"]})
+
+
+def _differ(places: dict[str, str]) -> None:
+    seen: dict[str, str] = {}
+    for path, name in places.items():
+        if (other := seen.setdefault(name, path)) != path:
+            raise KubernetesError(f"kubernetes_values.{path}: {name} is the name of {other} already")
 
 
 def _service_values(workload: Workload, storage_class: str) -> Document:

@@ -37,11 +37,11 @@ class Digest:
 
 @dataclass(frozen=True)
 class Part:
-    """An object, the file that it is written to, and the value without which there is no such object."""
+    """An object, the file that it is written to, and the values without all of which there is no such object."""
 
     file: str
     document: Document
-    when: str | None = None
+    when: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -94,5 +94,5 @@ def evaluate(parts: list[Part], values: Document) -> list[Part]:
     return [
         Part(part.file, _evaluated(part.document, values, configs))
         for part in parts
-        if part.when is None or value_at(values, part.when)
+        if all(value_at(values, path) for path in part.when)
     ]

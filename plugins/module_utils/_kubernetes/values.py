@@ -5,17 +5,27 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
-from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes.template import Document
+from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes.template import (
+    Document,
+    KubernetesError,
+)
 
 # Texts go into configuration files as they are, so nothing in them may mean more there than itself.
 HOST = r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$"
-NETWORK = r"^[0-9a-fA-F.:]+/[0-9]+$"
+NETWORK = r"^[0-9.]+/[0-9]+$"
 WORDS = r"^[A-Za-z0-9._:/~-]*$"
 
 _TEXT: Document = {"type": "string"}
-_LABEL: Document = {"type": "string", "pattern": r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"}
+_LABEL: Document = {
+    "type": "string",
+    "maxLength": 253,
+    "pattern": r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$",
+}
+"""Name of an object: a DNS subdomain (RFC 1123)."""
 _FLAG: Document = {"type": "boolean"}
 _MAP: Document = {"type": "object"}
 _OBJECTS: Document = {"type": "array", "items": {"type": "object"}}
@@ -30,7 +40,7 @@ DESCRIBED: dict[str, tuple[Document, str]] = {
         "Authority of the resource identifiers, as in `ivo://opencadc.org/cavern`.",
     ),
     "issuer": (
-        {"type": "string", "pattern": r"^https://[A-Za-z0-9.-]+(/[A-Za-z0-9._~/-]*)?$"},
+        {"type": "string", "pattern": r"^https://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?$"},
         "OpenID Connect issuer exactly as tokens spell it in `iss`.",
     ),
     "issuerKeyId": (
@@ -39,8 +49,8 @@ DESCRIBED: dict[str, tuple[Document, str]] = {
     ),
     "podNetwork": (
         {"type": "string", "pattern": NETWORK},
-        "Network of the cluster's pods. What HAProxy tells of a client is believed from there alone, with its proof, "
-        "and its limits for each address do not count for it.",
+        "IPv4 network of the cluster's pods. What HAProxy tells of a client is believed from there alone, with its "
+        "proof, and its limits for each address do not count for it.",
     ),
     "image.prefix": ({"type": "string", "pattern": WORDS}, "Registry and path before each image's name."),
     "image.tag": ({"type": "string", "pattern": WORDS}, "Tag of each image."),
@@ -74,7 +84,8 @@ DESCRIBED: dict[str, tuple[Document, str]] = {
     "trust.configMap": (
         _LABEL,
         "ConfigMap with `ca-bundle.pem` (authorities that services trust), `client-ca.pem` and `client-crl.pem` "
-        "(those of users' certificates).",
+        "(those of users' certificates), and the authorities of single storage elements and of Rucio where settings "
+        "name some.",
     ),
     "networkPolicy.enabled": (_FLAG, "Whether connections are limited to those that the services need."),
     "networkPolicy.entry": (
@@ -82,6 +93,11 @@ DESCRIBED: dict[str, tuple[Document, str]] = {
         "Peers through which pods reach the public name, if it is not HAProxy's: those of the Ingress.",
     ),
     "networkPolicy.monitors": (_OBJECTS, "Peers that read metrics."),
+    "networkPolicy.destinations": (
+        _OBJECTS,
+        "Peers in the cluster that settings name: an issuer, a storage element or Rucio there. Those outside need "
+        "none.",
+    ),
     "smoke.secret": (_LABEL, "Secret from which the smoke test takes its credentials."),
     "smoke.user": (_TEXT, "User for whom the smoke test stages a file."),
     "smoke.did": (_TEXT, "Identifier of that file."),
@@ -96,6 +112,27 @@ DESCRIBED: dict[str, tuple[Document, str]] = {
     "services.*.state": (_MAP, "What its own volume asks for, as in a PersistentVolumeClaim."),
     "external.*.host": ({"type": "string", "pattern": HOST}, "Host of a service that the site has already."),
 }
+
+
+_TYPES: dict[str, type] = {"string": str, "boolean": bool, "integer": int, "object": dict, "array": list}
+
+
+def check(values: Document) -> None:
+    """Refuse values that the chart's schema would refuse. Raises KubernetesError."""
+    for path, value in leaves(values).items():
+        rule = DESCRIBED[generic(path)][0]
+        kind = rule.get("type")
+        whole = kind != "integer" or not isinstance(value, bool)
+        fits = (kind is None or (whole and isinstance(value, _TYPES[kind]))) and (
+            value in rule.get("enum", [value])
+        )
+        if fits and isinstance(value, str):
+            fits = len(value) <= rule.get("maxLength", len(value)) and (
+                "pattern" not in rule or re.fullmatch(rule["pattern"], value) is not None
+            )
+        if not fits:
+            wanted = {key: item for key, item in rule.items() if key != "items"}
+            raise KubernetesError(f"kubernetes_values.{path}: {value!r} does not meet {json.dumps(wanted)}")
 
 
 def leaves(values: Document, path: str = "") -> dict[str, Any]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -87,21 +88,32 @@ class Workload:
 
     def _stated(self, secret: bool) -> dict[str, Document]:
         """Files of the service's own by their keys in its ConfigMap or Secret."""
-        return {
-            _key(item): item
+        return self._by_key(
+            (_key(item), item)
             for item in self.spec["files"]
             if bool(item.get("secret")) == secret
             and not self._is_certificate(item)
             and (secret or item.get("source") is None)
-        }
+        )
+
+    def _by_key(self, items: Iterable[tuple[str, Document]]) -> dict[str, Document]:
+        found: dict[str, Document] = {}
+        for key, item in items:
+            if key in found:
+                raise KubernetesError(
+                    f"{self.key}: the files {found[key]['path']} and {item['path']} have the same key in a Secret or "
+                    f"ConfigMap, {key}: give one of them another path"
+                )
+            found[key] = item
+        return found
 
     def trusted(self) -> dict[str, Document]:
         """Return the files that are the site's and no secret, such as authorities, by their keys in its ConfigMap."""
-        return {
-            PurePosixPath(item["source"]).name if self._is_authority(item["source"]) else _key(item): item
+        return self._by_key(
+            (PurePosixPath(item["source"]).name if self._is_authority(item["source"]) else _key(item), item)
             for item in self.spec["files"]
             if item.get("source") is not None and not item.get("secret")
-        }
+        )
 
     def certificates(self) -> list[Document]:
         """Return the files that are the server's certificate with its key."""
@@ -153,6 +165,7 @@ class Workload:
         """Return volumes, and where each is mounted."""
         volumes: dict[str, Document] = {}
         mounts: list[Document] = []
+        written: set[str] = set()
 
         def mounted(name: str, target: str, **options: Any) -> None:
             mounts.append({"name": name, "mountPath": target, **options})
@@ -170,9 +183,11 @@ class Workload:
             else:
                 claim, below = self._claim(mount)
                 read_only = bool(mount.get("read_only"))
-                volumes[claim.name] = {
-                    "persistentVolumeClaim": {"claimName": Value(f"claims.{claim.name}.name")}
-                }
+                written = written | (set() if read_only else {claim.name})
+                source: Document = {"claimName": Value(f"claims.{claim.name}.name")}
+                volumes[claim.name] = {"persistentVolumeClaim": source}
+                if claim.name not in written:
+                    source["readOnly"] = True
                 mounted(
                     claim.name, mount["target"], readOnly=read_only, **({"subPath": below} if below else {})
                 )

@@ -8,6 +8,8 @@ import base64
 import copy
 import hashlib
 import json
+import random
+import re
 from typing import Any
 
 import pytest
@@ -103,17 +105,19 @@ FURTHER: dict[str, list[Document]] = {
     "web": [
         {"service": None, "destination": None, "ports": [443]},
         {"service": None, "destination": "192.0.2.7", "ports": []},
+        {"service": None, "destination": "2001:db8::7", "ports": []},
     ]
 }
 SITE: Document = {
     "publicName": "vo.example",
+    "podNetwork": "10.244.0.0/16",
     "image": {"pullPolicy": "Always", "pullSecrets": []},
     "hostAliases": [],
     "entry": {"clusterIP": "", "enabled": True, "type": "LoadBalancer", "annotations": {}},
     "ingress": {"enabled": False, "className": "", "annotations": {}, "tlsSecret": ""},
     "tls": {"secret": "haproxy-tls"},
     "trust": {"configMap": "authorities"},
-    "networkPolicy": {"enabled": True, "entry": [], "monitors": []},
+    "networkPolicy": {"enabled": True, "entry": [], "monitors": [], "destinations": []},
 }
 
 
@@ -284,7 +288,9 @@ def test_pods_are_new_when_their_configuration_is() -> None:
 
 def test_shared_directories_are_claims() -> None:
     web = pod("Deployment/the-web", claims={"space": {"name": "cephfs", "create": False}})
-    assert {"name": "space", "persistentVolumeClaim": {"claimName": "cephfs"}} in web["volumes"]
+    assert {"name": "space", "persistentVolumeClaim": {"claimName": "cephfs", "readOnly": True}} in web[
+        "volumes"
+    ]
     mounts = {mount["mountPath"]: mount for mount in web["containers"][0]["volumeMounts"]}
     assert mounts["/data"] == {"name": "space", "mountPath": "/data", "readOnly": True, "subPath": "part"}
     assert {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "128Mi"}} in web["volumes"]
@@ -296,6 +302,86 @@ def test_shared_directories_are_claims() -> None:
     assert "PersistentVolumeClaim/cephfs" not in rendered(
         claims={"space": {"name": "cephfs", "create": False}}
     )
+
+
+def test_a_claim_is_read_only_where_nothing_writes_to_it() -> None:
+    parts = [
+        {"type": "bind", "source": f"/data/space/{name}", "target": f"/{name}", "read_only": read_only}
+        for name, read_only in (("a", False), ("b", True))
+    ]
+    for mounts in (parts, parts[::-1]):
+        volumes = rendered(whole(changed(1, mounts=mounts)))["Deployment/the-web"]["spec"]["template"][
+            "spec"
+        ]["volumes"]
+        assert {"name": "space", "persistentVolumeClaim": {"claimName": "space"}} in volumes
+
+
+@pytest.mark.parametrize(
+    "name", ["my_claim", "rse-data", "config", "state", "shm", "memory-0", "A", "a" * 63, "1a"]
+)
+def test_a_claim_has_a_name_that_volumes_and_expressions_may_have(name: str) -> None:
+    with pytest.raises(KubernetesError, match=rf"kubernetes_claims\.{name}: is no name for it"):
+        whole(claims={name: CLAIMS["space"]})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            {"claims": {"space": {"name": "my_claim"}}},
+            r"kubernetes_values\.claims\.space\.name: 'my_claim' does not",
+        ),
+        ({"claims": {"space": {"name": "a..b"}}}, r"claims\.space\.name"),
+        ({"services": {"web": {"secret": "-x"}}}, r"services\.web\.secret"),
+        ({"services": {"web": {"secret": "x\n"}}}, r"services\.web\.secret"),
+        ({"services": {"web": {"replicas": True}}}, r"services\.web\.replicas: True"),
+        ({"tls": {"secret": "a" * 254}}, r"tls\.secret"),
+        (
+            {"tls": {"secret": "the-web"}},
+            r"tls\.secret: the-web is the name of services\.web\.secret already",
+        ),
+        ({"podNetwork": "fd00::/64"}, "podNetwork"),
+        ({"entry": {"type": "ClusterIP"}}, r"entry\.type: 'ClusterIP'"),
+    ],
+)
+def test_values_that_the_cluster_would_refuse_are_refused(overrides: Document, message: str) -> None:
+    with pytest.raises(KubernetesError, match=message):
+        site(whole(), **overrides)
+
+
+@pytest.mark.parametrize(
+    "issuer", ["https://iam.example:8443/realms/x", "https://iam.example:8443", "https://iam.example/"]
+)
+def test_an_issuer_may_have_a_port(issuer: str) -> None:
+    values.check({"issuer": issuer})
+    with pytest.raises(KubernetesError, match="issuer"):
+        values.check({"issuer": issuer.replace("https", "http")})
+
+
+def test_two_files_do_not_share_a_key() -> None:
+    files = [{"path": path, "content": "x"} for path in ("rses/a.pem", "rses.a.pem")]
+    with pytest.raises(
+        KubernetesError, match=r"web: the files rses/a\.pem and rses\.a\.pem have the same key"
+    ):
+        rendered(whole(changed(1, files=files)))
+    # Of two services in the one ConfigMap of the site.
+    services = changed(0, files=[*SERVICES[0]["files"], {"path": "rses/a/ca.pem", "source": "/etc/b.pem"}])
+    deployment = whole(services)
+    with pytest.raises(
+        KubernetesError, match=r"/etc/a\.pem is another file than that which another service has"
+    ):
+        objects.secrets(deployment, site(deployment), lambda path: (KEY + CERTIFICATE + path).encode())
+
+
+def test_the_smoke_test_runs_beside_an_api_of_roots() -> None:
+    services = [*SERVICES, spec("core", "core", user="0:0")]
+    catalogue = CATALOGUE | {"core": entry("core", ports=[8000], route="/prepare-data")}
+    smoke = {"script": "x", "issuer": "https://vo.example/iam", "credentials": {"token": "token"}}
+    deployment = whole(services, catalogue=catalogue, smoke=smoke)
+    more = dict.fromkeys(("secret", "user", "did", "path", "destination"), "x")
+    given = objects.site_values(deployment, SITE | {"smoke": more}, "", {})
+    found = {part.name: part.document for part in evaluate(objects.objects(deployment), given)}
+    assert found["Job/smoke"]["spec"]["template"]["spec"]["securityContext"] == {}
 
 
 def test_what_keeps_state_has_a_volume_of_its_own() -> None:
@@ -331,8 +417,12 @@ def test_connections_are_those_that_services_need() -> None:
             "to": [{"podSelector": {"matchLabels": {"app.kubernetes.io/name": "haproxy"}}}],
             "ports": [{"protocol": "TCP", "port": 80}, {"protocol": "TCP", "port": 443}],
         },
-        {"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}], "ports": [{"protocol": "TCP", "port": 443}]},
+        {
+            "to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16", "10.244.0.0/16"]}}],
+            "ports": [{"protocol": "TCP", "port": 443}],
+        },
         {"to": [{"ipBlock": {"cidr": "192.0.2.7/32"}}]},
+        {"to": [{"ipBlock": {"cidr": "2001:db8::7/128"}}]},
     ]
     assert db["egress"] == [names_of]
 
@@ -361,7 +451,31 @@ def test_a_rule_without_peers_would_be_for_everybody_and_is_none() -> None:
     assert found["NetworkPolicy/the-web-metrics"]["spec"]["ingress"] == [
         {"from": peers, "ports": [{"protocol": "TCP", "port": 9000}]}
     ]
-    assert [name for name in rendered(networkPolicy={"enabled": False}) if name.startswith("Network")] == []
+
+
+PEERS: list[Document] = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress"}}}]
+
+
+def test_without_policies_there_is_none() -> None:
+    """Of one alone, pods could do nothing else."""
+    given = {"enabled": False, "entry": PEERS, "monitors": PEERS, "destinations": PEERS}
+    assert [name for name in rendered(networkPolicy=given) if name.startswith("Network")] == []
+    assert (
+        "{{- if and .Values.networkPolicy.enabled .Values.networkPolicy.entry }}"
+        in (charted()["templates/entry.yaml"])
+    )
+
+
+def test_those_who_need_it_reach_what_a_site_names_in_the_cluster() -> None:
+    found = rendered(networkPolicy={"entry": PEERS, "destinations": PEERS})
+    for name, pods in {"entry": ["smoke", "the-web"], "destinations": ["the-web"]}.items():
+        assert found[f"NetworkPolicy/{name}"]["spec"] == {
+            "podSelector": {
+                "matchExpressions": [{"key": "app.kubernetes.io/name", "operator": "In", "values": pods}]
+            },
+            "policyTypes": ["Egress"],
+            "egress": [{"to": PEERS}],
+        }
 
 
 def test_an_external_service_has_no_objects_and_is_still_asked() -> None:
@@ -369,7 +483,7 @@ def test_an_external_service_has_no_objects_and_is_still_asked() -> None:
     found = rendered(whole(catalogue=catalogue))
     assert not any(name.endswith("/db") for name in found)
     assert found["NetworkPolicy/the-web"]["spec"]["egress"][1] == {
-        "to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}],
+        "to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}}],
         "ports": [{"protocol": "TCP", "port": 6432}],
     }
 
@@ -547,6 +661,103 @@ def test_texts_that_a_block_would_change_are_quoted() -> None:
     for text in ("a\nb\n", "a\n\n", "\na\n", " a\nb\n", "a\nb", "a \nb\n", "5", "x: y\n"):
         assert yaml.safe_load(chart.dump({"text": text})) == {"text": text}
     assert chart.dump({"text": "a\nb\n"}) == "text: |\n  a\n  b\n"
+
+
+# What Go's readers of YAML, 1.1 with some of 1.2, take for something else than a text; by their rules, since only their
+# first characters may begin one.
+GO_NUMBER = re.compile(
+    r"[-+]?(0[xX][0-9a-fA-F]+|0[oO]?[0-7]+|0[bB][01]+|(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|\.(inf|Inf|INF))"
+    r"|\.(nan|NaN|NAN)|[-+]?[0-9]+(:[0-5]?[0-9])+(\.[0-9]*)?|[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([Tt ].*)?"
+)
+GO_WORDS = {"", "~", "<<", "=", "y", "n", "yes", "no", "on", "off", "true", "false", "null"}
+AMBIGUOUS = [
+    *(
+        "1e3",
+        "0o17",
+        "1234e56",
+        "1_000",
+        "0x1F",
+        "0b11",
+        "017",
+        "+1",
+        "-1",
+        ".5",
+        "5.",
+        "1_0.5",
+        "-.inf",
+        ".NaN",
+        "+.INF",
+    ),
+    *(
+        "yes",
+        "No",
+        "ON",
+        "off",
+        "y",
+        "N",
+        "null",
+        "Null",
+        "~",
+        "true",
+        "FALSE",
+        "nan",
+        "Infinity",
+        "",
+        "=",
+        "<<",
+        "-",
+        "?",
+    ),
+    *(
+        "2026-01-01",
+        "2026-1-1 10:00:00",
+        "2026-01-01T00:00:00Z",
+        "190:20:30",
+        "1:1",
+        "22:22",
+        "12e03",
+        "1E+2",
+        "_1",
+    ),
+]
+
+
+def go_text(scalar: str) -> bool:
+    return scalar.lower() not in GO_WORDS and not GO_NUMBER.fullmatch(scalar.replace("_", ""))
+
+
+def scalars(text: str) -> list[Any]:
+    return [token for token in yaml.scan(text) if isinstance(token, yaml.ScalarToken)]
+
+
+def assert_texts(text: str) -> None:
+    written = chart.dump({text: [text]})
+    assert yaml.safe_load(written) == {text: [text]}
+    assert all(go_text(token.value) for token in scalars(written) if token.plain), written
+
+
+@pytest.mark.parametrize("text", AMBIGUOUS)
+def test_a_text_is_one_for_every_reader(text: str) -> None:
+    assert_texts(text)
+
+
+def test_any_text_is_one_for_every_reader() -> None:
+    alphabet = "0123456789abefinouxyEINOXTZ_+-.:~ "
+    chance = random.Random(20_261_130)
+    for _ in range(5000):
+        assert_texts("".join(chance.choices(alphabet, k=chance.randint(1, 8))))
+
+
+def test_ordinary_texts_are_plain() -> None:
+    assert chart.dump({"path": "/config/a", "image": "x/web:1"}) == "path: /config/a\nimage: x/web:1\n"
+
+
+def test_a_text_of_a_site_is_no_place_for_a_value() -> None:
+    text = "__value__publicName__ and __digest__the-web__\n"
+    deployment = whole(changed(1, files=[{"path": "a", "content": text}]))
+    assert (
+        text in chart.chart(objects.objects(deployment), site(deployment), {}, "1")["templates/_config.tpl"]
+    )
 
 
 def test_digests_are_of_what_helm_writes() -> None:
