@@ -127,7 +127,8 @@ class Creator:
             place.access.require_create(place.directory, place.name)
             text = target if isinstance(target, str) else self._tree.link_text(place.directory.path, target)
             try:
-                make_link(self._locks, place.directory, place.name, text, owner or caller.ids)
+                with self._locks.held((place.directory, place.name)):
+                    make_link(self._locks, place.directory, place.name, text, owner or caller.ids)
             except FileExistsError:
                 raise DuplicateNode(self._rules.naming.uri(path)) from None
             place.directory.sync()
@@ -145,7 +146,8 @@ class Creator:
                 with make_directory(parent, temporary) as made:
                     os.fchown(made.descriptor, *owner)
                     apply(self._tree.properties, made.descriptor, change)
-                rename_new(temporary, place.name, source_dir=parent.descriptor, target_dir=parent.descriptor)
+                with self._locks.held((parent, place.name)):
+                    rename_new(temporary, place.name, source_dir=parent.descriptor, target_dir=parent.descriptor)
             except BaseException as error:
                 with suppress(FileNotFoundError), parent.taking_away(temporary):
                     os.rmdir(temporary, dir_fd=parent.descriptor)

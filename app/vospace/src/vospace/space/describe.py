@@ -50,12 +50,16 @@ class Descriptions:
                 access.allocation_uid, access.quota = allocation, quota
                 try:
                     node = self.describe(Located(directory, name, access))
-                except (FileNotFoundError, NodeNotFound, TypeNotSupported):
+                except (NodeNotFound, TypeNotSupported):
                     continue
                 count += 1
                 yield node
 
     def describe(self, place: Located) -> Node:
+        with self._lookup.found(place):
+            return self._describe(place)
+
+    def _describe(self, place: Located) -> Node:
         directory, name = place.directory, place.name
         match place.kind:
             case Kind.CONTAINER:

@@ -12,6 +12,7 @@ from vospace.models.errors import ContainerNotFound, Fault, InvalidArgument, Nod
 from vospace.models.uri import Path
 from vospace.space.access import Access, Rules
 from vospace.space.usage import Usage
+from vospace.storage.system_calls import is_gone
 from vospace.storage.tree import Directory, Kind, Status, Tree, Walk
 
 
@@ -88,32 +89,34 @@ class Lookup:
             place.directory.close()
 
     @contextmanager
-    def opened(self, place: Located) -> Iterator[int]:
-        if place.kind is Kind.CONTAINER:
-            try:
-                opened = place.directory.open_directory(place.name)
-            except (FileNotFoundError, NotADirectoryError):
-                raise NodeNotFound(self._rules.naming.uri(place.path)) from None
-            with opened:
-                yield opened.descriptor
-            return
+    def found(self, place: Located) -> Iterator[None]:
+        """Raise NodeNotFound if the node turns out to be gone, or to be another kind of node, in the block."""
         try:
-            descriptor = place.directory.open_file(place.name)
-        except FileNotFoundError:
+            yield
+        except OSError as error:
+            if not is_gone(error) and not isinstance(error, NotADirectoryError):
+                raise
             raise NodeNotFound(self._rules.naming.uri(place.path)) from None
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
+
+    @contextmanager
+    def opened(self, place: Located) -> Iterator[int]:
+        with self.found(place):
+            if place.kind is Kind.CONTAINER:
+                with place.directory.open_directory(place.name) as opened:
+                    yield opened.descriptor
+                return
+            descriptor = place.directory.open_file(place.name)
+            try:
+                yield descriptor
+            finally:
+                os.close(descriptor)
 
     def open_data(self, place: Located) -> tuple[int, dict[str, str]]:
         """Return a descriptor of a data node, and its properties. If properties are stored beside the files, a file
-        that was replaced after it was opened may have lost them: then the new one is opened. Raises NodeNotFound."""
+        that was replaced after it was opened may have lost them: then the new one is opened. To be called in a block
+        of `found`."""
         while True:
-            try:
-                descriptor = place.directory.open_file(place.name)
-            except FileNotFoundError:
-                raise NodeNotFound(self._rules.naming.uri(place.path)) from None
+            descriptor = place.directory.open_file(place.name)
             try:
                 properties = self._tree.properties.read(descriptor)
                 there = place.directory.stat(place.name)
@@ -130,7 +133,7 @@ class Lookup:
         InvalidArgument."""
         if not path:
             raise InvalidArgument("not a data node")
-        with self.existing(caller, path, follow=True) as place:
+        with self.existing(caller, path, follow=True) as place, self.found(place):
             descriptor, properties = self.open_data(place)
             try:
                 status = Status.of(descriptor)

@@ -39,7 +39,7 @@ class Mover:
         """Remove a node; a link, not its target. Raises InvalidArgument for a container that is not empty."""
         if not path:
             raise PermissionDenied("the root cannot be deleted")
-        with self._lookup.existing(caller, path) as place, self._locks.held(place.directory, place.name):
+        with self._lookup.existing(caller, path) as place, self._locks.held((place.directory, place.name)):
             self._remove(place)
             if sync:
                 place.directory.sync()
@@ -54,7 +54,7 @@ class Mover:
         with (
             self._lookup.existing(caller, source) as old,
             self._lookup.locate(caller, final) as new,
-            self._locks.held(old.directory, old.name),
+            self._locks.held((old.directory, old.name), (new.directory, new.name)),
         ):
             self._require_outside(old.path, new.path)
             if new.kind is not None:

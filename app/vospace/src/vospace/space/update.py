@@ -76,7 +76,7 @@ class Updater:
                 if change != Change():
                     raise InvalidArgument("a link has no properties to change")
                 return self._descriptions.describe(place)
-            with self._locks.held(place.directory, place.name), self._lookup.opened(place) as descriptor:
+            with self._locks.held((place.directory, place.name)), self._lookup.opened(place) as descriptor:
                 status = Status.of(descriptor)
                 above = place.directory.path
                 if above in self._rules.allocation_parents:

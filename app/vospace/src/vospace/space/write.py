@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 
 from vospace.models.caller import Caller, Ids
-from vospace.models.errors import DuplicateNode, InvalidArgument
+from vospace.models.errors import DuplicateNode, InvalidArgument, NodeNotFound
 from vospace.models.uri import Path
 from vospace.space.access import Rules
 from vospace.space.lookup import Located, Lookup
@@ -86,7 +86,7 @@ class Upload:
         """Make the node visible. Raises DuplicateNode if one exists that must not be replaced, and what `Writer.upload`
         raises if the existing one has changed since."""
         name = self._place.name
-        with self._locks.held(self._place.directory, name):
+        with self._locks.held((self._place.directory, name)):
             kind = self._place.kind
             if self._require is not None:
                 self._require(self._place.directory.stat(name))
@@ -167,18 +167,18 @@ class Writer:
 
     def check_upload(self, place: Located, *, replace: bool) -> bool:
         """Return whether a node would be replaced. Raises as `upload` does."""
-        match place.kind:
-            case None:
-                place.access.require_create(place.directory, place.name)
-            case Kind.DATA:
-                if not replace:
-                    raise DuplicateNode(self._rules.naming.uri(place.path))
-                descriptor = place.directory.open_file(place.name)
-                try:
+        kind = place.kind
+        if kind is Kind.DATA:
+            if not replace:
+                raise DuplicateNode(self._rules.naming.uri(place.path))
+            try:
+                with self._lookup.opened(place) as descriptor:
                     place.access.require_write(Status.of(descriptor), place.directory, descriptor, place.path)
-                finally:
-                    os.close(descriptor)
                 return True
-            case _:
-                raise InvalidArgument(f"not a data node: {self._rules.naming.uri(place.path)}")
+            except NodeNotFound:
+                # Removed in the meantime.
+                kind = None
+        if kind is not None:
+            raise InvalidArgument(f"not a data node: {self._rules.naming.uri(place.path)}")
+        place.access.require_create(place.directory, place.name)
         return False

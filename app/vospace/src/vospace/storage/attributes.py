@@ -17,6 +17,7 @@ from vospace_client.terms import ADLER32, ENCODING, MD5, SKAO, TYPE
 from vospace.models.errors import InvalidArgument
 from vospace.models.uri import XML_SPACE
 from vospace.storage.property_store import NoRoom, PropertyStore
+from vospace.storage.system_calls import is_gone
 
 OF_CONTENT = frozenset({MD5, ADLER32, TYPE, ENCODING})
 """Properties that belong to the bytes."""
@@ -75,7 +76,14 @@ class Properties:
 
     def of_unnamed(self, descriptor: int) -> None:
         """Remove the properties of an open file if it has no name."""
-        if os.fstat(descriptor).st_nlink == 0 and (record := self.store.record(descriptor)) is not None:
+        try:
+            unnamed = os.fstat(descriptor).st_nlink == 0
+        except OSError as error:
+            if not is_gone(error):
+                raise
+            # With its properties: another machine removed what was placed before.
+            return
+        if unnamed and (record := self.store.record(descriptor)) is not None:
             record.unlink(missing_ok=True)
 
 

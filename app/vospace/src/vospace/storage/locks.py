@@ -27,6 +27,10 @@ _FLOCK = struct.Struct("@hhqqi4x")
 """struct flock on 64 bits: type, whence, start, length, pid."""
 
 
+Place = tuple[Directory, str]
+"""An open container and a name in it."""
+
+
 class Locks:
     """The lock file in *directory*, created if missing."""
 
@@ -35,12 +39,13 @@ class Locks:
         os.close(self._open())
 
     @contextmanager
-    def held(self, directory: Directory, name: str) -> Iterator[None]:
-        """Wait for the lock on a name of an open container, and hold it in the block. Not to be nested."""
-        key = f"{directory.status.stat.st_dev}:{directory.status.stat.st_ino}:".encode() + os.fsencode(name)
+    def held(self, *places: Place) -> Iterator[None]:
+        """Wait for the locks on names of open containers, and hold them in the block. Not to be nested: who needs two
+        asks for both, so that they are taken in one order by everybody."""
         descriptor = self._open()
         try:
-            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW, _request(zlib.crc32(key)))
+            for byte in sorted({_byte(directory, name) for directory, name in places}):
+                fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW, _request(byte))
             yield
         finally:
             os.close(descriptor)
@@ -77,6 +82,12 @@ class Locks:
 
     def _open(self) -> int:
         return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def _byte(directory: Directory, name: str) -> int:
+    """Return the lock's offset. The device is no part of it: each machine that mounts a shared file system gives it a
+    number of its own."""
+    return zlib.crc32(f"{directory.status.stat.st_ino}:".encode() + os.fsencode(name))
 
 
 def _request(byte: int) -> bytes:

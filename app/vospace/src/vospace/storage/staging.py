@@ -21,7 +21,7 @@ from vospace.models.errors import DuplicateNode
 from vospace.models.uri import STAGING_PREFIX
 from vospace.storage import attributes, posix_acl
 from vospace.storage.locks import Locks
-from vospace.storage.system_calls import rename_new
+from vospace.storage.system_calls import is_gone, rename_new
 from vospace.storage.tree import Directory, Status
 
 _LEFTOVER = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -67,21 +67,28 @@ class StagedFile:
         except FileNotFoundError:
             return False
         try:
-            status = Status.of(old)
-            seen = (status.stat.st_ino, status.stat.st_ctime_ns)
-            if seen == self._inherited:
-                return False
-            os.fchown(self.descriptor, status.stat.st_uid, status.stat.st_gid)
-            posix_acl.copy(old, self.descriptor)
-            os.fchmod(self.descriptor, stat.S_IMODE(status.stat.st_mode) & 0o777)
-            if properties:
-                of = self._directory.properties
-                kept = {k: v for k, v in of.read(old).items() if k not in attributes.OF_CONTENT}
-                gone = of.read(self.descriptor).keys() - kept.keys() - attributes.OF_CONTENT
-                of.write(self.descriptor, {**kept, **dict.fromkeys(gone if self._inherited else ())})
-            self._inherited = seen
+            return self._inherit(old, properties=properties)
+        except OSError as error:
+            if not is_gone(error):
+                raise
+            return False
         finally:
             os.close(old)
+
+    def _inherit(self, old: int, *, properties: bool) -> bool:
+        status = Status.of(old)
+        seen = (status.stat.st_ino, status.stat.st_ctime_ns)
+        if seen == self._inherited:
+            return False
+        os.fchown(self.descriptor, status.stat.st_uid, status.stat.st_gid)
+        posix_acl.copy(old, self.descriptor)
+        os.fchmod(self.descriptor, stat.S_IMODE(status.stat.st_mode) & 0o777)
+        if properties:
+            of = self._directory.properties
+            kept = {k: v for k, v in of.read(old).items() if k not in attributes.OF_CONTENT}
+            gone = of.read(self.descriptor).keys() - kept.keys() - attributes.OF_CONTENT
+            of.write(self.descriptor, {**kept, **dict.fromkeys(gone if self._inherited else ())})
+        self._inherited = seen
         return True
 
     def sync(self) -> None:
@@ -131,13 +138,16 @@ class StagedFile:
             with suppress(FileNotFoundError):
                 os.unlink(self._temporary, dir_fd=self._directory.descriptor)
             self._temporary = None
-        self._directory.properties.of_unnamed(self.descriptor)
-        os.close(self.descriptor)
-        self.descriptor = -1
+        try:
+            self._directory.properties.of_unnamed(self.descriptor)
+        finally:
+            os.close(self.descriptor)
+            self.descriptor = -1
 
 
 def make_link(locks: Locks, directory: Directory, name: str, text: str, owner: tuple[int, int]) -> None:
-    """Create a symbolic link that has its owner as soon as it is visible. Raises FileExistsError."""
+    """Create a symbolic link that has its owner as soon as it is visible; the caller holds the lock on its name. Raises
+    FileExistsError."""
     descriptor = directory.descriptor
     with locks.building() as temporary:
         os.symlink(text, temporary, dir_fd=descriptor)

@@ -13,12 +13,13 @@ _RANGE_WRITE = 2
 
 
 def rename_new(source: str, target: str, *, source_dir: int, target_dir: int) -> None:
-    """Rename atomically. Raises FileExistsError instead of replacing an existing file."""
+    """Rename atomically. Raises FileExistsError instead of replacing an existing file; on file systems that cannot
+    do so by themselves, such as NFS and CephFS, it takes the lock on the new name to be sure of it."""
     result = _libc.renameat2(source_dir, os.fsencode(source), target_dir, os.fsencode(target), _NOREPLACE)
     if result == 0:
         return
     code = ctypes.get_errno()
-    if code in (errno.EINVAL, errno.ENOSYS):  # a file system without it
+    if code in (errno.EINVAL, errno.ENOSYS):  # a file system that cannot
         try:
             os.stat(target, dir_fd=target_dir, follow_symlinks=False)
         except FileNotFoundError:
@@ -26,6 +27,12 @@ def rename_new(source: str, target: str, *, source_dir: int, target_dir: int) ->
             return
         code = errno.EEXIST
     raise OSError(code, os.strerror(code), target)
+
+
+def is_gone(error: OSError) -> bool:
+    """Return whether the file is not there any more. A file system that machines share tells so even of a file that is
+    open, when another machine removed it."""
+    return error.errno in (errno.ENOENT, errno.ESTALE)
 
 
 def sync_file_system(descriptor: int) -> None:
