@@ -148,7 +148,7 @@ def test_no_file_is_lost_and_none_is_there_twice(replicas, mounts, ones, others)
                 with suppress(DuplicateNode, NodeNotFound, InvalidArgument, Changed):
                     what[act](space, name, other)
                     count[act] += 1
-        except BaseException as error:  # noqa: BLE001 - raised below, in the test's own thread
+        except BaseException as error:
             failed.append(error)
 
     threads = [threading.Thread(target=run, args=each) for each in zip(replicas, (ones, others), strict=True)]

@@ -147,7 +147,9 @@ class Creator:
                     os.fchown(made.descriptor, *owner)
                     apply(self._tree.properties, made.descriptor, change)
                 with self._locks.held((parent, place.name)):
-                    rename_new(temporary, place.name, source_dir=parent.descriptor, target_dir=parent.descriptor)
+                    rename_new(
+                        temporary, place.name, source_dir=parent.descriptor, target_dir=parent.descriptor
+                    )
             except BaseException as error:
                 with suppress(FileNotFoundError), parent.taking_away(temporary):
                     os.rmdir(temporary, dir_fd=parent.descriptor)
