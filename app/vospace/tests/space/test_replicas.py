@@ -38,7 +38,8 @@ def mounted(source: Path, target: Path) -> Iterator[Path]:
     try:
         yield target
     finally:
-        subprocess.run(["fusermount", "-u", str(target)], check=True)
+        # At once for all who look for it, whoever has it open.
+        subprocess.run(["fusermount", "-u", "-z", str(target)], check=True)
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,15 @@ def test_a_name_is_locked_for_all_who_mount_the_space(mounts, replicas):
     assert done == ["first lets go", "second holds"]
 
 
+def opened(below: Path) -> list[str]:
+    """What this process has open there."""
+    found = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            found.append(str(descriptor.readlink()))
+    return [path for path in found if path.startswith(f"{below}/")]
+
+
 class Changed(Exception):
     """The file is not the one that was to be replaced."""
 
@@ -106,6 +116,7 @@ acts = st.lists(
 @effort(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_file_is_lost_and_none_is_there_twice(replicas, mounts, ones, others):
     """Files of one size each: as many as were made and not deleted are there in the end, each one whole."""
+    before = len(opened(mounts[0].parent))
     box = (os.urandom(8).hex(),)
     replicas[0].ensure_container(ADA, box)
     count: Counter[str] = Counter()
@@ -158,6 +169,7 @@ def test_no_file_is_lost_and_none_is_there_twice(replicas, mounts, ones, others)
         thread.join()
     for error in failed:
         raise error
+    assert len(opened(mounts[0].parent)) == before
     there = [(mounts[0] / "cavern").joinpath(*box, name) for name in NAMES]
     left = [path.read_bytes() for path in there if path.exists()]
     assert len(left) == count["make"] - count["delete"]
