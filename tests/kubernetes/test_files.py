@@ -35,7 +35,7 @@ def play(directory: Path | str, files: dict[str, str]) -> subprocess.CompletedPr
         book.write(text)
         book.flush()
         command = [
-            BIN / "ansible-playbook",
+            str(BIN / "ansible-playbook"),
             "-i",
             "localhost,",
             "-c",
@@ -131,7 +131,7 @@ def test_the_certificate_of_another_deployment_is_left_alone(tmp_path: Path) -> 
     def again(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [
-                *(BIN / "ansible-playbook", "-i", inventory, *arguments),
+                *(str(BIN / "ansible-playbook"), "-i", str(inventory), *arguments),
                 "playbooks/kubernetes_secrets.yml",
             ],
             cwd=ROOT,
