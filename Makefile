@@ -31,7 +31,7 @@ OPEN = command=$$($(QUIET) $(LOOK) playbooks/shell.yml -e shell_service=$(1) \
 DEPLOY := $(VENV)/.deploy
 DEV := $(VENV)/.dev
 
-.PHONY: help up test smoke status logs token down purge test-all lint unit stack contract test-kubernetes bench lock kubernetes kubernetes-secrets chart check certificate revoke compose backup restore upgrade shell psql dev check-token
+.PHONY: help up test smoke status logs token down purge test-all lint unit stack contract test-kubernetes bench lock kubernetes kubernetes-secrets chart check certificate revoke compose backup restore upgrade shell psql dev check-token sign-in
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -86,6 +86,9 @@ check: $(DEPLOY) ## Show what a run would change
 # A bearer token and nothing else on standard output.
 token: $(DEPLOY) ## Print a bearer token: make token USER=ada
 	@$(QUIET) $(RUN) $(ARGS) playbooks/token.yml $(if $(USER),-e user=$(USER))
+
+sign-in: $(DEPLOY) ## Print a one-time code with which a user signs in at the page: make sign-in USER=ada
+	@$(QUIET) $(RUN) $(ARGS) playbooks/sign_in.yml $(if $(USER),-e user=$(USER))
 
 # The token comes by standard input: what is given as an argument is for everybody on the machine to see.
 check-token: $(DEPLOY) ## Show what the services make of the issuer and of a token: make token USER=ada | make check-token

@@ -106,6 +106,7 @@ SECRETS: dict[str, Kind] = {
     "iam_client_prepare_data": PASSWORD,
     "iam_client_cavern": PASSWORD,
     "iam_client_posix_mapper": PASSWORD,
+    "iam_client_prepare_data_page": PASSWORD,
     "preparer_credential_key": FERNET_KEY,
     "preparer_callback_key": HEX_KEY,
     "vospace_preauth_key": HEX_KEY,

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from iam.models.directory import CLIENT_CREDENTIALS, RESOURCE_OWNER
 from iam.models.errors import OAuthError
+from iam.services.authorizations import Authorizations
 from iam.services.grants import Grants, TokenRequest
 from iam.services.signer import Signer
 from pydantic import SecretStr
@@ -30,7 +31,7 @@ def grants() -> Grants:
         oidc_audiences=["https://vo.example"],
     )
     directory: Any = SimpleNamespace(groups=lambda name: [f"{name}s"])
-    return Grants(settings, directory, Signer("https://vo.example/iam", key.decode()))
+    return Grants(settings, directory, Signer("https://vo.example/iam", key.decode()), Authorizations(60))
 
 
 def client(*grants: str, username: str | None = None) -> Any:

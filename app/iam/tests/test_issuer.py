@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -21,50 +20,6 @@ EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
 CLI = ("cli", "cli-secret")
 SERVICE = ("prepare-data", "service-secret")
-
-
-@pytest.fixture(scope="session")
-def key() -> str:
-    private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    return private.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    ).decode()
-
-
-@pytest.fixture
-def configured(tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Configure the issuer; return the file of its clients and users."""
-    clients: list[dict[str, Any]] = [
-        {"client_id": "cli", "grants": ["password"]},
-        {
-            "client_id": "prepare-data",
-            "grants": ["client_credentials", EXCHANGE],
-            "username": "admin",
-            "groups": ["ops"],
-            "reads_groups": True,
-        },
-    ]
-    for client, secret in zip(clients, ("cli-secret", "service-secret"), strict=True):
-        file = tmp_path / client["client_id"]
-        file.write_text(secret + "\n")
-        client["secret_file"] = str(file)
-    config = tmp_path / "iam.json"
-    config.write_text(json.dumps({"clients": clients, "users": {"ada": {"groups": ["staff", "astro"]}}}))
-    (tmp_path / "secrets").mkdir()
-    (tmp_path / "secrets/iam_signing_key").write_text(key)
-    monkeypatch.setenv("OIDC_ISSUER", ISSUER)
-    monkeypatch.setenv("OIDC_AUDIENCES", "https://vo.example")
-    monkeypatch.setenv("IAM_CLIENTS_FILE", str(config))
-    monkeypatch.setenv("SECRETS_DIR", str(tmp_path / "secrets"))
-    monkeypatch.setenv("IAM_USER_PASSWORD", "letmein")
-    return config
-
-
-@pytest.fixture
-async def http(configured: Path) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(app=create_app())
-    async with httpx.AsyncClient(transport=transport, base_url="https://vo.example") as client:
-        yield client
 
 
 async def grant(http: httpx.AsyncClient, client: tuple[str, str] = CLI, **form: str) -> httpx.Response:

@@ -11,17 +11,22 @@ from voservice.app import service
 from voservice.auth import AuthenticationError
 from voservice.config import load
 from voservice.logging import configure
+from voservice.pages import LOOKS, Assets, Pages
 from voservice.responses import text
 
 from iam.config import IamSettings
 from iam.dependencies import Context
-from iam.handlers import discovery, groups, tokens
+from iam.handlers import authorize, discovery, groups, tokens
 from iam.models.directory import Directory
 from iam.models.errors import OAuthError
+from iam.services.attempts import Attempts
+from iam.services.authorizations import Authorizations
 from iam.services.grants import Grants
 from iam.services.signer import Signer
 
 LARGEST_BODY = 64 << 10
+WRONG_CODES = 20
+"""Wrong sign-in codes a minute from one address."""
 ERROR = {
     "description": "What is wrong (RFC 6749 section 5.2), or a line of text",
     "content": {
@@ -67,9 +72,19 @@ def create_app() -> FastAPI:
         quiet=("/health",),
         redirect_slashes=True,
     )
-    app.state.context = Context(settings, directory, signer, Grants(settings, directory, signer))
+    authorizations = Authorizations(settings.iam_session_lifetime)
+    assets = Assets(LOOKS)
+    app.state.context = Context(
+        settings=settings,
+        directory=directory,
+        signer=signer,
+        grants=Grants(settings, directory, signer, authorizations),
+        authorizations=authorizations,
+        attempts=Attempts(WRONG_CODES),
+        pages=Pages("iam", assets, issuer),
+    )
     gms = f"{issuer}/gms"
-    for router in (discovery.router, tokens.router, groups.router):
+    for router in (discovery.router, tokens.router, groups.router, authorize.router, assets.router()):
         app.include_router(router, prefix=base)
     app.include_router(
         vosi.router(
@@ -87,7 +102,7 @@ def create_app() -> FastAPI:
         schemes={"token": openapi.TOKEN, "client": openapi.CLIENT},
         callers=(None,),
         others={
-            **dict.fromkeys(("/token", "/introspect"), ("client", None)),
+            **dict.fromkeys(("/token", "/introspect", "/revoke", "/sign-in-codes"), ("client", None)),
             **dict.fromkeys(("/userinfo", "/gms/search"), ("token",)),
         },
         error=ERROR,

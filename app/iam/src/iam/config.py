@@ -11,6 +11,9 @@ from voservice.config import ServiceSettings
 class IamSettings(ServiceSettings):
     """Settings of the issuer for development."""
 
+    workers: int = Field(
+        1, ge=1, le=1, description="Server processes: one, which knows who is about to sign in"
+    )
     iam_clients_file: Path = Field(
         description="JSON file with the OAuth clients and the users that have groups"
     )
@@ -20,5 +23,8 @@ class IamSettings(ServiceSettings):
     )
     iam_default_lifetime: int = Field(
         3600, ge=1, description="Lifetime of a token if the request states none, in seconds"
+    )
+    iam_session_lifetime: int = Field(
+        43_200, ge=60, description="Time after which a user must sign in at a client again, in seconds"
     )
     iam_max_lifetime: int = Field(604_800, ge=60, description="Maximum lifetime of a token, in seconds")

@@ -10,10 +10,13 @@ from urllib.parse import unquote_plus
 import jwt
 from fastapi import Depends, Form, Request
 from voservice.auth import AuthenticationError, bearer
+from voservice.pages import Pages
 
 from iam.config import IamSettings
 from iam.models.directory import Client, Directory
 from iam.models.errors import OAuthError
+from iam.services.attempts import Attempts
+from iam.services.authorizations import Authorizations
 from iam.services.grants import Grants
 from iam.services.signer import Signer
 
@@ -26,6 +29,9 @@ class Context:
     directory: Directory
     signer: Signer
     grants: Grants
+    authorizations: Authorizations
+    attempts: Attempts
+    pages: Pages
 
 
 def context(request: Request) -> Context:

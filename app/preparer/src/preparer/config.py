@@ -91,6 +91,21 @@ class PreparerSettings(ServiceSettings):
     preparer_operator_groups: CommaList = Field(
         default=[], description="Groups whose members may see and cancel all tasks"
     )
+    preparer_page_client_id: str = Field(
+        "",
+        description="OAuth client of the page for browsers, below /ui/, with redirects to /ui/signed-in there; without"
+        " one there is no page",
+    )
+    preparer_page_client_secret: SecretStr = Field(SecretStr(""), description="Secret of that client")
+    preparer_page_scope: str = Field(
+        "openid profile groups", description="Scopes that the page requests from the issuer"
+    )
+    preparer_page_audience: str = Field(
+        "", description="Audience that the page requests from the issuer, if it takes the parameter audience"
+    )
+    preparer_page_session: int = Field(
+        43_200, ge=60, description="Time after which users of the page must sign in again, in seconds"
+    )
     preparer_max_items: int = Field(100_000, ge=1, description="Maximum number of files of a request")
     preparer_max_collections: int = Field(
         1000, ge=0, description="Maximum number of datasets and containers of a request"
@@ -176,6 +191,13 @@ class PreparerSettings(ServiceSettings):
                 "preparer_rucio_account: preparer_rucio_username or preparer_rucio_password is missing"
             )
         return self
+
+    @field_validator("preparer_page_scope")
+    @classmethod
+    def _identifies(cls, value: str) -> str:
+        if "openid" not in value.split():
+            raise ValueError("openid is missing: without it the issuer does not say who has signed in")
+        return value
 
     @field_validator("abs_url_rse_root", "preparer_sources")
     @classmethod

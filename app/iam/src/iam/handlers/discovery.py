@@ -6,11 +6,9 @@ import time
 from typing import Any
 
 from fastapi import APIRouter
-from voservice.auth import EXCHANGE
 
 from iam.dependencies import Shared
-from iam.models.directory import CLIENT_CREDENTIALS, RESOURCE_OWNER
-from iam.services.grants import SCOPES
+from iam.services.grants import GRANTS, SCOPES
 from iam.services.signer import ALGORITHM
 
 router = APIRouter()
@@ -24,13 +22,18 @@ async def metadata(shared: Shared) -> dict[str, Any]:
     return {
         "issuer": issuer,
         "jwks_uri": f"{here}/jwks",
+        "authorization_endpoint": f"{here}/authorize",
         "token_endpoint": f"{here}/token",
         "userinfo_endpoint": f"{here}/userinfo",
+        "revocation_endpoint": f"{here}/revoke",
         "introspection_endpoint": f"{here}/introspect",
-        "grant_types_supported": [RESOURCE_OWNER, CLIENT_CREDENTIALS, EXCHANGE],
+        "grant_types_supported": list(GRANTS),
         "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
         "id_token_signing_alg_values_supported": [ALGORITHM],
-        "response_types_supported": [],  # without an authorization endpoint there is none
+        "response_types_supported": ["code"],
+        "response_modes_supported": ["query"],
+        "code_challenge_methods_supported": ["S256"],
+        "authorization_response_iss_parameter_supported": True,
         "subject_types_supported": ["public"],
         "scopes_supported": list(SCOPES),
         "claims_supported": ["sub", "preferred_username", "groups"],

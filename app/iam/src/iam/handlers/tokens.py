@@ -1,4 +1,4 @@
-"""Tokens: issued (RFC 6749, RFC 8693), shown to their user, and introspected (RFC 7662)."""
+"""Tokens: issued (RFC 6749, RFC 8693), revoked (RFC 7009), shown to their user, and introspected (RFC 7662)."""
 
 from __future__ import annotations
 
@@ -29,6 +29,10 @@ async def token(
     expires_in: Annotated[str, Form()] = "",
     audience: Annotated[list[str] | None, Form()] = None,
     scope: Annotated[str, Form()] = " ".join(SCOPES),
+    code: Annotated[str, Form()] = "",
+    redirect_uri: Annotated[str, Form()] = "",
+    code_verifier: Annotated[str, Form()] = "",
+    refresh_token: Annotated[str, Form()] = "",
 ) -> JSONResponse:
     """Issue an access token by one of the grants that the client may use."""
     bind(client=client.client_id, grant=grant_type[:80])
@@ -43,8 +47,19 @@ async def token(
         expires_in=expires_in,
         audiences=audience or [],
         scope=scope,
+        code=code,
+        redirect_uri=redirect_uri,
+        code_verifier=code_verifier,
+        refresh_token=refresh_token,
     )
     return JSONResponse(shared.grants.issue(client, asked), headers={"Cache-Control": "no-store"})
+
+
+@router.post("/revoke")
+async def revoke(shared: Shared, client: OAuthClient, token: Annotated[str, Form()] = "") -> dict[str, Any]:
+    """End what a refresh token gives access to (RFC 7009); access tokens last until they expire."""
+    shared.authorizations.revoke(client, token)
+    return {}
 
 
 @router.get("/userinfo")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -17,7 +18,9 @@ from pydantic import (
 )
 from voservice.auth import USERNAME
 
-# Names of grants (RFC 6749 sections 4.3 and 4.4); the third, of RFC 8693, is voservice.auth.EXCHANGE.
+# Names of grants (RFC 6749 sections 4.1, 4.3, 4.4 and 6); that of RFC 8693 is voservice.auth.EXCHANGE.
+AUTHORIZATION_CODE = "authorization_code"
+REFRESH_TOKEN = "refresh_token"  # noqa: S105 - the name of a grant
 RESOURCE_OWNER = "password"
 CLIENT_CREDENTIALS = "client_credentials"
 
@@ -29,7 +32,18 @@ class Client(BaseModel):
 
     client_id: str = Field(min_length=1)
     secret_file: Path
-    grants: list[Literal["password", "client_credentials", "urn:ietf:params:oauth:grant-type:token-exchange"]]
+    grants: list[
+        Literal[
+            "authorization_code",
+            "refresh_token",
+            "password",
+            "client_credentials",
+            "urn:ietf:params:oauth:grant-type:token-exchange",
+        ]
+    ]
+    redirect_uris: list[str] = Field(
+        [], description="Where users come back to who have signed in for the client"
+    )
     username: str | None = None
     groups: list[str] = []
     reads_groups: bool = Field(False, description="May ask the group service for any user's groups")
@@ -41,6 +55,21 @@ class Client(BaseModel):
         if value is not None and not USERNAME.match(value):
             raise ValueError("letters, digits and _.@-, beginning with a letter or digit")
         return value
+
+    @field_validator("redirect_uris")
+    @classmethod
+    def _are_places(cls, value: list[str]) -> list[str]:
+        for uri in value:
+            parts = urlsplit(uri)
+            if parts.scheme not in {"http", "https"} or not parts.hostname or "#" in uri:
+                raise ValueError(f"{uri!r} is not an http or https URL without a fragment")
+        return value
+
+    @model_validator(mode="after")
+    def _has_a_place(self) -> Self:
+        if AUTHORIZATION_CODE in self.grants and not self.redirect_uris:
+            raise ValueError(f"redirect_uris: {AUTHORIZATION_CODE} needs at least one")
+        return self
 
     @model_validator(mode="after")
     def _read_secret(self) -> Self:
@@ -99,6 +128,10 @@ class Directory(BaseModel):
             if client.has_secret(client_secret) and known:
                 found = client
         return found
+
+    def client(self, client_id: str) -> Client | None:
+        """Return the client with that id, which has proven nothing yet."""
+        return next((client for client in self.clients if client.client_id == client_id), None)
 
     def reads_groups(self, client_id: str) -> bool:
         """Return whether a client may read all users' groups."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,10 +12,19 @@ import jwt
 from voservice.auth import ACCESS_TOKEN, EXCHANGE, USERNAME
 
 from iam.config import IamSettings
-from iam.models.directory import CLIENT_CREDENTIALS, RESOURCE_OWNER, Client, Directory
+from iam.models.directory import (
+    AUTHORIZATION_CODE,
+    CLIENT_CREDENTIALS,
+    REFRESH_TOKEN,
+    RESOURCE_OWNER,
+    Client,
+    Directory,
+)
 from iam.models.errors import OAuthError
+from iam.services.authorizations import Authorization, Authorizations
 from iam.services.signer import Signer
 
+GRANTS = (AUTHORIZATION_CODE, REFRESH_TOKEN, RESOURCE_OWNER, CLIENT_CREDENTIALS, EXCHANGE)
 SCOPES = ("openid", "profile", "groups")
 TOKEN_TYPES = (ACCESS_TOKEN, "urn:ietf:params:oauth:token-type:jwt")
 _SECONDS = re.compile("[0-9]{1,18}")
@@ -22,7 +32,7 @@ _SECONDS = re.compile("[0-9]{1,18}")
 
 @dataclass(frozen=True, kw_only=True)
 class TokenRequest:
-    """The form of a request for a token (RFC 6749 sections 4.3 and 4.4, RFC 8693 section 2.1), unchecked.
+    """The form of a request for a token (RFC 6749 section 4, RFC 7636, RFC 8693 section 2.1), unchecked.
 
     ``expires_in`` is no standard parameter: the lifetime wanted, in seconds.
     """
@@ -37,29 +47,41 @@ class TokenRequest:
     expires_in: str = ""
     audiences: list[str] = field(default_factory=list)
     scope: str = ""
+    code: str = ""
+    redirect_uri: str = ""
+    code_verifier: str = ""
+    refresh_token: str = ""
 
 
 class Grants:
     """Issues tokens by the grants that a client may use."""
 
-    def __init__(self, settings: IamSettings, directory: Directory, signer: Signer) -> None:
-        """Issue tokens of *signer* to the clients and users of *directory*."""
+    def __init__(
+        self, settings: IamSettings, directory: Directory, signer: Signer, authorizations: Authorizations
+    ) -> None:
+        """Issue tokens of *signer* to the clients and users of *directory*, and by what users have authorized."""
+        self._authorizations = authorizations
         self._settings = settings
         self._directory = directory
         self._signer = signer
 
     def issue(self, client: Client, asked: TokenRequest) -> dict[str, Any]:
         """Return the body of the answer with a token for *client* (RFC 6749 section 5.1). Raises `OAuthError`."""
-        if asked.grant_type not in {RESOURCE_OWNER, CLIENT_CREDENTIALS, EXCHANGE}:
+        if asked.grant_type not in GRANTS:
             raise OAuthError(
                 "unsupported_grant_type", f"grant_type: {asked.grant_type!r} is not one of this issuer's"
             )
         if asked.grant_type not in client.grants:
             raise OAuthError("unauthorized_client", f"The client may not use {asked.grant_type}")
+        if asked.grant_type == AUTHORIZATION_CODE:
+            found = self._authorizations.redeem(client, asked.code, asked.redirect_uri, asked.code_verifier)
+            return self._signed_in(client, found, first=True)
+        if asked.grant_type == REFRESH_TOKEN:
+            return self._signed_in(client, self._authorizations.refresh(client, asked.refresh_token))
         lifetime = self._lifetime(asked.expires_in)
         scope = asked.scope
         if asked.grant_type == RESOURCE_OWNER:
-            name = self._resource_owner(asked)
+            name = self.resource_owner(asked.username, asked.password)
         elif asked.grant_type == CLIENT_CREDENTIALS:
             if client.username is None:
                 raise OAuthError("unauthorized_client", "The client may not act as a user")
@@ -67,7 +89,15 @@ class Grants:
         else:
             name, granted = self._exchanged(asked)
             scope = " ".join(word for word in scope.split() if word in granted)
-        audiences = asked.audiences or self._settings.oidc_audiences
+        body = self._access(client, name, lifetime, scope, asked.audiences)
+        if asked.grant_type == EXCHANGE:
+            body |= {"issued_token_type": asked.requested_token_type}
+        return body
+
+    def _access(
+        self, client: Client, name: str, lifetime: int, scope: str, audiences: list[str]
+    ) -> dict[str, Any]:
+        audiences = audiences or self._settings.oidc_audiences
         token = self._signer.issue(
             name,
             self._directory.groups(name),
@@ -76,9 +106,19 @@ class Grants:
             lifetime,
             scope,
         )
-        body = {"access_token": token, "token_type": "Bearer", "expires_in": lifetime, "scope": scope}
-        if asked.grant_type == EXCHANGE:
-            body |= {"issued_token_type": asked.requested_token_type}
+        return {"access_token": token, "token_type": "Bearer", "expires_in": lifetime, "scope": scope}
+
+    def _signed_in(self, client: Client, found: Authorization, *, first: bool = False) -> dict[str, Any]:
+        """Return the tokens of a user who has signed in; the ID token is given *first* alone."""
+        asked = found.asked
+        lifetime = min(self._settings.iam_default_lifetime, max(found.until - int(time.time()), 1))
+        body = self._access(client, found.username, lifetime, asked.scope, [])
+        if first:
+            body["id_token"] = self._signer.identify(
+                found.username, client.client_id, found.since, lifetime, asked.nonce
+            )
+        if REFRESH_TOKEN in client.grants:
+            body["refresh_token"] = self._authorizations.refresh_token(found)
         return body
 
     def introspect(self, token: str) -> dict[str, Any]:
@@ -102,16 +142,16 @@ class Grants:
             raise OAuthError("invalid_request", f"expires_in: seconds from 1 to {longest}")
         return int(text)
 
-    def _resource_owner(self, asked: TokenRequest) -> str:
-        """Return the user whose name and password were given."""
-        if not USERNAME.match(asked.username):
+    def resource_owner(self, username: str, password: str) -> str:
+        """Return the user whose name and password were given. Raises `OAuthError`."""
+        if not USERNAME.match(username):
             raise OAuthError(
                 "invalid_request", "username: letters, digits and _.@-, beginning with a letter or digit"
             )
-        password = self._settings.iam_user_password.get_secret_value()
-        if not secrets.compare_digest(asked.password.encode(), password.encode()):
+        right = self._settings.iam_user_password.get_secret_value()
+        if not secrets.compare_digest(password.encode(), right.encode()):
             raise OAuthError("invalid_grant", "Wrong password")
-        return asked.username
+        return username
 
     def _exchanged(self, asked: TokenRequest) -> tuple[str, list[str]]:
         """Return user and scopes of the token to be exchanged: one that the services of this deployment accept."""

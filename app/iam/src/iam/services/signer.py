@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 ALGORITHM = "RS256"
+ACCESS_TYPE = "at+jwt"
 SMALLEST_KEY = 2048
 
 
@@ -72,10 +73,29 @@ class Signer:
         }
         if "groups" in scope.split():
             claims["groups"] = groups
-        return jwt.encode(claims, self.key, ALGORITHM, headers={"kid": self.kid, "typ": "at+jwt"})
+        return jwt.encode(claims, self.key, ALGORITHM, headers={"kid": self.kid, "typ": ACCESS_TYPE})
+
+    def identify(
+        self, username: str, client_id: str, signed_in: int, lifetime: int, nonce: str | None
+    ) -> str:
+        """Return an ID token (OpenID Connect Core 1.0 section 2): who signed in at *signed_in*, told to a client."""
+        now = int(time.time())
+        claims = {
+            "iss": self.issuer,
+            "sub": self.subject(username),
+            "aud": client_id,
+            "iat": now,
+            "exp": now + lifetime,
+            "auth_time": signed_in,
+            "preferred_username": username,
+            **({} if nonce is None else {"nonce": nonce}),
+        }
+        return jwt.encode(claims, self.key, ALGORITHM, headers={"kid": self.kid})
 
     def read(self, token: str) -> dict[str, Any]:
-        """Return the claims of this issuer's own token. Raises ``jwt.PyJWTError`` for any other."""
+        """Return the claims of this issuer's own access token. Raises ``jwt.PyJWTError`` for any other."""
+        if jwt.get_unverified_header(token).get("typ") != ACCESS_TYPE:
+            raise jwt.InvalidTokenError("not an access token")
         claims: dict[str, Any] = jwt.decode(
             token,
             self.key.public_key(),

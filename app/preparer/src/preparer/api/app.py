@@ -27,6 +27,7 @@ from preparer.ledger import Ledger
 from preparer.ledger.credentials import Vault
 from preparer.rucio import Rucio
 from preparer.staging.rse import Rses
+from preparer.ui import app as ui
 
 _KEY = openapi.parameter(
     "Idempotency-Key", "A request that is repeated with the same key makes no second task", where="header"
@@ -57,12 +58,15 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         Rses(settings) as rses,
     ):
         secret = settings.service_client_secret.get_secret_value()
+        verifier = TokenVerifier.of(settings, client)
+        if settings.preparer_page_client_id:
+            app.state.page = ui.create(settings, engine, verifier, client)
         outbox = Outbox(create(settings), ledger)
         app.state.context = Context(
             settings=settings,
             ledger=ledger,
             vault=Vault(settings),
-            verifier=TokenVerifier.of(settings, client),
+            verifier=verifier,
             credentials=(
                 ClientCredentials(settings.oidc_issuer, settings.service_client_id, secret, client=client)
                 if secret
@@ -96,6 +100,7 @@ def create_app() -> FastAPI:
         quiet=operation.PATHS,
     )
     app.state.settings = settings
+    ui.install(app, settings)
     # Fixed paths first: what comes last takes any word for a task's id.
     for router in (operation.router, v1.router, legacy.router):
         app.include_router(router)

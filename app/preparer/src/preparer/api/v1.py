@@ -217,13 +217,19 @@ async def release(request: Request, task_id: str, who: Who) -> dict[str, Any]:
 @router.post("/tasks/{task_id}/renew", summary="Renew the lifetime", openapi_extra=schema(Lifetime))
 async def renew(request: Request, task_id: str, who: Who) -> dict[str, Any]:
     """Let staged copies live longer."""
+    await find(request, task_id, who)
+    body = await parse(request, who, Lifetime)
+    return await renew_for(request, task_id, who, body.lifetime)
+
+
+async def renew_for(request: Request, task_id: str, who: Caller, lifetime: int) -> dict[str, Any]:
+    """Let the copies of a task live for *lifetime* seconds from now."""
     shared = context(request)
     found = await find(request, task_id, who)
-    body = await parse(request, who, Lifetime)
     if found.state in ACTIVE or found.expires is None:
         raise Conflict("Only a finished task with a lifetime can be renewed")
-    Submission(shared).check_lifetime(body.lifetime, found.credential_expires)
-    await shared.ledger.renew_lifetime(found.id, body.lifetime)
+    Submission(shared).check_lifetime(lifetime, found.credential_expires)
+    await shared.ledger.renew_lifetime(found.id, lifetime)
     return task_document(await find(request, task_id, who))
 
 

@@ -42,8 +42,11 @@ class Metadata(BaseModel):
 
     issuer: str
     jwks_uri: str
+    authorization_endpoint: str | None = None
     token_endpoint: str | None = None
     userinfo_endpoint: str | None = None
+    revocation_endpoint: str | None = None
+    authorization_response_iss_parameter_supported: bool = False
 
 
 class KeyDocument(BaseModel):
@@ -167,7 +170,13 @@ class Issuer:
             raise ValueError(
                 f"it identifies itself as {metadata.issuer!r}; the setting must be spelled the same"
             )
-        for endpoint in (metadata.jwks_uri, metadata.token_endpoint, metadata.userinfo_endpoint):
+        for endpoint in (
+            metadata.jwks_uri,
+            metadata.authorization_endpoint,
+            metadata.token_endpoint,
+            metadata.userinfo_endpoint,
+            metadata.revocation_endpoint,
+        ):
             if endpoint and self.url.startswith("https:") and not endpoint.startswith("https:"):
                 raise ValueError(f"its endpoint {endpoint} is not https")
         answer = await self.client.get(metadata.jwks_uri)
