@@ -120,7 +120,9 @@ class Site:
         assert answer.status_code == 303, answer.text
         return answer.headers["Location"]
 
-    async def sign_in(self, browser: httpx.AsyncClient, user: str = "ada", place: str = "/tasks") -> httpx.Response:
+    async def sign_in(
+        self, browser: httpx.AsyncClient, user: str = "ada", place: str = "/tasks"
+    ) -> httpx.Response:
         """Sign a user in; returns the answer with which the session begins."""
         leaving = await browser.get("/prepare-data/ui/sign-in", params={"next": place})
         assert leaving.status_code == 303, leaving.text

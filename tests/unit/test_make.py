@@ -53,7 +53,9 @@ def run(tmp_path: Path):
 
 
 @pytest.mark.parametrize("where", ["arguments", "environment"])
-@pytest.mark.parametrize("target", ["certificate", "revoke", "token", "logs", "status", "restore", "check"])
+@pytest.mark.parametrize(
+    "target", ["certificate", "revoke", "token", "sign-in", "logs", "status", "restore", "check"]
+)
 def test_arguments_of_a_target_are_not_in_the_environment(run, target: str, where: str) -> None:
     """A ``USER`` there is whom Ansible works as: files were made below ``~ada``, a directory named so."""
     told = run(target, **ARGUMENTS) if where == "arguments" else run(target, environment=ARGUMENTS)
@@ -78,7 +80,7 @@ def test_arguments_of_a_target_reach_its_playbook(run, target: str, handed: str)
     assert handed in run(target, **ARGUMENTS)["arguments"]
 
 
-@pytest.mark.parametrize("target", ["certificate", "token"])
+@pytest.mark.parametrize("target", ["certificate", "token", "sign-in"])
 def test_the_user_of_the_shell_is_not_whom_a_credential_is_for(run, target: str) -> None:
     """The playbook says that a user must be named."""
     told = run(target, environment={"USER": "root", "LOGNAME": "root"})

@@ -15,7 +15,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="iam", description=__doc__)
     parser.add_argument("command", choices=["serve"])
     parser.parse_args()
-    serve("iam.app:create_app", "iam", load(IamSettings))
+    settings = load(IamSettings)
+    if settings.workers != 1:
+        raise SystemExit("workers: must be 1, since one process knows who is about to sign in")
+    serve("iam.app:create_app", "iam", settings)
 
 
 if __name__ == "__main__":

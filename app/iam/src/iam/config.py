@@ -11,9 +11,6 @@ from voservice.config import ServiceSettings
 class IamSettings(ServiceSettings):
     """Settings of the issuer for development."""
 
-    workers: int = Field(
-        1, ge=1, le=1, description="Server processes: one, which knows who is about to sign in"
-    )
     iam_clients_file: Path = Field(
         description="JSON file with the OAuth clients and the users that have groups"
     )

@@ -9,7 +9,7 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -57,6 +57,7 @@ from vospace_client.terms import (
     ON_TAPE,
     PULL_PROOF,
     PULL_TO,
+    RECURSIVE_DELETE,
     TRANSIENT_FAULTS,
     UNFINISHED_PHASES,
 )
@@ -238,6 +239,31 @@ class Cavern:
             raise
         return read_children(body)
 
+    async def listing(
+        self, path: str, token: str, limit: int, start: str | None = None
+    ) -> tuple[Node, dict[str, Node], str | None]:
+        """Return the node at *path*, at most *limit* children by name from *start* on, and where the next ones begin.
+
+        A Cavern that does not page, as OpenCADC's (VOSpace 2.1 section 3.5.1 leaves it open), is asked for all of them.
+        """
+        url, query = self.node_url(path), {"detail": "max"}
+        here = path.rstrip("/")
+        paged = (
+            query
+            | {"limit": str(limit + 1)}
+            | ({} if start is None else {"uri": self.uri(f"{here}/{start}")})
+        )
+        try:
+            _, body, _ = await self._request("GET", url, token, params=paged)
+        except CavernError as exc:
+            if start is None or exc.fault != "OptionNotSupported":
+                raise
+            _, body, _ = await self._request("GET", url, token, params=query)
+        found = read_children(body)
+        names = sorted(name for name in found if start is None or name >= start)
+        following = names[limit] if len(names) > limit else None
+        return read_node(body), {name: found[name] for name in names[:limit]}, following
+
     async def create_container(self, path: str, token: str, properties: dict[str, str] | None = None) -> bool:
         """Create a container; False if it was there already."""
         document = node_document("ContainerNode", self.uri(path), properties or {})
@@ -249,9 +275,11 @@ class Cavern:
             raise
         return True
 
-    async def update(self, path: str, properties: dict[str, str], token: str) -> None:
-        """Set properties of a data node; it keeps the others."""
-        document = node_document("DataNode", self.uri(path), properties)
+    async def update(
+        self, path: str, properties: Mapping[str, str | None], token: str, kind: str = "DataNode"
+    ) -> None:
+        """Set properties of a node, or remove those that are None; it keeps the others."""
+        document = node_document(kind, self.uri(path), properties)
         await self._request("POST", self.node_url(path), token, data=document, headers=XML)
 
     async def delete(self, path: str, token: str) -> None:
@@ -261,6 +289,25 @@ class Cavern:
         except CavernError as exc:
             if exc.fault != "NodeNotFound":
                 raise
+
+    async def delete_tree(self, path: str, token: str) -> None:
+        """Delete a container with everything in it, by a job of its own, and wait for its end."""
+        url = (await self.capabilities()).get(RECURSIVE_DELETE)
+        if url is None:
+            raise CavernError(
+                "OperationNotSupported", "this Cavern deletes no containers with what is in them"
+            )
+        _, _, answer = await self._request("POST", url, token, ok=(200, 303), data={"target": self.uri(path)})
+        job = urljoin(url, str(answer.get("Location", "")))
+        if urlsplit(job).netloc != urlsplit(url).netloc:
+            raise CavernError("InternalFault", f"{url} leads to no job", transient=True)
+        await self.run(job, token)
+        pause = 0.02
+        while (phase := await self.phase(job, token, wait=10)) in UNFINISHED_PHASES:
+            await asyncio.sleep(pause)
+            pause = min(2.0, pause * 2)
+        if phase != "COMPLETED":
+            raise await self.error(job, token)
 
     # -- what this Cavern can do -----------------------------------------------------------------------------
 

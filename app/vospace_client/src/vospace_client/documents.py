@@ -73,15 +73,17 @@ def parse(document: bytes, *, large: bool = False) -> etree._Element:
 def node_document(
     kind: str,
     uri: str | None = None,
-    properties: Mapping[str, str] | None = None,
+    properties: Mapping[str, str | None] | None = None,
     target: str | None = None,
 ) -> bytes:
-    """Write a node; *target* is the URI that a link leads to.
+    """Write a node; properties that are None are to be removed, and *target* is the URI that a link leads to.
 
     This project's service takes documents without *uri*, OpenCADC's does not.
     """
     entries = "".join(
-        f"<vos:property uri={quoteattr(key)}>{escape(value)}</vos:property>"
+        f'<vos:property uri={quoteattr(key)} xsi:nil="true"/>'
+        if value is None
+        else f"<vos:property uri={quoteattr(key)}>{escape(value)}</vos:property>"
         for key, value in (properties or {}).items()
     )
     inside = "<vos:nodes/>" if kind == "ContainerNode" else ""

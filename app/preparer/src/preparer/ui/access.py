@@ -58,12 +58,12 @@ async def visitor(request: Request) -> Caller:
     if not secret:
         raise SignedOut
     own, shared = page(request), context(request)
-    tokens = await own.sessions.find(secret)
-    if tokens is not None and tokens.expires - AHEAD < time.time():
+    tokens = found = await own.sessions.find(secret)
+    if found is not None and found.expires - AHEAD < time.time():
         try:
-            tokens = await own.sessions.renew(secret, tokens, own.sign_in.refresh)
+            tokens = await own.sessions.renew(secret, found, own.sign_in.refresh)
         except IssuerUnavailable:
-            if tokens.expires <= time.time():
+            if found.expires <= time.time():
                 raise
     if tokens is None:
         raise SignedOut

@@ -236,7 +236,7 @@ def _request(fields: Mapping[str, str]) -> tuple[list[int], v1.TaskRequest]:
     return [number for number, _ in found], body
 
 
-_FILE = dict.fromkeys(v1.FileRequest.model_fields)
+_FILE: dict[str, Any] = dict.fromkeys(v1.FileRequest.model_fields)
 
 
 def _by_line(exc: Invalid, lines: Sequence[int]) -> list[str]:
