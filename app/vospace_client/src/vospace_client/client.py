@@ -309,6 +309,26 @@ class Cavern:
         if phase != "COMPLETED":
             raise await self.error(job, token)
 
+    # -- its state -------------------------------------------------------------------------------------------
+
+    async def availability(self) -> tuple[bool, str]:
+        """Return whether it is available, and what it says of that (VOSI 1.1 section 2.2)."""
+        try:
+            async with self.session.get(f"{self.url}/availability") as answer:
+                body = await answer.read()
+                if answer.status != 200:
+                    raise fault(answer.status, body.decode(errors="replace"))
+                found = parse(body)
+        except (aiohttp.ClientError, TimeoutError, etree.XMLSyntaxError) as exc:
+            raise broken("Cavern does not say whether it is available", exc) from exc
+        note = (found.findtext("{*}note") or "").strip()
+        return (found.findtext("{*}available") or "").strip() == "true", note
+
+    async def set_state(self, state: str, token: str) -> None:
+        """Set `ReadWrite`, `ReadOnly` or `Offline`, for all who use it."""
+        url = f"{self.url}/availability"
+        await self._request("POST", url, token, ok=(200, 204, 303), data={"state": state})
+
     # -- what this Cavern can do -----------------------------------------------------------------------------
 
     async def capabilities(self) -> dict[str, str]:

@@ -19,7 +19,7 @@ from voservice.problems import Problem
 from vospace_client.client import CavernError
 
 from preparer.config import PreparerSettings
-from preparer.ui import space, tasks
+from preparer.ui import operators, space, tasks
 from preparer.ui.access import ATTEMPT, SESSION, Form, Page, SignedOut, Visitor, drop, keep, page
 from preparer.ui.refusals import refusal
 from preparer.ui.sessions import Sessions
@@ -63,7 +63,7 @@ def install(app: FastAPI, settings: PreparerSettings) -> None:
         raise SystemExit("preparer_page_client_secret: needed with preparer_page_client_id")
     own = FastAPI(title="prepare-data page", docs_url=None, redoc_url=None, openapi_url=None)
     own.state = app.state
-    for router in (ASSETS.router(), entrance, tasks.router, space.router):
+    for router in (ASSETS.router(), entrance, tasks.router, space.router, operators.router):
         own.include_router(router)
     _install_errors(own)
     app.add_route(PATH, begin, include_in_schema=False)

@@ -1,0 +1,143 @@
+"""What operators look at: health, the queue, workers, dead letters, and Cavern's maintenance mode."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import RedirectResponse, Response
+from kombu.exceptions import OperationalError
+from sqlalchemy import func, select
+from voservice.auth import AuthenticationError
+from voservice.problems import Invalid, Problem, Unavailable
+from vospace_client.client import CavernError
+
+from preparer.api.context import Caller, Context, context
+from preparer.broker.dead_letters import dead_letters
+from preparer.ledger import TaskState
+from preparer.ledger.tables import tasks
+from preparer.ui.access import Form, Operator, page
+from preparer.ui.refusals import refusal
+from preparer.ui.shown import STATES, moment
+
+router = APIRouter()
+
+LETTERS = 200
+"""Dead letters that are looked at."""
+MODES = {"ReadWrite": "Open", "ReadOnly": "Read only", "Offline": "Offline"}
+
+
+@dataclass(frozen=True)
+class Health:
+    """Whether a service answers, and what it says of itself."""
+
+    name: str
+    good: bool
+    detail: str = ""
+
+
+async def _cavern(shared: Context) -> Health:
+    try:
+        available, note = await shared.cavern.availability()
+    except CavernError as exc:
+        return Health("VOSpace", False, exc.detail)
+    return Health("VOSpace", available, note)
+
+
+async def _issuer(shared: Context) -> Health:
+    try:
+        await shared.verifier.issuer.metadata()
+    except AuthenticationError as exc:
+        return Health("Issuer", False, exc.description)
+    return Health("Issuer", True, shared.settings.oidc_issuer)
+
+
+async def _health(shared: Context) -> list[Health]:
+    """Ask the services that staging needs, all at once."""
+    cavern, issuer = await asyncio.gather(_cavern(shared), _issuer(shared))
+    broker = Health(
+        "Broker",
+        shared.outbox.healthy,
+        "" if shared.outbox.healthy else "requests wait in the ledger until it answers",
+    )
+    return [Health("Ledger", True), broker, cavern, issuer]
+
+
+async def _workers(shared: Context) -> list[dict[str, Any]]:
+    """Return the workers that hold tasks, each with their number and the end of its nearest lease."""
+    query = (
+        select(tasks.c.worker, func.count().label("tasks"), func.min(tasks.c.lease).label("lease"))
+        .where(tasks.c.state == TaskState.RUNNING, tasks.c.worker.is_not(None))
+        .group_by(tasks.c.worker)
+        .order_by(tasks.c.worker)
+    )
+    async with shared.ledger.engine.connect() as connection:
+        return [dict(row) for row in (await connection.execute(query)).mappings()]
+
+
+@router.get("/operators")
+async def overview(request: Request, who: Operator) -> Response:
+    """Show how the service is doing."""
+    return await _overview(request, who)
+
+
+async def _overview(request: Request, who: Caller, error: Problem | None = None) -> Response:
+    shared = context(request)
+    counts = await shared.ledger.counts()
+    return page(request).pages.render(
+        "operators.html",
+        200 if error is None else error.status,
+        who=who,
+        health=await _health(shared),
+        counts=[(word, tone, counts.get(state, 0)) for state, (word, tone) in STATES.items()],
+        oldest=await shared.ledger.oldest_waiting(),
+        workers=await _workers(shared),
+        modes=MODES,
+        error=error,
+        moment=moment,
+    )
+
+
+@router.post("/operators/mode")
+async def set_mode(request: Request, who: Operator, fields: Form) -> Response:
+    """Set Cavern's mode, which Cavern lets its own operators do."""
+    try:
+        mode = fields.get("mode", "")
+        if mode not in MODES:
+            raise Invalid(f"mode: one of {', '.join(MODES)}")
+        await context(request).cavern.set_state(mode, who.token)
+    except CavernError as exc:
+        return await _overview(request, who, refusal(exc))
+    except Problem as exc:
+        return await _overview(request, who, exc)
+    return RedirectResponse(f"{page(request).base}/operators", 303)
+
+
+@router.get("/operators/dead-letters")
+async def letters(request: Request, who: Operator) -> Response:
+    """Show the messages that no worker could take."""
+    found = await _letters(context(request), replay=False)
+    return page(request).pages.render("dead_letters.html", who=who, letters=found, most=LETTERS)
+
+
+@router.post("/operators/dead-letters")
+async def replay(request: Request, _: Operator, __: Form) -> Response:
+    """Publish them again."""
+    await _letters(context(request), replay=True)
+    return RedirectResponse(f"{page(request).base}/operators/dead-letters", 303)
+
+
+async def _letters(shared: Context, *, replay: bool) -> list[dict[str, Any]]:
+    def look() -> list[dict[str, Any]]:
+        return [
+            {"task": letter["task"], "history": json.dumps(letter["died"], default=str)}
+            for letter in dead_letters(shared.outbox.application, LETTERS, replay=replay)
+        ]
+
+    try:
+        return await asyncio.to_thread(look)
+    except (OperationalError, OSError) as exc:
+        raise Unavailable("The broker does not answer", headers={"Retry-After": "10"}) from exc
