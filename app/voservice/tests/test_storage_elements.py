@@ -357,6 +357,22 @@ async def test_who_was_away_comes_last(storage: StorageDouble, authority: Author
             elements.of(f"{storage.url}/C/f")
 
 
+@pytest.mark.parametrize("order", [("outer", "inner"), ("inner", "outer")])
+async def test_of_two_of_which_one_is_below_the_other_the_nearest_is_asked(order: tuple[str, str]) -> None:
+    urls = {"outer": "https://rse.example/data", "inner": "https://rse.example/data/tape"}
+    known = [StorageElement(name=name, url=urls[name]) for name in order]
+    others = ["https://rse.example/data/tape/old"]
+    async with Elements(known, session, issuer="", others=others) as elements:
+        for url, name in {
+            "https://rse.example/data/f": "outer",
+            "https://rse.example/data/tapes/f": "outer",
+            "https://rse.example/data/tape/f": "inner",
+            "https://rse.example/data/%74ape/f": "inner",
+            "https://rse.example/data/tape/old/f": "inner",
+        }.items():
+            assert elements.of(url).name == name, url
+
+
 def test_what_cannot_be_is_refused_by_name() -> None:
     good = {"name": "A", "url": "https://rse.example/data"}
     for change, words in (

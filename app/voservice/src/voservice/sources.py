@@ -146,6 +146,11 @@ class SourcePolicy:
             return URL(url.split("#", 1)[0], encoded=True)
         raise SourceRefused(f"{show(url)} is not below a source URL that this service is configured to use")
 
+    def depth(self, url: str) -> int:
+        """Return how many segments of the URL's path its longest base has, -1 if it has none. Raises SourceRefused."""
+        parts = _parts(url)
+        return max((len(base.segments) for base in self._bases if base.holds(*parts)), default=-1)
+
     def redirect(self, current: URL, location: str) -> URL:
         """Return the target of a redirect. Raises SourceRefused if it is not allowed, or from https to http."""
         try:

@@ -244,7 +244,12 @@ class Rses:
 
     def name_of(self, source: str | None) -> str | None:
         """Return the name of the RSE that has a URL."""
-        return next((rse.name for rse in self.all if source and rse.element.holds(source)), None)
+        if not source:
+            return None
+        try:
+            return self._elements.of(source).name
+        except SourceRefused:
+            return None
 
     async def head(self, file: File | NewFile, token: str) -> Source | None:
         """Return the size of a file on the first RSE that has it; None if none has. Raises `RseError`."""

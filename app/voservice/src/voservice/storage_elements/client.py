@@ -182,12 +182,12 @@ class Elements:
         return await self._stack.enter_async_context(self._open_session(connector))
 
     def of(self, url: str) -> Element:
-        """Return the storage element of a URL. Raises SourceRefused if there is none."""
-        for element in self.all:
-            if element.holds(url):
-                return element
-        SourcePolicy(()).check(url)
-        raise AssertionError("a policy without bases refuses every URL")
+        """Return the storage element of a URL: where one lies below another, the one that it is nearest to, whose
+        credential serves there; one of the other allowed URLs comes last. Raises SourceRefused if there is none."""
+        holding = [element for element in self.all if element.holds(url)]
+        if not holding:
+            SourcePolicy(()).check(url)
+        return max(holding, key=lambda element: (element.settings is not None, element.own.depth(url)))
 
     def reachable(self, urls: Sequence[str]) -> list[tuple[Element, str]]:
         """Return *urls* with their storage elements, recently unavailable ones last. Raises SourceRefused."""
