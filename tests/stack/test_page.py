@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 import requests
@@ -23,6 +23,12 @@ NARROW = {"width": 360, "height": 740}
 WIDE = {"width": 1100, "height": 800}
 SCREENSHOTS = os.environ.get("CAVERN_SCREENSHOTS")
 """Directory for pictures of the views, for the documentation."""
+
+
+@pytest.fixture
+def user() -> str:
+    """Name of a user that no other test uses; on pictures, a name."""
+    return "ada" if SCREENSHOTS else f"u{uuid.uuid4().hex[:12]}"
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +100,9 @@ def sign_in(stack: Deployment, page: Page, user: str) -> None:
 def look(page: Page, name: str) -> None:
     """Fail for what people with other senses or small screens would miss; takes a picture if wanted."""
     found = Axe().run(page).response["violations"]
+    page.emulate_media(color_scheme="dark")
+    found += Axe().run(page, options={"runOnly": ["color-contrast"]}).response["violations"]
+    page.emulate_media(color_scheme="light")
     serious = [entry for entry in found if entry["impact"] in {"serious", "critical"}]
     assert serious == [], [(entry["id"], entry["nodes"][0]["html"]) for entry in serious]
     page.set_viewport_size(NARROW)  # type: ignore[arg-type]  # a dict is a ViewportSize
@@ -118,7 +127,7 @@ def weight(page: Page) -> int:
 def test_files_are_staged_and_followed(
     stack: Deployment, context: BrowserContext, user: str, rse: Callable[[str, bytes], Path]
 ) -> None:
-    names = [f"{user}-{number}.txt" for number in range(3)]
+    names = [f"{user}-{number}.txt" for number in range(1, 4)]
     for name in names:
         rse(DID.parse(f"testing:{name}").path(), name.encode() * 1000)
     page = context.new_page()
@@ -172,8 +181,9 @@ def test_the_space_is_kept_in_order(
     page = context.new_page()
     sign_in(stack, page, user)
     page.get_by_role("link", name="My space").click()
-    page.get_by_role("button", name="Make my space").click()
-    expect(page.get_by_text("This folder is empty.")).to_be_visible()
+    if not SCREENSHOTS:
+        page.get_by_role("button", name="Make my space").click()
+        expect(page.get_by_text("This folder is empty.")).to_be_visible()
     page.get_by_label("Name").fill("results")
     page.get_by_role("button", name="Make").click()
     page.get_by_role("link", name="results", exact=True).click()
@@ -192,12 +202,6 @@ def test_the_space_is_kept_in_order(
     page.get_by_role("button", name="Save").click()
     expect(page.get_by_label("Everybody may read it")).to_be_checked()
     look(page, "node")
-    public = requests.get(
-        f"{stack.url}/src/cavern/files/home/{user}/results/{quote(names[0])}",
-        verify=stack.ca,
-        timeout=30,
-    )
-    assert public.status_code in {200, 403}
     page.get_by_label("Name").fill("notes.txt")
     page.get_by_label("Folder").fill(f"/home/{user}")
     page.get_by_role("button", name="Move").click()

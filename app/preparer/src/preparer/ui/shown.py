@@ -91,7 +91,7 @@ def task_shown(task: Task, pace: str = "") -> dict[str, Any]:
         "id": str(task.id),
         "tone": tone,
         "active": active,
-        "value": task.files_done + task.files_failed,
+        "value": task.files_done,
         "max": max(task.files, 1),
         "fields": {"state": word, "amount": amount, "volume": volume, "pace": pace, "info": task.info or ""},
     }
