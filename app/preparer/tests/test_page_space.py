@@ -42,7 +42,8 @@ async def running(
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     url = f"http://127.0.0.1:{runner.addresses[0][1]}/cavern"
-    async with site(tmp_path, database_url, key, monkeypatch, CAVERN_API_URL=url) as found:
+    settings = {"CAVERN_API_URL": url, "REGISTRY_URL": f"{url}/reg"}
+    async with site(tmp_path, database_url, key, monkeypatch, **settings) as found:
         yield found
     await runner.cleanup()
 
@@ -148,8 +149,8 @@ async def test_only_operators_see_how_the_service_does(running: Site) -> None:
     async with signed_in(running, "olga") as olga:
         shown = await olga.get("/prepare-data/ui/operators")
         assert shown.status_code == 200
-        # There is no broker, and the stand-in does not say whether it is available.
-        assert shown.text.count("Does not serve") == 2
+        # There is no broker, and neither does the stand-in say whether it is available, nor is there a registry.
+        assert shown.text.count("Does not serve") == 3
         assert (await olga.get("/prepare-data/ui/operators/dead-letters")).status_code == 503
         wrong = await olga.post("/prepare-data/ui/operators/mode", data={"mode": "x"}, headers=SAME)
         assert wrong.status_code == 422

@@ -64,6 +64,7 @@ from vospace_client.terms import (
 
 CAPABILITIES_AGE = 600.0
 """Seconds for which a service's capabilities are kept."""
+AVAILABILITY_TIMEOUT = aiohttp.ClientTimeout(total=5)
 XML = {"Content-Type": "text/xml"}
 
 
@@ -144,6 +145,20 @@ def broken(what: str, exc: Exception, *, sending: bool = False) -> CavernError:
         transient=True,
         away="Cavern" if is_away(exc, sending=sending) else None,
     )
+
+
+async def availability(session: aiohttp.ClientSession, url: str) -> tuple[bool, str]:
+    """Return whether the service at *url* is available, and what it says of that (VOSI 1.1). Raises `CavernError`."""
+    try:
+        async with session.get(f"{url}/availability", timeout=AVAILABILITY_TIMEOUT) as answer:
+            body = await answer.read()
+            if answer.status != 200:
+                raise fault(answer.status, body.decode(errors="replace"))
+            found = parse(body)
+    except (aiohttp.ClientError, TimeoutError, etree.XMLSyntaxError) as exc:
+        raise broken("it does not say whether it is available", exc) from exc
+    note = (found.findtext("{*}note") or "").strip()
+    return (found.findtext("{*}available") or "").strip() == "true", note
 
 
 class Cavern:
@@ -310,19 +325,6 @@ class Cavern:
             raise await self.error(job, token)
 
     # -- its state -------------------------------------------------------------------------------------------
-
-    async def availability(self) -> tuple[bool, str]:
-        """Return whether it is available, and what it says of that (VOSI 1.1 section 2.2)."""
-        try:
-            async with self.session.get(f"{self.url}/availability") as answer:
-                body = await answer.read()
-                if answer.status != 200:
-                    raise fault(answer.status, body.decode(errors="replace"))
-                found = parse(body)
-        except (aiohttp.ClientError, TimeoutError, etree.XMLSyntaxError) as exc:
-            raise broken("Cavern does not say whether it is available", exc) from exc
-        note = (found.findtext("{*}note") or "").strip()
-        return (found.findtext("{*}available") or "").strip() == "true", note
 
     async def set_state(self, state: str, token: str) -> None:
         """Set `ReadWrite`, `ReadOnly` or `Offline`, for all who use it."""

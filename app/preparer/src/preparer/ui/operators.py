@@ -7,13 +7,14 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+import aiohttp
 from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 from kombu.exceptions import OperationalError
 from sqlalchemy import func, select
 from voservice.auth import AuthenticationError
 from voservice.problems import Invalid, Problem, Unavailable
-from vospace_client.client import CavernError
+from vospace_client.client import AVAILABILITY_TIMEOUT, CavernError, availability
 
 from preparer.api.context import Caller, Context, context
 from preparer.broker.dead_letters import dead_letters
@@ -39,12 +40,33 @@ class Health:
     detail: str = ""
 
 
-async def _cavern(shared: Context) -> Health:
+async def _service(shared: Context, name: str, url: str) -> Health:
     try:
-        available, note = await shared.cavern.availability()
+        good, note = await availability(shared.cavern.session, url)
     except CavernError as exc:
-        return Health("VOSpace", False, exc.detail)
-    return Health("VOSpace", available, note)
+        return Health(name, False, exc.detail)
+    return Health(name, good, note)
+
+
+async def _registered(shared: Context) -> dict[str, str]:
+    """Return the URLs of the services of this site that the registry knows, by their names."""
+    registry, own = shared.settings.registry_url, f"{shared.settings.public_url}/"
+    found = {"VOSpace": shared.settings.cavern_api_url, "Registry": registry}
+    try:
+        async with shared.cavern.session.get(
+            f"{registry}/resource-caps", timeout=AVAILABILITY_TIMEOUT
+        ) as answer:
+            lines = (await answer.text()).splitlines() if answer.status == 200 else []
+    except (aiohttp.ClientError, TimeoutError, UnicodeDecodeError):
+        # Its own line tells.
+        return found
+    for line in lines:
+        name, _, url = (part.strip() for part in line.partition("="))
+        url = url.removesuffix("/capabilities")
+        # Others' are not asked: the registry may know services anywhere.
+        if not line.startswith("#") and url.startswith(own) and url not in found.values():
+            found[name.rpartition("/")[2]] = url
+    return found
 
 
 async def _issuer(shared: Context) -> Health:
@@ -56,14 +78,17 @@ async def _issuer(shared: Context) -> Health:
 
 
 async def _health(shared: Context) -> list[Health]:
-    """Ask the services that staging needs, all at once."""
-    cavern, issuer = await asyncio.gather(_cavern(shared), _issuer(shared))
+    """Ask all services of the site, at once."""
+    services = await _registered(shared)
+    issuer, *others = await asyncio.gather(
+        _issuer(shared), *(_service(shared, name, url) for name, url in services.items())
+    )
     broker = Health(
         "Broker",
         shared.outbox.healthy,
         "" if shared.outbox.healthy else "requests wait in the ledger until it answers",
     )
-    return [Health("Ledger", True), broker, cavern, issuer]
+    return [Health("Ledger", True), broker, issuer, *others]
 
 
 async def _workers(shared: Context) -> list[dict[str, Any]]:
