@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 from axe_playwright_python.sync_playwright import Axe
-from deployment import Deployment
+from deployment import Deployment, playbook
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 from prepare_data_client.did import DID
 
@@ -73,25 +72,13 @@ def context(chromium: Browser, stack: Deployment) -> Iterator[BrowserContext]:
     assert wrong == []
 
 
-def sign_in_code(stack: Deployment, user: str) -> str:
-    """Return a code as `make sign-in` prints it."""
-    answer = requests.post(
-        f"{stack.url}/iam/sign-in-codes",
-        data={"username": user, "password": stack.secrets["iam_user_password"]},
-        auth=("cavern-cli", stack.secrets["iam_client_cavern_cli"]),
-        verify=stack.ca,
-        timeout=30,
-    )
-    answer.raise_for_status()
-    return str(answer.json()["code"])
-
-
-def sign_in(stack: Deployment, page: Page, user: str) -> None:
+def sign_in(page: Page, user: str) -> None:
     """Sign a user in, from the root of the site to the list of tasks."""
     page.goto("/")
     page.get_by_role("link", name="Stage files").click()
     page.get_by_role("link", name="Sign in").click()
-    page.get_by_label("One-time sign-in code").fill(sign_in_code(stack, user))
+    code = playbook("playbooks/sign_in.yml", "-e", f"user={user}", callback="skasrc.cavern.messages").stdout
+    page.get_by_label("One-time sign-in code").fill(code)
     look(page, "sign-in")
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("heading", name="Tasks")).to_be_visible()
@@ -131,7 +118,7 @@ def test_files_are_staged_and_followed(
     for name in names:
         rse(DID.parse(f"testing:{name}").path(), name.encode() * 1000)
     page = context.new_page()
-    sign_in(stack, page, user)
+    sign_in(page, user)
     assert weight(page) < LARGEST_VIEW
     assert page.evaluate("document.cookie + localStorage.length + sessionStorage.length") == "00"
     expect(page.get_by_text("Nothing has been staged yet.")).to_be_visible()
@@ -172,14 +159,12 @@ def test_files_are_staged_and_followed(
     look(page, "welcome")
 
 
-def test_the_space_is_kept_in_order(
-    stack: Deployment, context: BrowserContext, user: str, tmp_path: Path
-) -> None:
+def test_the_space_is_kept_in_order(context: BrowserContext, user: str, tmp_path: Path) -> None:
     names = ["notes & <b>sums.txt", "100% ;sure#1.txt"]
     for name in names:
         (tmp_path / name).write_text(f"of {name}")
     page = context.new_page()
-    sign_in(stack, page, user)
+    sign_in(page, user)
     page.get_by_role("link", name="My space").click()
     if not SCREENSHOTS:
         page.get_by_role("button", name="Make my space").click()
