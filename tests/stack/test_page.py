@@ -18,6 +18,8 @@ from prepare_data_client.did import DID
 
 LARGEST_VIEW = 100_000
 """Bytes of the first view, with all that belongs to it."""
+PATIENCE = 30_000
+"""Milliseconds for which a view is waited for: other tests run beside this one."""
 NARROW = {"width": 360, "height": 740}
 WIDE = {"width": 1100, "height": 800}
 SCREENSHOTS = os.environ.get("CAVERN_SCREENSHOTS")
@@ -42,6 +44,7 @@ def chromium(stack: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Ite
         ["certutil", "-A", "-d", authorities, "-n", "deployment", "-t", "C,,", "-i", stack.ca],
     ):
         subprocess.run(command, check=True, capture_output=True)
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path="/usr/bin/chromium",
@@ -64,7 +67,7 @@ def context(chromium: Browser, stack: Deployment) -> Iterator[BrowserContext]:
             wrong.append(message.text)
 
     found = chromium.new_context(base_url=stack.url, viewport=WIDE, reduced_motion="reduce")  # type: ignore[arg-type]  # a dict is a ViewportSize
-    found.set_default_timeout(20_000)
+    found.set_default_timeout(PATIENCE)
     found.on("console", note)
     found.on("weberror", lambda error: wrong.append(str(error.error)))
     yield found
