@@ -11,6 +11,8 @@ import pytest
 import yaml
 from kubernetes_site import Written, by_name, write
 
+# The first run compiles what the fixtures use.
+pytestmark = pytest.mark.timeout(3600)
 VERSION = "1.34.4"
 
 # Another site's, of which only values differ: services and their settings are the same.

@@ -15,6 +15,8 @@ import pytest
 import yaml
 from kubernetes_site import Written, write
 
+# The first run compiles what the fixtures use.
+pytestmark = pytest.mark.timeout(3600)
 NAMESPACE = "cavern"
 IMAGES = ("haproxy", "iam", "nginx", "posix-mapper", "postgres", "preparer", "rabbitmq", "vospace")
 STATE = {"srcnodedb": 8001, "postgres-posixmapper": 8003, "ska-src-local-data-preparer-rabbitmq": 8002}
