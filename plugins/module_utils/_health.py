@@ -23,6 +23,7 @@ from typing import Any
 from urllib.parse import urljoin
 
 from ansible_collections.skasrc.cavern.plugins.module_utils import _docker, _engine, _http, _xml
+from ansible_collections.skasrc.cavern.plugins.module_utils._logs import printable
 
 AVAILABILITY = "{http://www.ivoa.net/xml/VOSIAvailability/v1.0}"
 
@@ -269,6 +270,8 @@ def attempt(check: Check, context: Context, timeout: float) -> tuple[dict[str, A
         "kind": check["kind"],
         "ok": passed,
         **found,
+        # It may quote what a server sent, and people read it on a terminal.
+        "message": printable(found["message"]),
     }, final
 
 

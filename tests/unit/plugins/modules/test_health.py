@@ -201,6 +201,12 @@ def test_postgres(
     assert message in found["message"]
 
 
+def test_what_a_server_says_moves_no_terminal(run_module: Any, speak: Callable[[bytes], int]) -> None:
+    port = speak(error("57P03", "starting\x1b[2J\u202eup"))
+    found = one(run_module, kind="postgres", host="127.0.0.1", port=port)
+    assert found["message"] == "the server says: starting\\x1b[2J\\u202eup"
+
+
 def test_tls(run_module: Any, tls: Callable[[int], int], tmp_path: Path) -> None:
     check = {"kind": "tls", "host": "127.0.0.1", "port": tls(30)}
     trusted = {**check, "ca_path": str(tmp_path / "cert.pem")}
