@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from fastapi import FastAPI
 from iam.app import create_app as create_issuer
-from preparer.api.app import create_app
+from preparer.app import create_app
 from preparer.ledger import MIGRATIONS
 from voservice import database
 

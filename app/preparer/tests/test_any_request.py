@@ -13,7 +13,7 @@ from cryptography.fernet import Fernet
 from fastapi import FastAPI
 from hypothesis import example, given
 from hypothesis import strategies as st
-from preparer.api.app import create_app
+from preparer.app import create_app
 from preparer.ledger import MIGRATIONS
 from voservice import database
 from voservice.auth import Identity

@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 from cavern_double import CavernDouble
 from cryptography.fernet import Fernet
-from preparer.api.app import create_app
+from preparer.app import create_app
 from preparer.ledger import MIGRATIONS
 from voservice import database
 from voservice.auth import TokenVerifier

@@ -17,6 +17,8 @@ BELOW = {
     "rucio": {"config"},
     "worker": {"config", "ledger", "broker", "staging"},
     "api": {"config", "ledger", "broker", "rucio", "staging"},
+    "ui": {"config", "ledger", "broker", "api"},
+    "app": {"config", "ledger", "broker", "rucio", "staging", "api", "ui"},
     "admin": {"config", "broker"},
 }
 

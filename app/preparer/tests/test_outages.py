@@ -284,7 +284,7 @@ def settings_of(url: str, **more: Any) -> PreparerSettings:
         cavern_api_url=f"{url}/cavern",
         abs_url_rse_root=f"{url}/rse",
         preparer_credential_key=Fernet.generate_key().decode(),
-        preparer_lease=3,
+        preparer_lease=6,
         preparer_poll=0.1,
         preparer_file_attempts=2,
         preparer_retry_delay=0.01,

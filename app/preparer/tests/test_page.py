@@ -12,7 +12,7 @@ import httpx
 import jwt
 import pytest
 from page_site import PAGE, SAME, URL, Site, signing_key, site
-from preparer.api.app import create_app
+from preparer.app import create_app
 from preparer.ledger.tables import FileState
 from preparer.ui.access import ATTEMPT, SESSION
 from preparer.ui.sealing import Seal

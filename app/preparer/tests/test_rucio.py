@@ -14,9 +14,9 @@ import httpx
 import pytest
 from cryptography.fernet import Fernet
 from prepare_data_client.did import DID
-from preparer.api.app import create_app
 from preparer.api.resolution import resolve
 from preparer.api.submission import Item, Submission
+from preparer.app import create_app
 from preparer.config import PreparerSettings
 from preparer.ledger import MIGRATIONS, NewFile
 from preparer.rucio import Rucio, path_below

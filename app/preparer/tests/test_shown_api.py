@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 from cryptography.fernet import Fernet
-from preparer.api.app import create_app
+from preparer.app import create_app
 from voservice.testing_docs import shown_api
 
 

@@ -22,7 +22,7 @@ def main() -> None:
     configure("prepare-data-core", settings.log_level)
     database.migrate(settings, MIGRATIONS)
     serve(
-        "preparer.api.app:create_app",
+        "preparer.app:create_app",
         "prepare-data-core",
         settings,
         port=8000,

@@ -1,4 +1,4 @@
-"""The API's application."""
+"""The application of core: the API, and the page above it."""
 
 from __future__ import annotations
 
