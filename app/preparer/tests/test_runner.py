@@ -75,12 +75,17 @@ class Site:
             preparer_credential_key=Fernet.generate_key().decode(),
             preparer_callback_key="key",
             preparer_callback_hosts="127.0.0.1",
-            preparer_lease=1,
+            # Longer than a busy machine stalls a process.
+            preparer_lease=6,
             preparer_poll=0.1,
             preparer_retry_delay=0.01,
             preparer_batch=100,
         )
         self.vault = Vault(self.settings)
+
+    def leases(self, seconds: int) -> None:
+        """Lease tasks for so long, where it is waited for a lease's end."""
+        self.settings = self.settings.model_copy(update={"preparer_lease": seconds})
 
     async def submit(self, count: int = 3, **more: Any) -> uuid.UUID:
         files = [NewFile(f"s:{n}", f"s/{n}", f"/home/ada/{n}", size=10) for n in range(count)]
@@ -198,12 +203,13 @@ async def test_copies_that_cannot_be_removed_now_are_removed_later(site: Site) -
 
 
 async def test_a_task_longer_than_the_lease_stays_with_its_worker(site: Site) -> None:
+    site.leases(3)
     starts = 0
 
     async def act(job: Job, files: Sequence[File]) -> None:
         nonlocal starts
         starts += 1
-        await asyncio.sleep(2.5)
+        await asyncio.sleep(4)
         await all_staged(job, files)
 
     task = await site.submit()
@@ -307,6 +313,7 @@ async def test_a_cavern_that_is_away_is_waited_for(site: Site, outage: float, st
 
 
 async def test_an_unexpected_error_costs_a_lease_and_not_the_worker(site: Site) -> None:
+    site.leases(1)
     failures = 0
 
     async def act(job: Job, files: Sequence[File]) -> None:
@@ -326,6 +333,7 @@ async def test_an_unexpected_error_costs_a_lease_and_not_the_worker(site: Site) 
 
 async def test_a_task_that_kills_its_workers_is_given_up(site: Site, tmp_path: Path) -> None:
     site.settings = site.settings.model_copy(update={"preparer_task_attempts": 2})
+    site.leases(1)
     starts = 0
 
     async def act(_job: Job, _files: Sequence[File]) -> None:

@@ -282,7 +282,8 @@ def new_service(directory: Path, database: str, source: str, **settings: str) ->
         "VOSPACE_PUSH_DESTINATIONS": f"{source}/up",
         "VOSPACE_PULL_BACKOFF": "0.01",
         "VOSPACE_PULL_ATTEMPTS": "3",
-        "VOSPACE_JOB_LEASE": "1",
+        # Longer than a busy machine stalls a process.
+        "VOSPACE_JOB_LEASE": "6",
         "VOSPACE_JOB_ATTEMPTS": "50",
         **settings,
     }
@@ -311,6 +312,12 @@ async def make_service(tmp_path: Path, database_url: str, source: Source) -> Asy
     for service in services:
         await service.kill()
         await service.client.aclose()
+
+
+@pytest.fixture
+async def mortal(make_service: MakeService) -> Service:
+    """A service that is killed, whose jobs go on soon after it starts again."""
+    return await make_service(VOSPACE_JOB_LEASE="1")
 
 
 @pytest.fixture(scope="session")

@@ -238,7 +238,7 @@ def test_a_request_is_read_in_pieces_of_any_size():
 
 
 async def test_two_processes_share_the_work_and_one_survives(make_service, source, eventually):
-    first, second = await make_service(), await make_service()
+    first, second = [await make_service(VOSPACE_JOB_LEASE="1") for _ in range(2)]
     source.delay = 0.02
     jobs = [
         await submit(first, [row(source, n, folder=f"box/{j}") for n in range(40)], concurrency=2)
@@ -307,12 +307,12 @@ async def some_results(service, job: str, seen: list[dict]) -> list[dict]:
 
 
 @pytest.mark.parametrize("if_exists", ["verify", "fail"])
-async def test_kill_during_a_bulk_pull(service, source, if_exists):
-    await bulk_under_kills(service, source, kills=4, files=1500, if_exists=if_exists)
+async def test_kill_during_a_bulk_pull(mortal, source, if_exists):
+    await bulk_under_kills(mortal, source, kills=4, files=1500, if_exists=if_exists)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("if_exists", ["verify", "fail"])
-async def test_kill_during_a_bulk_pull_50_times(service, source, if_exists):
-    await bulk_under_kills(service, source, kills=50, files=40_000, if_exists=if_exists)
+async def test_kill_during_a_bulk_pull_50_times(mortal, source, if_exists):
+    await bulk_under_kills(mortal, source, kills=50, files=40_000, if_exists=if_exists)

@@ -47,7 +47,7 @@ Start = Callable[..., Awaitable[Executor]]
 async def start(store, make_notices) -> AsyncIterator[Start]:
     executors: list[Executor] = []
 
-    async def start(runner, slots: int = 4, lease: float = 1.0, **options) -> Executor:
+    async def start(runner, slots: int = 4, lease: float = 6, **options) -> Executor:
         notices = make_notices()
         executor = Executor(store, notices, [Pool(slots, {"test": runner})], lease=lease, **options)
         await notices.start()

@@ -702,21 +702,21 @@ async def round_of_transfers(service, source, eventually, number: int, chance: r
     return [new, replaced]
 
 
-async def test_kill_during_transfers(service, source, eventually):
+async def test_kill_during_transfers(mortal, source, eventually):
     chance = random.Random(SEED)
     for number in range(4):
-        await round_of_transfers(service, source, eventually, number, chance)
-    assert service.leftovers() == []
+        await round_of_transfers(mortal, source, eventually, number, chance)
+    assert mortal.leftovers() == []
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-async def test_kill_during_transfers_100_times(service, source, eventually, record_property):
+async def test_kill_during_transfers_100_times(mortal, source, eventually, record_property):
     chance = random.Random(SEED)
     ends: Counter[str] = Counter()
     for number in range(100):
-        ends.update(await round_of_transfers(service, source, eventually, number, chance))
+        ends.update(await round_of_transfers(mortal, source, eventually, number, chance))
     record_property("uploads", dict(ends))
     print(f"100 kills, {dict(ends)} uploads")
     assert min(ends["stored"], ends["interrupted"]) > 0
-    assert service.leftovers() == []
+    assert mortal.leftovers() == []
