@@ -13,15 +13,23 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from deployment import Deployment, playbook
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    ViewportSize,
+    expect,
+    sync_playwright,
+)
 from prepare_data_client.did import DID
 
 LARGEST_VIEW = 100_000
 """Bytes of the first view, with all that belongs to it."""
 PATIENCE = 30_000
 """Milliseconds for which a view is waited for: other tests run beside this one."""
-NARROW = {"width": 360, "height": 740}
-WIDE = {"width": 1100, "height": 800}
+NARROW: ViewportSize = {"width": 360, "height": 740}
+WIDE: ViewportSize = {"width": 1100, "height": 800}
 SCREENSHOTS = os.environ.get("CAVERN_SCREENSHOTS")
 """Directory for pictures of the views, for the documentation."""
 
@@ -66,7 +74,7 @@ def context(chromium: Browser, stack: Deployment) -> Iterator[BrowserContext]:
         if message.type in {"error", "warning"} and "net::ERR_NETWORK_CHANGED" not in message.text:
             wrong.append(message.text)
 
-    found = chromium.new_context(base_url=stack.url, viewport=WIDE, reduced_motion="reduce")  # type: ignore[arg-type]  # a dict is a ViewportSize
+    found = chromium.new_context(base_url=stack.url, viewport=WIDE, reduced_motion="reduce")
     found.set_default_timeout(PATIENCE)
     found.on("console", note)
     found.on("weberror", lambda error: wrong.append(str(error.error)))
@@ -95,10 +103,10 @@ def look(page: Page, name: str) -> None:
     page.emulate_media(color_scheme="light")
     serious = [entry for entry in found if entry["impact"] in {"serious", "critical"}]
     assert serious == [], [(entry["id"], entry["nodes"][0]["html"]) for entry in serious]
-    page.set_viewport_size(NARROW)  # type: ignore[arg-type]  # a dict is a ViewportSize
+    page.set_viewport_size(NARROW)
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= NARROW["width"], f"{name} is {width} px wide"
-    page.set_viewport_size(WIDE)  # type: ignore[arg-type]  # a dict is a ViewportSize
+    page.set_viewport_size(WIDE)
     if SCREENSHOTS:
         picture = Path(SCREENSHOTS) / f"page-{name}.png"
         page.screenshot(path=picture, full_page=False)

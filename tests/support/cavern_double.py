@@ -130,9 +130,14 @@ class CavernDouble:
         )
 
     def _child(self, path: str) -> str:
-        size = f'<v:property uri="{CORE}length">{len(self.nodes[path] or b"")}</v:property>'
+        content = self.nodes[path]
+        kind = "ContainerNode" if content is None else "DataNode"
+        size = f'<v:property uri="{CORE}length">{len(content or b"")}</v:property>'
         uri = escape(encode_node_path(path))
-        return f'<v:node uri="vos://opencadc.org~cavern{uri}"><v:properties>{size}</v:properties></v:node>'
+        return (
+            f'<v:node uri="vos://opencadc.org~cavern{uri}" xsi:type="v:{kind}">'
+            f"<v:properties>{size}</v:properties></v:node>"
+        )
 
     async def get_file(self, request: web.Request) -> web.Response:
         content = self.nodes["/" + request.match_info["path"]]

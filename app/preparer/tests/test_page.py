@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import time
 from collections.abc import AsyncIterator
@@ -14,7 +15,7 @@ import pytest
 from page_site import PAGE, SAME, URL, Site, signing_key, site
 from preparer.app import create_app
 from preparer.ledger.tables import FileState
-from preparer.ui.access import ATTEMPT, SESSION
+from preparer.ui.access import ATTEMPT, SESSION, Page
 from preparer.ui.sealing import Seal
 from preparer.ui.sessions import Tokens, sessions
 from preparer.ui.sign_in import own_place
@@ -254,7 +255,8 @@ async def test_the_session_is_of_the_page_and_not_of_the_api(ada: httpx.AsyncCli
 
 
 async def test_tokens_are_renewed_once_for_all_who_wait(running: Site, ada: httpx.AsyncClient) -> None:
-    own = running.app.state.page.sessions
+    page: Page = running.app.state.page
+    own = page.sessions
     secret = ada.cookies[SESSION]
     before = await own.find(secret)
     assert before is not None
@@ -262,10 +264,10 @@ async def test_tokens_are_renewed_once_for_all_who_wait(running: Site, ada: http
 
     async def obtain(tokens: Tokens) -> Tokens | None:
         asked.append(tokens)
-        return await running.app.state.page.sign_in.refresh(tokens)  # type: ignore[no-any-return]  # of Any
+        return await page.sign_in.refresh(tokens)
 
     async def renew() -> Tokens | None:
-        return await own.renew(secret, before, obtain)  # type: ignore[no-any-return]  # of Any
+        return await own.renew(secret, before, obtain)
 
     first = await renew()
     assert first == await renew()
@@ -273,6 +275,28 @@ async def test_tokens_are_renewed_once_for_all_who_wait(running: Site, ada: http
     assert first is not None
     assert first.access != before.access
     assert (await ada.get("/prepare-data/ui/tasks")).status_code == 200
+
+
+async def test_an_issuer_that_is_slow_to_renew_leaves_the_rest_of_the_database_to_others(
+    running: Site, ada: httpx.AsyncClient
+) -> None:
+    page: Page = running.app.state.page
+    begun, answers = asyncio.Event(), asyncio.Event()
+    tokens = Tokens("access", 0, "refresh")
+
+    async def obtain(_: Tokens) -> None:
+        begun.set()
+        await answers.wait()
+
+    secrets = [await page.sessions.begin(f"user{number}", tokens, None) for number in range(40)]
+    renewals = [asyncio.create_task(page.sessions.renew(secret, tokens, obtain)) for secret in secrets]
+    try:
+        await begun.wait()
+        async with asyncio.timeout(10):
+            assert (await ada.get("/prepare-data/ready")).status_code == 200
+    finally:
+        answers.set()
+        assert await asyncio.gather(*renewals) == [None] * len(secrets)
 
 
 async def expire(running: Site, secret: str, seconds: float = 0) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +12,8 @@ import httpx
 import pytest
 from aiohttp import web
 from cavern_double import CavernDouble
-from page_site import SAME, URL, Site, signing_key, site
+from page_site import PAGE, SAME, URL, Site, signing_key, site
+from preparer.ui import tasks
 from voservice.testing import database_url, postgres
 from vospace_client.terms import GROUP_READ, INHERIT, PUBLIC
 
@@ -129,6 +131,18 @@ async def test_folders_moves_and_shares(running: Site, cavern: CavernDouble) -> 
         assert (await post("node", "/results/y z", do="delete")).status_code == 303
         assert "/home/ada/results/y z" not in cavern.nodes
         assert (await post("node", "/results", do="explode")).status_code == 422
+
+
+async def test_folders_are_offered_from_the_first_of_many_nodes(
+    running: Site, cavern: CavernDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cavern.nodes |= {"/home/ada/a": None, "/home/ada/b": b"file", "/home/ada/c": None, "/home/ada/d": None}
+    monkeypatch.setattr(tasks, "LOOKED_AT", 4)
+    async with signed_in(running) as ada:
+        shown = (await ada.get(f"{PAGE}/new")).text
+    offered = re.search("<datalist.*?</datalist>", shown, re.DOTALL)
+    assert offered is not None
+    assert re.findall('value="([^"]*)"', offered[0]) == ["a", "c"]
 
 
 async def test_a_refusal_of_cavern_is_told(running: Site, cavern: CavernDouble) -> None:

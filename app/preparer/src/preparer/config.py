@@ -183,6 +183,10 @@ class PreparerSettings(ServiceSettings):
             )
         ]
 
+    def home_of(self, username: str) -> str:
+        """Return the path of a user's area."""
+        return f"{self.preparer_home}/{username}"
+
     @model_validator(mode="after")
     def _rucio(self) -> Self:
         account = self.preparer_rucio_account

@@ -149,5 +149,5 @@ async def _staged(shared: Context, who: Caller, files: Sequence[NewFile]) -> dic
 
 async def _quota_left(shared: Context, who: Caller) -> int | None:
     """Return the bytes left in the user's area, or None without a quota."""
-    node = await shared.cavern.node(f"{shared.settings.preparer_home}/{who.identity.username}", who.token)
+    node = await shared.cavern.node(shared.settings.home_of(who.identity.username), who.token)
     return node.quota_left if node else None

@@ -143,7 +143,7 @@ class Submission:
             raise BadItem("md5", "must be 32 hexadecimal digits")
         if item.adler32 is not None and not ADLER32.fullmatch(item.adler32):
             raise BadItem("adler32", "must be up to 8 hexadecimal digits")
-        home = f"{self.settings.preparer_home}/{caller.identity.username}"
+        home = self.settings.home_of(caller.identity.username)
         target = "/".join([home, *directory, did.relative_name])
         return NewFile(
             str(did),

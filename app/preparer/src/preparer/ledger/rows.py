@@ -61,6 +61,15 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class BusyWorker:
+    """A worker that holds tasks: their number, and the time at which the first of its leases runs out."""
+
+    name: str
+    tasks: int
+    lease: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """A row of the table `tasks`, with its columns in their order."""
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy import func, select
 
 from preparer.ledger.queries import Queries
+from preparer.ledger.rows import BusyWorker
 from preparer.ledger.tables import IS_ACTIVE, FileState, TaskState, files, now, tasks
 
 
@@ -40,3 +43,14 @@ class Statistics(Queries):
                 select(func.extract("epoch", now - func.min(tasks.c.created))).where(IS_ACTIVE)
             )
             return float(age or 0.0)
+
+    async def workers(self) -> Sequence[BusyWorker]:
+        """Return the workers that hold tasks, by their names."""
+        query = (
+            select(tasks.c.worker, func.count(), func.min(tasks.c.lease))
+            .where(tasks.c.state == TaskState.RUNNING, tasks.c.worker.is_not(None))
+            .group_by(tasks.c.worker)
+            .order_by(tasks.c.worker)
+        )
+        async with self._single.connect() as connection:
+            return [BusyWorker(*row) for row in await connection.execute(query)]

@@ -58,10 +58,6 @@ class CavernApproach(Approach):
         self.credentials = credentials
         self.bulk = BulkPull(settings, cavern, self.row, rses.name_of)
 
-    def home(self, username: str) -> str:
-        """Return the path of a user's area."""
-        return f"{self.settings.preparer_home}/{username}"
-
     async def _administrator(self) -> str:
         token = self.settings.cavern_api_token.get_secret_value()
         if token:
@@ -75,7 +71,7 @@ class CavernApproach(Approach):
 
     async def _ensure_home(self, task: Task, token: str) -> Node | None:
         """Return the user's area, and create it, with its quota, for the user's first file."""
-        home = self.home(task.username)
+        home = self.settings.home_of(task.username)
         logger.info("Ensuring user directory %s", home)
         node = await self.cavern.node(home, token)
         if node is None:
@@ -111,7 +107,7 @@ class CavernApproach(Approach):
         if needed > room:
             raise StagingError(
                 "QuotaExceeded",
-                f"the files need {needed} bytes, and {room} are left of the quota of {self.home(job.task.username)}",
+                f"the files need {needed} bytes, and {room} are left of the quota of {self.settings.home_of(job.task.username)}",
             )
 
     async def _sizes(self, job: Job, files: Sequence[File]) -> list[int]:
@@ -161,7 +157,7 @@ class CavernApproach(Approach):
         except CavernError as exc:
             raise StagingError.of(exc) from exc
         files = [*pulled, *relayed]
-        containers = Containers(self.cavern, self.home(job.task.username), job.token)
+        containers = Containers(self.cavern, self.settings.home_of(job.task.username), job.token)
         await side_by_side(
             files, self.settings.preparer_file_concurrency, partial(self._one, job, containers)
         )

@@ -11,15 +11,12 @@ import aiohttp
 from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 from kombu.exceptions import OperationalError
-from sqlalchemy import func, select
 from voservice.auth import AuthenticationError
 from voservice.problems import Invalid, Problem, Unavailable
 from vospace_client.client import AVAILABILITY_TIMEOUT, CavernError, availability
 
 from preparer.api.context import Caller, Context, context
 from preparer.broker.dead_letters import dead_letters
-from preparer.ledger import TaskState
-from preparer.ledger.tables import tasks
 from preparer.ui.access import Form, Operator, page
 from preparer.ui.refusals import refusal
 from preparer.ui.shown import STATES, moment
@@ -91,18 +88,6 @@ async def _health(shared: Context) -> list[Health]:
     return [Health("Ledger", True), broker, issuer, *others]
 
 
-async def _workers(shared: Context) -> list[dict[str, Any]]:
-    """Return the workers that hold tasks, each with their number and the end of its nearest lease."""
-    query = (
-        select(tasks.c.worker, func.count().label("tasks"), func.min(tasks.c.lease).label("lease"))
-        .where(tasks.c.state == TaskState.RUNNING, tasks.c.worker.is_not(None))
-        .group_by(tasks.c.worker)
-        .order_by(tasks.c.worker)
-    )
-    async with shared.ledger.engine.connect() as connection:
-        return [dict(row) for row in (await connection.execute(query)).mappings()]
-
-
 @router.get("/operators")
 async def overview(request: Request, who: Operator) -> Response:
     """Show how the service is doing."""
@@ -119,7 +104,7 @@ async def _overview(request: Request, who: Caller, error: Problem | None = None)
         health=await _health(shared),
         counts=[(word, tone, counts.get(state, 0)) for state, (word, tone) in STATES.items()],
         oldest=await shared.ledger.oldest_waiting(),
-        workers=await _workers(shared),
+        workers=await shared.ledger.workers(),
         modes=MODES,
         error=error,
         moment=moment,

@@ -6,6 +6,7 @@ lets anybody act as a user.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import secrets
@@ -36,6 +37,8 @@ from preparer.ui.sealing import Seal
 
 MOST = 20
 """Sessions of one user; the oldest one makes room for a new one."""
+RENEWING = 4
+"""Sessions that are renewed at a time: each keeps a connection while the issuer answers, and others want some too."""
 metadata = MetaData()
 now = func.clock_timestamp()
 sessions = Table(
@@ -69,6 +72,7 @@ class Sessions:
         self._engine = engine
         self._single = database.reader(engine)
         self._seal = Seal(settings, "session")
+        self._renewing = asyncio.Semaphore(RENEWING)
         self.age = settings.preparer_page_session
         """Seconds after which a session ends."""
 
@@ -106,7 +110,7 @@ class Sessions:
         self, secret: str, used: Tokens, obtain: Callable[[Tokens], Awaitable[Tokens | None]]
     ) -> Tokens | None:
         """Return tokens newer than *used*, which one of all processes obtains; None ends the session."""
-        async with self._engine.begin() as connection:
+        async with self._renewing, self._engine.begin() as connection:
             present = self._read(await connection.scalar(_find(secret).with_for_update()))
             if present is None or present.access != used.access:
                 return present

@@ -41,11 +41,6 @@ _MEDIA_TYPE = re.compile(
 )
 
 
-def home_of(shared: Context, who: Caller) -> str:
-    """Return the path of the user's own area."""
-    return f"{shared.settings.preparer_home}/{who.identity.username}"
-
-
 def _path(text: str) -> str:
     """Return a path with a slash in front and none at its end. Raises `NotFound` for what is no path of a node."""
     text = text.strip("/")
@@ -97,7 +92,7 @@ def _shown(node: Node) -> dict[str, Any]:
 @router.get("/space")
 async def own_space(request: Request, who: Visitor) -> Response:
     """Lead to the user's own area."""
-    return RedirectResponse(f"{page(request).base}/space{quote(home_of(context(request), who))}", 303)
+    return RedirectResponse(f"{page(request).base}/space{quote(context(request).settings.home_of(who.identity.username))}", 303)
 
 
 @router.get("/space/{path:path}")
@@ -112,7 +107,7 @@ async def _listing(
     request: Request, who: Caller, path: str, start: str | None = None, error: Problem | None = None
 ) -> Response:
     shared, own = context(request), page(request)
-    home = home_of(shared, who)
+    home = shared.settings.home_of(who.identity.username)
     node: Node | None = None
     children: dict[str, Node] = {}
     following = None
@@ -167,7 +162,7 @@ async def make(request: Request, who: Visitor, path: str, fields: Form) -> Respo
     """Make a folder in a container, or the user's own area."""
     place, shared = _path(path), context(request)
     try:
-        if fields.get("do") == "area" and place == home_of(shared, who):
+        if fields.get("do") == "area" and place == shared.settings.home_of(who.identity.username):
             await _make_area(shared, who, place)
         else:
             name = _name(fields.get("name", ""))

@@ -40,7 +40,9 @@ STREAM = 600.0
 QUIET = 10.0
 LOOK, IDLE = 0.7, 3.0
 """Seconds between two looks into the ledger, while something is under way and while nothing is."""
-MOST_FOLDERS = 200
+LOOKED_AT = 500
+"""Nodes of a user's area among which folders are sought, to choose from."""
+_FILE: dict[str, Any] = dict.fromkeys(v1.FileRequest.model_fields)
 
 
 @router.get("/tasks")
@@ -236,9 +238,6 @@ def _request(fields: Mapping[str, str]) -> tuple[list[int], v1.TaskRequest]:
     return [number for number, _ in found], body
 
 
-_FILE: dict[str, Any] = dict.fromkeys(v1.FileRequest.model_fields)
-
-
 def _by_line(exc: Invalid, lines: Sequence[int]) -> list[str]:
     """Return what is wrong with which line."""
     told = []
@@ -268,7 +267,7 @@ async def _new_page(
         rses=[element.name for element in shared.settings.rses],
         folders=await _folders(shared, who),
         lifetimes=LIFETIMES,
-        home=f"{shared.settings.preparer_home}/{who.identity.username}",
+        home=shared.settings.home_of(who.identity.username),
         estimated=estimated,
         error=error,
         problems=problems,
@@ -280,12 +279,12 @@ async def _new_page(
 
 async def _folders(shared: Context, who: Caller) -> list[str]:
     """Return the folders of the user's area, to choose from; none while Cavern does not answer."""
-    home = f"{shared.settings.preparer_home}/{who.identity.username}"
+    home = shared.settings.home_of(who.identity.username)
     try:
-        children = await shared.cavern.children(home, who.token)
+        _, children, _ = await shared.cavern.listing(home, who.token, LOOKED_AT)
     except CavernError:
         return []
-    return sorted(name for name, node in children.items() if node.kind == "ContainerNode")[:MOST_FOLDERS]
+    return sorted(name for name, node in children.items() if node.kind == "ContainerNode")
 
 
 async def _change(
