@@ -13,7 +13,7 @@ from amqp.exceptions import ConnectionForced
 from kombu.exceptions import OperationalError
 from preparer import broker
 from preparer.broker import Outbox
-from preparer.broker.dead_letters import task_of
+from preparer.broker.dead_letters import dead_letters, task_of
 from preparer.config import PreparerSettings
 
 
@@ -59,6 +59,18 @@ async def test_messages_wait_for_the_broker(failure: Exception, monkeypatch: pyt
     assert sent == expected
     assert states[:3] == [False, False, False]
     assert states[-1]
+
+
+def test_a_broker_that_is_away_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait(seconds: float) -> None:
+        pytest.fail(f"waits for {seconds} s")
+
+    monkeypatch.setattr("kombu.utils.functional.sleep", wait)
+    application = broker.create(PreparerSettings(celery_broker_url="amqp://user@127.0.0.1:1//"))
+    with pytest.raises(OperationalError):
+        list(dead_letters(application, 1, replay=False))
+    with pytest.raises(OperationalError):
+        Outbox(application, ledger=None)._publish([])
 
 
 def test_messages_are_durable_confirmed_and_hold_an_identifier_alone() -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
 from urllib.parse import quote, urlsplit
 
 from celery import Celery
-from kombu import Exchange, Queue
+from kombu import Connection, Exchange, Queue
 
 from preparer.config import PreparerSettings
 
@@ -77,14 +76,23 @@ def create(settings: PreparerSettings) -> Celery:
     return application
 
 
-def declare(application: Celery) -> None:
-    """Declare the work queue and the dead-letter queue."""
-    with application.connection_for_write() as connection:
+def connect(application: Celery) -> Connection:
+    """Return a connection to the broker, which has the work queue and the dead-letter queue.
+
+    Raises `OperationalError` at once if the broker does not answer: whoever needs it comes again.
+    """
+    connection = application.connection_for_write()
+    try:
+        connection.ensure_connection(max_retries=1, interval_start=0)
         for queue in (DEAD_LETTER_QUEUE, WORK_QUEUE):
             queue(connection.default_channel).declare()
+    except BaseException:
+        connection.release()
+        raise
+    return connection
 
 
-def publish(application: Celery, task: str, connection: Any = None) -> None:
+def publish(application: Celery, task: str, connection: Connection) -> None:
     """Publish the message of a task, and wait for the broker to confirm it."""
     application.send_task(
         TASK, args=[task], queue=QUEUE, connection=connection, confirm_timeout=CONFIRM_TIMEOUT

@@ -9,7 +9,7 @@ from typing import Any
 
 from celery import Celery
 
-from preparer.broker.app import DEAD_LETTER_QUEUE, declare, publish
+from preparer.broker.app import DEAD_LETTER_QUEUE, connect, publish
 
 
 def task_of(body: bytes | str | None) -> str | None:
@@ -25,9 +25,8 @@ def dead_letters(application: Celery, limit: int, *, replay: bool) -> Iterator[d
 
     A message that names no task stays, since there is nothing to publish.
     """
-    declare(application)
     count = 0
-    with application.connection_for_write() as connection:
+    with connect(application) as connection:
         queue = DEAD_LETTER_QUEUE(connection.default_channel)
         held = []
         while count < limit and (message := queue.get()) is not None:
@@ -35,7 +34,7 @@ def dead_letters(application: Celery, limit: int, *, replay: bool) -> Iterator[d
             task = task_of(message.body)
             yield {"task": task, "died": message.headers.get("x-death")}
             if replay and task is not None:
-                publish(application, task)
+                publish(application, task, connection)
                 message.ack()
             else:
                 held.append(message)

@@ -9,13 +9,13 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Sequence
-from typing import Any
 
 from celery import Celery
+from kombu import Connection
 from kombu.exceptions import OperationalError
 from sqlalchemy.exc import DBAPIError
 
-from preparer.broker.app import declare, publish
+from preparer.broker.app import connect, publish
 from preparer.ledger import Ledger
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Outbox:
         self.interval = interval
         self._wake = asyncio.Event()
         # Opened with the first message, and kept: to open one for each would take longer than to publish.
-        self._connection: Any = None
+        self._connection: Connection | None = None
         self.healthy = False
 
     def notify(self) -> None:
@@ -70,9 +70,7 @@ class Outbox:
     def _publish(self, waiting: Sequence[uuid.UUID]) -> None:
         try:
             if self._connection is None:
-                declare(self.application)
-                self._connection = self.application.connection_for_write()
-                self._connection.ensure_connection(max_retries=1, timeout=5)
+                self._connection = connect(self.application)
             for task in waiting:
                 publish(self.application, str(task), self._connection)
         except BaseException:

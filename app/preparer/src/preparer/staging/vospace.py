@@ -107,7 +107,8 @@ class CavernApproach(Approach):
         if needed > room:
             raise StagingError(
                 "QuotaExceeded",
-                f"the files need {needed} bytes, and {room} are left of the quota of {self.settings.home_of(job.task.username)}",
+                f"the files need {needed} bytes, and {room} are left of the quota of"
+                f" {self.settings.home_of(job.task.username)}",
             )
 
     async def _sizes(self, job: Job, files: Sequence[File]) -> list[int]:

@@ -92,7 +92,9 @@ def _shown(node: Node) -> dict[str, Any]:
 @router.get("/space")
 async def own_space(request: Request, who: Visitor) -> Response:
     """Lead to the user's own area."""
-    return RedirectResponse(f"{page(request).base}/space{quote(context(request).settings.home_of(who.identity.username))}", 303)
+    return RedirectResponse(
+        f"{page(request).base}/space{quote(context(request).settings.home_of(who.identity.username))}", 303
+    )
 
 
 @router.get("/space/{path:path}")
