@@ -9,6 +9,7 @@ import os
 import random
 import zlib
 
+import asyncpg
 import httpx
 import pytest
 from vospace.bulk.request import RequestReader
@@ -264,6 +265,25 @@ async def test_a_closed_reader_does_no_harm(service, source):
             f"{job}/results/files", headers=service.as_user("ada"), timeout=httpx.Timeout(5, read=0.01)
         )
     assert await service.ended(job) == "COMPLETED"
+
+
+@pytest.mark.timeout(120)
+async def test_a_job_that_loses_the_database_with_much_to_do_goes_on(mortal, source, eventually):
+    """More rows are resolved than are fetched when the first batch cannot be written."""
+    source.delay = 0.01
+    rows = [row(source, n) for n in range(1500)]
+    connection = await asyncpg.connect(mortal.environment["DATABASE_URL"])
+    job = await submit(mortal, rows, concurrency=4)
+    await eventually(lambda: results(mortal, job, follow="false"))
+    await connection.execute("ALTER TABLE vospace.bulk_row RENAME TO away")
+    await eventually(lambda: "The job lost the database" in mortal.log.read_text())
+    await connection.execute("ALTER TABLE vospace.away RENAME TO bulk_row")
+    await connection.close()
+    source.delay = 0
+    assert await mortal.ended(job) == "COMPLETED"
+    lines = await results(mortal, job)
+    assert sorted(line["row"] for line in lines) == list(range(1500))
+    assert mortal.leftovers() == []
 
 
 async def bulk_under_kills(service, source, kills: int, files: int, if_exists: str) -> None:

@@ -128,13 +128,12 @@ class _Pull:
                 group.create_task(self._stage_all())
                 group.create_task(self._place_all())
                 workers = [group.create_task(self._fetch_all(todo)) for _ in range(self._workers)]
-                try:
-                    async with aclosing(self._resolve_all()) as targets:
-                        async for target in targets:
-                            await todo.put(target)
-                finally:
-                    for _ in workers:
-                        todo.put_nowait(None) if not todo.full() else await todo.put(None)
+                async with aclosing(self._resolve_all()) as targets:
+                    async for target in targets:
+                        await _hand_over(todo, target)
+                # After a failure there is nobody left to take these: the group has cancelled the workers.
+                for _ in workers:
+                    await todo.put(None)
                 await asyncio.wait(workers)
                 await self._arrivals.put(None)
         except BaseExceptionGroup as group_error:
@@ -177,31 +176,34 @@ class _Pull:
 
     async def _fetch_all(self, todo: asyncio.Queue[Target | None]) -> None:
         while (target := await todo.get()) is not None:
-            target.started = time.time()
-            begin = partial(self._space.upload_at, target.place, target.exists)
-            receiver = Receiver(begin, buffer=SMALL)
+            receiver = Receiver(partial(self._space.upload_at, target.place, target.exists), buffer=SMALL)
             try:
-                left = (
-                    await in_thread(self._space.quota_left, target.place)
-                    if target.place.access.quota
-                    else None
-                )
-                fetched = await self._fetcher.fetch(
-                    target.row.sources, receiver, target.row.expected, left, trusted=self._trusted
-                )
-            except Exception as error:
-                await receiver.close()
-                target.close()
-                await self._arrivals.put(_unfetched(target, error))
+                item = await self._fetch(target, receiver)
+                if isinstance(item, Arrived):
+                    async with self._buffer_freed:
+                        await self._buffer_freed.wait_for(lambda: self._waiting < 2 * BATCH_BYTES)
+                        self._waiting += receiver.buffered
+                await self._arrivals.put(item)
             except BaseException:
                 await receiver.close()
                 target.close()
                 raise
-            else:
-                async with self._buffer_freed:
-                    await self._buffer_freed.wait_for(lambda: self._waiting < 2 * BATCH_BYTES)
-                    self._waiting += receiver.buffered
-                await self._arrivals.put(Arrived(target, receiver, fetched))
+            if isinstance(item, Finished):
+                await receiver.close()
+                target.close()
+
+    async def _fetch(self, target: Target, receiver: Receiver) -> Arrived | Finished:
+        target.started = time.time()
+        try:
+            left = (
+                await in_thread(self._space.quota_left, target.place) if target.place.access.quota else None
+            )
+            fetched = await self._fetcher.fetch(
+                target.row.sources, receiver, target.row.expected, left, trusted=self._trusted
+            )
+        except Exception as error:
+            return _unfetched(target, error)
+        return Arrived(target, receiver, fetched)
 
     # Batches.
 
@@ -233,17 +235,19 @@ class _Pull:
         if first is None:
             return [], False
         batch, size = [first], 0
-        deadline = asyncio.get_running_loop().time() + BATCH_SECONDS
-        while len(batch) < BATCH_FILES and size < BATCH_BYTES:
-            try:
-                async with asyncio.timeout_at(deadline):
+        try:
+            async with asyncio.timeout(BATCH_SECONDS):
+                while len(batch) < BATCH_FILES and size < BATCH_BYTES:
                     item = await self._arrivals.get()
-            except TimeoutError:
-                break
-            if item is None:
-                return batch, False
-            batch.append(item)
-            size += item.receiver.buffered if isinstance(item, Arrived) else 0
+                    if item is None:
+                        return batch, False
+                    batch.append(item)
+                    size += item.receiver.buffered if isinstance(item, Arrived) else 0
+        except TimeoutError:
+            pass
+        except BaseException:
+            await self._close(Batch(batch))
+            raise
         return batch, True
 
     async def _close(self, batch: Batch) -> None:
@@ -299,6 +303,15 @@ class _Pull:
             upload.close()
         for directory in directories.values():
             directory.sync()
+
+
+async def _hand_over(todo: asyncio.Queue[Target | None], target: Target) -> None:
+    """Put a target into a queue; it is closed if it gets no place there."""
+    try:
+        await todo.put(target)
+    except BaseException:
+        target.close()
+        raise
 
 
 def _finished(item: Arrived, state: RowState) -> Finished:
