@@ -335,6 +335,25 @@ async def test_a_task_that_waits_is_nobodys_until_its_time_and_others_have_its_p
     assert (await claim(ledger)).id == second
 
 
+async def test_a_claim_is_told_once_for_a_worker_and_an_attempt(ledger: Ledger) -> None:
+    """However often a task that waits comes back."""
+    task, _ = await submit(ledger, request(1))
+    now = datetime.now(UTC)
+    for worker in ("w1", "w1", "w2", "w1", "w2"):
+        await claim(ledger, worker)
+        await ledger.postpone(worker, task, now, "waits")
+    await claim(ledger, "w1")
+    await lose_worker(ledger, task)
+    await claim(ledger, "w1")
+    async with ledger.engine.connect() as connection:
+        told = await connection.execute(
+            text(
+                "SELECT detail->>'worker', detail->>'attempt' FROM events WHERE kind = 'claimed' ORDER BY id"
+            )
+        )
+        assert [tuple(row) for row in told] == [("w1", "1"), ("w2", "1"), ("w1", "2")]
+
+
 async def test_tasks_are_counted_by_state_without_what_the_library_gives_up(ledger: Ledger) -> None:
     for _ in range(3):
         await submit(ledger, request(1))

@@ -6,12 +6,12 @@ import uuid
 from collections.abc import Collection, Sequence
 from datetime import datetime
 
-from sqlalchemy import case, func, or_, update
+from sqlalchemy import case, func, or_, select, update
 from voservice.jobs import LeaseTable
 
 from preparer.ledger.queries import Queries, add_event
 from preparer.ledger.rows import Task
-from preparer.ledger.tables import TaskState, tasks
+from preparer.ledger.tables import TaskState, events, tasks
 
 LEASES = LeaseTable(
     tasks,
@@ -54,8 +54,18 @@ class Leases(Queries):
                 not_before=None,
                 info=None,
             )
+            # A task that waits for tape comes back to its worker thousands of times, which is told once.
+            known = await connection.execute(
+                select(events.c.task, events.c.detail["attempt"].as_integer()).where(
+                    events.c.task.in_([row.id for row in rows]),
+                    events.c.kind == "claimed",
+                    events.c.detail["worker"].as_string() == worker,
+                )
+            )
+            told = {(task, attempt) for task, attempt in known}
             for row in rows:
-                await add_event(connection, row.id, "claimed", worker=worker, attempt=row.attempts)
+                if (row.id, row.attempts) not in told:
+                    await add_event(connection, row.id, "claimed", worker=worker, attempt=row.attempts)
         return [Task.of(row) for row in rows]
 
     async def renew(self, worker: str, lease: float, held: Collection[uuid.UUID]) -> dict[uuid.UUID, bool]:
