@@ -135,6 +135,7 @@ def test_a_backup_comes_back_into_an_empty_machine(site: Site, tmp_path: Path) -
     assert smoked(site)
 
 
+@pytest.mark.slow
 def test_the_same_services_by_compose(site: Site) -> None:
     images = {name: container.image.id for name, container in site.containers().items()}
     compose = Compose(site, lambda book: site.run(book=book))

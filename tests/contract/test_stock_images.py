@@ -34,6 +34,7 @@ def test_everything_works_over_them_and_a_second_run_changes_nothing(stock: Site
     assert "Smoke test passed" in stock.run(book="playbooks/smoke.yml", **CHOSEN).stdout
 
 
+@pytest.mark.slow
 def test_the_embedded_services_work_over_them_too(stock: Site) -> None:
     stock.run(contract_flavour="embedded", **CHOSEN)
     smoked = stock.run(book="playbooks/smoke.yml", contract_flavour="embedded", **CHOSEN)

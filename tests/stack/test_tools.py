@@ -115,7 +115,7 @@ def test_a_watched_status_is_drawn_again_until_it_is_interrupted(stack: Deployme
             drawn += os.read(controller, 65536)
     finally:
         os.killpg(watching.pid, signal.SIGINT)
-        watching.wait(timeout=30)
+        watching.wait(timeout=120)
         os.close(controller)
     assert watching.returncode != 0
 

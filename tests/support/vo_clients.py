@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import subprocess
@@ -21,18 +22,15 @@ def clients() -> Path:
     """Directory of the clients' programs; installed when the list of clients changes."""
     mark = ENVIRONMENT / "requirements.sha256"
     wanted = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
-    if not mark.exists() or mark.read_text() != wanted:
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], check=True)
-        pip = [
-            str(ENVIRONMENT / "bin/pip"),
-            "install",
-            "--quiet",
-            "--require-hashes",
-            "-r",
-            str(REQUIREMENTS),
-        ]
-        subprocess.run(pip, check=True)
-        mark.write_text(wanted)
+    ENVIRONMENT.parent.mkdir(exist_ok=True)
+    with ENVIRONMENT.with_suffix(".lock").open("w") as lock:
+        # Tests of several deployments run side by side.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not mark.exists() or mark.read_text() != wanted:
+            subprocess.run([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], check=True)
+            pip = [str(ENVIRONMENT / "bin/pip"), "install", "--quiet", "--require-hashes"]
+            subprocess.run([*pip, "-r", str(REQUIREMENTS)], check=True)
+            mark.write_text(wanted)
     return ENVIRONMENT / "bin"
 
 
