@@ -62,6 +62,7 @@ FIELDS: dict[str, Any] = {
     "port": {"type": "int"},
     "further_ports": {"type": "list", "elements": "int"},
     "metrics": {"type": "int"},
+    "monitors": {"type": "bool"},
     "image": {"type": "str"},
     "build": {"type": "dict", "options": BUILD},
     "options": {"type": "dict"},
@@ -300,6 +301,9 @@ def _completed(
         "ports": sorted(ports),
         "image": image if "/" in image or ":" in image else f"{image_prefix}/{image}:{image_tag}",
     }
+    if completed.get("metrics") is None:
+        # OpenCADC's services have none.
+        completed.pop("metrics", None)
     if completed["flavour"] == "opencadc":
         _check_foreign(key, completed)
     return completed
@@ -445,6 +449,7 @@ def connections(
     Each role states the *urls* that its settings have services ask, by the services' keys.
     """
     rules: list[dict[str, Any]] = []
+    monitors = [*monitors, *(service["address"] for service in services.values() if service.get("monitors"))]
     besides = further(services, urls, public_name)
     for key, service in services.items():
         source = service["address"]
@@ -463,6 +468,7 @@ def connections(
             rules += [
                 _rule(f"metrics of {key}", monitor, service["address"], [service["metrics"]])
                 for monitor in monitors
+                if monitor != service["address"]
             ]
     return {"members": [service["address"] for service in services.values()], "rules": rules}
 

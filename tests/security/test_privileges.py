@@ -16,7 +16,7 @@ CAPABILITIES = {0: "CHOWN", 1: "DAC_OVERRIDE", 3: "FOWNER"}
 NAMES = [entry["container"] for entry in CATALOGUE.values()]
 KEYS = {entry["container"]: key for key, entry in CATALOGUE.items()}
 # Listening ports besides that in the catalogue.
-FURTHER = {"haproxy": {80}, "ska-src-local-data-preparer-celery-worker": {9000}}
+FURTHER = {"haproxy": {80, 8405}, "ska-src-local-data-preparer-celery-worker": {9000}}
 
 
 def status(stack: Deployment, name: str) -> dict[str, str]:

@@ -295,3 +295,18 @@ async def test_the_api_is_shown_without_other_sites(http: httpx.AsyncClient) -> 
 async def test_the_api_is_as_its_document_describes_it(http: httpx.AsyncClient) -> None:
     headers = {"Authorization": f"Bearer {await password(http)}"}
     await answers_as_described(create_app(), "/iam/openapi.json", headers)
+
+
+async def test_tokens_and_refusals_are_told_to_prometheus(http: httpx.AsyncClient) -> None:
+    def counted(text: str) -> tuple[float, float]:
+        values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+        issued = values.get('iam_tokens_issued_total{grant="password"}', 0)
+        return float(issued), float(values.get('iam_refusals_total{error="invalid_grant"}', 0))
+
+    before = counted((await http.get("/metrics")).text)
+    for password in ("letmein", "wrong"):
+        form = {"grant_type": "password", "username": "ada", "password": password}
+        await http.post("/iam/token", data=form, auth=("cli", "cli-secret"))
+    text = (await http.get("/metrics")).text
+    assert counted(text) == (before[0] + 1, before[1] + 1)
+    assert "ada" not in text

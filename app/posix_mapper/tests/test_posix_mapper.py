@@ -504,6 +504,21 @@ def test_usernames_that_cannot_own_files_are_refused() -> None:
         assert not auth.USERNAME.fullmatch(name)
 
 
+async def test_entries_and_the_database_are_told_to_prometheus(http: httpx.AsyncClient) -> None:
+    before = (await http.get("https://vo.example/metrics")).text.splitlines()
+    await http.get(f"{BASE}/uid", params={"user": "grace"})
+    after = (await http.get("https://vo.example/metrics")).text.splitlines()
+
+    def users(lines: list[str]) -> float:
+        return float(
+            next(line for line in lines if line.startswith('posix_mapper_entries{kind="user"}')).split()[1]
+        )
+
+    assert users(after) == users(before) + 1
+    assert any(line.startswith("database_size_bytes{") for line in after)
+    assert not any("grace" in line for line in after)
+
+
 async def test_the_api_is_shown_without_other_sites(http: httpx.AsyncClient) -> None:
     del http.headers["Authorization"]
     shown = await shown_api(http, httpx.URL(f"{BASE}/docs"))

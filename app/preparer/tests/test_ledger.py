@@ -361,4 +361,12 @@ async def test_tasks_are_counted_by_state_without_what_the_library_gives_up(ledg
     with warnings.catch_warnings(action="error"):
         assert await ledger.counts() == {TaskState.QUEUED: 2, TaskState.RUNNING: 1}
         assert await ledger.history() == []
-        assert await ledger.oldest_waiting() > 0
+        assert min(await ledger.oldest()) > 0
+
+
+async def test_a_task_that_waits_for_tape_does_not_wait_for_a_worker(ledger: Ledger) -> None:
+    await submit(ledger, request(1))
+    task = await claim(ledger)
+    await ledger.postpone("w1", task.id, datetime.now(UTC) + timedelta(hours=1), "waits")
+    unfinished, waiting = await ledger.oldest()
+    assert (unfinished > 0, waiting) == (True, 0)

@@ -22,6 +22,7 @@ from iam.models.errors import OAuthError
 from iam.services.attempts import Attempts
 from iam.services.authorizations import Authorizations
 from iam.services.grants import Grants
+from iam.services.metrics import REFUSED
 from iam.services.signer import Signer
 
 LARGEST_BODY = 64 << 10
@@ -115,6 +116,7 @@ def create_app() -> FastAPI:
 def _install_errors(app: FastAPI) -> None:
     @app.exception_handler(OAuthError)
     async def refuse(_: Request, error: OAuthError) -> Response:
+        REFUSED.labels(error.error).inc()
         headers = {"Cache-Control": "no-store"}
         if error.status == 401:
             headers["WWW-Authenticate"] = 'Basic realm="iam"'

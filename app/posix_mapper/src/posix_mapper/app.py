@@ -9,11 +9,13 @@ from contextlib import asynccontextmanager
 import httpx
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
-from voservice import database, openapi, operations, vosi
+from prometheus_client import Metric
+from voservice import database, database_metrics, openapi, operations, vosi
 from voservice.app import Methods, service
 from voservice.auth import AuthenticationError, TokenVerifier
 from voservice.config import load
 from voservice.logging import configure
+from voservice.metrics import gauge
 from voservice.operations import Operators
 from voservice.responses import text
 
@@ -68,6 +70,13 @@ def create_app() -> FastAPI:
         quiet=("/availability",),
         caller_headers=True,
     )
+
+    async def entries() -> list[Metric]:
+        users, groups = await store.counts()
+        values = {("user",): float(users), ("group",): float(groups)}
+        return [gauge("posix_mapper_entries", "Users and groups that have a number", values, ["kind"])]
+
+    app.state.collectors += [entries, database_metrics.of(engine)]
     app.state.context = Context(
         verifier=TokenVerifier.of(settings, client),
         mapping=Mapping(store, settings.posix_mapper_reserved_users, settings.posix_mapper_registrars),

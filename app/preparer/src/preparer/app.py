@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import aiohttp
 import httpx
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
-from voservice import database, openapi, problems
+from voservice import database, database_metrics, openapi, problems
 from voservice.app import service
 from voservice.auth import ClientCredentials, TokenVerifier
 from voservice.config import load
@@ -78,6 +79,11 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             rses=rses,
             rucio=Rucio(settings, session) if settings.preparer_rucio_url else None,
         )
+        app.state.collectors += [
+            partial(operation.tasks, ledger),
+            operation.certificate(settings.public_url),
+            database_metrics.of(engine),
+        ]
         publishing = asyncio.create_task(outbox.run())
         yield
         publishing.cancel()
@@ -108,7 +114,7 @@ def create_app() -> FastAPI:
         app,
         schemes={"token": openapi.TOKEN},
         callers=("token",),
-        others=dict.fromkeys(("/health", "/ping", "/ready", "/metrics"), (None,)),
+        others=dict.fromkeys(("/health", "/ping", "/ready"), (None,)),
         error=openapi.PROBLEM,
         operations=OPERATIONS,
     )

@@ -11,6 +11,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from voservice import logging as logs
+from voservice import metrics
 from voservice.boundaries import RequestBoundaries
 from voservice.config import ServiceSettings
 from voservice.pace import ResponsePace
@@ -79,22 +80,23 @@ def serve(app: str, service: str, settings: ServiceSettings, port: int = 8080, r
         response_patience=settings.response_patience,
         response_pace=settings.response_pace,
     )
-    uvicorn.run(
-        app,
-        factory=True,
-        host="0.0.0.0",
-        port=port,
-        root_path=root_path,
-        http=protocol,
-        ws="none",
-        workers=settings.workers,
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_graceful_shutdown=15,
-        timeout_keep_alive=75,
-        # The supervisor's timeout for a starting process: on a busy machine the default of 5 s is too short for
-        # Python's start, and every process would be killed and replaced by one that is no faster.
-        timeout_worker_healthcheck=60,
-    )
+    with metrics.shared(settings.workers):
+        uvicorn.run(
+            app,
+            factory=True,
+            host="0.0.0.0",
+            port=port,
+            root_path=root_path,
+            http=protocol,
+            ws="none",
+            workers=settings.workers,
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=15,
+            timeout_keep_alive=75,
+            # The supervisor's timeout for a starting process: on a busy machine the default of 5 s is too short for
+            # Python's start, and every process would be killed and replaced by one that is no faster.
+            timeout_worker_healthcheck=60,
+        )

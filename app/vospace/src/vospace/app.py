@@ -17,7 +17,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.requests import ClientDisconnect
-from voservice import database, operations, vosi
+from voservice import database, database_metrics, operations, vosi
 from voservice.app import Methods, service
 from voservice.auth import AuthenticationError, ClientCredentials, TokenVerifier
 from voservice.certificates import ClientCertificates
@@ -26,7 +26,7 @@ from voservice.logging import configure
 from voservice.operations import Operators
 from voservice.responses import text as plain
 
-from vospace import openapi
+from vospace import metrics, openapi
 from vospace.bodies import Arrivals
 from vospace.bulk import handlers as bulk
 from vospace.config import Settings
@@ -129,6 +129,7 @@ def build(settings: Settings, known: Identities) -> FastAPI:
     app.state.context = Context(
         settings, space, known, Changes(known), preauth, jobs, Operators(settings.vospace_operators)
     )
+    app.state.collectors += [metrics.of(settings, jobs.store, jobs.control), database_metrics.of(engine)]
     methods = Methods(app, path)
     methods.include(
         files.router,

@@ -12,6 +12,7 @@ from functools import partial
 
 import aiohttp
 import pytest
+from prometheus_client import REGISTRY
 from voservice.content import Content
 from voservice.sources import SourcePolicy, SourceRefused
 from voservice.storage_elements import Element, Elements
@@ -53,6 +54,19 @@ def descriptor() -> Iterator[int]:
 
 def content(descriptor: int) -> bytes:
     return os.pread(descriptor, 1 << 30, 0)
+
+
+async def test_what_comes_and_what_fails_is_counted(fetcher, source, descriptor):
+    def counted() -> list[float]:
+        told = REGISTRY.get_sample_value
+        pulls = [told("vospace_pulls_total", {"fault": fault}) for fault in ("", "SourceNotFound")]
+        return [value or 0.0 for value in (*pulls, told("vospace_pulled_bytes_total"))]
+
+    before = counted()
+    await fetcher.fetch([source.url("/d/f")], FileSink(descriptor), Content())
+    with pytest.raises(TransferFailed):
+        await fetcher.fetch([source.url("/d/none")], FileSink(descriptor), Content())
+    assert [after - then for after, then in zip(counted(), before, strict=True)] == [1, 1, len(BODY)]
 
 
 async def test_whole_file_with_both_checksums(fetcher, source, descriptor):

@@ -80,6 +80,10 @@ async def test_jobs_wait_for_the_end_of_maintenance(operated, ada, box):
     await client.post(f"{job}/phase", content="PHASE=RUN", headers=FORM | ada)
     assert (await client.get(f"{job}/phase", headers=ada)).text == "QUEUED"
     assert (await client.get(f"/nodes{box}/f", headers=ada)).status_code == 200
+    told = (await client.get("http://space/metrics")).text.splitlines()
+    assert 'vospace_jobs{kind="async-delete",phase="QUEUED"} 1.0' in told
+    assert 'vospace_mode{mode="ReadOnly"} 1.0' in told
+    assert "service_ready 1.0" in told
     await set_state(client, "ReadWrite")
     while (await client.get(f"{job}/phase", headers=ada)).text in ("QUEUED", "EXECUTING"):
         await client.get(f"{job}?WAIT=5", headers=ada)

@@ -389,6 +389,16 @@ def test_a_monitor_reaches_metrics_alone() -> None:
     assert opened([], ["172.26.0.50"])[1:] == [("metrics of store", "172.26.0.6", [9000])]
 
 
+def test_a_service_that_monitors_reads_the_metrics_of_all_others() -> None:
+    services = resolve({"store": {"monitors": True, "metrics": 9090}, "db": {"port": 5432, "metrics": 9000}})
+    rules = connections(services, [], "vo.example", [])["rules"]
+    assert [(rule["comment"], rule["source"], rule["ports"]) for rule in rules if rule["source"]] == [
+        ("metrics of db", "172.26.0.6", [9000])
+    ]
+    # OpenCADC's image has none.
+    assert "metrics" not in resolve({"store": {"metrics": None}})["store"]
+
+
 def test_a_service_is_built_from_a_directory_of_the_site(tmp_path: Path) -> None:
     build = {"directory": str(tmp_path), "target": "api", "images": {"PYTHON": "python"}}
     services = resolve({"store": {"build": build}})

@@ -11,6 +11,7 @@ from voservice.logging import bind
 
 from iam.dependencies import Claims, OAuthClient, Shared
 from iam.services.grants import SCOPES, TokenRequest
+from iam.services.metrics import ISSUED
 
 router = APIRouter()
 
@@ -52,7 +53,9 @@ async def token(
         code_verifier=code_verifier,
         refresh_token=refresh_token,
     )
-    return JSONResponse(shared.grants.issue(client, asked), headers={"Cache-Control": "no-store"})
+    body = shared.grants.issue(client, asked)
+    ISSUED.labels(grant_type).inc()
+    return JSONResponse(body, headers={"Cache-Control": "no-store"})
 
 
 @router.post("/revoke")

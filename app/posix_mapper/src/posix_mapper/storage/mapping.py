@@ -125,6 +125,13 @@ class MappingStore:
                     f"POSIX_MAPPER_RESERVED_USERS: {name}:{uid} cannot be reserved: a group has gid {uid}"
                 )
 
+    async def counts(self) -> tuple[int, int]:
+        """Return the numbers of users and of groups."""
+        async with self.engine.connect() as connection:
+            users = await connection.scalar(text("SELECT count(*) FROM mapping.users"))
+            groups = await connection.scalar(text("SELECT count(*) FROM mapping.groups"))
+        return int(users or 0), int(groups or 0)
+
     async def check(self) -> None:
         """Raise the database's error if it is unavailable."""
         async with self.engine.connect() as connection:

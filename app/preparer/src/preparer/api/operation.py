@@ -1,22 +1,24 @@
-"""Operation of the service: whether it lives and is ready, and its metrics."""
+"""Operation of the service: whether it lives and is ready, and what it tells Prometheus of the tasks."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request, Response
+import asyncio
+import ssl
+from urllib.parse import urlsplit
+
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
+from prometheus_client import Metric
 from sqlalchemy.exc import DBAPIError
 from voservice import openapi
+from voservice.metrics import Collect, gauge
 
 from preparer.api.context import context
-from preparer.ledger import TaskState
+from preparer.ledger import Ledger, TaskState
 
 router = APIRouter(tags=["operation"])
-PATHS = ("/health", "/ready", "/metrics")
+PATHS = ("/health", "/ready")
 """What is asked every few seconds."""
-
-TASKS = Gauge("prepare_data_tasks", "Tasks by state", ["state"])
-OLDEST = Gauge("prepare_data_oldest_seconds", "Age of the oldest unfinished task")
 
 _READY = {"type": "object", "properties": {name: {"type": "boolean"} for name in ("ledger", "broker")}}
 OPERATIONS = {
@@ -26,7 +28,6 @@ OPERATIONS = {
             503: openapi.answer("The ledger does not answer", "application/json", schema=_READY),
         }
     ),
-    "GET /metrics": openapi.Operation({200: openapi.answer("Metrics", "text/plain")}),
 }
 
 
@@ -54,12 +55,38 @@ async def ready(request: Request) -> JSONResponse:
     return JSONResponse({"ledger": ledger, "broker": shared.outbox.healthy}, 200 if ledger else 503)
 
 
-@router.get("/metrics", summary="Prometheus metrics")
-async def metrics(request: Request) -> Response:
+def certificate(public_url: str) -> Collect:
+    """Return the collector that sees the certificate of the public URL as clients see it, who verify it."""
+    url = urlsplit(public_url)
+    context = ssl.create_default_context()
+
+    async def collect() -> list[Metric]:
+        if url.scheme != "https":
+            return []
+        _, writer = await asyncio.open_connection(url.hostname, url.port or 443, ssl=context)
+        try:
+            shown = writer.get_extra_info("peercert")
+        finally:
+            writer.transport.abort()
+        end = ssl.cert_time_to_seconds(shown["notAfter"])
+        return [
+            gauge("public_certificate_end_seconds", "End of its validity, in Unix time", {(): float(end)})
+        ]
+
+    return collect
+
+
+async def tasks(ledger: Ledger) -> list[Metric]:
     """Tell how many tasks there are, and how long the oldest has waited."""
-    shared = context(request)
-    counts = await shared.ledger.counts()
-    for state in TaskState:
-        TASKS.labels(str(state)).set(counts.get(state, 0))
-    OLDEST.set(await shared.ledger.oldest_waiting())
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+    counts = await ledger.counts()
+    states = {(str(state),): float(counts.get(state, 0)) for state in TaskState}
+    unfinished, waiting = await ledger.oldest()
+    return [
+        gauge("prepare_data_tasks", "Tasks by state", states, ["state"]),
+        gauge("prepare_data_oldest_seconds", "Age of the oldest unfinished task", {(): unfinished}),
+        gauge(
+            "prepare_data_oldest_waiting_seconds",
+            "How long the task has waited that has waited longest for a worker",
+            {(): waiting},
+        ),
+    ]

@@ -36,13 +36,17 @@ class Statistics(Queries):
             rows = await connection.execute(select(tasks.c.state, func.count()).group_by(tasks.c.state))
             return {row[0]: row[1] for row in rows}
 
-    async def oldest_waiting(self) -> float:
-        """Return the age of the oldest unfinished task, in seconds."""
+    async def oldest(self) -> tuple[float, float]:
+        """Return the age of the oldest unfinished task, and how long one has waited for a worker, in seconds.
+
+        What waits for files on tape waits for a worker only afterwards.
+        """
+        since = func.coalesce(tasks.c.not_before, tasks.c.created)
+        begins = func.min(tasks.c.created), func.min(since).filter(tasks.c.state == TaskState.QUEUED)
+        ages = (func.extract("epoch", now - begin) for begin in begins)
         async with self._single.connect() as connection:
-            age = await connection.scalar(
-                select(func.extract("epoch", now - func.min(tasks.c.created))).where(IS_ACTIVE)
-            )
-            return float(age or 0.0)
+            found = (await connection.execute(select(*ages).where(IS_ACTIVE))).one()
+            return float(found[0] or 0.0), max(0.0, float(found[1] or 0.0))
 
     async def workers(self) -> Sequence[BusyWorker]:
         """Return the workers that hold tasks, by their names."""

@@ -27,6 +27,7 @@ from vospace_client.errors import on_tape
 from vospace_client.terms import ON_TAPE, Unavailable
 
 from vospace.models.errors import TransferFailed
+from vospace.transfers import metrics
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +131,18 @@ class Fetcher:
         Credentials of storage elements are used for who is `trusted` with them alone. Raises TransferFailed; the sink's
         bytes are then worthless.
         """
+        try:
+            fetched = await self._first(urls, sink, expected, quota_left, trusted=trusted)
+        except TransferFailed as failure:
+            metrics.PULLS.labels(failure.name).inc()
+            raise
+        metrics.PULLS.labels("").inc()
+        metrics.PULLED.inc(fetched.size or 0)
+        return fetched
+
+    async def _first(
+        self, urls: Sequence[str], sink: Sink, expected: Content, quota_left: int | None, *, trusted: bool
+    ) -> Fetched:
         try:
             sources = self._elements.reachable(urls)
         except SourceRefused as error:

@@ -323,6 +323,18 @@ class JobStore:
                 await connection.execute(delete(job).where(job.c.id.in_(excess.scalar_subquery())))
             ).rowcount
 
+    async def under_way(self) -> list[tuple[str, str, int, float]]:
+        """Return kind, phase, number and age of the oldest, in seconds, of jobs that wait to be run and that run."""
+        age = func.extract("epoch", func.clock_timestamp() - func.min(job.c.creation_time))
+        query = (
+            select(job.c.kind, job.c.phase, func.count(), age)
+            .where((job.c.phase == Phase.QUEUED.value) | LEASES.under_way)
+            .group_by(job.c.kind, job.c.phase)
+        )
+        async with self._reader.connect() as connection:
+            rows = (await connection.execute(query)).all()
+        return [(row[0], row[1], row[2], float(row[3])) for row in rows]
+
     async def ready(self) -> None:
         """Raise if the table cannot be read (VOSI availability)."""
         async with self._reader.connect() as connection:

@@ -1,0 +1,224 @@
+"""Prometheus metrics: what every service counts of its requests, and ``/metrics``, which tells it for all processes.
+
+Several server processes count in files that they share, so that any of them can tell the sum; one alone counts in
+memory. Labels have values from the code alone: what a client sends makes no new time series.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache, partial
+from operator import add
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from voservice.proxy import PROVEN
+
+PATH = "/metrics"
+PATIENCE = 5
+"""Seconds that each of a service's collectors may take."""
+_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+_OTHER = "other"
+
+Combination = TypeVar("Combination", bound=tuple[str, ...])
+Collect = Callable[[], Awaitable[Iterable[Metric] | None]]
+"""Returns what a service tells besides what it counted. Raises if something that the service needs does not answer."""
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has types only for the commoner half
+REQUESTS = Counter("http_requests", "Requests answered", ["method", "route", "status"])
+SECONDS = Histogram(
+    "http_request_duration_seconds",
+    "From a request's first byte to its answer's last",
+    ["method", "route"],
+    buckets=(0.01, 0.05, 0.25, 1, 5, 30, 300),
+)
+RECEIVED = Counter("http_request_bytes", "Bytes of the bodies of requests", ["method", "route"])
+SENT = Counter("http_response_bytes", "Bytes of the bodies of answers", ["method", "route"])
+IN_FLIGHT = Gauge("http_requests_in_flight", "Requests that are being answered", multiprocess_mode="livesum")
+
+logger = logging.getLogger(__name__)
+
+
+class RequestMetrics:
+    """ASGI middleware: counts requests by method, by the template of their route and by the class of their status."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Wrap *app*."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begin, root = time.perf_counter(), scope.get("root_path", "")
+        status, received, sent = 500, 0, 0
+
+        async def take() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            return message
+
+        async def give(message: Message) -> None:
+            nonlocal status, sent
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            sent += len(message.get("body", b""))
+            await send(message)
+
+        IN_FLIGHT.inc()
+        try:
+            await self._app(scope, take, give)
+        finally:
+            IN_FLIGHT.dec()
+            labels = _labels(scope, root)
+            REQUESTS.labels(*labels, f"{status // 100}xx").inc()
+            seconds, bytes_in, bytes_out = _series(*labels)
+            seconds.observe(time.perf_counter() - begin)
+            bytes_in.inc(received)
+            bytes_out.inc(sent)
+
+
+def _labels(scope: Scope, root: str) -> tuple[str, str]:
+    """Return method and route of a request that was answered; *root* is the path below which the service is."""
+    route = scope.get("route")
+    path = getattr(route, "path", None)
+    if path is None:
+        return _OTHER, _OTHER
+    # A route of an application that is mounted below another knows only the rest of its path.
+    mounted = scope.get("root_path", "").removeprefix(root)
+    method = scope["method"]
+    return method if method in (getattr(route, "methods", None) or ()) else _OTHER, mounted + path
+
+
+@cache
+def _series(method: str, route: str) -> tuple[Histogram, Counter, Counter]:
+    return SECONDS.labels(method, route), RECEIVED.labels(method, route), SENT.labels(method, route)
+
+
+def gauge(
+    name: str, documentation: str, values: Mapping[Combination, float], labels: Sequence[str] = ()
+) -> Metric:
+    """Return a metric with a value for each combination of the values of *labels*."""
+    family = GaugeMetricFamily(name, documentation, labels=labels)
+    for combination, value in values.items():
+        family.add_metric(combination, value)
+    return family
+
+
+@contextmanager
+def shared(processes: int) -> Iterator[None]:
+    """Let the server processes that are started in the block count together, if there are several."""
+    if processes == 1:
+        yield
+        return
+    with TemporaryDirectory(prefix="metrics-", ignore_cleanup_errors=True) as directory:
+        os.environ[_DIRECTORY] = directory
+        yield
+
+
+def install(app: FastAPI) -> list[Collect]:
+    """Serve ``/metrics``, for those who ask the service itself; return the list of its collectors, to be added to.
+
+    To be called before routes that match any path.
+    """
+    collectors: list[Collect] = []
+
+    @app.get(PATH, include_in_schema=False)
+    async def metrics(request: Request) -> Response:
+        if request.scope.get(PROVEN):
+            # Metrics are for the inside of the network.
+            raise HTTPException(404)
+        told = await asyncio.gather(*map(_ask, collectors))
+        answers = float(None not in told)
+        ready = gauge("service_ready", "Whether all that the service needs answers", {(): answers})
+        families = [ready, *(family for families in told for family in families or ())]
+        return Response(_text(families), media_type=CONTENT_TYPE_LATEST)
+
+    return collectors
+
+
+async def _ask(collect: Collect) -> list[Metric] | None:
+    try:
+        async with asyncio.timeout(PATIENCE):
+            return list(await collect() or ())
+    except Exception as error:  # any error is that of something the service needs
+        logger.warning("not ready: %s: %s", type(error).__name__, str(error).partition("\n")[0])
+        return None
+
+
+def _text(families: Iterable[Metric]) -> bytes:
+    """Return all metrics in Prometheus's text format: those counted by all processes, and *families*."""
+    directory = os.environ.get(_DIRECTORY)
+    registry = CollectorRegistry()
+    registry.register(_Given(families))
+    if directory is None:
+        return generate_latest(registry) + generate_latest(REGISTRY)
+    running = set()
+    for file in Path(directory).glob("*.db"):
+        process = file.stem.rpartition("_")[2]
+        if Path("/proc", process).exists():
+            running.add(process)
+        else:
+            # What it counted stays; what it had in flight is gone.
+            mark_process_dead(int(process), directory)  # type: ignore[no-untyped-call]  # as above
+    registry.register(_Processes(sorted(running)))
+    MultiProcessCollector(registry, directory)  # type: ignore[no-untyped-call]  # as above
+    return generate_latest(registry)
+
+
+class _Given(Collector):
+    """Metrics that are known already."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+class _Processes(Collector):
+    """What processor time, memory and files the processes of a service take together."""
+
+    def __init__(self, processes: Iterable[str]) -> None:
+        self._processes = processes
+
+    def collect(self) -> Iterable[Metric]:
+        found: dict[str, Metric] = {}
+        for process in self._processes:
+            collector = ProcessCollector(pid=partial(str, process), registry=None)
+            for family in collector.collect():
+                combine = min if family.name == "process_start_time_seconds" else add
+                before = found.get(family.name)
+                if before is not None:
+                    (mine,), (sample,) = before.samples, family.samples
+                    family.samples = [sample._replace(value=combine(mine.value, sample.value))]
+                found[family.name] = family
+        return found.values()
