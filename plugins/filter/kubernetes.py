@@ -31,6 +31,9 @@ def kubernetes_catalogue(
         )
     found = {}
     for key, service in services.items():
+        if service.get("monitors"):
+            # A cluster has its own.
+            continue
         if key in external:
             stated = external[key]
             if not stated.get("host"):
