@@ -15,9 +15,9 @@ options:
     description:
       - >-
         Where the files go: C(ca.pem), C(ca.key), C(server.pem), C(server.key), C(haproxy.pem) (certificate
-        chain and key), C(ca-bundle.pem) (the host's public CAs and ours), C(truststore.p12) (our CA for Java,
-        password C(changeit)) and, after the CA was replaced, C(ca-previous.pem) (the CA before, and the present
-        one certified by it).
+        chain and key), C(ca-bundle.pem) (the host's public CAs, O(authorities) and ours), C(truststore.p12) (our CA
+        for Java, password C(changeit)) and, after the CA was replaced, C(ca-previous.pem) (the CA before, and the
+        present one certified by it).
       - >-
         For clients C(client-ca.pem) (the CA of client certificates and, while it is to be trusted, the one
         before), C(client-ca.key), C(client-ca-previous.key) and C(client-crl.pem) (what each has revoked).
@@ -82,9 +82,14 @@ options:
   host_bundle:
     description:
       - File with the public CAs that C(ca-bundle.pem) starts with.
-      - If there is none, C(ca-bundle.pem) holds our CA alone, and a warning says so.
+      - If there is none, C(ca-bundle.pem) holds no public CA, and a warning says so.
     type: path
     default: /etc/ssl/certs/ca-certificates.crt
+  authorities:
+    description: PEM files on this host with further CAs for C(ca-bundle.pem), such as that of an issuer of tokens.
+    type: list
+    elements: path
+    default: []
   rotate:
     description:
       - What to replace even though it still serves.

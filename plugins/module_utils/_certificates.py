@@ -40,6 +40,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "days": {"type": "int", "default": 397},
     "renew_days": {"type": "int", "default": 30},
     "host_bundle": {"type": "path", "default": "/etc/ssl/certs/ca-certificates.crt"},
+    "authorities": {"type": "list", "elements": "path", "default": []},
     "rotate": {
         "type": "list",
         "elements": "str",
@@ -60,6 +61,11 @@ class Certificates:
             self.options["common_name"], tuple(self.options["names"]), tuple(self.options["addresses"])
         )
         self.files = CertificateDirectory(module, self.directory, options["rotate"])
+        self.authorities = [
+            certificate
+            for name in options["authorities"]
+            for certificate in _site_certificate.read_certificates("authorities", name)
+        ]
 
     def converge(self) -> dict[str, Any]:
         """Bring the directory to the wanted state and return the module's result."""
@@ -218,7 +224,7 @@ class Certificates:
     def _derived_files(self, served: bytes, trusted: list[Any]) -> None:
         """Write what HAProxy serves, and what its clients trust, of which the present CA is the first."""
         self.files.derive("haproxy.pem", served, 0o600, "the server certificate")
-        authorities = b"".join(_x509.pem(certificate) for certificate in trusted)
+        authorities = b"".join(_x509.pem(certificate) for certificate in [*self.authorities, *trusted])
         self.files.derive("ca-bundle.pem", self._bundle(authorities), 0o644, "the host's CAs or ours")
         self._trust_store(trusted[0])
 
@@ -233,7 +239,7 @@ class Certificates:
         bundle = _files.read_bytes(Path(self.options["host_bundle"]))
         if bundle is None:
             self.module.warn(
-                f"{self.options['host_bundle']} does not exist: ca-bundle.pem holds our CA alone"
+                f"{self.options['host_bundle']} does not exist: ca-bundle.pem holds no public CA"
             )
             return authorities
         return bundle.rstrip(b"\n") + b"\n" + authorities

@@ -52,23 +52,23 @@ def read(options: dict[str, Any]) -> SiteCertificate | None:
     """
     if not options["server_cert"]:
         return None
-    certificates = _certificates(options, "server_cert")
+    certificates = read_certificates("server_cert", options["server_cert"])
     leaf = certificates[0]
-    key_pem = _content(options, "server_key")
+    key_pem = _content("server_key", options["server_key"])
     try:
         pair = _x509.load(_x509.pem(leaf), key_pem)
     except ValueError as error:
         raise PhaseError(f"server_key: {options['server_key']}: {error}") from error
     _check_use(options, leaf)
-    chain = _certificates(options, "server_chain") if options["server_chain"] else []
+    chain = read_certificates("server_chain", options["server_chain"]) if options["server_chain"] else []
     path = _path(options, leaf, certificates[1:] + chain)
     for certificate in (leaf, *path):
         _check_validity(options, certificate)
     return SiteCertificate(pair, tuple(path[:-1]), path[-1])
 
 
-def _content(options: dict[str, Any], option: str) -> bytes:
-    path = Path(options[option])
+def _content(option: str, name: str) -> bytes:
+    path = Path(name)
     try:
         content = _files.read_bytes(path)
     except OSError as error:
@@ -78,14 +78,15 @@ def _content(options: dict[str, Any], option: str) -> bytes:
     return content
 
 
-def _certificates(options: dict[str, Any], option: str) -> list[Any]:
+def read_certificates(option: str, name: str) -> list[Any]:
+    """Return the certificates of the PEM file *name*. Raises PhaseError, which names the option, if there is none."""
     # Authorities write comments between certificates, and editors of other systems other ends of lines.
     found = re.findall(
-        rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", _content(options, option), re.DOTALL
+        rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", _content(option, name), re.DOTALL
     )
     certificates = _x509.load_certificates(b"".join(part.replace(b"\r\n", b"\n") + b"\n" for part in found))
     if not certificates:
-        raise PhaseError(f"{option}: {options[option]} holds no readable PEM certificate")
+        raise PhaseError(f"{option}: {name} holds no readable PEM certificate")
     return certificates
 
 

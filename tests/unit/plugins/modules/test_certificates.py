@@ -170,10 +170,35 @@ def test_loose_mode_of_a_key_is_repaired(run_module: Any, options: dict[str, Any
     assert key.stat().st_mode & 0o777 == 0o600
 
 
+def test_further_authorities_are_trusted(run_module: Any, options: dict[str, Any], tmp_path: Path) -> None:
+    others = [_x509.create_ca(name, 30, "ec").certificate_pem for name in ("Issuer", "Archive")]
+    (tmp_path / "others.pem").write_bytes(b"Issuer\r\n" + others[0].replace(b"\n", b"\r\n") + others[1])
+    options["authorities"] = [str(tmp_path / "others.pem")]
+    run_module(certificates, **options)
+    files = _files(options)
+    assert files["ca-bundle.pem"] == b"# public CAs\n" + others[0] + others[1] + files["ca.pem"]
+    assert not run_module(certificates, **options)["changed"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "does not exist on this host"), ("none", "holds no readable PEM certificate")],
+)
+def test_authorities_that_are_none_are_refused(
+    run_module: Any, options: dict[str, Any], tmp_path: Path, content: str | None, message: str
+) -> None:
+    path = tmp_path / "others.pem"
+    if content is not None:
+        path.write_text(content)
+    result = run_module(certificates, **options, authorities=[str(path)])
+    assert result["msg"] == f"authorities: {path} {message}"
+    assert not Path(options["directory"]).exists()
+
+
 def test_missing_host_bundle_is_a_warning(run_module: Any, options: dict[str, Any]) -> None:
     options["host_bundle"] += ".missing"
     result = run_module(certificates, **options)
-    assert "holds our CA alone" in str(result["warnings"])
+    assert "holds no public CA" in str(result["warnings"])
     assert _files(options)["ca-bundle.pem"] == _files(options)["ca.pem"]
 
 
