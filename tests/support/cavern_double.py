@@ -51,6 +51,9 @@ class CavernDouble:
         self.duplicates: set[str] = set()
         # Containers that must not be created.
         self.forbidden: set[str] = set()
+        # Containers that the administrator alone creates, and whose token created each container.
+        self.administered: set[str] = set()
+        self.makers: dict[str, str] = {}
         # Files whose checksum Cavern does not know, since they were changed without it.
         self.unknown: set[str] = set()
 
@@ -145,7 +148,8 @@ class CavernDouble:
 
     async def put_node(self, request: web.Request) -> web.Response:
         path = "/" + request.match_info["path"]
-        if path in self.forbidden:
+        maker = request.headers["Authorization"].removeprefix("Bearer ")
+        if path in self.forbidden or (path in self.administered and maker != "administrator"):
             return web.Response(status=403, text=f"PermissionDenied: {path}")
         if path in self.nodes:
             return web.Response(status=409, text=f"DuplicateNode: {path}")
@@ -153,6 +157,7 @@ class CavernDouble:
             return web.Response(status=404, text="ContainerNotFound: parent")
         self.nodes[path] = None
         self.made.append(path)
+        self.makers[path] = maker
         return web.Response(status=201)
 
     async def post_node(self, request: web.Request) -> web.Response:

@@ -16,6 +16,7 @@ import pytest
 from aiohttp import web
 from cavern_double import CavernDouble
 from ledger_double import ledger
+from preparer.areas import Areas
 from preparer.config import PreparerSettings
 from preparer.ledger import FileState, Outcome
 from preparer.staging.approach import Job, StagingError
@@ -103,6 +104,21 @@ async def test_files_arrive_with_their_checksums(stage: Stage) -> None:
     assert stage.stand_in.made == ["/home/ada", "/home/ada/run"]
     assert len(stage.stand_in.nodes) == 3 + len(CONTENT)
     assert bool(stage.stand_in.relayed) is not stage.stand_in.pulls
+
+
+async def test_an_area_is_made_by_its_user_or_else_by_the_administrator(stage: Stage) -> None:
+    double = stage.stand_in
+    await stage(file(0, "a.dat"))
+    assert double.makers["/home/ada"] == "token"
+    for node in [path for path in double.nodes if path != "/home"]:
+        del double.nodes[node]
+    double.administered.add("/home/ada")
+    await stage(file(1, "a.dat"))
+    assert double.makers["/home/ada"] == "administrator"
+    del double.nodes["/home/ada"]
+    stage.approach.areas = Areas(PreparerSettings(), stage.approach.cavern, None)
+    with pytest.raises(StagingError, match="no credential of its administrator is configured"):
+        await stage(file(2, "a.dat"))
 
 
 ODD_NAMES = (

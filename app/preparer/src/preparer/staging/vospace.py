@@ -19,8 +19,9 @@ from voservice.digests import Digester
 from vospace_client.client import Cavern, CavernError, PullNotImplemented, Row
 from vospace_client.documents import Node
 from vospace_client.errors import TransferError
-from vospace_client.terms import CORE, ENCODING, LENGTH, ON_TAPE
+from vospace_client.terms import ENCODING, LENGTH, ON_TAPE
 
+from preparer.areas import Areas, NoAdministrator
 from preparer.config import PreparerSettings
 from preparer.ledger import File, FileState, Outcome, Task, expected
 from preparer.staging.approach import (
@@ -51,23 +52,12 @@ class CavernApproach(Approach):
         rses: Rses,
         credentials: ClientCredentials | None,
     ) -> None:
-        """Use *cavern* and *rses*; *credentials* are the administrator's, to create users' areas."""
+        """Use *cavern* and *rses*; *credentials* are the administrator's, for users' areas."""
         self.settings = settings
         self.cavern = cavern
         self.rses = rses
-        self.credentials = credentials
+        self.areas = Areas(settings, cavern, credentials)
         self.bulk = BulkPull(settings, cavern, self.row, rses.name_of)
-
-    async def _administrator(self) -> str:
-        token = self.settings.cavern_api_token.get_secret_value()
-        if token:
-            return token
-        if self.credentials is None:
-            raise StagingError("PermissionDenied", "No credential of Cavern's administrator is configured")
-        try:
-            return await self.credentials.token()
-        except AuthenticationError as exc:
-            raise StagingError("NotAuthenticated", exc.description, transient=True) from exc
 
     async def _ensure_home(self, task: Task, token: str) -> Node | None:
         """Return the user's area, and create it, with its quota, for the user's first file."""
@@ -75,9 +65,12 @@ class CavernApproach(Approach):
         logger.info("Ensuring user directory %s", home)
         node = await self.cavern.node(home, token)
         if node is None:
-            await self.cavern.create_container(
-                home, await self._administrator(), {f"{CORE}creator": task.username}
-            )
+            try:
+                await self.areas.create(task.username, token)
+            except NoAdministrator as exc:
+                raise StagingError("PermissionDenied", str(exc)) from exc
+            except AuthenticationError as exc:
+                raise StagingError("NotAuthenticated", exc.description, transient=True) from exc
             node = await self.cavern.node(home, token)
         return node
 

@@ -27,6 +27,7 @@ from vospace_client.terms import (
 )
 
 from preparer.api.context import Caller, Context, context
+from preparer.areas import Areas, NoAdministrator
 from preparer.ui.access import Form, Visitor, own_page, page
 from preparer.ui.refusals import refusal
 from preparer.ui.shown import size
@@ -165,7 +166,7 @@ async def make(request: Request, who: Visitor, path: str, fields: Form) -> Respo
     place, shared = _path(path), context(request)
     try:
         if fields.get("do") == "area" and place == shared.settings.home_of(who.identity.username):
-            await _make_area(shared, who, place)
+            await _make_area(shared, who)
         else:
             name = _name(fields.get("name", ""))
             if not await shared.cavern.create_container(_below(place, name), who.token):
@@ -177,17 +178,15 @@ async def make(request: Request, who: Visitor, path: str, fields: Form) -> Respo
     return RedirectResponse(f"{page(request).base}/space{quote(place)}", 303)
 
 
-async def _make_area(shared: Context, who: Caller, home: str) -> None:
-    """Make the user's area, as staging does for the first file: for the user, with the administrator's credential."""
-    token = shared.settings.cavern_api_token.get_secret_value()
-    if not token:
-        if shared.credentials is None:
-            raise Unavailable("No credential is configured with which areas are made; ask the operator")
-        try:
-            token = await shared.credentials.token()
-        except AuthenticationError as exc:
-            raise Unavailable(exc.description) from exc
-    await shared.cavern.create_container(home, token, {CREATOR: who.identity.username})
+async def _make_area(shared: Context, who: Caller) -> None:
+    """Make the user's area, as staging does for the first file."""
+    areas = Areas(shared.settings, shared.cavern, shared.credentials)
+    try:
+        await areas.create(who.identity.username, who.token)
+    except NoAdministrator as exc:
+        raise Unavailable(str(exc)) from exc
+    except AuthenticationError as exc:
+        raise Unavailable(exc.description) from exc
 
 
 @router.get("/node/{path:path}")
