@@ -171,6 +171,23 @@ async def test_groups_of_a_group_service(identities: Identities, services: Servi
     assert services.asked == [f"{GMS}?team"]
 
 
+async def test_a_site_without_a_group_service_is_not_asked_for_it_at_each_request(
+    identities: Identities, services: Services, caplog: pytest.LogCaptureFixture
+) -> None:
+    identities.group_service = "ivo://elsewhere.example/gms"
+    asked = []
+
+    async def handle(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path)
+        return await known(request)
+
+    known, services.handle_async_request = services.handle_async_request, handle
+    for _ in range(3):
+        assert (await identities.caller(REQUEST)).groups == frozenset()
+    assert asked.count("/reg/resource-caps") == 1
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
 async def test_a_group_without_a_number_is_named(identities: Identities, services: Services) -> None:
     async def nothing(request: httpx.Request) -> httpx.Response:
         return httpx.Response(200) if request.url.path == "/gid" else await known(request)

@@ -56,6 +56,10 @@ class MappingUnavailable(Exception):
     """The POSIX mapper or the registry is unavailable, so uids and gids cannot be determined."""
 
 
+class NotRegistered(MappingUnavailable):
+    """The registry is available, and there is no such service."""
+
+
 class Registry:
     """Finds the URL of a capability by its service's resource identifier or base URL."""
 
@@ -66,7 +70,7 @@ class Registry:
         self._known: dict[tuple[str, str], tuple[float, str]] = {}
 
     async def endpoint(self, service: str, standard: str) -> str:
-        """Return the access URL of the capability *standard* of *service*."""
+        """Return the access URL of the capability *standard* of *service*. Raises `MappingUnavailable`."""
         key = (service, standard)
         known = self._known.get(key)
         if known and time.monotonic() - known[0] < ENDPOINT_AGE:
@@ -76,7 +80,8 @@ class Registry:
         except (httpx.HTTPError, etree.XMLSyntaxError, LookupError) as exc:
             if known:
                 return known[1]
-            raise MappingUnavailable(f"{service} cannot be found: {exc}") from exc
+            kind = NotRegistered if isinstance(exc, LookupError) else MappingUnavailable
+            raise kind(f"{service} cannot be found: {exc}") from exc
         self._known[key] = (time.monotonic(), url)
         return url
 
@@ -191,6 +196,10 @@ class Identities:
         try:
             url = await self.registry.endpoint(self.group_service, GROUP_SEARCH)
             found = await self._search(url, identity.username, token)
+        except NotRegistered as exc:
+            # A site whose issuer tells groups need not have one, and leaves the claim out for who is in none.
+            logger.info("%s has no groups: %s", identity.username, exc)
+            found = frozenset()
         except (httpx.HTTPError, MappingUnavailable, AuthenticationError) as exc:
             # Without the group service, callers can access their own nodes but no group's.
             logger.warning(
