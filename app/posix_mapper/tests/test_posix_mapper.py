@@ -158,6 +158,22 @@ async def test_everybody_registers_names_where_opencadc_s_cavern_asks(
         assert (await client.get(f"{BASE}/gid?group={TEAM}")).text == "team:x:900000:\n"
 
 
+async def test_cavern_may_be_known_by_its_client_alone(
+    http: httpx.AsyncClient, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """INDIGO IAM gives clients that act as themselves no user name."""
+    monkeypatch.setenv("POSIX_MAPPER_REGISTRARS", "2a1b8f7e-5d62")
+    made = issuer.token("2a1b8f7e-5d62", client_id="2a1b8f7e-5d62", preferred_username="")
+    app = create_app()
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(
+            transport=httpx.ASGITransport(app=app), headers={"Authorization": f"Bearer {made}"}
+        ) as client,
+    ):
+        assert (await client.get(f"{BASE}/uid?user=ada")).text.startswith("ada:x:")
+
+
 async def test_many_groups_at_once(http: httpx.AsyncClient) -> None:
     """From two askers, in opposite orders, some of them known: each gets one number."""
     groups = [f"group={TEAM}{number}" for number in range(1200)]

@@ -9,10 +9,11 @@ from typing import Any
 import httpx
 import jwt
 import pytest
+from voservice.auth import EXCHANGE
 from voservice.auth.report import report
 from voservice.config import ServiceSettings
 
-from .test_tokens import AUDIENCE, EC384, OTHER, RSA, URL, FakeIssuer, published
+from .test_tokens import AUDIENCE, EC384, OTHER, RSA, URL, FakeIssuer, published, token
 
 
 @pytest.fixture
@@ -93,6 +94,50 @@ async def test_an_issuer_whose_keys_are_for_nothing_that_is_accepted(
     fake.keys = [published(EC384, "p384")]
     told = (await ask())["issuer"]
     assert told["problem"] == "none of its keys is for an algorithm that is accepted"
+
+
+class Exchanging(ServiceSettings):
+    """Settings of a service that exchanges users' tokens."""
+
+    @property
+    def exchanged_lifetime(self) -> int:
+        return 604_800
+
+
+async def test_what_a_service_gets_itself(fake: FakeIssuer, settings: ServiceSettings) -> None:
+    """From an issuer that gives a client a token without a name, and for a user's one that lasts."""
+    fake.metadata["token_endpoint"] = f"{URL}/token"
+    client = {"id": "core"}
+    settings = Exchanging(
+        **settings.model_dump() | {"service_client_id": "core", "service_client_secret": "s"}
+    )
+
+    async def ask() -> dict[str, Any]:
+        async with httpx.AsyncClient(transport=fake) as http:
+            return await report(settings, http, token())
+
+    refused = await ask()
+    problem = "The issuer refused client_credentials: 400 unauthorized_client"
+    assert refused["client"] == client | {"problem": problem}
+    assert refused["exchanged"] == {"problem": f"The issuer refused {EXCHANGE}: 400 unauthorized_client"}
+
+    own = token(sub="core", client_id="core", preferred_username=None)
+    lasting = token(exp=int(time.time()) + 86_400)
+    fake.granted = {
+        "client_credentials": {"access_token": own},
+        EXCHANGE: {"access_token": lasting},
+    }
+    told = await ask()
+    assert told["client"]["username"] == "core"
+    assert told["exchanged"]["username"] == "ada"
+    assert told["exchanged"]["seconds_left"] > 86_000
+    assert own not in str(told)
+    assert lasting not in str(told)
+
+    fake.granted[EXCHANGE] = {"access_token": token(aud="https://elsewhere.example")}
+    assert (await ask())["exchanged"] == {"problem": "The token is meant for another audience"}
+    fake.failure = httpx.ConnectError("nobody there")
+    assert "client" not in await ask()
 
 
 async def test_nothing_of_an_issuer_or_a_token_moves_the_terminal(

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import parse_qsl
 
 import httpx
 import jwt
@@ -53,6 +54,8 @@ class FakeIssuer(httpx.AsyncBaseTransport):
         self.userinfo: Any = {"sub": "s-1", "preferred_username": "ada"}
         self.userinfo_status = 200
         self.failure: Exception | int | None = None
+        self.granted: dict[str, Any] = {}
+        """Answers of the token endpoint, by the grant."""
         self.asked: list[str] = []
         self.authorization: str | None = None
 
@@ -68,6 +71,10 @@ class FakeIssuer(httpx.AsyncBaseTransport):
             return httpx.Response(200, json=self.metadata)
         if path == "/jwks":
             return httpx.Response(200, json={"keys": self.keys})
+        if path == "/token":
+            grant = dict(parse_qsl(request.content.decode()))["grant_type"]
+            answer = self.granted.get(grant)
+            return httpx.Response(200 if answer else 400, json=answer or {"error": "unauthorized_client"})
         assert path == "/userinfo"
         self.authorization = request.headers["Authorization"]
         return httpx.Response(self.userinfo_status, json=self.userinfo)
@@ -539,6 +546,38 @@ async def test_userinfo_tells_the_name_that_the_token_leaves_out(
     assert fake.authorization == f"Bearer {made}"
     await verifier.verify(token(preferred_username=None, jti="another"))
     assert fake.asked.count("/userinfo") == 2
+
+
+async def test_a_token_as_indigo_iam_makes_it(make: Callable[..., TokenVerifier], fake: FakeIssuer) -> None:
+    """The issuer has a slash at its end, and the token neither audience nor name nor type."""
+    fake.metadata["issuer"] = f"{URL}/"
+    del fake.keys[1]["use"]
+    made = token(
+        EC,
+        "ES256",
+        {"kid": "ec", "typ": None},
+        iss=f"{URL}/",
+        aud=None,
+        preferred_username=None,
+        client_id="2a1b8f7e-5d62-4e4b-9d39-6a1f0f2f8d11",
+        **{"wlcg.ver": "1.0", "wlcg.groups": ["/survey", "/survey/staff"]},
+    )
+    identity = await make(issuer=f"{URL}/", require_audience=False).verify(made)
+    assert (identity.username, identity.groups) == ("ada", {"survey", "survey/staff"})
+
+
+@pytest.mark.parametrize("claim", ["client_id", "azp"])
+async def test_a_client_that_acts_as_itself_needs_no_name(
+    make: Callable[..., TokenVerifier], fake: FakeIssuer, claim: str
+) -> None:
+    fake.userinfo_status = 401
+    own = token(preferred_username=None, sub="cavern", **{claim: "cavern"})
+    assert (await make(clients=["cavern"]).verify(own)).username == "cavern"
+    assert fake.asked.count("/userinfo") == 0
+    assert "does not say" in await refused(make(clients=["other"]), own)
+    # A user's token that the client was granted is that user's.
+    users = token(preferred_username=None, **{claim: "cavern"})
+    assert "does not say" in await refused(make(clients=["cavern"]), users)
 
 
 async def test_userinfo_is_not_asked_without_need(verifier: TokenVerifier, fake: FakeIssuer) -> None:

@@ -78,7 +78,7 @@ def create_app() -> FastAPI:
 
     app.state.collectors += [entries, database_metrics.of(engine)]
     app.state.context = Context(
-        verifier=TokenVerifier.of(settings, client),
+        verifier=TokenVerifier.of(settings, client, settings.posix_mapper_registrars),
         mapping=Mapping(store, settings.posix_mapper_reserved_users, settings.posix_mapper_registrars),
         administrators=frozenset(settings.posix_mapper_reserved_users),
         operators=Operators(settings.posix_mapper_operators),

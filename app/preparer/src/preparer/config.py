@@ -183,6 +183,11 @@ class PreparerSettings(ServiceSettings):
             )
         ]
 
+    @property
+    def exchanged_lifetime(self) -> int:
+        """Lifetime to request for a task's own token, in seconds."""
+        return self.preparer_credential_lifetime
+
     def home_of(self, username: str) -> str:
         """Return the path of a user's area."""
         return f"{self.preparer_home}/{username}"

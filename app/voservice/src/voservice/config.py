@@ -137,6 +137,11 @@ class ServiceSettings(BaseSettings):
     service_client_id: str = Field("", description="Name of the service's own OAuth client")
     service_client_secret: SecretStr = Field(SecretStr(""), description="Secret of that client")
 
+    @property
+    def exchanged_lifetime(self) -> int | None:
+        """Lifetime to request for the token that a user's is exchanged for, in seconds; None if it is not exchanged."""
+        return None
+
     @field_validator("log_level", mode="before")
     @classmethod
     def _upper(cls, value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Sequence
 
-from voservice.auth import USERNAME, Identity
+from voservice.auth import USERNAME, Identity, client_of
 
 from posix_mapper.models.entries import LARGEST, PosixGroup, PosixUser, group_uri
 from posix_mapper.models.errors import BadParameter
@@ -51,11 +51,10 @@ class Mapping:
 
     def _may_register(self, caller: Identity) -> bool:
         """Return whether names that the caller queries get a uid or gid: a row is permanent and readable by all."""
-        client = caller.claims.get("client_id", caller.claims.get("azp"))
         return (
             caller.username in self._administrators
             or ANYBODY in self._registrars
-            or client in self._registrars
+            or client_of(caller.claims) in self._registrars
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 import time
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from preparer.ledger import KeyReused, NewFile, NewTask, Task
 from preparer.staging.callbacks import CallbackRefused, check
 
 MD5 = re.compile(r"[0-9a-fA-F]{32}")
+logger = logging.getLogger(__name__)
 # Seconds for which an exchanged token serves further requests with the same token, and how many are kept.
 EXCHANGE_AGE = 300.0
 EXCHANGE_COUNT = 10_000
@@ -290,8 +292,9 @@ class Submission:
             token = await self.context.credentials.exchange(
                 caller.token, self.settings.preparer_credential_lifetime
             )
-        except AuthenticationError:
-            # The issuer has no token exchange: staging ends with the caller's own token.
+        except AuthenticationError as exc:
+            # An issuer need not have token exchange: staging ends with the caller's own token then.
+            logger.info("A user's token is not exchanged: %s", exc.description)
             return caller.token, caller.identity.expires
         # An opaque token says nothing of its end.
         expires = caller.identity.expires

@@ -8,7 +8,7 @@ from voservice.auth.client import ACCESS_TOKEN, EXCHANGE, ClientCredentials
 from voservice.auth.errors import AuthenticationError, GrantRefused, IssuerUnavailable
 from voservice.auth.identity import GROUP, USERNAME, Identity
 from voservice.auth.issuer import ALGORITHMS, Issuer
-from voservice.auth.verifier import GROUP_CLAIMS, TokenVerifier, bearer
+from voservice.auth.verifier import GROUP_CLAIMS, TokenVerifier, bearer, client_of
 
 __all__ = [
     "ACCESS_TOKEN",
@@ -25,4 +25,5 @@ __all__ = [
     "IssuerUnavailable",
     "TokenVerifier",
     "bearer",
+    "client_of",
 ]

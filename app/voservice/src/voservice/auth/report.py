@@ -11,12 +11,15 @@ import importlib
 import json
 import sys
 import time
+from collections.abc import Awaitable
 from typing import Any
 
 import httpx
 import jwt
 
+from voservice.auth.client import ClientCredentials
 from voservice.auth.errors import AuthenticationError
+from voservice.auth.identity import Identity
 from voservice.auth.issuer import ALGORITHMS
 from voservice.auth.verifier import TokenVerifier
 from voservice.config import ServiceSettings, load
@@ -35,6 +38,9 @@ async def report(settings: ServiceSettings, client: httpx.AsyncClient, token: st
         ``expected``: the audiences and algorithms that the service accepts.
         ``token``, if one is given: ``accepted``, with ``username``, ``groups`` and ``seconds_left``, or ``problem``;
         and ``claims`` and ``header`` of the token, verified or not.
+        ``client``, if the service has one at the issuer: ``id``, and ``problem`` or ``username``, ``groups`` and
+        ``seconds_left`` of the token that it gets for itself.
+        ``exchanged``, if the service exchanges users' tokens and accepts this one: the same of what it gets for it.
     """
     verifier = TokenVerifier.of(settings, client)
     found: dict[str, Any] = {
@@ -47,6 +53,15 @@ async def report(settings: ServiceSettings, client: httpx.AsyncClient, token: st
     }
     if token:
         found["token"] = await _token(verifier, token)
+    if found["issuer"]["ok"] and settings.service_client_id:
+        secret = settings.service_client_secret.get_secret_value()
+        own = ClientCredentials(settings.oidc_issuer, settings.service_client_id, secret, client=client)
+        # Whoever is asked with it knows the client, by its id if the issuer gives it no user name.
+        client_verifier = TokenVerifier.of(settings, client, [settings.service_client_id])
+        found["client"] = {"id": settings.service_client_id, **await _obtained(client_verifier, own.token())}
+        lifetime = settings.exchanged_lifetime
+        if lifetime is not None and found.get("token", {}).get("accepted"):
+            found["exchanged"] = await _obtained(verifier, own.exchange(token, lifetime))
     printable: dict[str, Any] = _printable(found)
     return printable
 
@@ -100,13 +115,19 @@ async def _token(verifier: TokenVerifier, token: str) -> dict[str, Any]:
         identity = await verifier.verify(token)
     except AuthenticationError as exc:
         return document | {"problem": exc.description}
+    return document | {"accepted": True, **_accepted(identity)}
+
+
+async def _obtained(verifier: TokenVerifier, grant: Awaitable[str]) -> dict[str, Any]:
+    try:
+        return _accepted(await verifier.verify(await grant))
+    except AuthenticationError as exc:
+        return {"problem": exc.description}
+
+
+def _accepted(identity: Identity) -> dict[str, Any]:
     left = round(identity.expires.timestamp() - time.time()) if identity.expires else None
-    return document | {
-        "accepted": True,
-        "username": identity.username,
-        "groups": sorted(identity.groups),
-        "seconds_left": left,
-    }
+    return {"username": identity.username, "groups": sorted(identity.groups), "seconds_left": left}
 
 
 async def _main(settings: ServiceSettings, token: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -56,19 +56,26 @@ class TokenVerifier:
         algorithms: list[str] | None = None,
         require_audience: bool = True,
         key_ids: Iterable[str] = (),
+        clients: Iterable[str] = (),
     ) -> None:
-        """Accept tokens of *issuer* for one of *audiences*."""
+        """Accept tokens of *issuer* for one of *audiences*.
+
+        Those of *clients*, OAuth clients that act as themselves, need no user name: their id stands for it.
+        """
         self.algorithms = ["RS256", "ES256"] if algorithms is None else algorithms
         if unknown := set(self.algorithms) - set(ALGORITHMS):
             raise ValueError(f"not a public-key signature algorithm: {', '.join(sorted(unknown))}")
         self.audiences = audiences
         self.require_audience = require_audience
         self.issuer = Issuer(issuer, client, key_ids)
+        self._clients = frozenset(clients)
         self._kept: OrderedDict[bytes, CachedToken] = OrderedDict()
 
     @classmethod
-    def of(cls, settings: ServiceSettings, client: httpx.AsyncClient) -> TokenVerifier:
-        """Create a verifier from the service's *settings*."""
+    def of(
+        cls, settings: ServiceSettings, client: httpx.AsyncClient, clients: Iterable[str] = ()
+    ) -> TokenVerifier:
+        """Create a verifier from the service's *settings*, with *clients* that act as themselves."""
         return cls(
             settings.oidc_issuer,
             settings.oidc_audiences,
@@ -76,6 +83,7 @@ class TokenVerifier:
             algorithms=settings.oidc_algorithms,
             require_audience=settings.oidc_require_audience,
             key_ids=settings.oidc_key_ids,
+            clients=clients,
         )
 
     async def verify(self, token: str) -> Identity:
@@ -92,7 +100,7 @@ class TokenVerifier:
                 return kept.identity
         claims, expires = await self._claims(token)
         edition = self.issuer.edition
-        username = claims.get("preferred_username")
+        username = claims.get("preferred_username") or self._client(claims)
         if not username:
             # The issuer may omit names from access tokens. The subject is no substitute: it cannot name a directory.
             userinfo = await self._ask(token, claims)
@@ -114,6 +122,11 @@ class TokenVerifier:
         while len(self._kept) > KEPT_TOKENS:
             self._kept.popitem(last=False)
         return identity
+
+    def _client(self, claims: dict[str, Any]) -> str | None:
+        """Return the client that a token was granted to for itself: its id is the subject (RFC 9068 section 2.2)."""
+        subject: str = claims["sub"]
+        return subject if subject == client_of(claims) and subject in self._clients else None
 
     async def _claims(self, token: str) -> tuple[dict[str, Any], datetime]:
         """Return the verified claims of the token and its expiry."""
@@ -203,6 +216,11 @@ def _check_use(claims: dict[str, Any]) -> None:
         good = OTHER_USES.isdisjoint(claims)
     if not good:
         raise AuthenticationError("The token is not an access token")
+
+
+def client_of(claims: Mapping[str, Any]) -> Any:
+    """Return the OAuth client that a token was granted to (RFC 9068), or else for (Keycloak; OpenID Connect)."""
+    return claims.get("client_id", claims.get("azp"))
 
 
 def _expiry(claim: Any) -> datetime:
