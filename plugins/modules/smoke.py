@@ -24,9 +24,8 @@ options:
     type: str
     required: true
   administrator_token:
-    description: Access token of Cavern's administrator, who creates O(container).
+    description: Access token of Cavern's administrator, who creates O(container). Without it that step is left out.
     type: str
-    required: true
   user:
     description: The user into whose area the file is staged.
     type: str
@@ -167,7 +166,7 @@ def main() -> None:
         argument_spec={
             **_http.CONNECTION_SPEC,
             "token": {**text, "no_log": True},
-            "administrator_token": {**text, "no_log": True},
+            "administrator_token": {"type": "str", "no_log": True},
             "user": text,
             "routes": {
                 "type": "dict",

@@ -72,12 +72,11 @@ class Site:
         self.inside.append((command, environment))
         return 0, json.dumps(self.task if command[-1].endswith("/7") else self.stage())
 
-    def run(self, run_module: Any) -> dict[str, Any]:
+    def run(self, run_module: Any, **options: Any) -> dict[str, Any]:
         result: dict[str, Any] = run_module(
             smoke,
             url=self.service.url,
             token="hers",
-            administrator_token="theirs",
             user="ada",
             routes={
                 "reg": "/reg",
@@ -89,6 +88,7 @@ class Site:
             space_dir=str(self.space),
             inside={"container": "haproxy", "url": "http://core:8000"},
             logs=["core"],
+            **{"administrator_token": "theirs"} | options,
         )
         return result
 
@@ -129,6 +129,12 @@ def test_a_file_and_a_container_that_were_there_stay(run_module: Any, site: Site
     assert site.run(run_module)["size"] == len(b"theirs")
     assert site.source.read_bytes() == b"theirs"
     assert CONTAINER not in site.removed()
+
+
+def test_without_the_administrator_all_else_is_tried(run_module: Any, site: Site) -> None:
+    result = site.run(run_module, administrator_token=None)
+    assert [step["step"] for step in result["steps"]] == [step for step in STEPS if "container" not in step]
+    assert not [request for request in site.service.requests if request.path == CONTAINER]
 
 
 def test_the_rse_can_read_the_file_whatever_the_umask(run_module: Any, site: Site) -> None:
