@@ -40,12 +40,14 @@ def token(stack: Deployment, user: str, groups: list[str]) -> str:
 class Space:
     """Nodes, files and jobs, by paths such as ``/home/ada``; rejections are returned, not raised."""
 
-    def __init__(self, stack: Deployment, user: str, groups: list[str] | None = None) -> None:
-        """Act as *user*, a member of *groups*."""
+    def __init__(
+        self, stack: Deployment, user: str, groups: list[str] | None = None, *, bearer: str = ""
+    ) -> None:
+        """Act as *user*, a member of *groups*, or with the token *bearer*."""
         self.user = user
         self.url = f"{stack.url}/src/cavern"
         self.http = stack.session()
-        self.http.headers["Authorization"] = f"Bearer {token(stack, user, groups or [])}"
+        self.http.headers["Authorization"] = f"Bearer {bearer or token(stack, user, groups or [])}"
         root = parse(self.get("/nodes?limit=0").content)
         self.root = str(root.get("uri"))
         self.groups = f"ivo://{urlsplit(self.root).netloc.partition('~')[0]}/gms?"
