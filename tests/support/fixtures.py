@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +30,8 @@ def share_images() -> None:
     """Reuse the ordinary deployment's images, so that only differing ones are built."""
     own, engine = str(settings()["image_prefix"]), docker.from_env()
     for image in engine.images.list("cavern/*"):
-        for name in image.tags:
+        # The same image may have names of other deployments too.
+        for name in filter(re.compile("cavern/").match, image.tags):
             repository, _, tag = name.rpartition(":")
             shared = f"{own}/{repository.removeprefix('cavern/')}"
             if not engine.images.list(f"{shared}:{tag}"):
