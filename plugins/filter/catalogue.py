@@ -75,6 +75,7 @@ FIELDS: dict[str, Any] = {
     "memory": {"type": "str"},
     "cpu": {"type": "str"},
     "replicas": {"type": "int"},
+    "scales": {"type": "bool"},
     "state": {"type": "str"},
     "phases": {"type": "list", "elements": "str"},
     "summary": {"type": "str"},

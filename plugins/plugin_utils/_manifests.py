@@ -9,16 +9,20 @@ import json
 import re
 import secrets
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 import yaml
 from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes import values as described
 from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes.template import (
+    Chosen,
     Digest,
     Document,
+    InNamespace,
     KubernetesError,
     Part,
     Value,
+    With,
     configurations,
     evaluate,
 )
@@ -27,7 +31,9 @@ NAME = "skasrc-cavern"
 GENERATED = "# Generated from an inventory: change that, or the values.\n"
 # Of each process its own, so that no text of a site is one.
 _MARK = f"m{secrets.token_hex(16)}"
-_PLACE = re.compile(rf"{_MARK}(value|digest):(\S+?){_MARK}")
+_PLACE = re.compile(rf"{_MARK}(value|text|with|digest|namespace):(\S*?){_MARK}")
+# A key that an object has only on a condition, with its value.
+_CONDITIONAL = re.compile(rf"^( *[A-Za-z]+: )(.+){_MARK}when:(\S+)=(\S*?){_MARK}$", re.MULTILINE)
 # What no reader of YAML 1.1 or 1.2 takes for a number, a date, a truth value or nothing, if it is none of the words.
 _PLAIN = re.compile(r"[A-Za-z/]")
 _WORDS = re.compile(r"(?:y|n|yes|no|on|off|true|false|null|nan|inf)\Z", re.IGNORECASE)
@@ -50,9 +56,25 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
     )
 
 
-def _place(dumper: yaml.SafeDumper, place: Value | Digest) -> yaml.Node:
-    kind, name = ("value", place.path) if isinstance(place, Value) else ("digest", place.config)
-    return dumper.represent_scalar("tag:yaml.org,2002:str", f"{_MARK}{kind}:{name}{_MARK}")
+def _mark(kind: str, text: str) -> str:
+    return f"{_MARK}{kind}:{text}{_MARK}"
+
+
+def _place(dumper: yaml.SafeDumper, place: Value | With | InNamespace | Digest) -> yaml.Node:
+    if isinstance(place, InNamespace):
+        text = f"{place.before}{_mark('namespace', '')}{place.after}"
+    elif isinstance(place, Digest):
+        text = _mark("digest", place.config)
+    elif isinstance(place, With):
+        text = _mark("with", ",".join((place.path, *chain.from_iterable(place.labels.items()))))
+    else:
+        text = _mark("text" if place.text else "value", place.path)
+        if place.when:
+            path, among = (
+                (place.when, ()) if isinstance(place.when, str) else (place.when.path, place.when.among)
+            )
+            text += _mark("when", f"{path}={','.join(among)}")
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text)
 
 
 # Values that come through Ansible are of classes of its own, which have no representer.
@@ -62,6 +84,8 @@ Dumper.add_multi_representer(int, lambda dumper, number: dumper.represent_int(in
 Dumper.add_multi_representer(dict, lambda dumper, mapping: dumper.represent_dict(dict(mapping)))
 Dumper.add_multi_representer(list, lambda dumper, items: dumper.represent_list(list(items)))
 Dumper.add_representer(Value, _place)
+Dumper.add_representer(With, _place)
+Dumper.add_representer(InNamespace, _place)
 Dumper.add_representer(Digest, _place)
 
 
@@ -82,7 +106,7 @@ def manifests(parts: list[Part], values: Document, namespace: str) -> dict[str, 
     """Return a directory for Kustomize: the site's objects, and apart from those the smoke test's."""
     written = {
         f"{name}.yaml": GENERATED + "---\n".join(dump(part.document) for part in found)
-        for name, found in _files(evaluate(parts, values)).items()
+        for name, found in _files(evaluate(parts, values, namespace)).items()
     }
     space = {
         "apiVersion": "v1",
@@ -129,16 +153,35 @@ def _marked(node: Any, markers: dict[str, str]) -> Any:
 
 def _expression(match: re.Match[str]) -> str:
     kind, name = match.groups()
-    if kind == "value":
-        return f"{{{{ .Values.{name} | toJson }}}}"
+    if kind == "namespace":
+        return "{{ .Release.Namespace }}"
+    if kind == "with":
+        path, *labels = name.split(",")
+        texts = " ".join(f'"{text}"' for text in labels)
+        return f"{{{{ merge (dict {texts}) .Values.{path} | toJson }}}}"
+    if kind != "digest":
+        return f"{{{{ .Values.{name} | {'toString | ' if kind == 'text' else ''}toJson }}}}"
     included = f'include "{NAME}.config.{name}" .'
     return f'{{{{ printf "%s\\n" ({included}) | fromYaml | toJson | sha256sum | quote }}}}'
+
+
+def _condition(condition: str | Chosen) -> str:
+    if isinstance(condition, str):
+        return f".Values.{condition}"
+    texts = " ".join(f'"{text}"' for text in condition.among)
+    return f"(has .Values.{condition.path} (list {texts}))"
+
+
+def _conditional(match: re.Match[str]) -> str:
+    key, value, path, texts = match.groups()
+    condition = Chosen(path, tuple(texts.split(","))) if texts else path
+    return f"{{{{- if {_condition(condition)} }}}}\n{key}{value}\n{{{{- end }}}}"
 
 
 def _template(document: Any, markers: dict[str, str]) -> str:
     """Return a document as a template of Helm."""
     text = dump(document).replace("{{", '{{ "{{" }}')
-    text = _PLACE.sub(_expression, text)
+    text = _PLACE.sub(_expression, _CONDITIONAL.sub(_conditional, text))
     for marker, path in markers.items():
         text = text.replace(marker, f"{{{{ .Values.{path} }}}}")
     if left := re.search(r"\S*values\.invalid\S*", text):
@@ -156,8 +199,8 @@ def _part(part: Part, markers: dict[str, str]) -> str:
         text = _template(document, markers)
     if not part.when:
         return f"---\n{text}"
-    paths = " ".join(f".Values.{path}" for path in part.when)
-    return f"{{{{- if {'and ' if len(part.when) > 1 else ''}{paths} }}}}\n---\n{text}{{{{- end }}}}\n"
+    conditions = " ".join(_condition(condition) for condition in part.when)
+    return f"{{{{- if {'and ' if len(part.when) > 1 else ''}{conditions} }}}}\n---\n{text}{{{{- end }}}}\n"
 
 
 def chart(parts: list[Part], values: Document, markers: dict[str, str], version: str) -> dict[str, str]:
@@ -198,7 +241,7 @@ def chart(parts: list[Part], values: Document, markers: dict[str, str], version:
 def _readme(values: Document) -> str:
     rows: dict[str, str] = {}
     for path, value in described.leaves(values).items():
-        text = described.DESCRIBED[described.generic(path)][1]
+        text = described.described_as(path)[1]
         rows[path] = f"| `{path}` | {text} | `{json.dumps(value)}` |"
     return (
         f"# {NAME}\n\nGenerated by `make chart`. Which services there are, their routes and settings are "

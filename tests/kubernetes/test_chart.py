@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,12 @@ OWN: dict[str, Any] = {
     "cavern_administrator_token": "administrator-of-the-site",
     "deployment_service_overrides": {"iam": {"enabled": False}, "core": {"replicas": 3}},
     "kubernetes_external": {"srcnodedb": {"host": "db.site.example", "port": 6432}},
-    "kubernetes_values": {"smoke": {"secret": "tokens"}},
+    "kubernetes_values": {
+        "smoke": {"secret": "tokens"},
+        "entry": {"type": "HTTPRoute"},
+        "gateway": {"parentRefs": [{"name": "public", "namespace": "gateways", "sectionName": "https"}]},
+        "services": {"celery_worker": {"scaling": {"by": "cpu"}}},
+    },
 }
 OTHERS_OWN: dict[str, Any] = OTHER | {
     "deployment_issuer": "https://issuer.other.example/realms/vo",
@@ -46,7 +52,7 @@ OTHERS_OWN: dict[str, Any] = OTHER | {
 def template(helm: Path, chart: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Render a chart."""
     return subprocess.run(
-        [helm, "template", "x", chart, "--kube-version", VERSION, *arguments],
+        [helm, "template", "x", chart, "--namespace=cavern", f"--kube-version={VERSION}", *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -86,6 +92,47 @@ def test_the_templates_know_no_site(sites: tuple[Written, Written]) -> None:
     assert first == second
 
 
+# What Argo CD renders again and again, without a cluster to look things up in.
+FUNCTIONS = {
+    "and",
+    "define",
+    "dict",
+    "end",
+    "fromYaml",
+    "has",
+    "if",
+    "include",
+    "indent",
+    "list",
+    "merge",
+    "printf",
+    "quote",
+}
+FUNCTIONS |= {"sha256sum", "toJson", "toString"}
+
+
+def test_nothing_in_the_templates_asks_a_cluster_the_clock_or_chance(sites: tuple[Written, Written]) -> None:
+    used: set[str] = set()
+    for path in sites[0].chart.glob("templates/*"):
+        for expression in re.findall(r"\{\{-?(.*?)-?\}\}", path.read_text()):
+            plain = re.sub(r'"(?:[^"\\]|\\.)*"|\.Values\.[\w.]+|\.Release\.Namespace', " ", expression)
+            used |= set(re.findall(r"[.$]?\w+", plain)) - {"2"}
+    assert used <= FUNCTIONS
+
+
+def test_an_upgrade_is_rendered_as_an_installation_is(helm: Path, sites: tuple[Written, Written]) -> None:
+    first, again = (template(helm, sites[0].chart, *more) for more in ((), ("--is-upgrade",)))
+    assert first.stdout == again.stdout
+    hooks = {
+        name: annotations["helm.sh/hook"]
+        for name, document in by_name([first.stdout]).items()
+        if "helm.sh/hook" in (annotations := document["metadata"].get("annotations") or {})
+    }
+    # Only what somebody asks for is a hook: Argo CD has none for tests, and all else is applied as it stands.
+    assert set(hooks.values()) == {"test"}
+    assert {name.partition("/")[2] for name in hooks} == {"smoke"}
+
+
 def test_neither_holds_a_secret(sites: tuple[Written, Written]) -> None:
     for written in sites:
         texts = [*written.texts, *(path.read_text() for path in written.chart.rglob("*") if path.is_file())]
@@ -102,7 +149,11 @@ def test_helm_accepts_the_chart_and_no_other_values(helm: Path, sites: tuple[Wri
         ("publicNames=x", "publicNames"),
         ("services.core.replicas=many", "replicas"),
         ("publicName=a b", "publicName"),
-        ("ingress.enabled=perhaps", "enabled"),
+        ("monitoring.enabled=perhaps", "enabled"),
+        # There is one way in, and a value for each of two would be one too many.
+        ("ingress.enabled=true", "enabled"),
+        ("entry.type=Both", "type"),
+        ("services.core.scaling.by=tasks", "by"),
     ):
         done = template(helm, chart, "--set", wrong)
         assert done.returncode != 0, wrong

@@ -21,7 +21,7 @@ from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes.template
 from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes.workload import Workload
 
 ENABLED = "networkPolicy.enabled"
-_MONITORS = "networkPolicy.monitors"
+MONITORS = "networkPolicy.monitors"
 _ENTRY = "networkPolicy.entry"
 _DESTINATIONS = "networkPolicy.destinations"
 SMOKE = "smoke"
@@ -99,14 +99,14 @@ def policies(
         parts.append(Part(workload.name, policy(workload.name, spec), (ENABLED,)))
         if elsewhere:
             inside.append(workload.name)
-        if metrics := workload.entry.get("metrics"):
+        if workload.metrics is not None:
             spec = {
                 "podSelector": {"matchLabels": selector(workload.name)},
                 "policyTypes": ["Ingress"],
-                "ingress": [{"from": Value(_MONITORS), **_ports([metrics])}],
+                "ingress": [{"from": Value(MONITORS), **_ports([workload.metrics[0]])}],
             }
             # Without peers the rule would be for everybody.
-            parts.append(Part(workload.name, policy(f"{workload.name}-metrics", spec), (ENABLED, _MONITORS)))
+            parts.append(Part(workload.name, policy(f"{workload.name}-metrics", spec), (ENABLED, MONITORS)))
     haproxies = {workload.key for workload in workloads if workload.entry["role"] == "haproxy"}
     clients = [names[key] for key, rules in asked.items() if not haproxies.isdisjoint(rules)]
     # The smoke test is a client.

@@ -13,7 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes import network
+from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes import (
+    entry,
+    monitoring,
+    network,
+    scaling,
+)
 from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes.names import (
     check_claim,
     metadata,
@@ -26,14 +31,12 @@ from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes.template
     Value,
 )
 from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes.values import (
-    DESCRIBED,
     check,
-    generic,
+    described,
 )
 from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes.workload import (
     Claim,
     Workload,
-    port_name,
 )
 
 
@@ -97,45 +100,6 @@ def _claims(whole: Deployment) -> list[Part]:
         document = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta, "spec": spec}
         parts.append(Part("claims", document, (f"claims.{name}.create",)))
     return parts
-
-
-def _entry(whole: Deployment) -> list[Part]:
-    """Return how those outside get in: by a Service of its own, which keeps their addresses, or by an Ingress."""
-    haproxy = _haproxy(whole)
-    ports = [
-        {"name": port_name(port), "port": port, "targetPort": port, "protocol": "TCP"}
-        for port in haproxy.ports
-    ]
-    name = f"{haproxy.name}-public"
-    service = {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": metadata(name, annotations=Value("entry.annotations")),
-        "spec": {
-            "type": Value("entry.type"),
-            # HAProxy limits what one address may take: it has to see clients' own.
-            "externalTrafficPolicy": "Local",
-            "selector": {"app.kubernetes.io/name": haproxy.name},
-            "ports": ports,
-        },
-    }
-    backend = {"service": {"name": haproxy.name, "port": {"number": 443}}}
-    ingress = {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "Ingress",
-        "metadata": metadata(haproxy.name, annotations=Value("ingress.annotations")),
-        "spec": {
-            "ingressClassName": Value("ingress.className"),
-            "tls": [{"hosts": [whole.public_name], "secretName": Value("ingress.tlsSecret")}],
-            "rules": [
-                {
-                    "host": whole.public_name,
-                    "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": backend}]},
-                }
-            ],
-        },
-    }
-    return [Part("entry", service, ("entry.enabled",)), Part("entry", ingress, ("ingress.enabled",))]
 
 
 def _smoke(whole: Deployment) -> list[Part]:
@@ -231,7 +195,8 @@ def objects(whole: Deployment) -> list[Part]:
     for workload in whole.workloads:
         parts += workload.parts()
     parts += network.policies(whole.workloads, whole.catalogue, whole.further)
-    return [*parts, *_entry(whole), *_smoke(whole)]
+    parts += [*scaling.scalers(whole.workloads), *monitoring.monitors(whole.workloads)]
+    return [*parts, *entry.entry(_haproxy(whole), whole.public_name), *_smoke(whole)]
 
 
 def secrets(whole: Deployment, values: Document, read: Callable[[str], bytes]) -> list[Part]:
@@ -277,6 +242,8 @@ def secrets(whole: Deployment, values: Document, read: Callable[[str], bytes]) -
     document = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": metadata(name)}
     parts.append(Part(name, document | {"data": encoded(certificates)}))
     name = values["trust"]["configMap"]
+    if values["entry"]["type"] == entry.ROUTE:
+        trusted[entry.AUTHORITY] = trusted["ca-bundle.pem"]
     document = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata(name), "data": trusted}
     return [*parts, Part(name, document)]
 
@@ -310,6 +277,7 @@ def site_values(whole: Deployment, site: Document, storage_class: str, overrides
     services = {workload.key: _service_values(workload, storage_class) for workload in whole.workloads}
     values = _overridden({**site, "claims": claims, "services": services}, overrides)
     check(values)
+    scaling.check(values["services"])
     _check_names(values)
     return values
 
@@ -344,12 +312,16 @@ def _service_values(workload: Workload, storage_class: str) -> Document:
     }
     if workload.secrets():
         values["secret"] = workload.name
+    if workload.scales:
+        values["scaling"] = scaling.values(workload, values["replicas"])
     if workload.own_state:
         place = f"deployment_service_overrides.{workload.key}"
         if not workload.entry.get("state"):
             raise KubernetesError(f"{place}.state: give the size of what it keeps, such as 10g")
         if values["replicas"] != 1:
             raise KubernetesError(f"{place}.replicas: what keeps state of its own has one")
+        if workload.scales:
+            raise KubernetesError(f"{place}.scales: what keeps state of its own has one pod")
         values["state"] = _claim_spec("ReadWriteOnce", workload.entry["state"], storage_class)
     return values
 
@@ -366,7 +338,7 @@ def _overridden(values: Document, overrides: Document, place: str = "", free: bo
         old = values.get(key)
         if isinstance(old, dict) and not isinstance(item, dict):
             raise KubernetesError(f"kubernetes_values.{path}: give a dictionary, such as {{name: value}}")
-        below = free or generic(path) in DESCRIBED
+        below = free or described(path)
         merged[key] = _overridden(old, item, path, below) if isinstance(old, dict) else item
     return merged
 

@@ -22,10 +22,36 @@ class KubernetesError(Exception):
 
 
 @dataclass(frozen=True)
-class Value:
-    """The site's value at a dotted path."""
+class Chosen:
+    """The condition that a site's value at a dotted path is one of some texts."""
 
     path: str
+    among: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Value:
+    """The site's value at a dotted path: as text where a number has to be one, and on a condition, as a part is."""
+
+    path: str
+    text: bool = False
+    when: str | Chosen | None = None
+
+
+@dataclass(frozen=True)
+class With:
+    """Labels, and those of the site's value at a dotted path that they leave room for."""
+
+    labels: dict[str, str]
+    path: str
+
+
+@dataclass(frozen=True)
+class InNamespace:
+    """A text with the name of the deployment's namespace in it, as those need who are in another."""
+
+    before: str
+    after: str
 
 
 @dataclass(frozen=True)
@@ -37,11 +63,14 @@ class Digest:
 
 @dataclass(frozen=True)
 class Part:
-    """An object, the file that it is written to, and the values without all of which there is no such object."""
+    """An object, the file that it is written to, and the conditions without all of which there is no such object.
+
+    A condition is what a value has to be, or the path of one that has to be something.
+    """
 
     file: str
     document: Document
-    when: tuple[str, ...] = ()
+    when: tuple[str | Chosen, ...] = ()
 
     @property
     def name(self) -> str:
@@ -67,16 +96,40 @@ def canonical(data: dict[str, str]) -> str:
     return text
 
 
-def _evaluated(node: Any, values: Document, configs: dict[str, Document]) -> Any:
-    if isinstance(node, Value):
-        return value_at(values, node.path)
-    if isinstance(node, Digest):
-        return hashlib.sha256(canonical(configs[node.config]).encode()).hexdigest()
-    if isinstance(node, dict):
-        return {key: _evaluated(item, values, configs) for key, item in node.items()}
-    if isinstance(node, list):
-        return [_evaluated(item, values, configs) for item in node]
-    return node
+def holds(condition: str | Chosen, values: Document) -> bool:
+    """Return whether a site's values meet a condition. Raises KubernetesError."""
+    if isinstance(condition, Chosen):
+        return value_at(values, condition.path) in condition.among
+    return bool(value_at(values, condition))
+
+
+@dataclass(frozen=True)
+class _Site:
+    """What a site puts into the places."""
+
+    values: Document
+    configs: dict[str, Document]
+    namespace: str
+
+    def _absent(self, node: Any) -> bool:
+        return isinstance(node, Value) and node.when is not None and not holds(node.when, self.values)
+
+    def evaluated(self, node: Any) -> Any:
+        """Return a document without places."""
+        if isinstance(node, Value):
+            found = value_at(self.values, node.path)
+            return str(found) if node.text else found
+        if isinstance(node, With):
+            return {**value_at(self.values, node.path), **node.labels}
+        if isinstance(node, InNamespace):
+            return f"{node.before}{self.namespace}{node.after}"
+        if isinstance(node, Digest):
+            return hashlib.sha256(canonical(self.configs[node.config]).encode()).hexdigest()
+        if isinstance(node, dict):
+            return {key: self.evaluated(item) for key, item in node.items() if not self._absent(item)}
+        if isinstance(node, list):
+            return [self.evaluated(item) for item in node]
+        return node
 
 
 def configurations(parts: list[Part]) -> dict[str, Document]:
@@ -88,11 +141,11 @@ def configurations(parts: list[Part]) -> dict[str, Document]:
     }
 
 
-def evaluate(parts: list[Part], values: Document) -> list[Part]:
-    """Return the objects that a site with these *values* has. Raises KubernetesError."""
-    configs = configurations(parts)
+def evaluate(parts: list[Part], values: Document, namespace: str) -> list[Part]:
+    """Return the objects that a site with these *values* has in a *namespace*. Raises KubernetesError."""
+    site = _Site(values, configurations(parts), namespace)
     return [
-        Part(part.file, _evaluated(part.document, values, configs))
+        Part(part.file, site.evaluated(part.document))
         for part in parts
-        if all(value_at(values, path) for path in part.when)
+        if all(holds(condition, values) for condition in part.when)
     ]

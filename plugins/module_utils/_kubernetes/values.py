@@ -7,11 +7,21 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes.entry import ROUTE, TYPE, TYPES
+from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes.network import ENABLED, MONITORS
+from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes.scaling import (
+    TASKS,
+    WAYS,
+    WORKER,
+    WORKER_WAYS,
+)
 from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes.template import (
     Document,
     KubernetesError,
+    value_at,
 )
 
 # Texts go into configuration files as they are, so nothing in them may mean more there than itself.
@@ -64,18 +74,18 @@ DESCRIBED: dict[str, tuple[Document, str]] = {
         _TEXT,
         "Fixed address of HAProxy inside of the cluster; the cluster chooses one when empty.",
     ),
-    "entry.enabled": (
-        _FLAG,
-        "Whether HAProxy has a Service for those outside of the cluster, with its own TLS.",
+    TYPE: (
+        {"enum": list(TYPES)},
+        "The one way in from outside of the cluster: a Service of HAProxy's (`LoadBalancer` or `NodePort`), an "
+        "`Ingress` or an `HTTPRoute`, or none (`ClusterIP`). The Ingress has to speak TLS to HAProxy; neither it nor a "
+        "Gateway hands client certificates on.",
     ),
-    "entry.type": ({"enum": ["LoadBalancer", "NodePort"]}, "Type of that Service."),
-    "entry.annotations": (_MAP, "Annotations of that Service."),
-    "ingress.enabled": (
-        _FLAG,
-        "Whether there is an Ingress; it has to speak TLS to HAProxy, and hands no client certificates on.",
+    "entry.annotations": (_MAP, "Annotations of that Service, Ingress or HTTPRoute."),
+    "gateway.parentRefs": (
+        {"type": "array", "items": {"type": "object", "required": ["name"]}},
+        "The Gateway that an HTTPRoute belongs to, such as `[{name: public, namespace: gateways}]`.",
     ),
     "ingress.className": (_TEXT, "Class of the Ingress."),
-    "ingress.annotations": (_MAP, "Annotations of the Ingress."),
     "ingress.tlsSecret": (_TEXT, "Secret with the certificate that the Ingress shows."),
     "tls.secret": (
         _LABEL,
@@ -85,18 +95,34 @@ DESCRIBED: dict[str, tuple[Document, str]] = {
         _LABEL,
         "ConfigMap with `ca-bundle.pem` (authorities that services trust), `client-ca.pem` and `client-crl.pem` "
         "(those of users' certificates), and the authorities of single storage elements and of Rucio where settings "
-        "name some.",
+        "name some. For an HTTPRoute `ca.crt` too, the authority of HAProxy's certificate.",
     ),
-    "networkPolicy.enabled": (_FLAG, "Whether connections are limited to those that the services need."),
+    ENABLED: (_FLAG, "Whether connections are limited to those that the services need."),
     "networkPolicy.entry": (
         _OBJECTS,
         "Peers through which pods reach the public name, if it is not HAProxy's: those of the Ingress.",
     ),
-    "networkPolicy.monitors": (_OBJECTS, "Peers that read metrics."),
+    MONITORS: (
+        _OBJECTS,
+        "Peers that read metrics, as nobody else may, such as "
+        "`[{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}]`.",
+    ),
     "networkPolicy.destinations": (
         _OBJECTS,
         "Peers in the cluster that settings name: an issuer, a storage element or Rucio there. Those outside need "
         "none.",
+    ),
+    "monitoring.enabled": (
+        _FLAG,
+        "Whether there are PodMonitors, for the operator of Prometheus, of the services that have metrics.",
+    ),
+    "monitoring.labels": (
+        {"type": "object", "additionalProperties": {"type": "string"}},
+        "Labels by which that operator chooses them, such as `{release: prometheus}`.",
+    ),
+    "monitoring.interval": (
+        {"type": "string", "pattern": r"^[1-9][0-9]*(ms|s|m|h)$"},
+        "Time between two readings.",
     ),
     "smoke.secret": (_LABEL, "Secret from which the smoke test takes its credentials."),
     "smoke.user": (_TEXT, "User for whom the smoke test stages a file."),
@@ -106,12 +132,94 @@ DESCRIBED: dict[str, tuple[Document, str]] = {
     "claims.*.name": (_LABEL, "Name of the claim."),
     "claims.*.create": (_FLAG, "Whether the chart makes it; false for a claim that exists."),
     "claims.*.spec": (_MAP, "What it asks for, as in a PersistentVolumeClaim."),
-    "services.*.replicas": ({"type": "integer", "minimum": 0}, "Number of pods."),
+    "services.*.replicas": (
+        {"type": "integer", "minimum": 0},
+        "Number of pods; where it follows the load, it is not stated.",
+    ),
+    "services.*.scaling.by": (
+        {"enum": list(WAYS)},
+        "What sets the number of pods: `replicas` (`fixed`), or a HorizontalPodAutoscaler by their load (`cpu`).",
+    ),
+    f"services.{WORKER}.scaling.by": (
+        {"enum": list(WORKER_WAYS)},
+        "What sets the number of pods: `replicas` (`fixed`), a HorizontalPodAutoscaler by their load (`cpu`), or KEDA "
+        "by the unfinished tasks (`tasks`).",
+    ),
+    "services.*.scaling.min": ({"type": "integer", "minimum": 1}, "Fewest pods."),
+    "services.*.scaling.max": ({"type": "integer", "minimum": 1}, "Most pods."),
+    "services.*.scaling.cpu": (
+        {"type": "integer", "minimum": 1, "maximum": 10_000},
+        "Processor time that pods shall use on average, in percent of what they request.",
+    ),
+    "services.*.scaling.tasks": (
+        {"type": "integer", "minimum": 1, "maximum": 10_000},
+        "Unfinished tasks for each pod.",
+    ),
     "services.*.resources": (_MAP, "Memory and CPU of each pod."),
     "services.*.secret": (_LABEL, "Secret with its passwords and keys."),
     "services.*.state": (_MAP, "What its own volume asks for, as in a PersistentVolumeClaim."),
     "external.*.host": ({"type": "string", "pattern": HOST}, "Host of a service that the site has already."),
 }
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Where these values are so, a list has to name something."""
+
+    when: tuple[tuple[str, Any], ...]
+    needs: str
+    why: str
+
+    def applies(self, values: Document) -> bool:
+        """Return whether a site has all values that the rule is about."""
+        return all(_has(values, path) for path in (*dict(self.when), self.needs))
+
+    def check(self, values: Document) -> None:
+        """Refuse values that break the rule. Raises KubernetesError."""
+        if all(value_at(values, path) == wanted for path, wanted in self.when) and not value_at(
+            values, self.needs
+        ):
+            stated = " and ".join(f"{path} is {json.dumps(wanted)}" for path, wanted in self.when)
+            raise KubernetesError(f"kubernetes_values.{self.needs}: is empty, but {stated}: {self.why}")
+
+    def schema(self) -> Document:
+        """Return the rule as a JSON schema."""
+        conditions = [_below(path, {"const": wanted}) for path, wanted in self.when]
+        return {"if": {"allOf": conditions}, "then": _below(self.needs, {"minItems": 1})}
+
+
+RULES = (
+    Rule(
+        ((TYPE, ROUTE),),
+        "gateway.parentRefs",
+        "name the Gateway, such as [{name: public, namespace: gateways}]",
+    ),
+    Rule(
+        (("monitoring.enabled", True), (ENABLED, True)),
+        MONITORS,
+        "name the namespace of Prometheus, or nobody may read the metrics",
+    ),
+    Rule(
+        ((f"services.{WORKER}.scaling.by", TASKS), (ENABLED, True)),
+        MONITORS,
+        "name the namespace of KEDA, which reads the number of tasks from the metrics",
+    ),
+)
+
+
+def _has(values: Document, path: str) -> bool:
+    try:
+        value_at(values, path)
+    except KubernetesError:
+        return False
+    return True
+
+
+def _below(path: str, rule: Document) -> Document:
+    """Return the schema of values of which the one at a dotted path meets a rule."""
+    for key in reversed(path.split(".")):
+        rule = {"properties": {key: rule}, "required": [key]}
+    return rule
 
 
 _TYPES: dict[str, type] = {"string": str, "boolean": bool, "integer": int, "object": dict, "array": list}
@@ -120,7 +228,7 @@ _TYPES: dict[str, type] = {"string": str, "boolean": bool, "integer": int, "obje
 def check(values: Document) -> None:
     """Refuse values that the chart's schema would refuse. Raises KubernetesError."""
     for path, value in leaves(values).items():
-        rule = DESCRIBED[generic(path)][0]
+        rule = described_as(path)[0]
         kind = rule.get("type")
         whole = kind != "integer" or not isinstance(value, bool)
         fits = (kind is None or (whole and isinstance(value, _TYPES[kind]))) and (
@@ -130,9 +238,14 @@ def check(values: Document) -> None:
             fits = len(value) <= rule.get("maxLength", len(value)) and (
                 "pattern" not in rule or re.fullmatch(rule["pattern"], value) is not None
             )
+        if fits and kind == "integer":
+            fits = rule["minimum"] <= value <= rule.get("maximum", value)
         if not fits:
             wanted = {key: item for key, item in rule.items() if key != "items"}
             raise KubernetesError(f"kubernetes_values.{path}: {value!r} does not meet {json.dumps(wanted)}")
+    for between in RULES:
+        if between.applies(values):
+            between.check(values)
 
 
 def leaves(values: Document, path: str = "") -> dict[str, Any]:
@@ -140,7 +253,7 @@ def leaves(values: Document, path: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{path}.{key}" if path else key
-        if generic(name) in DESCRIBED:
+        if described(name):
             found[name] = value
         elif isinstance(value, dict):
             found |= leaves(value, name)
@@ -149,10 +262,22 @@ def leaves(values: Document, path: str = "") -> dict[str, Any]:
     return found
 
 
-def generic(path: str) -> str:
-    """Return the path under which a value is described: one for all services, and one for all claims."""
+def _key(path: str) -> str:
+    """Return the path under which a value is described: its own, or one for all services or all claims."""
     first, *rest = path.split(".")
-    return ".".join([first, "*", *rest[1:]]) if first in ("services", "claims", "external") and rest else path
+    if path in DESCRIBED or first not in ("services", "claims", "external") or not rest:
+        return path
+    return ".".join([first, "*", *rest[1:]])
+
+
+def described(path: str) -> bool:
+    """Return whether what is at a dotted path is one value, and not several."""
+    return _key(path) in DESCRIBED
+
+
+def described_as(path: str) -> tuple[Document, str]:
+    """Return a value's rule and meaning."""
+    return DESCRIBED[_key(path)]
 
 
 def schema(values: Document, path: str = "") -> Document:
@@ -160,14 +285,15 @@ def schema(values: Document, path: str = "") -> Document:
     properties: Document = {}
     for key, value in values.items():
         name = f"{path}.{key}" if path else key
-        if generic(name) in DESCRIBED:
-            rule, description = DESCRIBED[generic(name)]
+        if described(name):
+            rule, description = described_as(name)
             properties[key] = {**rule, "description": description}
         else:
             properties[key] = schema(value, name)
     # Helm itself adds `global` to the values of every chart.
     more = {} if path else {"global": {"type": "object"}}
-    top = {} if path else {"$schema": "http://json-schema.org/draft-07/schema#"}
+    rules = [] if path else [rule.schema() for rule in RULES if rule.applies(values)]
+    top = {} if path else {"$schema": "http://json-schema.org/draft-07/schema#", "allOf": rules}
     return {
         **top,
         "type": "object",

@@ -20,6 +20,7 @@ from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes.names im
     selector,
 )
 from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes.template import (
+    Chosen,
     Digest,
     Document,
     KubernetesError,
@@ -27,6 +28,8 @@ from ansible_collections.skasrc.cavern.plugins.module_utils._kubernetes.template
     Value,
 )
 
+FIXED = "fixed"
+"""Way of scaling of what has the number of pods that a site states."""
 # What a pod that leaves waits for, so that nobody is sent to it any more (s).
 DRAIN = 5
 # Over which a service that is slow to start may do so beyond what its health check allows (s).
@@ -66,6 +69,17 @@ class Workload:
     def ports(self) -> list[int]:
         """Ports on which it serves others."""
         return list(self.entry["ports"])
+
+    @property
+    def metrics(self) -> tuple[int, str] | None:
+        """Port and path of its metrics."""
+        port = self.entry.get("metrics")
+        return (int(port), "/metrics") if port else None
+
+    @property
+    def scales(self) -> bool:
+        """Whether the number of its pods may follow its load."""
+        return bool(self.entry.get("scales"))
 
     @property
     def own_state(self) -> list[Document]:
@@ -264,8 +278,7 @@ class Workload:
     @property
     def all_ports(self) -> list[int]:
         """Ports that its containers have open, that for metrics among them."""
-        metrics = self.entry.get("metrics")
-        return sorted({*self.ports, *([metrics] if metrics else [])})
+        return sorted({*self.ports, *([self.metrics[0]] if self.metrics else [])})
 
     def pod(self) -> Document:
         """Return its pods' specification."""
@@ -304,6 +317,11 @@ class Workload:
 
     # Objects.
 
+    def _replicas(self) -> Value:
+        """Return the number of pods, which is stated where nothing else sets it."""
+        when = Chosen(self.value("scaling.by").path, (FIXED,)) if self.scales else None
+        return Value(self.value("replicas").path, when=when)
+
     def _controller(self) -> Document:
         matching = selector(self.name)
         annotations = {"annotations": {"checksum/config": Digest(self.name)}} if self._stated(False) else {}
@@ -312,7 +330,7 @@ class Workload:
             "spec": self.pod(),
         }
         spec: Document = {
-            "replicas": self.value("replicas"),
+            "replicas": self._replicas(),
             "revisionHistoryLimit": 3,
             "selector": {"matchLabels": matching},
             "template": template,

@@ -113,8 +113,10 @@ SITE: Document = {
     "podNetwork": "10.244.0.0/16",
     "image": {"pullPolicy": "Always", "pullSecrets": []},
     "hostAliases": [],
-    "entry": {"clusterIP": "", "enabled": True, "type": "LoadBalancer", "annotations": {}},
-    "ingress": {"enabled": False, "className": "", "annotations": {}, "tlsSecret": ""},
+    "entry": {"clusterIP": "", "type": "LoadBalancer", "annotations": {}},
+    "ingress": {"className": "", "tlsSecret": ""},
+    "gateway": {"parentRefs": []},
+    "monitoring": {"enabled": False, "labels": {}, "interval": "30s"},
     "tls": {"secret": "haproxy-tls"},
     "trust": {"configMap": "authorities"},
     "networkPolicy": {"enabled": True, "entry": [], "monitors": [], "destinations": []},
@@ -140,7 +142,9 @@ def site(deployment: objects.Deployment, **overrides: Any) -> Document:
 def rendered(deployment: objects.Deployment | None = None, **overrides: Any) -> dict[str, Document]:
     """Objects by kind and name."""
     found = deployment or whole()
-    return {part.name: part.document for part in evaluate(objects.objects(found), site(found, **overrides))}
+    return {
+        part.name: part.document for part in evaluate(objects.objects(found), site(found, **overrides), "vo")
+    }
 
 
 def pod(name: str, **overrides: Any) -> Document:
@@ -341,7 +345,7 @@ def test_a_claim_has_a_name_that_volumes_and_expressions_may_have(name: str) -> 
             r"tls\.secret: the-web is the name of services\.web\.secret already",
         ),
         ({"podNetwork": "fd00::/64"}, "podNetwork"),
-        ({"entry": {"type": "ClusterIP"}}, r"entry\.type: 'ClusterIP'"),
+        ({"entry": {"type": "ExternalName"}}, r"entry\.type: 'ExternalName'"),
     ],
 )
 def test_values_that_the_cluster_would_refuse_are_refused(overrides: Document, message: str) -> None:
@@ -380,7 +384,7 @@ def test_the_smoke_test_runs_beside_an_api_of_roots() -> None:
     deployment = whole(services, catalogue=catalogue, smoke=smoke)
     more = dict.fromkeys(("secret", "user", "did", "path", "destination"), "x")
     given = objects.site_values(deployment, SITE | {"smoke": more}, "", {})
-    found = {part.name: part.document for part in evaluate(objects.objects(deployment), given)}
+    found = {part.name: part.document for part in evaluate(objects.objects(deployment), given, "vo")}
     assert found["Job/smoke"]["spec"]["template"]["spec"]["securityContext"] == {}
 
 
@@ -454,6 +458,151 @@ def test_a_rule_without_peers_would_be_for_everybody_and_is_none() -> None:
 
 
 PEERS: list[Document] = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress"}}}]
+
+
+@pytest.mark.parametrize(
+    ("way", "objects_of_it"),
+    [
+        ("LoadBalancer", {"Service/haproxy-public"}),
+        ("NodePort", {"Service/haproxy-public"}),
+        ("Ingress", {"Ingress/haproxy"}),
+        ("HTTPRoute", {"HTTPRoute/haproxy", "BackendTLSPolicy/haproxy"}),
+        ("ClusterIP", set()),
+    ],
+)
+def test_there_is_one_way_in(way: str, objects_of_it: set[str]) -> None:
+    parents = [{"name": "public", "namespace": "gateways"}]
+    found = rendered(entry={"type": way, "annotations": {"a": "b"}}, gateway={"parentRefs": parents})
+    ways = {"Service/haproxy-public", "Ingress/haproxy", "HTTPRoute/haproxy", "BackendTLSPolicy/haproxy"}
+    assert ways & set(found) == objects_of_it
+    plain = rendered(entry={"type": way}, gateway={"parentRefs": parents})
+    assert not any("annotations" in plain[name]["metadata"] for name in objects_of_it)
+    if way == "HTTPRoute":
+        route = found["HTTPRoute/haproxy"]
+        assert route["metadata"]["annotations"] == {"a": "b"}
+        assert route["spec"] == {
+            "parentRefs": parents,
+            "hostnames": ["vo.example"],
+            "rules": [{"backendRefs": [{"name": "haproxy", "port": 443}], "timeouts": {"request": "0s"}}],
+        }
+        tls = found["BackendTLSPolicy/haproxy"]["spec"]
+        assert tls["targetRefs"][0]["sectionName"] in {
+            port["name"] for port in found["Service/haproxy"]["spec"]["ports"]
+        }
+        assert tls["validation"]["hostname"] == "vo.example"
+
+
+SCALED: Document = CATALOGUE | {"web": CATALOGUE["web"] | {"scales": True, "replicas": 2}}
+
+
+def test_the_load_sets_the_number_of_pods_or_the_site_does() -> None:
+    deployment = whole(catalogue=SCALED)
+    fixed = rendered(deployment)
+    assert fixed["Deployment/the-web"]["spec"]["replicas"] == 2
+    assert "HorizontalPodAutoscaler/the-web" not in fixed
+    found = rendered(deployment, services={"web": {"scaling": {"by": "cpu", "max": 5, "cpu": 60}}})
+    assert "replicas" not in found["Deployment/the-web"]["spec"]
+    scaler = found["HorizontalPodAutoscaler/the-web"]["spec"]
+    assert scaler["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": "the-web"}
+    assert (scaler["minReplicas"], scaler["maxReplicas"]) == (2, 5)
+    assert scaler["metrics"][0]["resource"]["target"] == {"type": "Utilization", "averageUtilization": 60}
+    template = chart.chart(objects.objects(deployment), site(deployment), {}, "1")["templates/the-web.yaml"]
+    assert (
+        '{{- if (has .Values.services.web.scaling.by (list "fixed")) }}\n'
+        "  replicas: {{ .Values.services.web.replicas | toJson }}\n{{- end }}\n"
+    ) in template
+
+
+WORKERS: Document = CATALOGUE | {
+    "core": entry("core", ports=[8000], metrics=8000, route="/prepare-data"),
+    "celery_worker": entry("celery_worker", metrics=9000, scales=True, replicas=2),
+}
+
+
+def test_workers_follow_the_unfinished_tasks() -> None:
+    smoke = {"script": "x", "issuer": "https://vo.example/iam", "credentials": {"token": "token"}}
+    services = [*SERVICES, spec("core", "core"), spec("celery_worker", "worker")]
+    deployment = whole(services, catalogue=WORKERS, smoke=smoke)
+    more = {"smoke": dict.fromkeys(("secret", "user", "did", "path", "destination"), "x")}
+
+    def given(**scaling: Any) -> Document:
+        overrides = {
+            "services": {"celery_worker": {"scaling": scaling}},
+            "networkPolicy": {"monitors": PEERS},
+        }
+        return objects.site_values(deployment, SITE | more, "", overrides)
+
+    values_of_site = given(by="tasks", tasks=3)
+    found = {part.name: part.document for part in evaluate(objects.objects(deployment), values_of_site, "vo")}
+    assert "replicas" not in found["Deployment/worker"]["spec"]
+    assert "HorizontalPodAutoscaler/worker" not in found
+    scaler = found["ScaledObject/worker"]["spec"]
+    assert (scaler["minReplicaCount"], scaler["maxReplicaCount"]) == (2, 8)
+    assert scaler["advanced"]["scalingModifiers"] == {
+        "formula": "queued + running",
+        "target": "3",
+        "metricType": "AverageValue",
+    }
+    assert [trigger["name"] for trigger in scaler["triggers"]] == ["queued", "running"]
+    assert scaler["triggers"][0]["metadata"] == {
+        "url": "http://core.vo:8000/metrics",
+        "format": "prometheus",
+        "valueLocation": 'prepare_data_tasks{state="QUEUED"}',
+        "targetValue": "1",
+    }
+    template = chart.chart(objects.objects(deployment), values_of_site, {}, "1")["templates/worker.yaml"]
+    assert "url: http://core.{{ .Release.Namespace }}:8000/metrics\n" in template
+    assert "target: {{ .Values.services.celery_worker.scaling.tasks | toString | toJson }}\n" in template
+    with pytest.raises(KubernetesError, match=r"celery_worker\.scaling\.max: 1 is less than min, 2"):
+        given(by="tasks", max=1)
+
+
+def test_workers_without_an_api_that_counts_tasks_do_not_follow_them() -> None:
+    deployment = whole([*SERVICES, spec("celery_worker", "worker")], catalogue=WORKERS)
+    scaling = {
+        "services": {"celery_worker": {"scaling": {"by": "tasks"}}},
+        "networkPolicy": {"monitors": PEERS},
+    }
+    with pytest.raises(
+        KubernetesError, match=r"scaling\.by: tasks are counted by core, which is not deployed"
+    ):
+        objects.site_values(deployment, SITE, "", scaling)
+
+
+def test_metrics_are_collected_by_those_that_the_site_names() -> None:
+    assert not any(name.startswith("PodMonitor/") for name in rendered())
+    given: Document = {"enabled": True, "labels": {"release": "x", "app.kubernetes.io/name": "y"}}
+    found = rendered(monitoring=given, networkPolicy={"monitors": PEERS})
+    assert [name for name in found if name.startswith("PodMonitor/")] == ["PodMonitor/the-web"]
+    monitor = found["PodMonitor/the-web"]
+    assert monitor["metadata"]["labels"] == {
+        "app.kubernetes.io/name": "the-web",
+        "app.kubernetes.io/part-of": "skasrc-cavern",
+        "release": "x",
+    }
+    assert monitor["spec"]["podMetricsEndpoints"] == [
+        {"port": "port-9000", "path": "/metrics", "interval": "30s"}
+    ]
+    ports = found["Deployment/the-web"]["spec"]["template"]["spec"]["containers"][0]["ports"]
+    assert {"containerPort": 9000, "name": "port-9000"} in ports
+    assert found["NetworkPolicy/the-web-metrics"]["spec"]["ingress"][0]["from"] == PEERS
+
+
+RULED: list[tuple[Document, str]] = [
+    ({"entry": {"type": "HTTPRoute"}}, "gateway.parentRefs"),
+    ({"monitoring": {"enabled": True}}, "networkPolicy.monitors"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "field"), RULED)
+def test_a_list_that_other_values_need_is_not_empty(overrides: Document, field: str) -> None:
+    with pytest.raises(KubernetesError, match=re.escape(f"kubernetes_values.{field}: is empty, but ")):
+        site(whole(), **overrides)
+    # The schema says the same to those who use the chart.
+    rule = next(rule for rule in values.RULES if rule.needs == field and rule.applies(site(whole())))
+    assert rule.schema() in json.loads(charted()["values.schema.json"])["allOf"]
+    if field == "networkPolicy.monitors":
+        site(whole(), **overrides, networkPolicy={"enabled": False})
 
 
 def test_without_policies_there_is_none() -> None:
@@ -581,6 +730,14 @@ def test_a_certificate_without_its_key_is_refused() -> None:
     deployment = whole()
     with pytest.raises(KubernetesError, match=r"/state/certs/haproxy\.pem: has not one key"):
         objects.secrets(deployment, site(deployment), lambda _path: CERTIFICATE.encode())
+
+
+def test_a_gateway_finds_the_authority_of_haproxys_certificate() -> None:
+    deployment = whole()
+    given = site(deployment, entry={"type": "HTTPRoute"}, gateway={"parentRefs": [{"name": "public"}]})
+    found = objects.secrets(deployment, given, lambda path: (KEY + CERTIFICATE + path).encode())
+    trusted = {part.name: part.document for part in found}["ConfigMap/authorities"]["data"]
+    assert trusted["ca.crt"] == trusted["ca-bundle.pem"]
 
 
 def test_a_directory_for_kustomize_names_all_that_is_in_it() -> None:
@@ -764,11 +921,11 @@ def test_digests_are_of_what_helm_writes() -> None:
     assert canonical({"b": "<é&>\n", "a": "\u2028"}) == '{"a":"\\u2028","b":"\\u003cé\\u0026\\u003e\\n"}'
     part = Part("x", {"kind": "ConfigMap", "metadata": {"name": "x"}, "data": {"a": "b"}})
     other = Part("x", {"kind": "Deployment", "metadata": {"name": Value("name")}, "at": [Digest("x")]})
-    found = evaluate([part, other], {"name": "y"})[1].document
+    found = evaluate([part, other], {"name": "y"}, "vo")[1].document
     assert found["metadata"] == {"name": "y"}
     assert found["at"] == [hashlib.sha256(b'{"a":"b"}').hexdigest()]
     with pytest.raises(KubernetesError, match="values: name is missing"):
-        evaluate([other, part], {})
+        evaluate([other, part], {}, "vo")
 
 
 @pytest.mark.parametrize(
