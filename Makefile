@@ -15,7 +15,7 @@ INVENTORY ?= $(eval INVENTORY := $$(shell bin/inventory))$(INVENTORY)
 # Whose token or certificate; the shell's own USER is nobody's choice.
 USER :=
 # What targets take as arguments is none of the recipes' environment: Ansible would take USER for whoever runs it.
-unexport ARGS BACKUP INVENTORY JSON SERVICE SINCE TASK USER WATCH
+unexport APPLY ARGS BACKUP INVENTORY JSON SERVICE SINCE TASK USER WATCH
 # Asks for the password that sudo wants on this machine, if it wants one.
 BECOME = $(if $(filter inventory/local inventory/desktop,$(INVENTORY)),$(shell [ "$$(id -u)" = 0 ] || sudo -n true 2>&- || echo --ask-become-pass))
 RUN = $(PLAYBOOK) -i "$(INVENTORY)"
@@ -30,6 +30,9 @@ OPEN = command=$$($(QUIET) $(LOOK) playbooks/shell.yml -e shell_service=$(1) \
 # Written last, so that a broken installation is made again.
 DEPLOY := $(VENV)/.deploy
 DEV := $(VENV)/.dev
+KUBERNETES := $(VENV)/.kubernetes
+# Writing for a cluster takes what any deployment does; APPLY=true takes a client of the cluster's too.
+WRITE = $(RUN) $(ARGS) $(if $(APPLY),-e kubernetes_apply=$(APPLY))
 
 .PHONY: help up test smoke status logs token down purge test-all lint unit stack contract test-kubernetes bench lock kubernetes kubernetes-secrets chart check certificate revoke compose backup restore upgrade shell psql dev check-token sign-in
 
@@ -38,16 +41,20 @@ help: ## Show this list
 
 # An environment that came here with a copied or moved checkout goes on using the one that it was made for.
 ifneq ($(shell sed -n 's/^command = .* -m venv //p' $(VENV)/pyvenv.cfg 2>&-),$(CURDIR)/$(VENV))
-$(DEPLOY) $(DEV): elsewhere
+$(DEPLOY) $(KUBERNETES) $(DEV): elsewhere
 .PHONY: elsewhere
 endif
 
 $(DEPLOY): requirements/deploy.txt requirements/uv.txt bin/environment app/prepare_data_client/pyproject.toml
 	@bin/environment deploy
 
+$(KUBERNETES): requirements/kubernetes.txt requirements/deploy.txt bin/environment app/prepare_data_client/pyproject.toml
+	@bin/environment kubernetes
+	@touch $(KUBERNETES)
+
 $(DEV): requirements/dev.txt requirements/deploy.txt bin/environment $(wildcard app/*/pyproject.toml)
 	@bin/environment dev
-	@touch $(DEPLOY) $(DEV)
+	@touch $(DEPLOY) $(KUBERNETES) $(DEV)
 
 up: $(DEPLOY) ## Deploy everything and stage a file through it
 	@$(PLAY) site.yml playbooks/smoke.yml
@@ -97,11 +104,11 @@ check-token: $(DEPLOY) ## Show what the services make of the issuer and of a tok
 compose: $(DEPLOY) ## Write the deployment as state/docker-compose.yml
 	@$(PLAY) playbooks/compose.yml
 
-kubernetes: $(DEPLOY) ## Write the deployment for Kubernetes, for kubectl apply -k
-	@$(RUN) $(ARGS) playbooks/kubernetes.yml
+kubernetes: $(if $(APPLY),$(KUBERNETES),$(DEPLOY)) ## Write the deployment for Kubernetes, for kubectl apply -k; APPLY=true applies it
+	@$(WRITE) playbooks/kubernetes.yml
 
-kubernetes-secrets: $(DEPLOY) ## Write the secrets and authorities that those objects refer to
-	@$(RUN) $(ARGS) playbooks/kubernetes_secrets.yml
+kubernetes-secrets: $(if $(APPLY),$(KUBERNETES),$(DEPLOY)) ## Write the secrets and authorities that those objects refer to; APPLY=true applies them
+	@$(WRITE) playbooks/kubernetes_secrets.yml
 
 chart: $(DEPLOY) ## Write the deployment as a chart of Helm
 	@$(RUN) $(ARGS) playbooks/chart.yml

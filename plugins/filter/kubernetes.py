@@ -120,6 +120,22 @@ def kubernetes_secrets(
     return "---\n".join(_manifests.dump(document) for document in documents)
 
 
+def superfluous_objects(
+    found: list[dict[str, Any]], wanted: list[dict[str, Any]], manager: str
+) -> list[dict[str, Any]]:
+    """Return those of the objects in a cluster that a *manager* applied there and that are not *wanted* any more."""
+    names = {(item["kind"], item["metadata"]["name"]) for item in wanted}
+    return [
+        item
+        for item in found
+        if (item["kind"], item["metadata"]["name"]) not in names
+        and any(
+            fields.get("manager") == manager and fields.get("operation") == "Apply"
+            for fields in item["metadata"].get("managedFields", [])
+        )
+    ]
+
+
 class FilterModule:
     """The filters by their names."""
 
@@ -129,6 +145,7 @@ class FilterModule:
             "kubernetes_catalogue": kubernetes_catalogue,
             "kubernetes_secrets": kubernetes_secrets,
             "kubernetes_values": kubernetes_values,
+            "superfluous_objects": superfluous_objects,
             "to_chart": to_chart,
             "to_kubernetes": to_kubernetes,
         }

@@ -57,6 +57,12 @@ def helm() -> Path:
 
 
 @pytest.fixture(scope="session")
+def built_kube() -> Path:
+    """Return the directory that has the API server."""
+    return built("kube").parent
+
+
+@pytest.fixture(scope="session")
 def programs() -> Path:
     """Return the directory with all programs of a cluster."""
     return {built(name).parent for name in PACKAGES}.pop()
