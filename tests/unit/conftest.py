@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import ansible_collections
@@ -11,6 +12,8 @@ import ansible_collections
 ROOT = Path(__file__).resolve().parents[2]
 LINKED = ROOT / ".venv/collections/ansible_collections"
 
+# ansible-test knows nothing of pytest's configuration.
+sys.path.append(str(ROOT / "tests/support"))
 # ansible-test brings a loader of its own, which finds the collection around this directory.
 if LINKED.is_dir():
     ansible_collections.__path__.append(str(LINKED))
