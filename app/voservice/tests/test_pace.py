@@ -19,7 +19,7 @@ from starlette.routing import Route
 from voservice.pace import ResponsePace
 from voservice.server import Protocol
 
-PATIENCE = 0.5
+PATIENCE = 1.0
 PACE = 100_000
 SIZE = 24 << 20
 """More than all the buffers of the two sockets."""
@@ -115,9 +115,11 @@ def test_a_response_that_is_read_in_bursts_is_whole(ask: Callable[[str], socket.
         burst = 0
         while burst < 4 << 20 and taken < SIZE:
             block = connection.recv(1 << 20)
+            assert block, f"cut off after {taken} bytes"
             burst += len(block)
             taken += len(block)
-        time.sleep(0.8 * PATIENCE)
+        # Well within its patience, also where the machine has other work.
+        time.sleep(0.5 * PATIENCE)
     assert taken + rest(connection) >= SIZE
 
 
