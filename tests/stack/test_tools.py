@@ -99,7 +99,8 @@ def test_a_watched_status_is_drawn_again_until_it_is_interrupted(stack: Deployme
     """On a terminal, in colour."""
     controller, terminal = pty.openpty()
     watching = subprocess.Popen(
-        ["make", "status", "WATCH=0.1", f"INVENTORY={INVENTORY}"],
+        # Tests that run in the background ignore the signal, and what they start would too.
+        ["env", "--default-signal=INT", "make", "status", "WATCH=0.1", f"INVENTORY={INVENTORY}"],
         cwd=ROOT,
         stdin=terminal,
         stdout=terminal,
