@@ -16,4 +16,5 @@ LINKED = ROOT / ".venv/collections/ansible_collections"
 sys.path.append(str(ROOT / "tests/support"))
 # ansible-test brings a loader of its own, which finds the collection around this directory.
 if LINKED.is_dir():
-    ansible_collections.__path__.append(str(LINKED))
+    # A list of its own: the namespace's is made anew, without what was added, when sys.path changes.
+    ansible_collections.__path__ = [*ansible_collections.__path__, str(LINKED)]
