@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from kubernetes_server import Server, serve
-from kubernetes_site import BIN, ROOT, Written, write
+from kubernetes_site import Written, changes, run_playbook, write
 
 # The first run compiles what the fixtures use.
 pytestmark = pytest.mark.timeout(3600)
@@ -55,29 +54,8 @@ def play(
 ) -> subprocess.CompletedProcess[str]:
     """Apply what an inventory comes to."""
     inventory = site.chart.parents[1] / "inventory"
-    command = [str(BIN / "ansible-playbook"), "-i", str(inventory), f"playbooks/{playbook}.yml"]
     given = ["-e", "kubernetes_apply=true", "-e", f"kubernetes_kubeconfig={server.kubeconfig}"]
-    environment = {
-        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-        "ANSIBLE_STDOUT_CALLBACK": "default",
-        "LC_ALL": "C.UTF-8",
-    }
-    return subprocess.run(
-        [*command, *given, *arguments],
-        cwd=ROOT,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def changes(done: subprocess.CompletedProcess[str]) -> int:
-    """Return the number of changes of a run."""
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = re.search(r"changed=(\d+)", done.stdout)
-    assert found is not None
-    return int(found[1])
+    return run_playbook("-i", str(inventory), f"playbooks/{playbook}.yml", *given, *arguments)
 
 
 def change(site: Written, **settings: Any) -> None:
@@ -129,8 +107,9 @@ def test_a_number_of_pods_that_follows_the_load_is_not_stated(server: Server, si
 
 
 def test_a_change_shows_its_difference_and_what_is_not_wanted_goes(server: Server, site: Written) -> None:
-    mine = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "mine", "namespace": NAMESPACE}}
-    mine["metadata"] |= {"labels": {"app.kubernetes.io/part-of": "skasrc-cavern"}}  # type: ignore[operator]
+    labels = {"app.kubernetes.io/part-of": "skasrc-cavern"}
+    metadata = {"name": "mine", "namespace": NAMESPACE, "labels": labels}
+    mine = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
     server.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(mine))
     change(site, kubernetes_values={"entry": {"type": "NodePort"}})
     kinds = (

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -13,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from kubernetes_site import BIN, ROOT, write
+from kubernetes_site import ROOT, changes, run_playbook, write
 
 FILES = ROOT / "roles/kubernetes/tasks/files.yml"
 FIRST = {"a.yaml": "a: 1\n", "templates/b.yaml": "b: 1\n"}
@@ -34,32 +32,7 @@ def play(directory: Path | str, files: dict[str, str]) -> subprocess.CompletedPr
     with tempfile.NamedTemporaryFile("w", suffix=".yml") as book:
         book.write(text)
         book.flush()
-        command = [
-            str(BIN / "ansible-playbook"),
-            "-i",
-            "localhost,",
-            "-c",
-            "local",
-            "-e",
-            json.dumps(variables),
-            book.name,
-        ]
-        return subprocess.run(
-            command,
-            cwd=ROOT,
-            env=os.environ | {"ANSIBLE_STDOUT_CALLBACK": "default", "LC_ALL": "C.UTF-8"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-
-def changes(done: subprocess.CompletedProcess[str]) -> int:
-    """Return the number of changes of a run."""
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = re.search(r"changed=(\d+)", done.stdout)
-    assert found is not None
-    return int(found[1])
+        return run_playbook("-i", "localhost,", "-c", "local", "-e", json.dumps(variables), book.name)
 
 
 def names(directory: Path) -> set[str]:
@@ -129,17 +102,7 @@ def test_the_certificate_of_another_deployment_is_left_alone(tmp_path: Path) -> 
     (inventory / "group_vars/all/test.yml").write_text(yaml.safe_dump(settings))
 
     def again(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [
-                *(str(BIN / "ansible-playbook"), "-i", str(inventory), *arguments),
-                "playbooks/kubernetes_secrets.yml",
-            ],
-            cwd=ROOT,
-            env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "LC_ALL": "C.UTF-8"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return run_playbook("-i", str(inventory), *arguments, "playbooks/kubernetes_secrets.yml")
 
     refused = again()
     assert refused.returncode != 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,31 @@ class Written:
     secrets: dict[str, str]
 
 
+def run_playbook(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `ansible-playbook` in the checkout."""
+    environment = {
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "ANSIBLE_STDOUT_CALLBACK": "default",
+        "LC_ALL": "C.UTF-8",
+    }
+    return subprocess.run(
+        [str(BIN / "ansible-playbook"), *arguments],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def changes(done: subprocess.CompletedProcess[str]) -> int:
+    """Return the number of changes of a run."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = re.search(r"changed=(\d+)", done.stdout)
+    assert found is not None
+    return int(found[1])
+
+
 def by_name(texts: list[str]) -> dict[str, dict[str, Any]]:
     """Return the objects of several files, of which no two have one name."""
     found: dict[str, dict[str, Any]] = {}
@@ -45,14 +71,7 @@ def write(directory: Path, settings: dict[str, Any], *playbooks: str) -> Written
     own = settings | {"deployment_controller_dir": str(directory / "state")}
     (directory / "inventory/group_vars/all/test.yml").write_text(yaml.safe_dump(own))
     for playbook in playbooks or ("kubernetes", "chart"):
-        done = subprocess.run(
-            [BIN / "ansible-playbook", "-i", directory / "inventory", f"playbooks/{playbook}.yml"],
-            cwd=ROOT,
-            env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "LC_ALL": "C.UTF-8"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = run_playbook("-i", str(directory / "inventory"), f"playbooks/{playbook}.yml")
         assert done.returncode == 0, done.stdout + done.stderr
     state = directory / "state"
     texts = [path.read_text() for path in sorted(state.glob("kubernetes/base/**/*.yaml"))]
