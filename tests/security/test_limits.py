@@ -105,7 +105,9 @@ def test_requests_of_one_address_are_limited(stack: Deployment) -> None:
         seen, refused, rest = 0, 0, b""
         begin = time.monotonic()
         while seen < asked and not refused:
-            data = rest + connection.recv(1 << 16)
+            block = connection.recv(1 << 16)
+            assert block, f"closed after {seen} answers"
+            data = rest + block
             seen += data.count(b"HTTP/1.1 200")
             refused += data.count(b"HTTP/1.1 429")
             # A status line may arrive in two parts.

@@ -7,4 +7,5 @@ from fixtures import anonymous, http, rse, stack, user
 __all__ = ["anonymous", "http", "rse", "stack", "user"]
 
 # The modules that the checkout's own playbooks use.
-ansible_collections.__path__.append(str(ROOT / ".venv/collections/ansible_collections"))
+# A list of its own: the namespace's is made anew, without what was added, when sys.path changes.
+ansible_collections.__path__ = [*ansible_collections.__path__, str(ROOT / ".venv/collections/ansible_collections")]
