@@ -8,4 +8,7 @@ __all__ = ["anonymous", "http", "rse", "stack", "user"]
 
 # The modules that the checkout's own playbooks use.
 # A list of its own: the namespace's is made anew, without what was added, when sys.path changes.
-ansible_collections.__path__ = [*ansible_collections.__path__, str(ROOT / ".venv/collections/ansible_collections")]
+ansible_collections.__path__ = [
+    *ansible_collections.__path__,
+    str(ROOT / ".venv/collections/ansible_collections"),
+]
