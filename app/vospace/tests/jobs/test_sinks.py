@@ -133,13 +133,18 @@ async def test_the_few_large_blocks_go_from_one_file_to_the_next(
 async def test_a_failed_block_is_forgotten_by_a_restart(descriptor: int, sink: FileSink) -> None:
     await sink.write(BODY[:BLOCK])
     await sink.flush()
+
+    async def fail() -> None:
+        await fill(sink, BODY[: BLOCK + 2 * LARGE_BLOCK], LARGE_BLOCK)
+        await sink.flush()
+
     read_only = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY)
     whole = os.dup(descriptor)
     try:
         os.dup2(read_only, descriptor)
-        await sink.write(BODY[: BLOCK + 2 * LARGE_BLOCK])
+        # By the write itself, where three of its blocks are smaller ones.
         with pytest.raises(TransferFailed):
-            await sink.flush()
+            await fail()
         os.dup2(whole, descriptor)
     finally:
         os.close(read_only)

@@ -35,15 +35,17 @@ from vospace.bulk.targets import Target, Targets, failed
 from vospace.config import Settings
 from vospace.models.caller import Caller
 from vospace.models.errors import Fault, TransferFailed
-from vospace.space.receive import Receiver
+from vospace.space.receive import KEEP_FROM, Receiver
 from vospace.space.space import Space
 from vospace.space.write import Upload
 from vospace.storage.sinks import storage_failure
+from vospace.storage.staging import is_kept
 from vospace.storage.system_calls import sync_file_system
 from vospace.storage.threads import in_thread, uninterrupted
+from vospace.transfers.continuing import kept_key
 from vospace.transfers.fetcher import Fetched, Fetcher
 from vospace.uws.executor import Run
-from vospace.uws.model import ErrorSummary, Outcome, Result
+from vospace.uws.model import ErrorSummary, Outcome, Result, now
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +65,8 @@ class Arrived:
     receiver: Receiver
     fetched: Fetched
 
-    async def close(self) -> None:
-        await self.receiver.close()
+    async def close(self, *, keep: bool = False) -> None:
+        await self.receiver.close(keep=keep)
         self.target.close()
 
 
@@ -119,6 +121,8 @@ class _Pull:
         self._waiting = 0
         self._buffer_freed = asyncio.Condition()
         self._event = 0
+        begun = run.job.start_time
+        self._continued = run.job.attempt > 1 or begun is None or (now() - begun).total_seconds() > 1
 
     async def work(self) -> None:
         self._event = await self._rows.last_event(self._run.job.id) + 1
@@ -149,7 +153,7 @@ class _Pull:
         while not self._arrivals.empty():
             item = self._arrivals.get_nowait()
             if isinstance(item, Arrived):
-                await item.close()
+                await item.close(keep=not self._run.aborted)
         while not self._staged.empty():
             if (batch := self._staged.get_nowait()) is not None:
                 await self._close(batch)
@@ -176,7 +180,10 @@ class _Pull:
 
     async def _fetch_all(self, todo: asyncio.Queue[Target | None]) -> None:
         while (target := await todo.get()) is not None:
-            receiver = Receiver(partial(self._space.upload_at, target.place, target.exists), buffer=SMALL)
+            size = target.row.expected.size
+            key = kept_key(self._run.job.id, target.row.index) if size is None or size > KEEP_FROM else None
+            begin = partial(self._space.upload_at, target.place, target.exists, key)
+            receiver = Receiver(begin, buffer=SMALL, key=key)
             try:
                 item = await self._fetch(target, receiver)
                 if isinstance(item, Arrived):
@@ -184,8 +191,9 @@ class _Pull:
                         await self._buffer_freed.wait_for(lambda: self._waiting < 2 * BATCH_BYTES)
                         self._waiting += receiver.buffered
                 await self._arrivals.put(item)
-            except BaseException:
-                await receiver.close()
+            except BaseException as error:
+                interrupted = isinstance(error, asyncio.CancelledError) and not self._run.aborted
+                await receiver.close(keep=interrupted)
                 target.close()
                 raise
             if isinstance(item, Finished):
@@ -195,15 +203,30 @@ class _Pull:
     async def _fetch(self, target: Target, receiver: Receiver) -> Arrived | Finished:
         target.started = time.time()
         try:
+            await self._recover(target, receiver)
             left = (
                 await in_thread(self._space.quota_left, target.place) if target.place.access.quota else None
             )
             fetched = await self._fetcher.fetch(
-                target.row.sources, receiver, target.row.expected, left, trusted=self._trusted
+                target.row.sources,
+                receiver,
+                target.row.expected,
+                left,
+                trusted=self._trusted,
+                leftover=receiver,
             )
         except Exception as error:
             return _unfetched(target, error)
         return Arrived(target, receiver, fetched)
+
+    async def _recover(self, target: Target, receiver: Receiver) -> None:
+        """Open what an earlier run of the job has left of the file. In a first run, it is not worth looking for one of
+        unknown size."""
+        key = receiver.key
+        if key is None or (target.row.expected.size is None and not self._continued):
+            return
+        if await in_thread(is_kept, target.place.directory, key):
+            await receiver.open()
 
     # Batches.
 

@@ -98,7 +98,8 @@ class Mover:
             kind = None if opened is None else Status.of(opened).kind
             if opened is not None and kind is Kind.CONTAINER:
                 with Directory(os.dup(opened), place.path, self._tree.properties) as container:
-                    sweep(self._locks, container)
+                    # What would be continued has no place any more.
+                    sweep(self._locks, container, kept=0)
         try:
             with place.directory.taking_away(place.name):
                 if kind is Kind.CONTAINER:

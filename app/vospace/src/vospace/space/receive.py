@@ -14,6 +14,9 @@ from vospace.space.write import Upload
 from vospace.storage.sinks import FileSink, MemorySink
 from vospace.storage.threads import in_thread
 
+KEEP_FROM = 64 << 20
+"""Bytes that a file has before it is worth keeping."""
+
 
 class Receiver:
     """Receives the bytes of one data node.
@@ -24,10 +27,19 @@ class Receiver:
     """
 
     def __init__(
-        self, begin: Callable[[], Upload], *, buffer: int = 0, algorithms: Iterable[str] = ()
+        self,
+        begin: Callable[[], Upload],
+        *,
+        buffer: int = 0,
+        algorithms: Iterable[str] = (),
+        key: str | None = None,
     ) -> None:
-        """`begin` begins the upload, in a thread. `algorithms`: names of digests besides MD5 and Adler-32."""
+        """`begin` begins the upload, in a thread. `algorithms`: names of digests besides MD5 and Adler-32. With a
+        *key*, a large file is kept for the process that continues if this one does not, which `remember` is for."""
         self._begin = begin
+        self.key = key
+        self._remembered: bytes | None = None
+        self._kept = False
         self._buffer = buffer
         self._algorithms = algorithms
         self._sink: MemorySink | FileSink = MemorySink()
@@ -40,6 +52,27 @@ class Receiver:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    # What an earlier process left, and what this one leaves.
+
+    @property
+    def note(self) -> bytes | None:
+        return None if self._upload is None else self._upload.note
+
+    async def adopt(self) -> None:
+        assert isinstance(self._sink, FileSink)
+        await self._sink.adopt()
+
+    def remember(self, note: bytes | None) -> None:
+        self._remembered, self._kept = note, False
+
+    async def _keep(self) -> None:
+        """Give the file its note once it is worth that."""
+        upload, note = self._upload, self._remembered
+        if self._kept or self.key is None or note is None or upload is None or self.length < KEEP_FROM:
+            return
+        self._kept = True
+        await in_thread(upload.keep, self.key, note)
 
     # What is received, as a fetcher's `Sink`.
 
@@ -64,12 +97,16 @@ class Receiver:
         await self._sink.write(data)
         if isinstance(self._sink, MemorySink) and self._sink.length > self._buffer:
             await self.open()
+        await self._keep()
 
     async def flush(self) -> None:
         await self._sink.flush()
 
     async def restart(self) -> None:
         await self._sink.restart()
+        self.remember(None)
+        if self._upload is not None:
+            await in_thread(self._upload.forget_note)
 
     # The file.
 
@@ -132,14 +169,14 @@ class Receiver:
         upload.prepare(properties, sync=sync)
         return upload
 
-    async def close(self) -> None:
-        """Release the file; it is lost unless it was placed."""
+    async def close(self, *, keep: bool = False) -> None:
+        """Release the file; it is lost unless it was placed, or is left to another process (*keep*)."""
         try:
             if isinstance(self._sink, FileSink):
                 await self._sink.close()
         finally:
             if self._upload is not None:
-                self._upload.close()
+                self._upload.close(keep=keep)
 
 
 def _write_all(descriptor: int, data: bytearray) -> None:

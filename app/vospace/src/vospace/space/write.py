@@ -32,8 +32,10 @@ class Upload:
         keep_properties: bool,
         require: Condition | None = None,
         owned: bool = True,
+        kept: str | None = None,
     ) -> None:
-        """`owned`: the directory is closed with the upload. `require` is called again when it is placed."""
+        """`owned`: the directory is closed with the upload. `require` is called again when it is placed. `kept`: the
+        key of a file that another process may have left (`StagedFile.keep`)."""
         self._keep_properties = keep_properties
         self._exists = exists
         self._owned = owned
@@ -46,7 +48,9 @@ class Upload:
         self._place = place
         self._replace = replace
         self.quota_left = self._quotas.left(place)
-        self._staged = StagedFile(place.directory)
+        self._staged = StagedFile(place.directory, kept)
+        self.keep = self._staged.keep
+        self.forget_note = self._staged.forget_note
 
     @property
     def path(self) -> Path:
@@ -60,6 +64,11 @@ class Upload:
     def stamp(self) -> list[int]:
         return self._staged.stamp
 
+    @property
+    def note(self) -> bytes | None:
+        """What is known of the bytes that the file has already, None for a new one."""
+        return self._staged.note
+
     def check_quota(self, size: int) -> None:
         """Raise QuotaExceeded if a file of `size` bytes does not fit. It may have to count, so call it in a thread."""
         if self.quota_left is not None and size > self.quota_left:
@@ -70,6 +79,7 @@ class Upload:
     ) -> None:
         """Set owner (by default the caller) and properties (an existing node keeps its own), and make the bytes
         durable."""
+        self.forget_note()
         if (quota := self._quotas.of(self._place)) is not None:
             size = os.fstat(self.descriptor).st_size
             self._usage.reserve(*quota, size)
@@ -116,8 +126,9 @@ class Upload:
         self.prepare(properties)
         self.place()
 
-    def close(self) -> None:
-        self._staged.close()
+    def close(self, *, keep: bool = False) -> None:
+        """Discard what was not placed; with *keep*, leave it to another process if it is kept."""
+        self._staged.close(keep=keep)
         self._settle(added=False)
         if self._owned:
             self._place.directory.close()
@@ -142,11 +153,12 @@ class Writer:
         keep_properties: bool = True,
         follow: bool = True,
         require: Condition | None = None,
+        kept: str | None = None,
     ) -> Upload:
         """Start the upload of a data node, or, with `follow`, of the one that a link leads to. The containers above
         must exist; an existing node is replaced at the end, or rejected with DuplicateNode. `require`, called now and
         at the end, raises if the existing node, or its absence, is not as expected. Raises PermissionDenied,
-        NodeLocked, QuotaExceeded, InvalidArgument (not a data node)."""
+        NodeLocked, QuotaExceeded, InvalidArgument (not a data node). `kept`: as for `Upload`."""
         if not path:
             raise InvalidArgument("the root is not a data node")
         place = self._lookup.place(caller, path, follow=follow)
@@ -155,15 +167,21 @@ class Writer:
             if require is not None:
                 require(place.directory.stat(place.name))
             return Upload(
-                self, place, exists=exists, replace=replace, keep_properties=keep_properties, require=require
+                self,
+                place,
+                exists=exists,
+                replace=replace,
+                keep_properties=keep_properties,
+                require=require,
+                kept=kept,
             )
         except BaseException:
             place.directory.close()
             raise
 
-    def upload_at(self, place: Located, exists: bool) -> Upload:
+    def upload_at(self, place: Located, exists: bool, kept: str | None = None) -> Upload:
         """As `upload`, at a location that was checked and whose directory the caller closes."""
-        return Upload(self, place, exists=exists, replace=True, keep_properties=False, owned=False)
+        return Upload(self, place, exists=exists, replace=True, keep_properties=False, owned=False, kept=kept)
 
     def check_upload(self, place: Located, *, replace: bool) -> bool:
         """Return whether a node would be replaced. Raises as `upload` does."""

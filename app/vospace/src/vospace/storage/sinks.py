@@ -26,6 +26,8 @@ LARGE_FILES = 8
 """Number of files of this process that use large blocks at once."""
 BLOCKS = 3
 """Maximum blocks of one file in memory: one being filled, the others in the threads."""
+ADOPTED = 256 << 20
+"""Bytes of a file from an earlier process that are read and digested at a time."""
 WRITE_OUT = 8 << 20
 """Bytes after which write-out of the page cache starts, while more arrive."""
 logger = logging.getLogger(__name__)
@@ -75,6 +77,30 @@ class FileSink:
 
     def digest(self, algorithm: str) -> bytes:
         return self._digester.value(algorithm)
+
+    async def adopt(self) -> None:
+        """Continue behind the whole blocks that an empty sink's file has, after digesting them."""
+
+        size = os.fstat(self._fd).st_size // BLOCK * BLOCK
+
+        def cut() -> None:
+            os.ftruncate(self._fd, size)
+            os.lseek(self._fd, 0, os.SEEK_SET)
+
+        def read(length: int) -> None:
+            block = bytearray(BLOCK)
+            for _ in range(length // BLOCK):
+                if os.readv(self._fd, [block]) != BLOCK:
+                    raise storage_failure(OSError(errno.EIO, os.strerror(errno.EIO)))
+                self._digester.update(block)
+
+        await in_thread(cut)
+        while self.length < size:
+            # In parts, since none of them is interrupted.
+            part = min(ADOPTED, size - self.length)
+            await in_thread(read, part)
+            self.length += part
+        self._position = self._written_out = size
 
     async def write(self, data: bytes) -> None:
         view = memoryview(data)

@@ -4,16 +4,21 @@ A staged file has no name while it is written (O_TMPFILE), so that nothing is le
 systems without this feature, it has a reserved name in the target's directory and is locked, as is a file that is about
 to replace another. Directories and links are built under a reserved name that is locked before they are there
 (`Locks.building`). Leftovers of dead processes are recognised by the free lock.
+
+A file whose bytes come from elsewhere may be kept (`StagedFile.keep`): it gets a reserved name that its job finds again
+in another process, and a note of what the bytes are. Such leftovers stay for a day.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -24,20 +29,33 @@ from vospace.storage.locks import Locks
 from vospace.storage.system_calls import is_gone, rename_new
 from vospace.storage.tree import Directory, Status
 
+logger = logging.getLogger(__name__)
+_KEPT = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _LEFTOVER = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+KEPT_PREFIX = f"{STAGING_PREFIX}kept-"
+KEPT_SECONDS = 86_400.0
+"""How long nobody need continue a kept file before it is a leftover like others."""
+_NOTE = "user.vospace-kept"
 _NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL})
 
 
 class StagedFile:
     """A file being written, open as `descriptor`. Steps: write, `own`, `sync`, `place`; `close` in any case."""
 
-    __slots__ = ("_directory", "_inherited", "_temporary", "descriptor")
+    __slots__ = ("_directory", "_inherited", "_kept", "_temporary", "descriptor", "note")
 
-    def __init__(self, directory: Directory) -> None:
-        """`directory` must stay open until the file is placed."""
+    def __init__(self, directory: Directory, kept: str | None = None) -> None:
+        """`directory` must stay open until the file is placed.
+
+        With the key of a *kept* file that another process has left, it is that file, and `note` says what is in it.
+        """
         self._directory = directory
         self._temporary: str | None = None
         self._inherited: tuple[int, int] | None = None
+        self._kept = False
+        self.note: bytes | None = None
+        if kept is not None and self._open_kept(KEPT_PREFIX + kept):
+            return
         # With a default ACL on the directory this is a mask on the inherited permissions, otherwise the mode.
         mode = 0o666 if directory.default_acl is not None else 0o660
         flags = os.O_RDWR | os.O_CLOEXEC
@@ -47,6 +65,50 @@ class StagedFile:
             if error.errno not in _NO_TMPFILE:
                 raise
             self._temporary, self.descriptor = _create_locked(directory.descriptor, flags, mode)
+
+    def _open_kept(self, name: str) -> bool:
+        """Take over the file of that name, if there is one that nobody is writing and only this service has made."""
+        try:
+            descriptor = os.open(name, _KEPT, dir_fd=self._directory.descriptor)
+        except OSError:  # none, or a link or directory of somebody else's
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode) or (found.st_uid, found.st_nlink) != (os.geteuid(), 1):
+                raise PermissionError
+            self.note = os.getxattr(descriptor, _NOTE)
+        except OSError:
+            os.close(descriptor)
+            return False
+        self.descriptor, self._temporary, self._kept = descriptor, name, True
+        return True
+
+    def keep(self, key: str, note: bytes) -> None:
+        """Let a process that comes after this one continue the file: it finds it by *key*, with this note.
+
+        Where the file system has no extended attributes, or something else has the name, it is not kept.
+        """
+        try:
+            os.setxattr(self.descriptor, _NOTE, note)
+            if self._kept:
+                return
+            name = KEPT_PREFIX + key
+            if self._temporary is None:
+                fcntl.flock(self.descriptor, fcntl.LOCK_EX)
+                self._link(name)
+            else:
+                directory = self._directory.descriptor
+                rename_new(self._temporary, name, source_dir=directory, target_dir=directory)
+            self._temporary, self._kept = name, True
+        except OSError as error:
+            logger.info("a file that is being fetched is not kept: %s", error.strerror)
+
+    def forget_note(self) -> None:
+        """Remove the note: the file is whole, and becomes a node."""
+        if self._kept:
+            with suppress(OSError):
+                os.removexattr(self.descriptor, _NOTE)
 
     def __enter__(self) -> StagedFile:
         return self
@@ -130,11 +192,11 @@ class StagedFile:
         source = f"/proc/self/fd/{self.descriptor}"
         os.link(source, name, dst_dir_fd=self._directory.descriptor, follow_symlinks=True)
 
-    def close(self) -> None:
-        """Discard the file unless it was placed."""
+    def close(self, *, keep: bool = False) -> None:
+        """Discard the file unless it was placed, or is to be kept and can be."""
         if self.descriptor < 0:
             return
-        if self._temporary is not None:
+        if self._temporary is not None and not (keep and self._kept):
             with suppress(FileNotFoundError):
                 os.unlink(self._temporary, dir_fd=self._directory.descriptor)
             self._temporary = None
@@ -143,6 +205,11 @@ class StagedFile:
         finally:
             os.close(self.descriptor)
             self.descriptor = -1
+
+
+def is_kept(directory: Directory, key: str) -> bool:
+    """Return whether a process has left a file with that key."""
+    return directory.stat(KEPT_PREFIX + key) is not None
 
 
 def make_link(locks: Locks, directory: Directory, name: str, text: str, owner: tuple[int, int]) -> None:
@@ -159,21 +226,25 @@ def make_link(locks: Locks, directory: Directory, name: str, text: str, owner: t
             raise
 
 
-def sweep(locks: Locks, directory: Directory) -> int:
-    """Remove leftovers of dead processes in a directory; return their number."""
+def sweep(locks: Locks, directory: Directory, *, kept: float = KEPT_SECONDS) -> int:
+    """Remove leftovers of dead processes in a directory, and files that nobody has continued for *kept* seconds; return
+    their number."""
     removed = 0
     with os.scandir(directory.descriptor) as entries:
         names = [entry.name for entry in entries if entry.name.startswith(STAGING_PREFIX)]
     for name in names:
         with locks.unused(name) as dead, suppress(BlockingIOError, FileNotFoundError):
-            removed += dead and _remove(directory.descriptor, name)
+            removed += dead and _remove(directory.descriptor, name, kept)
     return removed
 
 
-def _remove(directory: int, name: str) -> bool:
+def _remove(directory: int, name: str, kept: float) -> bool:
     """Remove a leftover, but not what nobody stages. Raises BlockingIOError for a file that is being written."""
-    kind = stat.S_IFMT(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
+    found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    kind = stat.S_IFMT(found.st_mode)
     if kind == stat.S_IFREG:
+        if name.startswith(KEPT_PREFIX) and time.time() - found.st_mtime < kept:
+            return False
         descriptor = os.open(name, _LEFTOVER, dir_fd=directory)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -28,6 +28,7 @@ from vospace_client.terms import ON_TAPE, Unavailable
 
 from vospace.models.errors import TransferFailed
 from vospace.transfers import metrics
+from vospace.transfers.continuing import Leftover, Note, source_key
 
 logger = logging.getLogger(__name__)
 
@@ -125,14 +126,17 @@ class Fetcher:
         quota_left: int | None = None,
         *,
         trusted: bool = False,
+        leftover: Leftover | None = None,
     ) -> Fetched:
         """Fill the sink with the file behind the first of `urls` that delivers; `quota_left` is in bytes.
+
+        What an earlier process has left of it is continued, from the source that it came from.
 
         Credentials of storage elements are used for who is `trusted` with them alone. Raises TransferFailed; the sink's
         bytes are then worthless.
         """
         try:
-            fetched = await self._first(urls, sink, expected, quota_left, trusted=trusted)
+            fetched = await self._first(urls, sink, expected, quota_left, leftover, trusted=trusted)
         except TransferFailed as failure:
             metrics.PULLS.labels(failure.name).inc()
             raise
@@ -141,17 +145,33 @@ class Fetcher:
         return fetched
 
     async def _first(
-        self, urls: Sequence[str], sink: Sink, expected: Content, quota_left: int | None, *, trusted: bool
+        self,
+        urls: Sequence[str],
+        sink: Sink,
+        expected: Content,
+        quota_left: int | None,
+        leftover: Leftover | None,
+        *,
+        trusted: bool,
     ) -> Fetched:
         try:
             sources = self._elements.reachable(urls)
         except SourceRefused as error:
             raise TransferFailed("InvalidArgument", str(error)) from error
+        note = None
+        if leftover is not None and leftover.note is not None:
+            note = Note.read(leftover.note)
+            if note is None:
+                await sink.restart()
+        if note is not None:
+            sources = sorted(sources, key=lambda source: source_key(source[1]) != note.source)
         failures: list[TransferFailed] = []
         for place, (element, url) in enumerate(sources, start=1):
             if sink.length:
                 await sink.restart()
-            attempt = _Attempt(element, trusted, self._limits, url, sink, expected, quota_left)
+            attempt = _Attempt(element, trusted, self._limits, url, sink, expected, quota_left, leftover)
+            if place == 1 and note is not None and leftover is not None:
+                await attempt.take_over(note, leftover)
             try:
                 fetched = await self._attempts(attempt, element, sink, hasten=place < len(sources))
             except TransferFailed as failure:
@@ -224,7 +244,9 @@ class _Attempt:
         sink: Sink,
         expected: Content,
         quota_left: int | None,
+        leftover: Leftover | None,
     ) -> None:
+        self._leftover = leftover
         self._element = element
         self._trusted = trusted
         self._limits = limits
@@ -243,6 +265,16 @@ class _Attempt:
     async def start_over(self) -> None:
         await self._sink.restart()
         self._forget()
+
+    async def take_over(self, note: Note, leftover: Leftover) -> None:
+        """Go on where an earlier process ended, if this is the source that its bytes are from."""
+        if note.source != source_key(self.source) or not self._expected.completed(note.stated).has_checksum:
+            await self._sink.restart()
+            return
+        await leftover.adopt()
+        self._told, self._stated, self._resumed = note.told, note.stated, True
+        leftover.remember(note.write())
+        logger.info("fetch of %s continues at byte %d", show(self.source), self._sink.length)
 
     async def run(self) -> Fetched:
         if self._stated.size is not None and self._sink.length == self._stated.size:
@@ -295,6 +327,9 @@ class _Attempt:
         told = Representation.of(response.status, response.headers, name, wanted=self._expected.size)
         self._told, self._decoder = told, told.decoder()
         self._stated = told.stated.completed(Content(told.length))
+        if self._leftover is not None:
+            note = Note.of(self.source, told, self._stated, self._expected)
+            self._leftover.remember(None if note is None else note.write())
 
     def _resume(self, response: aiohttp.ClientResponse) -> None:
         match = _START_OF_RANGE.match(response.headers.get("Content-Range", ""))

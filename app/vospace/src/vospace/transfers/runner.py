@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 
 from voservice.content import Content, parse_adler32, parse_md5
+from voservice.jobs import LeaseLost
 from vospace_client.terms import (
     ADLER32,
     HTTP_GET,
@@ -34,8 +36,10 @@ from vospace.models.uri import Path
 from vospace.space.lookup import OpenFile
 from vospace.space.receive import Receiver
 from vospace.space.space import Space
+from vospace.space.write import Upload
 from vospace.storage.threads import in_thread
 from vospace.transfers.commit import move, place
+from vospace.transfers.continuing import kept_key
 from vospace.transfers.copying import Copier
 from vospace.transfers.documents import Protocol, Transfer, read_transfer, write_transfer
 from vospace.transfers.faults import job_failure
@@ -109,16 +113,19 @@ class TransferRunner:
         if await self._already_there(run, caller):
             return Outcome(results=results)
         await run.announce(*results)
-        async with Receiver(partial(self._space.upload, caller, target, keep_properties=False)) as receiver:
-            upload, sink = await receiver.open()
+        key = kept_key(run.job.id)
+        begin = partial(self._space.upload, caller, target, keep_properties=False, kept=key)
+        async with receiving(run, begin, key) as receiver:
+            upload, _ = await receiver.open()
             await receiver.announce(expected.size)
             fetched = await self._fetcher.fetch(
                 # The first endpoint that delivers (VOSpace 2.1 section 3.6.1).
                 [protocol.endpoint or "" for protocol in protocols],
-                sink,
+                receiver,
                 expected,
                 upload.quota_left,
                 trusted=caller.trusted,
+                leftover=receiver,
             )
             properties = receiver.properties(fetched.media_type, fetched.encoding)
             await in_thread(receiver.stage, properties)
@@ -178,6 +185,20 @@ class TransferRunner:
 
     def _destination(self, path: Path) -> Result:
         return Result("destination", self._space.naming.uri(path))
+
+
+@asynccontextmanager
+async def receiving(run: Run, begin: Callable[[], Upload], key: str) -> AsyncIterator[Receiver]:
+    """Receive a file that is left to the process that continues the job, if this one is told to stop."""
+    receiver = Receiver(begin, key=key)
+    keep = False
+    try:
+        yield receiver
+    except (asyncio.CancelledError, LeaseLost):
+        keep = not run.aborted
+        raise
+    finally:
+        await receiver.close(keep=keep)
 
 
 def _usable(transfer: Transfer, uris: frozenset[str]) -> list[Protocol]:

@@ -33,6 +33,8 @@ class Run:
 
     def __init__(self, job: Job, store: JobStore, worker: str) -> None:
         self.job = job
+        self.aborted = False
+        """Whether nobody will continue the job; what a run leaves for that is of no use then."""
         self._store = store
         self._worker = worker
 
@@ -127,6 +129,7 @@ class Executor:
             self._executors.append(executor)
             self._of_kind |= dict.fromkeys(pool.runners, executor)
         self._timers: dict[str, asyncio.Timeout] = {}
+        self._runs: dict[str, Run] = {}
         self._working: list[asyncio.Task[None]] = []
         self._cleaning: asyncio.Task[None] | None = None
         self._reviews: set[asyncio.Task[None]] = set()
@@ -176,10 +179,11 @@ class Executor:
         try:
             async with timer:
                 self._timers[job.id] = timer
+                run = self._runs[job.id] = Run(job, self._store, self.worker)
                 try:
-                    return await runner(Run(job, self._store, self.worker))
+                    return await runner(run)
                 finally:
-                    del self._timers[job.id]
+                    del self._timers[job.id], self._runs[job.id]
         except JobFailure as failure:
             return Outcome(ExecutionPhase.ERROR, failure.results or job.results, failure.summary)
         except TimeoutError:
@@ -212,6 +216,7 @@ class Executor:
             if phase in (ExecutionPhase.QUEUED, "RELEASED"):
                 executor.wake.set()
         elif phase in (ExecutionPhase.ABORTED, "DELETED"):
+            self._end(job_id)
             executor.drop(job_id)
         elif phase == ExecutionPhase.EXECUTING:
             self._look_again(job_id)
@@ -228,12 +233,17 @@ class Executor:
         except DATABASE_ERRORS:
             return
         if job is None or job.phase is ExecutionPhase.ABORTED:
+            self._end(job_id)
             for executor in self._executors:
                 executor.drop(job_id)
         elif (timer := self._timers.get(job_id)) is not None and not timer.expired():
             remaining = _remaining(job)
             loop = asyncio.get_running_loop()
             timer.reschedule(None if remaining is None else loop.time() + remaining)
+
+    def _end(self, job_id: str) -> None:
+        if (run := self._runs.get(job_id)) is not None:
+            run.aborted = True
 
     async def _clean(self) -> None:
         await self._store.end_overdue("the execution duration is exceeded")
