@@ -112,6 +112,7 @@ SECRETS: dict[str, Kind] = {
     "vospace_preauth_key": HEX_KEY,
     "haproxy_proof": PASSWORD,
     "pull_proof": PASSWORD,
+    "trace_key": HEX_KEY,
 }
 
 

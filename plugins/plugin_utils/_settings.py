@@ -29,6 +29,7 @@ GIVEN_BY: dict[str, dict[str, str]] = {
     "deployment_common_settings": {
         "public_url": "deployment_public_url",
         "oidc_issuer": "deployment_issuer",
+        "traces_endpoint": "deployment_traces_endpoint",
     },
     "cavern_settings": {
         "vospace_resource_id": "cavern_resource_id",

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import os
-import shutil
-import subprocess
 from pathlib import Path
 
+import go_programs
 import pytest
 
 MODULE = Path(__file__).parent / "cluster"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "skasrc-cavern"
 PACKAGES = {"helm": "helm.sh/helm/v3/cmd/helm", "kube": "./kube", "coredns": "./coredns", "pause": "./pause"}
 VERSION = "v1.34.4"
 # What a server tells of its version, which a chart asks for.
@@ -24,30 +19,8 @@ LINK = f"-ldflags=-s -w{STAMP}"
 
 
 def built(name: str) -> Path:
-    """Return a program, which is built where it is not there: minutes of both cores, once for each version."""
-    sources = sorted([*MODULE.glob("go.*"), *MODULE.glob("*/*.go")])
-    digest = hashlib.sha256(b"".join([LINK.encode(), *(path.read_bytes() for path in sources)])).hexdigest()
-    directory = CACHE / f"cluster-{digest[:16]}"
-    directory.mkdir(parents=True, exist_ok=True)
-    program = directory / name
-    with open(directory / f".{name}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not program.exists():
-            if not shutil.which("go"):
-                pytest.fail("the tests of Kubernetes build Helm and Kubernetes: they need Go 1.24 or newer")
-            command = [
-                "go",
-                "build",
-                "-p=2",
-                "-trimpath",
-                LINK,
-                f"-o={program}.new",
-                PACKAGES[name],
-            ]
-            environment = os.environ | {"CGO_ENABLED": "0"}
-            subprocess.run(["nice", *command], cwd=MODULE, env=environment, check=True)
-            Path(f"{program}.new").rename(program)
-    return program
+    """Return a program of the cluster."""
+    return go_programs.built(MODULE, name, PACKAGES[name], LINK)
 
 
 @pytest.fixture(scope="session")

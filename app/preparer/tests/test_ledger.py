@@ -185,7 +185,7 @@ async def test_a_given_back_task_is_announced_again_and_costs_no_attempt(ledger:
     await claim(ledger)
     assert await ledger.unpublished() == []
     await ledger.release("w1", task)
-    assert await ledger.unpublished() == [task]
+    assert await ledger.unpublished() == [(task, None)]
     await ledger.published([task])
     assert await ledger.unpublished() == []
     assert (await claim(ledger, "w2")).attempts == 1

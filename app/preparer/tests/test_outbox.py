@@ -25,8 +25,8 @@ class Ledger:
         self.waiting = [uuid.uuid4() for _ in range(count)]
         self.empty = asyncio.Event()
 
-    async def unpublished(self) -> Sequence[uuid.UUID]:
-        return self.waiting[:2]
+    async def unpublished(self) -> Sequence[tuple[uuid.UUID, str | None]]:
+        return [(task, None) for task in self.waiting[:2]]
 
     async def published(self, numbers: Sequence[uuid.UUID]) -> None:
         for task in list(numbers):
@@ -43,11 +43,11 @@ async def test_messages_wait_for_the_broker(failure: Exception, monkeypatch: pyt
     failures = [failure, failure]
     states: list[bool] = []
 
-    def publish(waiting: Sequence[uuid.UUID]) -> None:
+    def publish(waiting: Sequence[tuple[uuid.UUID, str | None]]) -> None:
         states.append(outbox.healthy)
         if failures:
             raise failures.pop()
-        sent.extend(waiting)
+        sent.extend(task for task, _ in waiting)
 
     monkeypatch.setattr(outbox, "_publish", publish)
     expected = list(ledger.waiting)

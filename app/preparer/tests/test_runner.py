@@ -30,7 +30,9 @@ from preparer.worker.aftercare import Aftercare
 from preparer.worker.runner import Runner
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
+from voservice import tracing
 from voservice.testing import database_url, postgres
+from voservice.testing_traces import collecting
 
 __all__ = ["database_url", "postgres"]
 
@@ -508,3 +510,36 @@ async def test_the_wait_for_tape_goes_on_with_the_next_worker(site: Site) -> Non
     assert await site.ledger.retry(task, site.vault.encrypt("token of ada"), None) == 1
     (again,) = await site.ledger.pending(task, 10)
     assert (again.tape_since, again.not_before) == (None, None)
+
+
+async def test_staging_goes_on_in_the_trace_of_the_request(site: Site) -> None:
+    interrupted = asyncio.Event()
+
+    async def dies(_job: Job, _files: Sequence[File]) -> None:
+        interrupted.set()
+        await asyncio.Event().wait()
+
+    with collecting() as collector:
+        settings = site.settings.model_copy(update={"traces_endpoint": collector.url})
+        tracing.configure("core", settings)
+        with tracing.resumed("POST /v1/tasks", None):
+            task = await site.submit()
+        (waiting,) = await site.ledger.unpublished()
+        assert waiting[0] == task
+        tracing.close()
+        tracing.configure("worker", settings)
+        # The second worker goes on with what the first gave back.
+        async with site.worker(Stub(dies)):
+            await interrupted.wait()
+        async with site.worker(Stub(all_staged), "w2"):
+            assert (await site.final(task)).state == TaskState.SUCCEEDED
+        tracing.close()
+    post, *others = collector.spans()
+    assert waiting[1] is not None
+    assert post.id in waiting[1]
+    assert {span.trace for span in others} == {post.trace}
+    assert {span.parent for span in others} == {post.id}
+    assert [span.name for span in others if span.name == "stage"] == ["stage", "stage"]
+    assert "wait" in [span.name for span in others]
+    last = others[-1].attributes
+    assert (last["task"], last["approach"], last["state"]) == (str(task), "stub", "SUCCEEDED")

@@ -57,6 +57,11 @@ RUCIO = {
     "core_rucio_password": "a password",
 }
 
+TRACES = {
+    "deployment_traces_endpoint": "https://collector.example:4318/otlp",
+    "deployment_traces_token": "a token",
+}
+
 
 # Of settings that not every text is a value of.
 VALUES: dict[str, Any] = {"trusted_proxies": ["172.26.0.2", "10.244.0.0/16"]}
@@ -91,7 +96,10 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
     """What the services' containers are made of, where an inventory gives all settings."""
     output = tmp_path_factory.mktemp("rendered") / "services.json"
     variables = (
-        {variable: given(variable) for variable, _model in SERVICES.values()} | {"core_rses": RSES} | RUCIO
+        {variable: given(variable) for variable, _model in SERVICES.values()}
+        | {"core_rses": RSES}
+        | RUCIO
+        | TRACES
     )
     done: subprocess.CompletedProcess[str] = render(output, json.dumps(variables))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -161,6 +169,24 @@ def test_rucio_reaches_the_api(rendered: dict[str, dict[str, Any]]) -> None:
     assert settings["preparer_rucio_ca_file"] == "/config/rucio-ca.pem"
     assert files["rucio-ca.pem"]["source"] == "/etc/grid/rucio.pem"
     assert files["secrets/preparer_rucio_password"]["secret_content"] == "a password"
+
+
+@pytest.mark.parametrize("service", ["core", "celery_worker", "cavern", "posix_mapper", "iam"])
+def test_every_service_of_our_own_knows_the_collector(
+    rendered: dict[str, dict[str, Any]], service: str
+) -> None:
+    files = {file["path"]: file for file in rendered[service]["files"]}
+    settings = yaml.safe_load(files["settings.yml"]["content"])
+    assert settings["traces_endpoint"] == "https://collector.example:4318/otlp"
+    assert files["secrets/traces_key"]["secret_content"] == "trace_key"
+    assert files["secrets/traces_token"]["secret_content"] == "a token"
+
+
+def test_a_collectors_address_is_a_url(tmp_path: Path) -> None:
+    output = tmp_path / "services.json"
+    done = render(output, json.dumps({"deployment_traces_endpoint": "collector:4318"}))
+    assert done.returncode != 0
+    assert "collector:4318 is not the base URL of a collector" in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("service", ["core", "celery_worker", "cavern"])

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
-from voservice import openapi, vosi
+from voservice import openapi, tracing, vosi
 from voservice.app import service
 from voservice.auth import AuthenticationError
 from voservice.config import load
@@ -59,6 +59,7 @@ def create_app() -> FastAPI:
     """Build the application from its settings."""
     settings = load(IamSettings)
     configure("iam", settings.log_level)
+    tracing.configure("iam", settings)
     directory = Directory.read(settings.iam_clients_file)
     signer = Signer(settings.oidc_issuer, settings.iam_signing_key.get_secret_value())
     issuer = settings.oidc_issuer.rstrip("/")

@@ -6,11 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import httpx
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from prometheus_client import Metric
-from voservice import database, database_metrics, openapi, operations, vosi
+from voservice import database, database_metrics, openapi, operations, tracing, vosi
 from voservice.app import Methods, service
 from voservice.auth import AuthenticationError, TokenVerifier
 from voservice.config import load
@@ -42,9 +41,10 @@ def create_app() -> FastAPI:
     """Build the application from its settings."""
     settings = load(PosixMapperSettings)
     configure("posix-mapper", settings.log_level)
+    tracing.configure("posix-mapper", settings)
     base = settings.posix_mapper_context_path
     engine = database.engine(settings)
-    client = httpx.AsyncClient(timeout=10)
+    client = tracing.client(timeout=10)
     store = MappingStore(engine)
     levels = StoredLevels(LevelTable(engine))
 

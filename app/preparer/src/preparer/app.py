@@ -8,10 +8,9 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import aiohttp
-import httpx
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
-from voservice import database, database_metrics, openapi, problems
+from voservice import database, database_metrics, openapi, problems, tracing
 from voservice.app import service
 from voservice.auth import ClientCredentials, TokenVerifier
 from voservice.config import load
@@ -53,9 +52,11 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     ledger = Ledger(engine)
     async with (
         aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=30), cookie_jar=aiohttp.DummyCookieJar()
+            timeout=aiohttp.ClientTimeout(total=30),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trace_configs=tracing.followed(),
         ) as session,
-        httpx.AsyncClient(timeout=15) as client,
+        tracing.client(timeout=15) as client,
         Rses(settings) as rses,
     ):
         secret = settings.service_client_secret.get_secret_value()
@@ -97,6 +98,7 @@ def create_app() -> FastAPI:
     """Build the application from the environment."""
     settings = load(PreparerSettings)
     configure("prepare-data-core", settings.log_level)
+    tracing.configure("prepare-data-core", settings)
     app = service(
         settings,
         title="prepare-data",

@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
-from voservice import docs, metrics
+from voservice import docs, metrics, tracing
 from voservice.browsers import Refuse
 from voservice.config import ServiceSettings
 from voservice.logging import AccessLog
@@ -37,9 +37,9 @@ def service(
     """Create an application with the protections, access log, metrics and page at *prefix*/docs of every service.
 
     *refuse* creates the response to requests that the protections reject; *largest_body* is in bytes. Successful
-    requests for the paths *quiet*, below *prefix*, are not logged. With *caller_headers*, responses contain the user
-    as whom the caller is authenticated, as those of OpenCADC's services do. What ``state.collectors`` of the
-    application return is told by ``/metrics`` too.
+    requests for the paths *quiet*, below *prefix*, are not logged, and none is traced. With *caller_headers*,
+    responses contain the user as whom the caller is authenticated, as those of OpenCADC's services do. What
+    ``state.collectors`` of the application return is told by ``/metrics`` too.
     """
     app = FastAPI(
         title=title,
@@ -51,8 +51,10 @@ def service(
         redirect_slashes=redirect_slashes,
     )
     protect(app, settings, refuse, largest_body)
-    app.add_middleware(AccessLog, quiet=(*(prefix + path for path in quiet), metrics.PATH))
+    quiet = (*(prefix + path for path in quiet), metrics.PATH)
+    app.add_middleware(AccessLog, quiet=quiet)
     app.add_middleware(metrics.RequestMetrics)
+    tracing.install(app, quiet)
     if caller_headers:
         app.add_middleware(CallerHeaders)
     # Before routes that match any path.

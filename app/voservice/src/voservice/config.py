@@ -132,6 +132,24 @@ class ServiceSettings(BaseSettings):
         500, ge=0, description="Minimum rate at which a client reads a response, in bytes per second"
     )
     workers: int = Field(1, ge=1, le=64, description="Server processes")
+    traces_endpoint: str = Field(
+        "",
+        description="Base URL of the OpenTelemetry collector that traces are sent to (OTLP over HTTP); without one"
+        " there are none",
+    )
+    traces_token: SecretStr = Field(
+        SecretStr(""), description="Token that is sent to the collector, as Authorization: Bearer"
+    )
+    traces_key: SecretStr = Field(
+        SecretStr(""),
+        description="Secret by which services know each other's traces; without it none is continued",
+    )
+    traces_ratio: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Part of the requests of clients that are traced, with all that follows from them",
+    )
     database_url: str = Field("", description="postgresql://role@host:port/database, without the password")
     database_password: SecretStr = Field(SecretStr(""), description="Password of the database role")
     service_client_id: str = Field("", description="Name of the service's own OAuth client")
@@ -146,6 +164,11 @@ class ServiceSettings(BaseSettings):
     @classmethod
     def _upper(cls, value: Any) -> Any:
         return value.upper() if isinstance(value, str) else value
+
+    @field_validator("traces_endpoint")
+    @classmethod
+    def _optional_url(cls, value: str) -> str:
+        return cls._url(value).rstrip("/") if value else value
 
     @field_validator("public_url", "oidc_issuer", "registry_url")
     @classmethod

@@ -44,7 +44,8 @@ PATH = "/metrics"
 PATIENCE = 5
 """Seconds that each of a service's collectors may take."""
 _DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
-_OTHER = "other"
+OTHER = "other"
+"""Method and route of requests that no route answers."""
 
 Combination = TypeVar("Combination", bound=tuple[str, ...])
 Collect = Callable[[], Awaitable[Iterable[Metric] | None]]
@@ -98,7 +99,7 @@ class RequestMetrics:
             await self._app(scope, take, give)
         finally:
             IN_FLIGHT.dec()
-            labels = _labels(scope, root)
+            labels = route_of(scope, root)
             REQUESTS.labels(*labels, f"{status // 100}xx").inc()
             seconds, bytes_in, bytes_out = _series(*labels)
             seconds.observe(time.perf_counter() - begin)
@@ -106,16 +107,16 @@ class RequestMetrics:
             bytes_out.inc(sent)
 
 
-def _labels(scope: Scope, root: str) -> tuple[str, str]:
-    """Return method and route of a request that was answered; *root* is the path below which the service is."""
+def route_of(scope: Scope, root: str) -> tuple[str, str]:
+    """Return method and template of the route of a request that was answered; *root* is the service's own path."""
     route = scope.get("route")
     path = getattr(route, "path", None)
     if path is None:
-        return _OTHER, _OTHER
+        return OTHER, OTHER
     # A route of an application that is mounted below another knows only the rest of its path.
     mounted = scope.get("root_path", "").removeprefix(root)
     method = scope["method"]
-    return method if method in (getattr(route, "methods", None) or ()) else _OTHER, mounted + path
+    return method if method in (getattr(route, "methods", None) or ()) else OTHER, mounted + path
 
 
 @cache

@@ -12,12 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import httpx
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.requests import ClientDisconnect
-from voservice import database, database_metrics, operations, vosi
+from voservice import database, database_metrics, operations, tracing, vosi
 from voservice.app import Methods, service
 from voservice.auth import AuthenticationError, ClientCredentials, TokenVerifier
 from voservice.certificates import ClientCertificates
@@ -57,12 +56,13 @@ def create_app() -> FastAPI:
     """Build the application from the environment."""
     settings = load(Settings)
     configure("vospace", settings.log_level)
+    tracing.configure("vospace", settings)
     return build(settings, identities(settings))
 
 
 def identities(settings: Settings) -> Identities:
     """Make the identities of callers, by the issuer and the POSIX mapper that are configured."""
-    client = httpx.AsyncClient(timeout=15)
+    client = tracing.client(timeout=15)
     return Identities(
         verifier=TokenVerifier.of(settings, client),
         credentials=ClientCredentials(

@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 import uvicorn
 from starlette.requests import Request
-from voservice import database
+from voservice import database, tracing
 from voservice.auth import AuthenticationError, bearer
 from voservice.config import load
 from voservice.logging import configure
@@ -56,6 +56,7 @@ class KnownUsers:
 def main() -> None:
     settings = load(Settings)
     configure("vospace", settings.log_level)
+    tracing.configure("vospace", settings)
     database.migrate(settings, MIGRATIONS)
     app = build(settings, KnownUsers())
     uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_config=None, access_log=False)

@@ -6,12 +6,15 @@ from urllib.parse import quote, urlsplit
 
 from celery import Celery
 from kombu import Connection, Exchange, Queue
+from voservice import tracing
 
 from preparer.config import PreparerSettings
 
 QUEUE = "prepare-data"
 DEAD = "prepare-data.dead"
 TASK = "preparer.stage"
+TRACE = "traceparent"
+"""Header of a message (W3C Trace Context: AMQP)."""
 CONFIRM_TIMEOUT = 10
 """Seconds after which a broker that has not confirmed a message counts as unavailable."""
 
@@ -92,8 +95,15 @@ def connect(application: Celery) -> Connection:
     return connection
 
 
-def publish(application: Celery, task: str, connection: Connection) -> None:
-    """Publish the message of a task, and wait for the broker to confirm it."""
-    application.send_task(
-        TASK, args=[task], queue=QUEUE, connection=connection, confirm_timeout=CONFIRM_TIMEOUT
-    )
+def publish(application: Celery, task: str, connection: Connection, trace: str | None = None) -> None:
+    """Publish the message of a task, and wait for the broker to confirm it; its headers continue *trace*."""
+    with tracing.sent(f"send {QUEUE}", trace, {"messaging.system": "rabbitmq"}):
+        context = tracing.current()
+        application.send_task(
+            TASK,
+            args=[task],
+            queue=QUEUE,
+            connection=connection,
+            confirm_timeout=CONFIRM_TIMEOUT,
+            headers=None if context is None else {TRACE: context},
+        )

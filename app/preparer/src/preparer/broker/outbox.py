@@ -51,7 +51,7 @@ class Outbox:
                     await asyncio.to_thread(self._publish, waiting)
                 self.healthy = True
                 if waiting:
-                    await self.ledger.published(waiting)
+                    await self.ledger.published([task for task, _ in waiting])
                     continue
             except (OperationalError, DBAPIError, OSError) as exc:
                 if self.healthy:
@@ -67,12 +67,12 @@ class Outbox:
             except TimeoutError:
                 continue
 
-    def _publish(self, waiting: Sequence[uuid.UUID]) -> None:
+    def _publish(self, waiting: Sequence[tuple[uuid.UUID, str | None]]) -> None:
         try:
             if self._connection is None:
                 self._connection = connect(self.application)
-            for task in waiting:
-                publish(self.application, str(task), self._connection)
+            for task, trace in waiting:
+                publish(self.application, str(task), self._connection, trace)
         except BaseException:
             self.close()
             raise

@@ -14,13 +14,16 @@ from preparer.ledger.tables import tasks
 class Outbox(Queries):
     """Queries for publishing messages."""
 
-    async def unpublished(self, limit: int = 500) -> Sequence[uuid.UUID]:
-        """Return the oldest tasks whose message is not confirmed."""
+    async def unpublished(self, limit: int = 500) -> Sequence[tuple[uuid.UUID, str | None]]:
+        """Return the oldest tasks whose message is not confirmed, each with its trace."""
         async with self._single.connect() as connection:
             rows = await connection.execute(
-                select(tasks.c.id).where(~tasks.c.published).order_by(tasks.c.created).limit(limit)
+                select(tasks.c.id, tasks.c.trace)
+                .where(~tasks.c.published)
+                .order_by(tasks.c.created)
+                .limit(limit)
             )
-            return [uuid.UUID(str(row.id)) for row in rows]
+            return [(uuid.UUID(str(row.id)), row.trace) for row in rows]
 
     async def published(self, numbers: Sequence[uuid.UUID]) -> None:
         """Record that the broker has confirmed the tasks' messages."""

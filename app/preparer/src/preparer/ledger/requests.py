@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import ARRAY, bindparam, column, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
+from voservice import tracing
 from vospace_client.terms import ON_TAPE
 
 from preparer.ledger.progress import cancel_files, close
@@ -44,6 +45,7 @@ _TASK = {
         "idempotency_key",
         "callback",
         "lifetime",
+        "trace",
     )
 }
 _FILES = {
@@ -135,6 +137,7 @@ class Requests(Queries):
             "id": uuid.uuid4(),
             "files": len(new.files),
             "bytes_total": None if None in sizes else sum(size or 0 for size in sizes),
+            "trace": tracing.current(),
         }
         task = {parameter.key: known[name] for name, parameter in _TASK.items()}
         first = task | {"event": {"files": len(new.files)}} | _arrays(new.files, 0)
@@ -281,6 +284,7 @@ class Requests(Queries):
                         callback_attempts=0,
                         callback_next=None,
                         callback_status=None,
+                        trace=tracing.current(),
                     )
                 )
                 await add_event(connection, task, "retry", files=again.rowcount)

@@ -105,6 +105,7 @@ class Task:
     lifetime: int | None
     expires: datetime | None
     not_before: datetime | None
+    trace: str | None
 
     @classmethod
     def of(cls, row: Sequence[Any]) -> Self:

@@ -117,6 +117,8 @@ tasks = Table(
     _time("expires"),
     # Until then it waits for files on tape alone, and no worker claims it.
     _time("not_before"),
+    # The request's span, which staging continues, whichever process does it.
+    Column("trace", Text),
     Index("tasks_user", "username", "created"),
     Index(
         "tasks_key",

@@ -8,20 +8,20 @@ from contextlib import ExitStack
 from typing import Any
 
 import aiohttp
-import httpx
 from anyio.abc import TaskStatus
 from anyio.from_thread import start_blocking_portal
 from celery import bootsteps, signals
 from celery.platforms import EX_FAILURE
 from celery.worker import state
 from prometheus_client import start_http_server
-from voservice import database
+from voservice import database, tracing
 from voservice.auth import ClientCredentials
 from voservice.config import load
 from voservice.logging import configure
 from vospace_client.client import Cavern
 
-from preparer.broker import TASK, create
+from preparer.broker import QUEUE, TASK, create
+from preparer.broker.app import TRACE
 from preparer.config import PreparerSettings
 from preparer.ledger import MIGRATIONS, Ledger
 from preparer.ledger.credentials import Vault
@@ -42,6 +42,7 @@ app = create(settings)
 def configure_logging(**_options: Any) -> None:
     """Log as all services do."""
     configure("prepare-data-worker", settings.log_level)
+    tracing.configure("prepare-data-worker", settings)
     # At INFO it logs two lines for each message.
     logging.getLogger("celery").setLevel(logging.WARNING)
 
@@ -72,8 +73,9 @@ async def serve(vault: Vault, *, task_status: TaskStatus[Runner]) -> None:
             connector=connector,
             timeout=aiohttp.ClientTimeout(total=120, sock_connect=10),
             cookie_jar=aiohttp.DummyCookieJar(),
+            trace_configs=tracing.followed(),
         ) as session,
-        httpx.AsyncClient(timeout=20) as client,
+        tracing.client(timeout=20) as client,
         Rses(settings) as rses,
     ):
         secret = settings.service_client_secret.get_secret_value()
@@ -98,11 +100,12 @@ class Staging(bootsteps.StartStopStep):
         """Register the Celery task."""
         super().__init__(worker, **options)
 
-        def stage(_task: str) -> None:
+        def stage(message: Any, _task: str) -> None:
             """Tell the runner that a task waits."""
-            self.portal.start_task_soon(self.runner.wake.set)
+            with tracing.received(f"receive {QUEUE}", message.request.get(TRACE)):
+                self.portal.start_task_soon(self.runner.wake.set)
 
-        worker.app.task(stage, name=TASK)
+        worker.app.task(stage, name=TASK, bind=True)
 
     def start(self, worker: Any) -> None:
         """Bring the ledger's schema up to date and start the runner."""
@@ -128,6 +131,7 @@ class Staging(bootsteps.StartStopStep):
         self.portal.call(self.runner.stop)
         concurrent.futures.wait([self.serving])
         self.resources.close()
+        tracing.close()
 
     def terminate(self, worker: Any) -> None:
         """Stop in the same way: it takes no longer than the runner takes to give its tasks back."""

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Collection
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
+from voservice import tracing
 from voservice.jobs import Executor, repeat
 from voservice.logging import bound
 
@@ -91,26 +92,44 @@ class Runner:
     async def work(self, job: Task) -> None:
         """Stage a task and end it. After too many attempts it is LOST, since it may be what kills the workers."""
         attempts = self.settings.preparer_task_attempts
-        with bound(task=str(job.id), user=job.username), metrics.RUNNING.track_inprogress():
+        attributes: tracing.Attributes = {
+            "task": str(job.id),
+            "approach": job.approach,
+            "files": job.files,
+            "attempt": job.attempts,
+        }
+        with (
+            bound(task=str(job.id), user=job.username),
+            tracing.resumed("stage", job.trace, attributes, since=self._asked(job)) as span,
+            metrics.RUNNING.track_inprogress(),
+        ):
             try:
                 if job.attempts > attempts:
                     info = f"Given up after {attempts} workers were lost over it"
-                    await self._end(job, partial(self.ledger.lose, info=info))
+                    await self._end(job, partial(self.ledger.lose, info=info), span)
                 elif (until := await self._stage(job)) is not None:
                     await self._postpone(job, until)
                 else:
-                    await self._end(job, self.ledger.finish)
+                    await self._end(job, self.ledger.finish, span)
             finally:
                 self.jobs.pop(job.id, None)
 
     # Staging.
 
+    def _asked(self, task: Task) -> datetime | None:
+        """Return since when a claimed task waited for a worker.
+
+        None for one that was given back, and waited for what it needs.
+        """
+        given_back = task.started is not None and (
+            datetime.now(UTC) - task.started >= timedelta(seconds=self.settings.preparer_lease)
+        )
+        return None if given_back else task.created
+
     async def _stage(self, task: Task) -> datetime | None:
         """Stage what is to be staged now; returns when the rest is, or None if nothing waits."""
-        now = datetime.now(UTC)
-        if task.started is None or now - task.started < timedelta(seconds=self.settings.preparer_lease):
-            # Not for one that was given back, and waited for what it needs.
-            metrics.WAIT_SECONDS.observe((now - task.created).total_seconds())
+        if (asked := self._asked(task)) is not None:
+            metrics.WAIT_SECONDS.observe((datetime.now(UTC) - asked).total_seconds())
         logger.info("Task claimed", extra={"fields": {"files": task.files, "attempt": task.attempts}})
 
         approach = self.approaches.get(task.approach)
@@ -177,7 +196,9 @@ class Runner:
         await self.ledger.postpone(self.name, task.id, until, "Waiting for files on tape")
         logger.info("Task waits for files on tape", extra={"fields": {"until": until.isoformat()}})
 
-    async def _end(self, task: Task, end: Callable[[uuid.UUID, str], Awaitable[Task | None]]) -> None:
+    async def _end(
+        self, task: Task, end: Callable[[uuid.UUID, str], Awaitable[Task | None]], span: tracing.Span
+    ) -> None:
         """End a task and write its receipt."""
         self.executor.ended(task.id)
         ended = await end(task.id, self.name)
@@ -185,6 +206,7 @@ class Runner:
             return
         assert ended.started is not None
         assert ended.finished is not None
+        span.set("state", ended.state)
         metrics.TASK_SECONDS.observe((ended.finished - ended.started).total_seconds())
         logger.info("Task ended", extra={"fields": {"state": ended.state, "info": ended.info}})
         await self.aftercare.receipt(ended)

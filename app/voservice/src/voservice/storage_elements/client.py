@@ -13,6 +13,7 @@ import aiohttp
 import httpx
 from yarl import URL
 
+from voservice import tracing
 from voservice.sources import SourcePolicy, SourceRefused, follow
 from voservice.storage_elements.credentials import Connections, bearer
 from voservice.storage_elements.settings import StorageElement
@@ -149,9 +150,7 @@ class Elements:
     async def __aenter__(self) -> Self:
         """Open the sessions."""
         # Waiting for others' requests is no sign that the issuer is away.
-        client = await self._stack.enter_async_context(
-            httpx.AsyncClient(timeout=httpx.Timeout(20, pool=None))
-        )
+        client = await self._stack.enter_async_context(tracing.client(timeout=httpx.Timeout(20, pool=None)))
         for settings in self._settings:
             own = SourcePolicy([settings.url])
             most = max(1, settings.connections // self._processes) if settings.connections else 0

@@ -27,6 +27,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 
+from voservice import tracing
 from vospace_client.terms import ExecutionPhase
 
 from vospace.bulk.model import Finished, IfExists, Row, RowState
@@ -238,7 +239,8 @@ class _Pull:
             if items:
                 batch = Batch(items)
                 try:
-                    await in_thread(self._stage, batch)
+                    with tracing.span("write", {"files": len(batch.arrived)}):
+                        await in_thread(self._stage, batch)
                     await self._staged.put(batch)
                 except BaseException:
                     await self._close(batch)
@@ -248,7 +250,8 @@ class _Pull:
     async def _place_all(self) -> None:
         while (batch := await self._staged.get()) is not None:
             try:
-                await uninterrupted(partial(self._commit, batch))
+                with tracing.span("commit", {"files": len(batch.staged)}):
+                    await uninterrupted(partial(self._commit, batch))
             finally:
                 await self._close(batch)
 

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
+from voservice import tracing
+
 from vospace.models.caller import Caller
 from vospace.models.uri import Path
 from vospace.space.space import Space
@@ -37,4 +39,5 @@ async def _appear(
             await asyncio.to_thread(act)
             await run.finish(connection, outcome)
 
-    await uninterrupted(commit)
+    with tracing.span("commit"):
+        await uninterrupted(commit)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import aiohttp
+from voservice import tracing
 from voservice.answers import IDENTITY, Decoder, Representation, Unreadable, seconds_asked, total_of_range
 from voservice.content import UNKNOWN, Content
 from voservice.digests import WANT_DIGEST
@@ -108,6 +109,7 @@ def open_session(limits: FetchLimits, connector: aiohttp.TCPConnector) -> aiohtt
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"User-Agent": "vospace", **IDENTITY, **WANT_DIGEST},
         read_bufsize=1 << 20,
+        trace_configs=tracing.followed(),
     )
 
 
@@ -135,11 +137,14 @@ class Fetcher:
         Credentials of storage elements are used for who is `trusted` with them alone. Raises TransferFailed; the sink's
         bytes are then worthless.
         """
-        try:
-            fetched = await self._first(urls, sink, expected, quota_left, leftover, trusted=trusted)
-        except TransferFailed as failure:
-            metrics.PULLS.labels(failure.name).inc()
-            raise
+        with tracing.detail("fetch") as span:
+            try:
+                fetched = await self._first(urls, sink, expected, quota_left, leftover, trusted=trusted)
+            except TransferFailed as failure:
+                span.set("fault", failure.name)
+                metrics.PULLS.labels(failure.name).inc()
+                raise
+            span.set("bytes", fetched.size or 0)
         metrics.PULLS.labels("").inc()
         metrics.PULLED.inc(fetched.size or 0)
         return fetched
@@ -379,6 +384,10 @@ class _Attempt:
         self._check_size(self._sink.length)
 
     async def _verify(self) -> Fetched:
+        with tracing.detail("verify"):
+            return self._verified()
+
+    def _verified(self) -> Fetched:
         sink = self._sink
         if self._stated.size is not None and sink.length != self._stated.size:
             raise _Retry(f"the source sent {sink.length} of {self._stated.size} bytes")

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 
+from voservice import tracing
 from voservice.content import Content, parse_adler32, parse_md5
 from voservice.jobs import LeaseLost
 from vospace_client.terms import (
@@ -128,7 +129,8 @@ class TransferRunner:
                 leftover=receiver,
             )
             properties = receiver.properties(fetched.media_type, fetched.encoding)
-            await in_thread(receiver.stage, properties)
+            with tracing.span("write"):
+                await in_thread(receiver.stage, properties)
             results = (*self._details(run), self.data_node(upload.path))
             await place(run, upload, Outcome(results=results))
         return None

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
-from voservice import jobs
+from voservice import jobs, tracing
 from voservice.jobs import DATABASE_ERRORS, LeaseLost
 from voservice.notices import Notices
 from vospace_client.terms import ExecutionPhase
@@ -167,9 +167,13 @@ class Executor:
             yield Run(held, self._store, self.worker)
 
     async def _run(self, job: Job, runner: Runner) -> None:
-        outcome = await self._outcome(job, runner)
-        if outcome is not None and not await self._store.finish(self.worker, job.id, outcome):
-            raise LeaseLost(job.id)
+        attributes: tracing.Attributes = {"job": job.id, "attempt": job.attempt}
+        with tracing.resumed(f"run {job.kind}", job.trace, attributes) as span:
+            outcome = await self._outcome(job, runner)
+            if outcome is not None:
+                span.set("phase", outcome.phase)
+                if not await self._store.finish(self.worker, job.id, outcome):
+                    raise LeaseLost(job.id)
 
     async def _outcome(self, job: Job, runner: Runner) -> Outcome | None:
         if job.attempt > self._max_attempts:

@@ -79,6 +79,8 @@ class Job:
     attempt: int = 0
     size: int = 0
     """Bytes of the request."""
+    trace: str | None = None
+    """The request's span, which the run continues."""
 
     def parameter(self, name: str) -> str | None:
         """The first parameter of that name; names are case-insensitive (UWS 1.1 section 2.2.2)."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from voservice import tracing
 from voservice.notices import Notices
 from vospace_client.terms import ExecutionPhase
 
@@ -104,6 +105,7 @@ class JobService:
             job_info_type=job_info_type,
             run_id=run_id,
             size=len(job_info or ""),
+            trace=tracing.current(),
         )
 
     async def create(self, job: Job) -> Job:

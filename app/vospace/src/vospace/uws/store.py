@@ -365,6 +365,7 @@ def _values(new: Job) -> dict[str, Any]:
         "job_info_type": new.job_info_type,
         "checkpoint": new.checkpoint,
         "size": new.size,
+        "trace": new.trace,
     } | _error_values(new.error)
 
 
@@ -389,6 +390,7 @@ def _job(row: Row[Any]) -> Job:
         checkpoint=row.checkpoint,
         attempt=row.attempt,
         size=row.size,
+        trace=row.trace,
     )
     if row.error_message is None:
         return base

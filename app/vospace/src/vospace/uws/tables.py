@@ -57,6 +57,7 @@ job = Table(
         "attempt", Integer, nullable=False, server_default=text("0"), comment="starts since the last progress"
     ),
     Column("size", BigInteger, nullable=False, server_default=text("0"), comment="bytes of the request"),
+    Column("trace", Text, comment="span of the request, which the run continues"),
     Index("job_by_owner", "owner", "kind", "creation_time"),
     Index(
         "job_waiting",
