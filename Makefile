@@ -34,7 +34,7 @@ KUBERNETES := $(VENV)/.kubernetes
 # Writing for a cluster takes what any deployment does; APPLY=true takes a client of the cluster's too.
 WRITE = $(RUN) $(ARGS) $(if $(APPLY),-e kubernetes_apply=$(APPLY))
 
-.PHONY: help up test smoke status logs token down purge test-all lint unit stack contract test-kubernetes bench lock kubernetes kubernetes-secrets chart check certificate revoke compose backup restore upgrade shell psql dev check-token sign-in
+.PHONY: help up test smoke status logs token down purge test-all lint unit stack contract test-kubernetes docs bench lock kubernetes kubernetes-secrets chart check certificate revoke compose backup restore upgrade shell psql dev check-token sign-in
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -148,6 +148,9 @@ test-kubernetes: $(DEV) ## The tests of the chart, and of a cluster that it is i
 
 contract: $(DEV) ## The tests of a second deployment, with stand-ins for OpenCADC's services
 	@$(VENV)/bin/pytest tests/contract $(ARGS)
+
+docs: $(DEV) ## Build the documentation as a site, in build/docs/html
+	@bin/docs
 
 bench: $(DEV) ## Measure against named peers
 	@CAVERN_TEST_INVENTORY=$${CAVERN_TEST_INVENTORY:-$(INVENTORY)} $(VENV)/bin/python -m bench $(ARGS)
