@@ -260,6 +260,7 @@ def test_the_stand_in_refuses_what_cavern_would(
         container.remove(force=True)
 
 
+@pytest.mark.slow
 def test_an_image_pinned_by_its_digest_is_pulled_once_and_stays(site: Site, tmp_path: Path) -> None:
     archive = tmp_path / "reg.tar"
     with archive.open("wb") as saved:

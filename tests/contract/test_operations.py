@@ -86,6 +86,7 @@ def test_an_upgrade_changes_what_is_another_version_alone(site: Site, versions: 
     assert {name for name in before if before[name] != after[name]} == {"contract-src-cavern"}
 
 
+@pytest.mark.slow
 def test_an_upgrade_that_fails_is_taken_back_and_says_why(site: Site, versions: None) -> None:
     failed = site.run(
         book="playbooks/upgrade.yml",
@@ -102,6 +103,7 @@ def test_an_upgrade_that_fails_is_taken_back_and_says_why(site: Site, versions: 
     site.run()
 
 
+@pytest.mark.slow
 def test_a_backup_comes_back_into_an_empty_machine(site: Site, tmp_path: Path) -> None:
     with site.session("ada") as http, site.session("cavernadmin") as administrator:
         area = f"{site.url}/src/cavern/nodes/home/ada"

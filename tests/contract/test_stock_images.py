@@ -98,6 +98,7 @@ def test_a_backup_can_be_made_and_brought_back(stock: Site, database: str, role:
     assert stock.sql("srcnodedb", database, owners) == role
 
 
+@pytest.mark.slow
 def test_a_database_of_the_other_image_is_refused_and_stays(stock: Site) -> None:
     numbers = stock.sql(
         "postgres_posixmapper", "mapping", "SELECT uid, username FROM mapping.users ORDER BY 1"
@@ -123,6 +124,7 @@ def test_haproxy_reports_to_docker_and_takes_a_changed_configuration(stock: Site
         assert anonymous.get(f"{stock.url}/reg/resource-caps", timeout=30).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_database_of_this_projects_image_is_refused_and_stays(stock: Site) -> None:
     stock.run(book="playbooks/purge.yml", purge_data="true")
     stock.run("--tags", "host,images,network,srcnodedb")

@@ -11,7 +11,8 @@ def test_the_same_deployment_by_compose(stack: Deployment, http: requests.Sessio
     number = f"{stack.url}/src/posix-mapper/uid?user={user}"
     before = http.get(number, timeout=30).text
     described = {name: container.attrs for name, container in stack.containers().items()}
-    compose = Compose(stack)
+    # docker-compose waits for the first of Docker's checks, one service after the other.
+    compose = Compose(stack, lambda book: playbook(book, "-e", "deployment_health_interval=2"))
     playbook("playbooks/down.yml")
     try:
         compose.up()

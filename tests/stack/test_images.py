@@ -140,6 +140,7 @@ def test_postgres_refuses_a_volume_in_use(database: Callable[[], Any]) -> None:
     assert _query(first, SCHEMAS) == "things"
 
 
+@pytest.mark.slow
 def test_bundle_holds_every_image(stack: Deployment, tmp_path: Path) -> None:
     bundle = tmp_path / "images.tar"
     playbook("playbooks/images_save.yml", "-e", f"images_bundle={bundle}")

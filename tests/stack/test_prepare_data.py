@@ -109,6 +109,7 @@ def test_every_file_arrives_whole(
     assert len(receipt["results"]) == count
 
 
+@pytest.mark.slow
 def test_twenty_thousand_files_in_one_request(http: requests.Session, api: str, rse: Place) -> None:
     files = Files(rse, 20_000, size=20)
     task = follow(http, api, submit(http, api, files.request())["id"], seconds=280)

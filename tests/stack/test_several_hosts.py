@@ -45,6 +45,7 @@ def inventory(tmp_path: Path) -> Iterator[str]:
     playbook("playbooks/purge.yml", "-e", "purge_data=true", "--forks=1", inventory=str(path))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stack")
 def test_all_hosts_trust_the_one_ca(inventory: str, tmp_path: Path, stack: Deployment) -> None:
     before = stack.containers().keys()

@@ -50,6 +50,7 @@ def settings(stack: Deployment, tmp_path: Path) -> dict[str, Any]:
     return {"core": core | {"user": user}, "celery_worker": worker, "checkout": str(checkout)}
 
 
+@pytest.mark.slow
 def test_the_sites_own_core_and_worker_are_built_and_stage_a_file(
     stack: Deployment,
     user: str,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 from dashboard import EXPRESSIONS, names_in
-from deployment import Deployment, playbook
+from deployment import Deployment
 from prepare_data_client.did import DID
 from tasks import ended, submit
 
@@ -42,16 +42,9 @@ class Prometheus:
 
 
 @pytest.fixture(scope="module")
-def prometheus(stack: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """Prometheus, added to the deployment."""
-    services = tmp_path_factory.mktemp("prometheus") / "services.yml"
-    services.write_text("plugin: skasrc.cavern.services\nextra_services: [skasrc.cavern.prometheus]\n")
-    tags = ["--tags", "images,network,prometheus,rabbitmq"]
-    playbook("site.yml", "-i", str(services), *tags, "-e", "prometheus_scrape_interval=2s")
-    try:
-        yield Prometheus(stack)
-    finally:
-        playbook("site.yml", "-e", "deployment_prune=true")
+def prometheus(stack: Deployment) -> Prometheus:
+    """Prometheus beside the deployment's services."""
+    return Prometheus(stack)
 
 
 def test_every_service_is_seen(stack: Deployment, prometheus: Prometheus) -> None:

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import requests
-from deployment import Deployment, playbook
+from deployment import Deployment
 from prepare_data_client.did import DID
 
-SERVICES = "core,celery_worker"
+# As conftest.py asks for them.
 APPROACHES = ["cavern_api_approach", "copy_to_user_area", "symbolic_link"]
 FINAL = {"SUCCEEDED", "FAILED", "CANCELLED", "LOST"}
-
-
-@pytest.fixture(scope="module")
-def mounted(stack: Deployment) -> Iterator[Deployment]:
-    """The deployment with all approaches offered."""
-    playbook("site.yml", "--tags", SERVICES, "-e", json.dumps({"core_supported_approaches": APPROACHES}))
-    try:
-        yield stack
-    finally:
-        playbook("site.yml", "--tags", SERVICES)
 
 
 def stage(http: requests.Session, url: str, **body: Any) -> dict[str, Any]:
@@ -45,7 +33,7 @@ def stage(http: requests.Session, url: str, **body: Any) -> dict[str, Any]:
 
 
 def test_copies_and_links(
-    mounted: Deployment, http: requests.Session, user: str, rse: Callable[[str, bytes], Path]
+    stack: Deployment, http: requests.Session, user: str, rse: Callable[[str, bytes], Path]
 ) -> None:
     """Each owned by the user, who has an area since a first file came by Cavern; copies go as they came."""
     run = uuid.uuid4().hex[:8]
@@ -55,23 +43,28 @@ def test_copies_and_links(
     tasks = {}
     for approach, did in dids.items():
         tasks[approach] = stage(
-            http, mounted.url, files=[{"did": did}], destination=run, approach=approach, lifetime=3600
+            http,
+            stack.url,
+            files=[{"did": did}],
+            destination=run,
+            approach=approach,
+            lifetime=3600,
         )
         assert tasks[approach]["state"] == "SUCCEEDED", tasks[approach]
 
-    area = mounted.data / "cavern_data/cavern/home" / user / run
+    area = stack.data / "cavern_data/cavern/home" / user / run
     paths = {approach: area / did.partition(":")[2] for approach, did in dids.items()}
     owner = paths["cavern_api_approach"].stat().st_uid
     assert owner >= 10_000
     assert {path.lstat().st_uid for path in paths.values()} == {owner}
     assert paths["copy_to_user_area"].read_bytes() == dids["copy_to_user_area"].encode()
-    copied = f"{mounted.url}/src/cavern/files/home/{user}/{run}/{paths['copy_to_user_area'].name}"
+    copied = f"{stack.url}/src/cavern/files/home/{user}/{run}/{paths['copy_to_user_area'].name}"
     assert http.get(copied, timeout=30).content == dids["copy_to_user_area"].encode()
     link = f"/rse_data/deterministic/{DID.parse(dids['symbolic_link']).path()}"
     assert str(paths["symbolic_link"].readlink()) == link
 
     for approach in APPROACHES[1:]:
-        release = f"{mounted.url}/prepare-data/v1/tasks/{tasks[approach]['id']}/release"
+        release = f"{stack.url}/prepare-data/v1/tasks/{tasks[approach]['id']}/release"
         assert http.post(release, timeout=30).status_code == 202
     deadline = time.monotonic() + 60
     while (left := [path.name for path in area.iterdir()]) != [paths["cavern_api_approach"].name]:
@@ -80,14 +73,14 @@ def test_copies_and_links(
 
 
 def test_without_an_area_nothing_is_written(
-    mounted: Deployment, http: requests.Session, user: str, rse: Callable[[str, bytes], Path]
+    stack: Deployment, http: requests.Session, user: str, rse: Callable[[str, bytes], Path]
 ) -> None:
     did = f"testing:{uuid.uuid4().hex}.dat"
     rse(DID.parse(did).path(), b"content")
-    task = stage(http, mounted.url, files=[{"did": did}], approach="copy_to_user_area")
+    task = stage(http, stack.url, files=[{"did": did}], approach="copy_to_user_area")
     assert task["state"] == "FAILED"
     assert f"{user} has no area on this site" in task["info"]
-    assert not (mounted.data / "cavern_data/cavern/home" / user).exists()
+    assert not (stack.data / "cavern_data/cavern/home" / user).exists()
 
 
 def test_what_a_site_does_not_offer_is_refused(stack: Deployment, http: requests.Session) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from deployment import Deployment, playbook
 from strangers import self_signed
 
+# In the group, as conftest.py tells the issuer.
 MEMBER = "groupmember"
 NODE = (
     '<vos:node xmlns:vos="http://www.ivoa.net/xml/VOSpace/v2.0" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"'
@@ -81,17 +80,8 @@ def test_a_certificate_of_another_authority_is_refused(stack: Deployment, tmp_pa
         session.get(f"{stack.url}/src/cavern/nodes/", timeout=30)
 
 
-@pytest.fixture
-def team(stack: Deployment) -> Iterator[str]:
-    """The name of a user who is in the group, as the issuer knows."""
-    users = {MEMBER: {"groups": ["team"]}}
-    playbook("site.yml", "--tags", "iam", "--extra-vars", json.dumps({"iam_users": users}))
-    yield MEMBER
-    playbook("site.yml", "--tags", "iam")
-
-
 def test_the_group_service_is_asked_for_what_no_token_tells(
-    stack: Deployment, http: requests.Session, user: str, team: str
+    stack: Deployment, http: requests.Session, user: str
 ) -> None:
     nodes, files = f"{stack.url}/src/cavern/nodes/home/{user}", f"{stack.url}/src/cavern/files/home/{user}"
     inherit = (
@@ -102,14 +92,14 @@ def test_the_group_service_is_asked_for_what_no_token_tells(
     assert http.put(f"{files}/f", data=b"for the team", timeout=30).status_code == 201
 
     for scope in ("openid profile", "openid profile groups"):
-        headers = {"Authorization": f"Bearer {stack.token(team, scope=scope)}"}
+        headers = {"Authorization": f"Bearer {stack.token(MEMBER, scope=scope)}"}
         search = requests.get(f"{stack.url}/iam/gms/search", headers=headers, verify=stack.ca, timeout=30)
         assert search.text == "team\n"
         with stack.session() as session:
             session.headers.update(headers)
             assert session.get(f"{files}/f", timeout=30).content == b"for the team", scope
             assert session.put(f"{files}/f", data=b"x", timeout=30).status_code == 403
-    with holder(stack, certificate(stack, team)) as session:
+    with holder(stack, certificate(stack, MEMBER)) as session:
         assert session.get(f"{files}/f", timeout=30).content == b"for the team"
     with stack.session(f"{user}x") as outsider:
         assert outsider.get(f"{files}/f", timeout=30).status_code == 403

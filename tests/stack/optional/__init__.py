@@ -1,0 +1,1 @@
+"""What a deployment has if its settings ask for it."""
