@@ -177,6 +177,25 @@ def test_an_rse_without_a_layout_switches_no_check_off_for_the_mounted_one() -> 
     assert (file.rse, file.path) == (None, "odd/place")
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "layouts", "path"),
+    [
+        ("hash", ["identity", "hash"], PATH),
+        ("identity", ["hash", "identity"], DID.replace(":", "/")),
+        # The site has no RSE that is laid out so.
+        ("hash", ["none", "identity"], DID.replace(":", "/")),
+    ],
+)
+def test_the_mounted_rse_has_a_layout_of_its_own(algorithm: str, layouts: list[str], path: str) -> None:
+    rses = [
+        {"name": f"R{number}", "url": f"https://r{number}.example", "layout": layout}
+        for number, layout in enumerate(layouts)
+    ]
+    site = submission(preparer_rses=rses, preparer_path_algorithm=algorithm)
+    for given in (None, PATH if "hash" in layouts else path):
+        assert site.check(caller(), [Item(DID, given, ".")], "/files", mounted=True)[0].path == path
+
+
 async def test_the_worker_asks_no_rse_with_a_layout_for_a_path_of_none() -> None:
     """Whatever is in the ledger by now."""
     odd: Any = SimpleNamespace(did=DID, path="odd/place", rse=None)

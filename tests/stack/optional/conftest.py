@@ -11,8 +11,8 @@ from deployment import Deployment, playbook
 
 APPROACHES = ["cavern_api_approach", "copy_to_user_area", "symbolic_link"]
 RSES = [
-    # Nobody listens there. Its layout is also that of the directory that workers mount.
-    {"name": "AWAY", "url": "http://rse-web:81/rse/deterministic"},
+    # Nobody listens there.
+    {"name": "AWAY", "url": "http://rse-web:81/rse/deterministic", "layout": "identity"},
     {"name": "SITE", "url": "{{ rse_web_url }}", "connections": 4, "rate": 200},
 ]
 MEMBER = "groupmember"

@@ -73,7 +73,7 @@ class PreparerSettings(ServiceSettings):
         description="Base URLs to which the RSE at abs_url_rse_root may redirect, besides its root",
     )
     preparer_path_algorithm: Literal["hash", "identity"] = Field(
-        "hash", description="Layout of the RSE at abs_url_rse_root, as named by Rucio"
+        "hash", description="Layout of the RSE at abs_url_rse_root and of the mounted one, as named by Rucio"
     )
     preparer_path_check: Literal["strict", "off"] = Field(
         "strict", description="Whether a file's path must be the one that the layout gives for its DID"

@@ -80,12 +80,14 @@ class Submission:
     ) -> list[NewFile]:
         """Validate *items*, found at *prefix* in the request, which are on the RSEs that *rse* names.
 
-        Files of the *mounted* RSE are where a layout of the site says, unless the site has none. Raises `Invalid` with
-        an error for each invalid one.
+        Files of the *mounted* RSE are where `preparer_path_algorithm` says if an RSE of the site has that layout, else
+        where the first layout says, unless the site has none. Raises `Invalid` with an error for each invalid one.
         """
         rses = self.rses(rse)
         if mounted:
-            rses = [element for element in rses if element.layout != "none"] or rses
+            of_mount = self.settings.preparer_path_algorithm
+            laid_out = [element for element in rses if element.layout != "none"]
+            rses = sorted(laid_out, key=lambda element: element.layout != of_mount) or rses
         if not items:
             raise Invalid(
                 "The request names no file",
