@@ -55,6 +55,8 @@ GIVEN_BY: dict[str, dict[str, str]] = {
         "preparer_rucio_ca_file": "core_rucio_ca_file",
         "preparer_rucio_account": "core_rucio_account",
         "preparer_rucio_username": "core_rucio_username",
+        "preparer_rucio_audience": "core_rucio_audience",
+        "preparer_rucio_scope": "core_rucio_scope",
         "abs_path_rse_root": "core_rse_mount",
         "abs_path_user_area_root": "core_home_path",
         "preparer_vos_uri": "cavern_vos_uri",

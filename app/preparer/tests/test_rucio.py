@@ -90,7 +90,8 @@ class Site:
     """Requests to a site that has a Rucio."""
 
     def __init__(self, settings: PreparerSettings, session: aiohttp.ClientSession) -> None:
-        self.shared: Any = SimpleNamespace(settings=settings, rucio=Rucio(settings, session), resolving=set())
+        rucio = Rucio(settings, session, httpx.AsyncClient())
+        self.shared: Any = SimpleNamespace(settings=settings, rucio=rucio, resolving=set())
 
     async def __call__(
         self, *dids: str | Item, user: str = "ada", bearer: str = "ada's", rse: str | None = None
@@ -202,9 +203,7 @@ async def test_a_rucio_that_is_away_is_told(server: Server, session: aiohttp.Cli
     wrong = Site(settings_of(server, preparer_rucio_password="wrong"), session)
     with pytest.raises(Unavailable, match="Rucio refuses the account root of this service: HTTP 401"):
         await wrong("testing:f0")
-    with pytest.raises(
-        ValidationError, match="preparer_rucio_username or preparer_rucio_password is missing"
-    ):
+    with pytest.raises(ValidationError, match="give all three"):
         settings_of(server, preparer_rucio_username="")
 
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
+import httpx
 import pytest
 from aiohttp import web
 from prepare_data_client.did import DID
@@ -18,6 +19,7 @@ from preparer.api.submission import Item, Submission
 from preparer.config import PreparerSettings
 from preparer.ledger import NewFile
 from preparer.rucio import Rucio, path_below
+from pydantic import ValidationError
 from voservice.problems import Forbidden, Invalid, TooLarge, TooMany, Unavailable
 
 RSES = [
@@ -40,8 +42,33 @@ class Server:
         self.gate.set()
         self.arrived = asyncio.Event()
         self.url = ""
+        # As an issuer, at /issuer: what it was asked for, and the errors of subjects that it refuses.
+        self.forms: list[dict[str, Any]] = []
+        self.refused: dict[str, str] = {}
+        # Tokens with which Rucio was asked, and those that it does not know.
+        self.tokens: list[str] = []
+        self.unknown: set[str] = set()
+
+    async def grant(self, request: web.Request) -> web.Response:
+        url = f"{self.url}/issuer"
+        if request.path.endswith("openid-configuration"):
+            return web.json_response(
+                {"issuer": url, "jwks_uri": f"{url}/jwks", "token_endpoint": f"{url}/token"}
+            )
+        if request.path.endswith("jwks"):
+            key = {"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}
+            return web.json_response({"keys": [key]})
+        self.forms.append(dict(await request.post()))
+        if code := self.refused.get(self.forms[-1].get("subject_token", "")):
+            return web.json_response({"error": code}, status=400)
+        return web.json_response({"access_token": f"token-{len(self.forms)}", "expires_in": 3600})
 
     async def handle(self, request: web.Request) -> web.Response:
+        if request.path.startswith("/issuer"):
+            return await self.grant(request)
+        self.tokens.append(request.headers["X-Rucio-Auth-Token"])
+        if self.tokens[-1] in self.unknown:
+            return web.Response(status=401)
         self.arrived.set()
         await self.gate.wait()
         kind = request.path.strip("/").split("/")[0] + ("/files" if request.path.endswith("/files") else "")
@@ -94,7 +121,8 @@ class Site:
     def __init__(self, server: Server, session: aiohttp.ClientSession, **more: Any) -> None:
         known = {"preparer_rucio_url": server.url, "preparer_rses": RSES}
         settings = PreparerSettings.model_validate(known | more)
-        self.shared: Any = SimpleNamespace(settings=settings, rucio=Rucio(settings, session), resolving=set())
+        rucio = Rucio(settings, session, httpx.AsyncClient())
+        self.shared: Any = SimpleNamespace(settings=settings, rucio=rucio, resolving=set())
 
     async def __call__(self, *dids: str, user: str = "ada", mounted: bool = False) -> list[NewFile]:
         who: Any = SimpleNamespace(token="its", identity=SimpleNamespace(username=user))
@@ -233,3 +261,78 @@ async def test_one_request_of_a_user_is_resolved_at_a_time(site: Site, server: S
 
 def test_a_url_that_is_none_is_nowhere() -> None:
     assert path_below("https://a.example/data", "https://[a.example/data/x") is None
+
+
+def oauth(server: Server, **more: Any) -> dict[str, Any]:
+    """Settings of an OAuth client at the server's issuer."""
+    return {"oidc_issuer": f"{server.url}/issuer", "service_client_secret": "its-secret", **more}
+
+
+WANTED = {"preparer_rucio_audience": "rucio", "preparer_rucio_scope": "openid profile"}
+
+
+async def test_with_an_account_alone_rucio_is_asked_with_a_token_of_the_issuer(
+    server: Server, session: aiohttp.ClientSession
+) -> None:
+    site = Site(server, session, **oauth(server, preparer_rucio_account="prepare-data", **WANTED))
+    await site("s:f")
+    await site("s:f", user="ada")
+    granted = {"grant_type": "client_credentials", "audience": "rucio", "scope": "openid profile"}
+    assert server.forms == [granted]
+    assert set(server.tokens) == {"token-1"}
+    # Rucio may know it no longer: another one is got, once.
+    server.unknown = {"token-1"}
+    await site("s:f")
+    assert server.forms == [granted] * 2
+    assert server.tokens[-1] == "token-2"
+    server.unknown = {"token-2", "token-3"}
+    with pytest.raises(Forbidden, match="Rucio refuses: HTTP 401"):
+        await site("s:f")
+
+
+async def test_tokens_of_users_are_exchanged_for_rucios_audience(
+    server: Server, session: aiohttp.ClientSession
+) -> None:
+    site = Site(server, session, **oauth(server, **WANTED))
+    await site("s:f")
+    await site("s:f")
+    (form,) = server.forms
+    assert (form["subject_token"], form["audience"], form["scope"]) == ("its", "rucio", "openid profile")
+    assert set(server.tokens) == {"token-1"}
+
+
+async def test_whose_token_is_not_exchanged_is_told_why(
+    server: Server, session: aiohttp.ClientSession
+) -> None:
+    site = Site(server, session, **oauth(server, **WANTED))
+    server.refused = {"its": "invalid_grant"}
+    with pytest.raises(Forbidden, match="no token for Rucio: The issuer refused"):
+        await site("s:f")
+    other = Site(
+        server, session, **oauth(server, preparer_rucio_account="x", oidc_issuer="http://127.0.0.1:1")
+    )
+    with pytest.raises(Unavailable, match="no token for Rucio: The issuer"):
+        await other("s:f")
+    assert server.tokens == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"preparer_rucio_username": "site", "preparer_rucio_password": "p"}, "give all three"),
+        ({"preparer_rucio_account": "site", "preparer_rucio_username": "site"}, "give all three"),
+        ({"preparer_rucio_account": "site", "preparer_rucio_password": "p"}, "give all three"),
+        (
+            {
+                "preparer_rucio_account": "site",
+                "preparer_rucio_username": "site",
+                "preparer_rucio_password": "p",
+                **WANTED,
+            },
+            "no token is needed",
+        ),
+    ],
+)
+def test_it_is_plain_who_asks(settings: dict[str, str], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        PreparerSettings.model_validate(settings)

@@ -78,7 +78,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             arrivals=Arrivals(settings.preparer_max_body),
             cavern=Cavern(settings.cavern_api_url, settings.preparer_vos_uri, session),
             rses=rses,
-            rucio=Rucio(settings, session) if settings.preparer_rucio_url else None,
+            rucio=Rucio(settings, session, client) if settings.preparer_rucio_url else None,
         )
         app.state.collectors += [
             partial(operation.tasks, ledger),

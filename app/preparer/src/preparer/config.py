@@ -40,8 +40,17 @@ class PreparerSettings(ServiceSettings):
         "",
         description="Rucio account of this service; without one, Rucio is asked with the token of the user",
     )
-    preparer_rucio_username: str = Field("", description="Name with which the account is used")
+    preparer_rucio_username: str = Field(
+        "",
+        description="Name with which the account is used, with its password; without one, Rucio is asked with a token"
+        " of the service's own OAuth client",
+    )
     preparer_rucio_password: SecretStr = Field(SecretStr(""), description="Password of that name")
+    preparer_rucio_audience: str = Field(
+        "",
+        description="Audience of tokens for Rucio; users' own tokens are exchanged for it where there is no account",
+    )
+    preparer_rucio_scope: str = Field("", description="Scopes of tokens for Rucio, separated by spaces")
     preparer_rses: StorageElements = Field(
         default=[],
         description="RSEs that files are staged from, in the order of preference; without any, there is one, called"
@@ -194,10 +203,14 @@ class PreparerSettings(ServiceSettings):
 
     @model_validator(mode="after")
     def _rucio(self) -> Self:
-        account = self.preparer_rucio_account
-        if account and not (self.preparer_rucio_username and self.preparer_rucio_password.get_secret_value()):
+        username, password = self.preparer_rucio_username, self.preparer_rucio_password.get_secret_value()
+        if (username or password) and not (self.preparer_rucio_account and username and password):
             raise ValueError(
-                "preparer_rucio_account: preparer_rucio_username or preparer_rucio_password is missing"
+                "preparer_rucio_account, preparer_rucio_username and preparer_rucio_password: give all three"
+            )
+        if username and (self.preparer_rucio_audience or self.preparer_rucio_scope):
+            raise ValueError(
+                "preparer_rucio_audience, preparer_rucio_scope: no token is needed with preparer_rucio_username"
             )
         return self
 

@@ -11,9 +11,18 @@ from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import quote, urlsplit
 
 import aiohttp
+import httpx
 from prepare_data_client.did import DID
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from voservice.problems import Forbidden, Invalid, Problem, TooLarge, Unavailable
+from voservice.storage_elements.credentials import (
+    CredentialRefused,
+    CredentialUnavailable,
+    Exchanged,
+    Given,
+    Granted,
+    Grantee,
+)
 from voservice.texts import legible
 
 from preparer.config import PreparerSettings
@@ -102,9 +111,12 @@ class Refused(Exception):
 class Rucio:
     """Asks as the service's own account, or with the token of the user where there is none."""
 
-    def __init__(self, settings: PreparerSettings, session: aiohttp.ClientSession) -> None:
-        """Ask the server of *settings*. Raises OSError for authorities that cannot be read."""
+    def __init__(
+        self, settings: PreparerSettings, session: aiohttp.ClientSession, client: httpx.AsyncClient
+    ) -> None:
+        """Ask the server of *settings*, and the issuer by *client*. Raises OSError for unreadable authorities."""
         self._url = settings.preparer_rucio_url
+        self._tokens = _tokens(settings, client)
         self._account = settings.preparer_rucio_account
         self._user = settings.preparer_rucio_username
         self._password = settings.preparer_rucio_password.get_secret_value()
@@ -192,8 +204,8 @@ class Rucio:
                     timeout=aiohttp.ClientTimeout(total=300, sock_connect=10, sock_read=60),
                     **self._tls,
                 ) as answer:
-                    if answer.status == 401 and self._account and not last:
-                        self._token = ""
+                    if answer.status == 401 and (self._account or self._tokens) and not last:
+                        self._forget(token)
                         continue
                     if answer.status != 200:
                         text = answer.headers.get("ExceptionMessage") or f"HTTP {answer.status}"
@@ -211,7 +223,20 @@ class Rucio:
             except (aiohttp.ClientError, TimeoutError, ValueError) as exc:
                 raise Unavailable(f"Rucio does not answer: {type(exc).__name__}", headers=BACK) from exc
 
+    def _forget(self, token: str) -> None:
+        """Get another proof the next time."""
+        self._token = ""
+        if self._tokens is not None:
+            self._tokens.forget(token)
+
     async def _proof(self, token: str) -> str:
+        if self._tokens is not None:
+            try:
+                return await self._tokens.token(token)
+            except CredentialRefused as exc:
+                raise Forbidden(f"no token for Rucio: {exc}") from exc
+            except CredentialUnavailable as exc:
+                raise Unavailable(f"no token for Rucio: {exc}", headers=BACK) from exc
         if not self._account:
             return token
         async with self._lock:
@@ -234,6 +259,16 @@ class Rucio:
                 except (aiohttp.ClientError, TimeoutError) as exc:
                     raise Unavailable(f"Rucio does not answer: {type(exc).__name__}", headers=BACK) from exc
             return self._token
+
+
+def _tokens(settings: PreparerSettings, client: httpx.AsyncClient) -> Granted | None:
+    """Return where tokens for Rucio come from, if they are neither those of users nor Rucio's own."""
+    audience, scope = settings.preparer_rucio_audience, settings.preparer_rucio_scope
+    if settings.preparer_rucio_username or not (settings.preparer_rucio_account or audience or scope):
+        return None
+    kind = Granted if settings.preparer_rucio_account else Exchanged
+    secret = Given(settings.service_client_secret.get_secret_value())
+    return kind(Grantee(settings.oidc_issuer, settings.service_client_id, secret, audience, scope), client)
 
 
 def path_below(root: str, url: str) -> str | None:

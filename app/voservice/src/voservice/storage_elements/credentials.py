@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import ssl
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import TypeVar
@@ -74,12 +75,28 @@ class Watched:
         return found
 
 
+class Given:
+    """A word that never changes, where others are in a file."""
+
+    def __init__(self, word: str) -> None:
+        """Keep the word."""
+        self._word = word
+
+    def changed(self) -> bool:
+        """Return whether it is another than the last time."""
+        return False
+
+    def text(self) -> str:
+        """Return the word."""
+        return self._word
+
+
 class Bearer:
     """A bearer token; this one is in a file."""
 
-    def __init__(self, element: StorageElement) -> None:
+    def __init__(self, file: Watched | Given) -> None:
         """Read nothing yet."""
-        self._file = Watched(element.credential_file or "")
+        self._file = file
 
     async def token(self, user: str | None) -> str:
         """Return a token for a request, on behalf of the user with the token *user*.
@@ -92,23 +109,37 @@ class Bearer:
         """Discard a rejected token, so that the next request gets another if possible."""
 
 
+@dataclass(frozen=True)
+class Grantee:
+    """An OAuth client at its issuer, and for what it asks there for tokens."""
+
+    issuer: str
+    client_id: str
+    secret: Watched | Given
+    audience: str | None = None
+    scope: str | None = None
+
+
 class Granted(Bearer):
     """A token that an OAuth client gets for itself (client credentials grant)."""
 
-    def __init__(self, element: StorageElement, issuer: str, client: httpx.AsyncClient) -> None:
-        """Use *client* to get tokens from *issuer*, unless the storage element has its own."""
-        super().__init__(element)
+    def __init__(self, grantee: Grantee, client: httpx.AsyncClient) -> None:
+        """Ask by *client*."""
+        super().__init__(grantee.secret)
         self._client = client
-        self._issuer = element.issuer or issuer
-        self._client_id = element.client_id or ""
-        words = {"audience": element.audience, "scope": element.scope}
+        self._grantee = grantee
+        words = {"audience": grantee.audience, "scope": grantee.scope}
         self._wanted = {name: value for name, value in words.items() if value}
         self._credentials: ClientCredentials | None = None
 
     def _current(self) -> ClientCredentials:
         if self._file.changed() or self._credentials is None:
             self._credentials = ClientCredentials(
-                self._issuer, self._client_id, self._file.text(), client=self._client, wanted=self._wanted
+                self._grantee.issuer,
+                self._grantee.client_id,
+                self._file.text(),
+                client=self._client,
+                wanted=self._wanted,
             )
         return self._credentials
 
@@ -128,9 +159,9 @@ class Granted(Bearer):
 class Exchanged(Granted):
     """A token exchanged for the user's (RFC 8693), so that the storage element knows the user."""
 
-    def __init__(self, element: StorageElement, issuer: str, client: httpx.AsyncClient) -> None:
+    def __init__(self, grantee: Grantee, client: httpx.AsyncClient) -> None:
         """Start with an empty cache."""
-        super().__init__(element, issuer, client)
+        super().__init__(grantee, client)
         # By the digest of a user's token: the token it was exchanged for, or why there is none, and until when.
         self._known: dict[bytes, tuple[str, float]] = {}
         self._refused: dict[bytes, tuple[str, float]] = {}
@@ -234,10 +265,14 @@ class Connections:
 
 
 def bearer(element: StorageElement, issuer: str, client: httpx.AsyncClient) -> Bearer | None:
-    """Return the source of tokens for a storage element, if it uses them."""
+    """Return the source of tokens for a storage element, if it uses them; from *issuer*, unless it has its own."""
+    file = Watched(element.credential_file or "")
     if element.credential == "token_file":
-        return Bearer(element)
+        return Bearer(file)
     if element.credential in OF_CLIENT:
         kind = Exchanged if element.credential == "token_exchange" else Granted
-        return kind(element, issuer, client)
+        grantee = Grantee(
+            element.issuer or issuer, element.client_id or "", file, element.audience, element.scope
+        )
+        return kind(grantee, client)
     return None
