@@ -113,6 +113,9 @@ SECRETS: dict[str, Kind] = {
     "haproxy_proof": PASSWORD,
     "pull_proof": PASSWORD,
     "trace_key": HEX_KEY,
+    "rucio_db_password": PASSWORD,
+    "rucio_db_superuser_password": PASSWORD,
+    "rucio_root_password": PASSWORD,
 }
 
 

@@ -13,7 +13,7 @@ from ansible_collections.skasrc.cavern.plugins.plugin_utils import _services
 COLLECTION = Path(__file__).parents[4]
 SETTINGS = {"debian_suite": "trixie"}
 # Roles that an inventory adds, if it wants them.
-OPTIONAL = ["prometheus", "rse_xrootd"]
+OPTIONAL = ["prometheus", "rse_xrootd", "rucio"]
 
 
 def test_recipes_of_the_collection_serve_every_image_of_the_catalogue() -> None:
