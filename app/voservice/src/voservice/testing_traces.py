@@ -8,9 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from unittest.mock import patch
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+
+from voservice.tracing import delivery
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def _values(attributes: Any) -> dict[str, Any]:
 
 @contextmanager
 def collecting() -> Iterator[Collector]:
-    """Run a collector until the end of the block."""
+    """Run a collector until the end of the block, in which `tracing.close` waits for a slow machine too."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -103,7 +106,8 @@ def collecting() -> Iterator[Collector]:
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield collector
+        with patch.object(delivery, "PATIENCE", 30):
+            yield collector
     finally:
         server.shutdown()
         server.server_close()
