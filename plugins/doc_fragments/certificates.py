@@ -15,8 +15,9 @@ options:
     description:
       - >-
         Where the files go: C(ca.pem), C(ca.key), C(server.pem), C(server.key), C(haproxy.pem) (certificate
-        chain and key), C(ca-bundle.pem) (the host's public CAs, O(authorities) and ours), C(truststore.p12) (our CA
-        for Java, password C(changeit)) and, after the CA was replaced, C(ca-previous.pem) (the CA before, and the
+        chain and key), C(ca-bundle.pem) (the host's public CAs, O(authorities) and ours), C(authorities.pem) (our CA
+        and O(authorities), for services that know the public ones), C(truststore.p12) (our CA for Java, password
+        C(changeit)) and, after the CA was replaced, C(ca-previous.pem) (the CA before, and the
         present one certified by it).
       - >-
         For clients C(client-ca.pem) (the CA of client certificates and, while it is to be trusted, the one

@@ -224,8 +224,10 @@ class Certificates:
     def _derived_files(self, served: bytes, trusted: list[Any]) -> None:
         """Write what HAProxy serves, and what its clients trust, of which the present CA is the first."""
         self.files.derive("haproxy.pem", served, 0o600, "the server certificate")
-        authorities = b"".join(_x509.pem(certificate) for certificate in [*self.authorities, *trusted])
-        self.files.derive("ca-bundle.pem", self._bundle(authorities), 0o644, "the host's CAs or ours")
+        further = b"".join(_x509.pem(certificate) for certificate in self.authorities)
+        self.files.derive("authorities.pem", _x509.pem(trusted[0]) + further, 0o644, "the CA or authorities")
+        ours = b"".join(_x509.pem(certificate) for certificate in trusted)
+        self.files.derive("ca-bundle.pem", self._bundle(further + ours), 0o644, "the host's CAs or ours")
         self._trust_store(trusted[0])
 
     def _previous_file(self, previous: list[Any]) -> None:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import ansible_collections
 import docker
 import pytest
 from contract_site import PREFIX, Site
@@ -14,6 +15,14 @@ from deployment import ROOT
 from vo_clients import clients
 
 __all__ = ["clients"]
+
+# As in tests/stack/conftest.py.
+ansible_collections.__path__ = [
+    *ansible_collections.__path__,
+    str(ROOT / ".venv/collections/ansible_collections"),
+]
+# Found by that path alone.
+from ansible_collections.skasrc.cavern.plugins.module_utils import _x509  # noqa: E402
 
 HERE = Path(__file__).parent
 
@@ -52,9 +61,16 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def empty(images: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def further_ca() -> _x509.Pair:
+    """An authority of the site, beside the deployment's own, with its key."""
+    return _x509.create_ca("the site", 30, "ec")
+
+
+@pytest.fixture(scope="session")
+def empty(images: None, further_ca: _x509.Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """The site before its first deployment; all of it is purged in the end."""
     site = Site(tmp_path_factory.mktemp("contract"))
+    (site.directory / "site-ca.pem").write_bytes(further_ca.certificate_pem)
     # What a broken run left in a directory of its own.
     site.run(book="playbooks/purge.yml", purge_data="true", deployment_takeover="true")
     yield site

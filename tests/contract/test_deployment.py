@@ -10,6 +10,7 @@ from pathlib import Path
 
 import image_registry
 import pytest
+from ansible_collections.skasrc.cavern.plugins.module_utils import _x509
 from contract_site import Site, changed
 
 
@@ -93,6 +94,31 @@ def test_the_administrator_has_one_number(site: Site) -> None:
     assert (site.data / "cavern_data/cavern/projects/own").stat().st_uid == 9999
     own = "SELECT groupuri FROM mapping.groups WHERE gid = 9999"
     assert site.sql("postgres_posixmapper", "mapping", own).endswith("default-group?cavernadmin")
+
+
+# Serves once by TLS, and asks that as the services ask others; prints the status.
+ASKED_BY_TLS = """
+import asyncio, http.server, os, pathlib, ssl, threading
+from standin.identity import Lookups
+pathlib.Path("/tmp/server.pem").write_text(os.environ["SERVER"])
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain("/tmp/server.pem")
+server = http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
+server.socket = context.wrap_socket(server.socket, server_side=True)
+threading.Thread(target=server.handle_request).start()
+print(asyncio.run(Lookups().fetch(f"https://127.0.0.1:{server.server_port}/")).status_code)
+"""
+
+
+@pytest.mark.parametrize("name", ["reg", "src-posix-mapper", "src-cavern"])
+def test_authorities_of_the_site_are_trusted(site: Site, further_ca: _x509.Pair, name: str) -> None:
+    """Such as that of the site's issuer, beside the deployment's own."""
+    server = _x509.issue_server(further_ca, _x509.Names("issuer.example", (), ("127.0.0.1",)), 30, "ec")
+    environment = {"SERVER": (server.certificate_pem + server.key_pem).decode()}
+    asked = site.container(name).exec_run(
+        ["python", "-c", ASKED_BY_TLS], environment=environment, stderr=False
+    )
+    assert (asked.exit_code, asked.output) == (0, b"200\n")
 
 
 def test_a_changed_registry_asks_for_new_containers(site: Site) -> None:

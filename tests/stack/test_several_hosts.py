@@ -53,7 +53,7 @@ def test_all_hosts_trust_the_one_ca(inventory: str, tmp_path: Path, stack: Deplo
     first, second = (tmp_path / host / "state/certs" for host in ("first", "second"))
     for name in ("ca.pem", "ca-bundle.pem"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
-    public = ["ca-bundle.pem", "ca.pem", "client-ca.pem", "client-crl.pem"]
+    public = ["authorities.pem", "ca-bundle.pem", "ca.pem", "client-ca.pem", "client-crl.pem"]
     assert sorted(path.name for path in second.iterdir()) == public
     assert (first / "ca.key").stat().st_mode & 0o777 == 0o600
     again = playbook("site.yml", TAGS, inventory=inventory).stdout

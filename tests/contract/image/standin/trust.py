@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 ANCHORS = Path("/etc/pki/ca-trust/source/anchors")
 BUNDLE = Path("/etc/pki/java/cacerts.pem")
@@ -22,23 +23,28 @@ def sudo_works() -> bool:
     return status["NoNewPrivs"].strip() == "0" and bool(bounds >> SETUID & 1 and bounds >> SETGID & 1)
 
 
-def is_authority(pem: bytes) -> bool:
-    """Whether the certificate may sign others; those that may not never become anchors."""
+def authorities(pem: bytes) -> bytes:
+    """Return the certificates of a file that may sign others; those that may not never become anchors."""
     try:
-        constraints = x509.load_pem_x509_certificate(pem).extensions.get_extension_for_class(
-            x509.BasicConstraints
-        )
-    except (ValueError, x509.ExtensionNotFound):
+        found = x509.load_pem_x509_certificates(pem)
+    except ValueError:
+        return b""
+    return b"".join(item.public_bytes(Encoding.PEM) for item in found if is_authority(item))
+
+
+def is_authority(certificate: x509.Certificate) -> bool:
+    """Whether a certificate may sign others."""
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
         return False
-    return constraints.value.ca
 
 
 def main() -> None:
     """Renew the bundle, if this user may."""
     if os.getuid() != 0 and not sudo_works():
         sys.exit("sudo: cannot become root in this container")
-    anchors = [path.read_bytes() for path in sorted(ANCHORS.iterdir())]
-    BUNDLE.write_bytes(b"".join(pem for pem in anchors if is_authority(pem)))
+    BUNDLE.write_bytes(b"".join(authorities(path.read_bytes()) for path in sorted(ANCHORS.iterdir())))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ MODES = {
     "server.pem": 0o644,
     "haproxy.pem": 0o600,
     "ca-bundle.pem": 0o644,
+    "authorities.pem": 0o644,
     "client-ca.key": 0o600,
     "client-ca.pem": 0o644,
     "client-crl.pem": 0o644,
@@ -177,6 +178,7 @@ def test_further_authorities_are_trusted(run_module: Any, options: dict[str, Any
     run_module(certificates, **options)
     files = _files(options)
     assert files["ca-bundle.pem"] == b"# public CAs\n" + others[0] + others[1] + files["ca.pem"]
+    assert files["authorities.pem"] == files["ca.pem"] + others[0] + others[1]
     assert not run_module(certificates, **options)["changed"]
 
 
