@@ -7,6 +7,7 @@ import subprocess
 import uuid
 import zlib
 from collections.abc import Callable, Iterator
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,21 @@ import requests
 from deployment import Deployment, playbook
 from prepare_data_client.did import DID
 from tasks import ended, submit
+from voms import Grid
 
 pytestmark = pytest.mark.slow
 AUDIENCE = "https://rse-xrootd:1094"
 
 
 @pytest.fixture(scope="module")
-def xrootd(stack: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+def grid(stack: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Grid:
+    """The files of a grid's authority, for an XRootD that no service of the deployment is."""
+    network = ip_network(stack.network["subnet"])
+    return Grid(tmp_path_factory.mktemp("grid"), str(network[60]))
+
+
+@pytest.fixture(scope="module")
+def xrootd(stack: Deployment, grid: Grid, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """The deployment with XRootD beside its own web server."""
     directory = tmp_path_factory.mktemp("xrootd")
     (directory / "services.yml").write_text(
@@ -40,7 +49,14 @@ def xrootd(stack: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Itera
             "client_id": "prepare-data",
             "audience": AUDIENCE,
             "scope": "read:/",
-        }
+        },
+        {
+            "name": "GRID",
+            "url": grid.url,
+            "ca_file": str(grid.ca),
+            "credential": "x509_proxy",
+            "credential_file": str(grid.proxy),
+        },
     ]
     more = ["-i", str(directory / "services.yml"), "-e", json.dumps({"core_rses": rses})]
     playbook("site.yml", *more)
@@ -112,3 +128,20 @@ def test_an_estimate_asks_it(
     body: dict[str, Any] = {"files": [{"did": did}, {"did": "testing:none"}]}
     told = http.post(f"{xrootd.url}/prepare-data/v1/estimate", json=body, timeout=60).json()
     assert (told["bytes"], told["missing"]) == (7, ["testing:none"])
+
+
+def test_a_virtual_organisation_vouches_for_who_stages(
+    xrootd: Deployment, grid: Grid, http: requests.Session, rse: Callable[[str, bytes], Path]
+) -> None:
+    did, content = f"testing:{uuid.uuid4().hex}.dat", b"of members alone"
+    rse(DID.parse(did).path(), content)
+    request: dict[str, Any] = {"files": [{"did": did}], "rse": "GRID"}
+    with grid.serving(xrootd) as container:
+        # A proxy like any other is not enough there.
+        grid.sign_in(container)
+        (file,) = ended(http, submit(http, xrootd.url, **request, destination="none"))["items"]
+        assert (file["state"], file["fault"]) == ("FAILED", "TransferFailed"), container.logs().decode()
+        grid.sign_in(container, *grid.join())
+        (file,) = ended(http, submit(http, xrootd.url, **request, destination="run"))["items"]
+        assert (file["state"], file["rse"]) == ("STAGED", "GRID"), (file, container.logs().decode())
+    assert http.get(f"{xrootd.url}/src/cavern/files{file['target']}", timeout=30).content == content
