@@ -13,6 +13,7 @@ from typing import Any
 import kubernetes_nodes as nodes
 import pytest
 import yaml
+from kubernetes_load import Entry, Load
 from kubernetes_site import Written, write
 
 # The first run compiles what the fixtures use.
@@ -142,6 +143,41 @@ def test_a_second_upgrade_changes_nothing(cluster: nodes.Cluster) -> None:
     done = cluster.helm("upgrade", "cavern", "/root/chart", f"-n{NAMESPACE}", "--wait", "--timeout=3m")
     assert "REVISION: 2" in done
     assert state() == before
+
+
+@pytest.fixture(scope="module")
+def entry(cluster: nodes.Cluster, site: Written) -> Entry:
+    """Return the deployment's public name at the port that the second node has for it."""
+    (ports,) = [
+        service["spec"]["ports"]
+        for service in cluster.get("services", f"-n{NAMESPACE}")
+        if service["spec"]["type"] == "NodePort"
+    ]
+    (port,) = [entry["nodePort"] for entry in ports if entry["port"] == 443]
+    name = SETTINGS["deployment_public_name"]
+    return Entry(name, f"{nodes.SUBNET}.12", port, site.chart.parent / "certs/ca.pem")
+
+
+def test_new_pods_everywhere_fail_no_request(cluster: nodes.Cluster, site: Written, entry: Entry) -> None:
+    """As an upgrade replaces them: all services that keep no state of their own at the same time, under load."""
+    load = Load(entry, entry.token("rolling", site.secrets), "rolling")
+    load.prepare()
+    before = {pod["metadata"]["name"] for pod in pods(cluster)}
+
+    def left() -> set[str]:
+        return {name for pod in pods(cluster) if (name := pod["metadata"]["name"]) in before}
+
+    with load.running("testing:prepare_data_test.txt"):
+        cluster.kubectl("rollout", "restart", "deployment", f"-n{NAMESPACE}")
+        for deployment in cluster.get("deployments", f"-n{NAMESPACE}"):
+            name = deployment["metadata"]["name"]
+            cluster.kubectl("rollout", "status", f"deployment/{name}", f"-n{NAMESPACE}", "--timeout=8m")
+        # Those that are replaced end what they have begun.
+        nodes.wait(lambda: {name.rpartition("-")[0] for name in left()} == set(STATE), 180, "the old pods")
+    states = load.ends(180)
+    assert load.failures == []
+    assert states == {"SUCCEEDED": len(load.tasks)}
+    assert min(load.done[kind] for kind in ("put", "get", "submit", "registry", "uid", "keys")) > 10
 
 
 def test_the_manifests_are_the_same_objects(cluster: nodes.Cluster, site: Written) -> None:
