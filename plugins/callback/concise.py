@@ -8,7 +8,7 @@ DOCUMENTATION = r"""
 name: concise
 type: stdout
 short_description: Print what is being done, what changed and what failed, and nothing else
-version_added: 0.1.0
+version_added: 1.0.0
 description:
   - Prints each play, each task that changed something, with its time, the messages of C(ansible.builtin.debug) tasks,
     failures as C(ansible.builtin.default) prints them, and what is waited for once.

@@ -7,7 +7,7 @@ from __future__ import annotations
 DOCUMENTATION = """
 name: services
 author: The Cavern deployment team (@ska-telescope)
-version_added: 0.1.0
+version_added: 1.0.0
 short_description: Groups of a deployment's hosts, one for each service
 description:
   - Makes a group for each service of the catalogue, below the group C(deployment), so that an inventory states hosts.

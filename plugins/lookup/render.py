@@ -7,7 +7,7 @@ from __future__ import annotations
 DOCUMENTATION = """
 name: render
 author: The Cavern deployment team (@ska-telescope)
-version_added: 0.1.0
+version_added: 1.0.0
 short_description: Render a template of a role
 description:
   - Renders a template of any role of the collection, or of one that provides more services, from any play or role.

@@ -7,7 +7,7 @@ from __future__ import annotations
 DOCUMENTATION = """
 name: services
 author: The Cavern deployment team (@ska-telescope)
-version_added: 0.1.0
+version_added: 1.0.0
 short_description: Services that roles provide
 description:
   - Reads the entries of the catalogue from the roles that own them, as C(<role>_services) in C(vars/main.yml).

@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: containers_info
 short_description: Report state, uptime, restarts and memory of a deployment's containers
-version_added: 0.1.0
+version_added: 1.0.0
 description:
   - Returns what Docker Engine knows of the containers of a project, by the service that they run.
 author:

@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: deployment_owner
 short_description: Refuse a deployment that belongs to another directory
-version_added: 0.1.0
+version_added: 1.0.0
 description:
   - A deployment on a Docker Engine belongs to the directory from which it was made. The module fails if the deployment
     O(project) belongs to a directory other than O(directory), and names both.

@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: images_info
 short_description: Report the age of the images and the Debian updates that they lack
-version_added: 0.1.0
+version_added: 1.0.0
 description:
   - Reports when each image was created, and which of its packages have newer versions in Debian's archive of security
     updates. That takes seconds. If the archive is unreachable, RV(unknown) says why.

@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 ---
 module: settings
 short_description: Validate the settings of a deployment
-version_added: 0.1.0
+version_added: 1.0.0
 author:
   - Cavern deployment team (@ska-telescope)
 description:

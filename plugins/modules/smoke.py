@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: smoke
 short_description: Run the smoke test of a deployment
-version_added: 0.1.0
+version_added: 1.0.0
 description:
   - Asks each service of a deployment once, and stages a file from end to end twice, through HAProxy and from inside the
     Docker network. The staged bytes are compared with the RSE's, on disk and as Cavern returns them.
