@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -41,11 +42,11 @@ STRAYS = [
 ]
 
 
-def run(directory: Path, *command: str) -> str:
-    """Run a program of the environment outside of the checkout, with that directory's collections alone."""
+def run(directory: Path, *command: str | Path, programs: Path = BIN) -> str:
+    """Run a program of an environment outside of the checkout, with that directory's collections alone."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
     done = subprocess.run(
-        [str(BIN / command[0]), *command[1:]],
+        [programs / command[0], *command[1:]],
         cwd=directory,
         env=environment | {"ANSIBLE_COLLECTIONS_PATH": str(directory / "collections")},
         capture_output=True,
@@ -111,3 +112,45 @@ def test_playbooks_run_from_there(stack: Deployment, installed: Path, playbook: 
     inventory = str(ROOT / INVENTORY)
     output = run(installed, "ansible-playbook", "-i", inventory, f"skasrc.cavern.{playbook}")
     assert re.findall(r"changed=(\d+)", output) == ["0"], output
+
+
+OWN_SITE = """
+all:
+  vars:
+    ansible_connection: local
+    ansible_python_interpreter: "{{ ansible_playbook_python }}"
+    deployment_project: installed
+    deployment_project_dir: %s
+    deployment_public_name: cavern.installed.example
+    deployment_publish_address: 127.0.0.47
+    deployment_container_prefix: installed-
+    deployment_network: {name: installed47, subnet: 172.28.47.0/24, bridge: installed47}
+  children:
+    deployment: {hosts: {localhost: }}
+"""
+
+
+@pytest.mark.slow
+def test_an_empty_environment_deploys_a_site_from_it(installed: Path, tmp_path: Path) -> None:
+    """As the documentation tells: the collection and what it requires by hash, then a site of its own from nothing."""
+    collection = installed / "collections/ansible_collections/skasrc/cavern"
+    programs = tmp_path / "venv/bin"
+    subprocess.run([sys.executable, "-m", "venv", programs.parent], check=True)
+    pip = ("pip", "--quiet", "--disable-pip-version-check", "install")
+    run(tmp_path, *pip, "--require-hashes", "-r", collection / "requirements/deploy.txt", programs=programs)
+    run(tmp_path, *pip, "--no-deps", collection / "app/prepare_data_client", programs=programs)
+    inventory = tmp_path / "inventory"
+    inventory.mkdir()
+    (inventory / "hosts.yml").write_text(OWN_SITE % (tmp_path / "site"))
+    shutil.copy(collection / "inventory/local/services.yml", inventory)
+
+    def play(book: str, *arguments: str) -> str:
+        command = ("ansible-playbook", "-i", str(inventory), f"skasrc.cavern.{book}", *arguments)
+        return run(installed, *command, programs=programs)
+
+    try:
+        play("site")
+        assert "Smoke test passed" in play("smoke")
+        assert re.findall(r"changed=(\d+)", play("site")) == ["0"]
+    finally:
+        play("purge", "-e", "purge_data=true")

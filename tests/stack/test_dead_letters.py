@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-import uuid
 from typing import Any
 
 import pytest
 from deployment import Deployment
-from kombu import Connection
 from preparer.broker import QUEUE
+from tasks import strange_message
 
 CORE = "ska-src-local-data-preparer-core"
-BROKER = "ska-src-local-data-preparer-rabbitmq"
 
 
 def dead_letters(stack: Deployment, action: str) -> list[dict[str, Any]]:
@@ -36,19 +34,8 @@ def wait_for(stack: Deployment, task: str) -> dict[str, Any]:
 
 @pytest.fixture
 def task(stack: Deployment) -> str:
-    """Identifier in a message of a kind that workers do not know, as another release might leave one."""
-    task = str(uuid.uuid4())
-    (network,) = stack.container(BROKER).attrs["NetworkSettings"]["Networks"].values()
-    password = stack.secrets["rabbitmq_password"]
-    with Connection(f"amqp://preparer:{password}@{network['IPAddress']}:5672//") as connection:
-        connection.Producer().publish(
-            [[task], {}, {}],
-            exchange=QUEUE,
-            routing_key=QUEUE,
-            serializer="json",
-            headers={"task": "preparer.another", "id": str(uuid.uuid4()), "lang": "py"},
-        )
-    return task
+    """Identifier in a message of a kind that workers do not know."""
+    return strange_message(stack)
 
 
 def test_a_dead_letter_is_shown_and_published_again(stack: Deployment, task: str) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import time
+import uuid
 from typing import Any
 
 import requests
+from deployment import Deployment
+from kombu import Connection
+from preparer.broker import QUEUE
 
 FINAL = {"SUCCEEDED", "FAILED", "CANCELLED", "LOST"}
 
@@ -24,3 +28,21 @@ def ended(http: requests.Session, task: str) -> dict[str, Any]:
         assert time.monotonic() < deadline, found
         time.sleep(0.2)
     return {**found, "items": http.get(f"{task}/files", timeout=30).json()["files"]}
+
+
+def strange_message(stack: Deployment) -> str:
+    """Send a message that workers do not know, as another release might leave one; return the id of its task."""
+    task = str(uuid.uuid4())
+    address, password = (
+        stack.address("ska-src-local-data-preparer-rabbitmq"),
+        stack.secrets["rabbitmq_password"],
+    )
+    with Connection(f"amqp://preparer:{password}@{address}:5672//") as connection:
+        connection.Producer().publish(
+            [[task], {}, {}],
+            exchange=QUEUE,
+            routing_key=QUEUE,
+            serializer="json",
+            headers={"task": "preparer.another", "id": str(uuid.uuid4()), "lang": "py"},
+        )
+    return task

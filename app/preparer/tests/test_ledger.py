@@ -364,6 +364,31 @@ async def test_tasks_are_counted_by_state_without_what_the_library_gives_up(ledg
         assert min(await ledger.oldest()) > 0
 
 
+async def test_what_has_ended_is_counted_by_the_hour(ledger: Ledger) -> None:
+    ended = [
+        (timedelta(0), (3, 0, 30)),
+        (timedelta(0), (1, 2, 10)),
+        (timedelta(hours=2), (5, 0, 50)),
+        (timedelta(days=1), (7, 0, 70)),
+    ]
+    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    async with ledger.engine.begin() as connection:
+        for ago, (done, failed, size) in ended:
+            task, _ = await submit(ledger, request(1))
+            await connection.execute(
+                text(
+                    "UPDATE tasks SET state = 'SUCCEEDED', finished = :at, files_done = :done, files_failed = :failed,"
+                    " bytes_done = :size WHERE id = :task"
+                ),
+                {"at": hour - ago, "done": done, "failed": failed, "size": size, "task": task},
+            )
+    await submit(ledger, request(1))
+    assert [(one.begin, one.tasks, one.staged, one.failed, one.bytes) for one in await ledger.hours()] == [
+        (hour - timedelta(hours=2), 1, 5, 0, 50),
+        (hour, 2, 4, 2, 40),
+    ]
+
+
 async def test_a_task_that_waits_for_tape_does_not_wait_for_a_worker(ledger: Ledger) -> None:
     await submit(ledger, request(1))
     task = await claim(ledger)

@@ -16,6 +16,7 @@ RSES = [
     {"name": "SITE", "url": "{{ rse_web_url }}", "connections": 4, "rate": 200},
 ]
 MEMBER = "groupmember"
+OPERATOR = "olga"
 
 
 @pytest.fixture(scope="package")
@@ -34,7 +35,9 @@ def asked(stack: Deployment, gateway: str, tmp_path_factory: pytest.TempPathFact
         "core_supported_approaches": APPROACHES,
         "core_callback_hosts": [gateway],
         "core_rses": RSES,
-        "iam_users": {MEMBER: {"groups": ["team"]}},
+        "iam_users": {MEMBER: {"groups": ["team"]}, OPERATOR: {"groups": ["operators"]}},
+        "core_settings": {"preparer_operator_groups": ["operators"]},
+        "cavern_operators": [OPERATOR],
         "prometheus_scrape_interval": "2s",
     }
     playbook("site.yml", "-i", str(services), "-e", json.dumps(settings))

@@ -149,6 +149,17 @@ class File:
         return cls(*row)
 
 
+@dataclass(frozen=True, slots=True)
+class Hour:
+    """What the tasks that ended in an hour came to; files that were there already are among those staged."""
+
+    begin: datetime
+    tasks: int
+    staged: int
+    failed: int
+    bytes: int
+
+
 def expected(file: NewFile | File) -> Content:
     """Return the content that the request states for a file."""
     return Content(file.size, file.md5, file.adler32)

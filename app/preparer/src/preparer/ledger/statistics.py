@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import func, select
 
 from preparer.ledger.queries import Queries
-from preparer.ledger.rows import BusyWorker
+from preparer.ledger.rows import BusyWorker, Hour
 from preparer.ledger.tables import IS_ACTIVE, FileState, TaskState, files, now, tasks
 
 
@@ -47,6 +47,20 @@ class Statistics(Queries):
         async with self._single.connect() as connection:
             found = (await connection.execute(select(*ages).where(IS_ACTIVE))).one()
             return float(found[0] or 0.0), max(0.0, float(found[1] or 0.0))
+
+    async def hours(self, count: int = 24) -> list[Hour]:
+        """Return the latest hours, the oldest first, without those in which no task ended."""
+        hour = func.date_trunc("hour", tasks.c.finished)
+        since = func.date_trunc("hour", now) - func.make_interval(0, 0, 0, 0, count - 1)
+        sums = (tasks.c.files_done, tasks.c.files_failed, tasks.c.bytes_done)
+        query = (
+            select(hour, func.count(), *(func.sum(column) for column in sums))
+            .where(tasks.c.finished >= since)
+            .group_by(hour)
+            .order_by(hour)
+        )
+        async with self._single.connect() as connection:
+            return [Hour(row[0], *map(int, row[1:])) for row in await connection.execute(query)]
 
     async def workers(self) -> Sequence[BusyWorker]:
         """Return the workers that hold tasks, by their names."""

@@ -139,6 +139,7 @@ tasks = Table(
     Index("tasks_unpublished", "created", postgresql_where=text("NOT published")),
     Index("tasks_expiring", "expires", postgresql_where=text("expires IS NOT NULL")),
     Index("tasks_callbacks", "callback_next", postgresql_where=text("callback_next IS NOT NULL")),
+    Index("tasks_finished", "finished", postgresql_where=text("finished IS NOT NULL")),
     Index("tasks_with_job", "finished", postgresql_where=text("job IS NOT NULL")),
 )
 

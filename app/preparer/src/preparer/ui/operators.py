@@ -19,7 +19,7 @@ from preparer.api.context import Caller, Context, context
 from preparer.broker.dead_letters import dead_letters
 from preparer.ui.access import Form, Operator, page
 from preparer.ui.refusals import refusal
-from preparer.ui.shown import STATES, moment
+from preparer.ui.shown import STATES, moment, size
 
 router = APIRouter()
 
@@ -105,9 +105,11 @@ async def _overview(request: Request, who: Caller, error: Problem | None = None)
         counts=[(word, tone, counts.get(state, 0)) for state, (word, tone) in STATES.items()],
         oldest=(await shared.ledger.oldest())[0],
         workers=await shared.ledger.workers(),
+        hours=await shared.ledger.hours(),
         modes=MODES,
         error=error,
         moment=moment,
+        size=size,
     )
 
 
