@@ -13,8 +13,9 @@ from typing import Any
 import kubernetes_nodes as nodes
 import pytest
 import yaml
-from kubernetes_load import Entry, Load
+from kubernetes_load import FINAL, Entry, Load
 from kubernetes_site import Written, write
+from prepare_data_client.did import DID
 
 # The first run compiles what the fixtures use.
 pytestmark = pytest.mark.timeout(3600)
@@ -23,6 +24,8 @@ IMAGES = ("haproxy", "iam", "nginx", "posix-mapper", "postgres", "preparer", "ra
 STATE = {"srcnodedb": 8001, "postgres-posixmapper": 8003, "ska-src-local-data-preparer-rabbitmq": 8002}
 ACCESS = {"space": "ReadWriteMany", "rse": "ReadOnlyMany", "results": "ReadWriteMany"}
 FILE = "/srv/rse/testing/84/1c/prepare_data_test.txt"
+FILES = 2_000
+"""Files that are being staged when a node dies."""
 SETTINGS: dict[str, Any] = {
     "deployment_public_name": "cavern.nodes.example",
     "deployment_image_prefix": "cavern",
@@ -147,7 +150,7 @@ def test_a_second_upgrade_changes_nothing(cluster: nodes.Cluster) -> None:
 
 @pytest.fixture(scope="module")
 def entry(cluster: nodes.Cluster, site: Written) -> Entry:
-    """Return the deployment's public name at the port that the second node has for it."""
+    """Return the deployment's public name at the port that the first node has for it."""
     (ports,) = [
         service["spec"]["ports"]
         for service in cluster.get("services", f"-n{NAMESPACE}")
@@ -155,7 +158,7 @@ def entry(cluster: nodes.Cluster, site: Written) -> Entry:
     ]
     (port,) = [entry["nodePort"] for entry in ports if entry["port"] == 443]
     name = SETTINGS["deployment_public_name"]
-    return Entry(name, f"{nodes.SUBNET}.12", port, site.chart.parent / "certs/ca.pem")
+    return Entry(name, f"{nodes.SUBNET}.11", port, site.chart.parent / "certs/ca.pem")
 
 
 def test_new_pods_everywhere_fail_no_request(cluster: nodes.Cluster, site: Written, entry: Entry) -> None:
@@ -218,3 +221,29 @@ def test_all_pods_but_caverns_would_do_with_the_restricted_standard(cluster: nod
     done = subprocess.run([*command, *label], capture_output=True, text=True, check=True)
     told = re.findall(r"Warning: ([a-z0-9-]+?)-[a-z0-9]+-[a-z0-9]{5}: ", done.stderr)
     assert Counter(told) == {"src-cavern": 1}, done.stderr
+
+
+def test_a_node_that_dies_under_load_loses_nothing(
+    cluster: nodes.Cluster, site: Written, entry: Entry
+) -> None:
+    """With whatever runs on it, the databases perhaps among that; whoever operates the cluster removes it."""
+    dids = [f"testing:dies-{number:04d}.dat" for number in range(FILES)]
+    listed = "".join(f"{DID.parse(did).path()} {did}\n" for did in dids)
+    script = 'while read -r path did; do mkdir -p "/srv/rse/${path%/*}" && printf %s "$did" >"/srv/rse/$path"; done'
+    cluster.execute("sh", "-c", script, stdin=listed)
+    load = Load(entry, entry.token("unlucky", site.secrets), "unlucky")
+    load.prepare()
+    load.submit([{"did": did} for did in dids], "dies")
+    nodes.wait(lambda: (load.look().get("files_done") or 0) > FILES // 20, 120, "the first files")
+    nodes.run("docker", "kill", nodes.NODES[1])
+    assert (load.look().get("files_done") or 0) < FILES
+    cluster.kubectl("delete", "node", "node2", "--wait=false")
+    gone = ("--field-selector=spec.nodeName=node2", "--force", "--grace-period=0")
+    cluster.kubectl("delete", "pods", "--all-namespaces", *gone)
+    # Requests fail until the last service has come up on the other node; the task does not.
+    task = nodes.wait(lambda: found if (found := load.look()).get("state") in FINAL else None, 600, "its end")
+    assert (task["state"], task["files_done"], task["files_failed"]) == ("SUCCEEDED", FILES, 0), task
+    area = "/srv/space/cavern/home/unlucky/dies"
+    assert cluster.execute("ls", "-A", area).split() == [did.partition(":")[2] for did in dids]
+    whole = f'cd {area} && for file in *; do printf "testing:%s" "$file" | cmp - "$file" || exit 1; done'
+    cluster.execute("sh", "-c", whole)

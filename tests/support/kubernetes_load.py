@@ -101,15 +101,26 @@ class Load:
             self._ask("node", {200}, "GET", path.replace("/files/", "/nodes/"))
             self._ask("delete", {200, 204}, "DELETE", path.replace("/files/", "/nodes/"))
 
+    def submit(self, files: list[dict[str, str]], destination: str) -> None:
+        """Submit a task."""
+        body = json.dumps({"files": files, "destination": destination}).encode()
+        told = self._ask("submit", {201}, "POST", "/prepare-data/v1/tasks", body, "application/json")
+        if told:
+            self.tasks.append(json.loads(told)["id"])
+
+    def look(self) -> dict[str, Any]:
+        """Return the latest task as it is now, nothing where nobody answers."""
+        told = self._ask("status", {200}, "GET", f"/prepare-data/v1/tasks/{self.tasks[-1]}")
+        found: dict[str, Any] = json.loads(told or b"{}")
+        return found
+
     def _staging(self, did: str) -> None:
         number = 0
         while not self._stop.wait(0.3):
             number += 1
-            body = json.dumps({"files": [{"did": did}], "destination": f"staged/{number}"}).encode()
-            told = self._ask("submit", {201}, "POST", "/prepare-data/v1/tasks", body, "application/json")
-            if told:
-                self.tasks.append(json.loads(told)["id"])
-                self._ask("status", {200}, "GET", f"/prepare-data/v1/tasks/{self.tasks[-1]}")
+            self.submit([{"did": did}], f"staged/{number}")
+            if self.tasks:
+                self.look()
 
     def _look(self) -> None:
         while not self._stop.wait(0.1):
