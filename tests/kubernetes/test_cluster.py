@@ -120,12 +120,17 @@ def test_a_file_is_staged(cluster: nodes.Cluster) -> None:
     assert "smoke test passed: testing:prepare_data_test.txt staged, 7 bytes" in logs, told + logs
 
 
-def test_replicas_are_on_both_nodes(cluster: nodes.Cluster) -> None:
+def nodes_of(cluster: nodes.Cluster) -> dict[str, set[str]]:
+    """Return the nodes that have pods of each service."""
     places: dict[str, set[str]] = {}
     for pod in pods(cluster):
-        places.setdefault(pod["metadata"]["labels"]["app.kubernetes.io/name"], set()).add(
-            pod["spec"]["nodeName"]
-        )
+        name = pod["metadata"]["labels"]["app.kubernetes.io/name"]
+        places.setdefault(name, set()).add(pod["spec"]["nodeName"])
+    return places
+
+
+def test_replicas_are_on_both_nodes(cluster: nodes.Cluster) -> None:
+    places = nodes_of(cluster)
     assert len(places) == 11
     for name in ("haproxy", "reg", "src-posix-mapper", "ska-src-local-data-preparer-core"):
         assert places[name] == {"node1", "node2"}, name
@@ -177,6 +182,7 @@ def test_new_pods_everywhere_fail_no_request(cluster: nodes.Cluster, site: Writt
             cluster.kubectl("rollout", "status", f"deployment/{name}", f"-n{NAMESPACE}", "--timeout=8m")
         # Those that are replaced end what they have begun.
         nodes.wait(lambda: {name.rpartition("-")[0] for name in left()} == set(STATE), 180, "the old pods")
+    assert nodes_of(cluster)["haproxy"] == {"node1", "node2"}
     states = load.ends(180)
     assert load.failures == []
     assert states == {"SUCCEEDED": len(load.tasks)}

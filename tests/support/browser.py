@@ -43,7 +43,7 @@ def chromium(stack: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Ite
     expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path="/usr/bin/chromium",
+            executable_path=Path(__file__).with_name("chromium"),
             env={**os.environ, "HOME": str(home)},
             # A proxy of the machine's knows nothing of the deployment.
             args=["--no-proxy-server"],
@@ -58,8 +58,7 @@ def context(chromium: Browser, stack: Deployment) -> Iterator[BrowserContext]:
     wrong: list[str] = []
 
     def note(message: ConsoleMessage) -> None:
-        # Networks of containers come and go on this machine, of which the browser tells; the page connects again.
-        if message.type in {"error", "warning"} and "net::ERR_NETWORK_CHANGED" not in message.text:
+        if message.type in {"error", "warning"}:
             wrong.append(message.text)
 
     found = chromium.new_context(base_url=stack.url, viewport=WIDE, reduced_motion="reduce")

@@ -305,15 +305,21 @@ class Workload:
                 }
                 for state in ("not-ready", "unreachable")
             ],
-            "topologySpreadConstraints": [
-                {
-                    "maxSkew": 1,
-                    "topologyKey": "kubernetes.io/hostname",
-                    "whenUnsatisfiable": "ScheduleAnyway",
-                    "labelSelector": {"matchLabels": selector(self.name)},
-                }
-            ],
+            "topologySpreadConstraints": [self._spread()],
         }
+
+    def _spread(self) -> Document:
+        """Return that its pods are on as many nodes as there are."""
+        spread: Document = {
+            "maxSkew": 1,
+            "topologyKey": "kubernetes.io/hostname",
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": selector(self.name)},
+        }
+        if not self.own_state:
+            # Beside the pods that they replace, new ones would all be on one node once those are gone.
+            spread["matchLabelKeys"] = ["pod-template-hash"]
+        return spread
 
     # Objects.
 

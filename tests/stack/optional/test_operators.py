@@ -40,7 +40,8 @@ def test_operators_see_how_the_service_does_and_act(
     names = [f"{uuid.uuid4().hex}.dat" for _ in range(2)]
     rse(DID.parse(f"testing:{names[0]}").path(), b"there")
     for name, state in zip(names, ("SUCCEEDED", "FAILED"), strict=True):
-        assert ended(http, submit(http, stack.url, files=[{"did": f"testing:{name}"}]))["state"] == state
+        task = submit(http, stack.url, files=[{"did": f"testing:{name}"}], rse="SITE")
+        assert ended(http, task)["state"] == state
     letter = strange_message(stack)
 
     page = context.new_page()
