@@ -9,7 +9,9 @@ import time
 from collections.abc import Awaitable, Callable
 
 import pytest
+from voservice.content import Content
 from vospace.storage import staging
+from vospace.transfers.continuing import Note
 
 ROOT = "vos://opencadc.org~cavern"
 MIB = 1 << 20
@@ -146,6 +148,23 @@ async def test_an_abort_leaves_nothing(mortal, begin, eventually):
     job = await begin(pull, MD5=MD5)
     await mortal.client.post(f"{job}/phase", data={"PHASE": "ABORT"}, headers=mortal.as_user("ada"))
     await eventually(lambda: not mortal.leftovers())
+
+
+async def test_what_is_over_leaves_nothing(mortal, source, begin, eventually):
+    """Its time, as well as what its user aborts: what is kept counts for no quota."""
+    job = await begin(pull, MD5=MD5)
+    headers = mortal.as_user("ada")
+    await mortal.client.post(f"{job}/executionduration", data={"EXECUTIONDURATION": "1"}, headers=headers)
+    assert await mortal.ended(job) == "ABORTED"
+    await eventually(lambda: not mortal.leftovers())
+
+
+def test_a_note_that_this_version_does_not_understand_is_none():
+    note = Note("s", '"v"', Content(1, MD5, None), None, None)
+    assert Note.read(note.write()) == note
+    text = note.write()
+    for other in (None, b"", b"\xff", b"[]", b"{}", text[:-1], text.replace(b'"size":1', b'"size":"x"')):
+        assert Note.read(other) is None
 
 
 async def test_what_nobody_continues_goes_a_day_later(mortal, begin, eventually):

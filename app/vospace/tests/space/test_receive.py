@@ -134,7 +134,7 @@ async def test_a_cancelled_pull_closes_its_file_when_no_thread_writes_to_it(spac
         await sink.flush()
         return Fetched(1, sink.md5, sink.adler32)
 
-    run = SimpleNamespace(job=SimpleNamespace(id="job", checkpoint={}), announce=announce, aborted=False)
+    run = SimpleNamespace(job=SimpleNamespace(id="job", checkpoint={}), announce=announce, ends=False)
     runner = TransferRunner(space, None, SimpleNamespace(fetch=fetch), None, "http://here")
     transfer = Transfer((space.naming.uri(FILE),), PULL_TO, protocols=(Protocol(HTTP_GET, "http://there/f"),))
     slow = Slow(getattr(StagedFile, step))

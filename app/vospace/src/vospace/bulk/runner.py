@@ -154,7 +154,7 @@ class _Pull:
         while not self._arrivals.empty():
             item = self._arrivals.get_nowait()
             if isinstance(item, Arrived):
-                await item.close(keep=not self._run.aborted)
+                await item.close(keep=not self._run.ends)
         while not self._staged.empty():
             if (batch := self._staged.get_nowait()) is not None:
                 await self._close(batch)
@@ -193,7 +193,7 @@ class _Pull:
                         self._waiting += receiver.buffered
                 await self._arrivals.put(item)
             except BaseException as error:
-                interrupted = isinstance(error, asyncio.CancelledError) and not self._run.aborted
+                interrupted = isinstance(error, asyncio.CancelledError) and not self._run.ends
                 await receiver.close(keep=interrupted)
                 target.close()
                 raise

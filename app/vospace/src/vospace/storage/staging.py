@@ -89,26 +89,30 @@ class StagedFile:
 
         Where the file system has no extended attributes, or something else has the name, it is not kept.
         """
+        name = KEPT_PREFIX + key
         try:
-            os.setxattr(self.descriptor, _NOTE, note)
-            if self._kept:
-                return
-            name = KEPT_PREFIX + key
             if self._temporary is None:
                 fcntl.flock(self.descriptor, fcntl.LOCK_EX)
                 self._link(name)
-            else:
+            elif self._temporary != name:
                 directory = self._directory.descriptor
                 rename_new(self._temporary, name, source_dir=directory, target_dir=directory)
-            self._temporary, self._kept = name, True
+            self._temporary = name
+            os.setxattr(self.descriptor, _NOTE, note)
+            self._kept = True
         except OSError as error:
             logger.info("a file that is being fetched is not kept: %s", error.strerror)
 
     def forget_note(self) -> None:
-        """Remove the note: the file is whole, and becomes a node."""
-        if self._kept:
-            with suppress(OSError):
-                os.removexattr(self.descriptor, _NOTE)
+        """Remove the note, without which nobody continues the file: it is whole, or begun anew."""
+        if not self._kept:
+            return
+        self._kept = False
+        try:
+            os.removexattr(self.descriptor, _NOTE)
+        except OSError as error:
+            if error.errno != errno.ENODATA:
+                raise
 
     def __enter__(self) -> StagedFile:
         return self

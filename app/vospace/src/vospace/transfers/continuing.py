@@ -8,10 +8,10 @@ is then found out, and so is a source that gives two versions one validator.
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from typing import Protocol
 
+from pydantic import TypeAdapter, ValidationError
 from voservice.answers import Representation
 from voservice.content import Content
 
@@ -55,16 +55,13 @@ class Note:
     def read(cls, text: bytes | None) -> Note | None:
         """Read a note; None for one that this version does not understand."""
         try:
-            found = json.loads(text or b"null")
-            return cls(stated=Content(**found.pop("stated")), **found)
-        except (ValueError, TypeError, AttributeError, KeyError):
+            return _NOTE.validate_json(text or b"")
+        except ValidationError:
             return None
 
     def write(self) -> bytes:
         """Return it as `read` reads it."""
-        stated = {"size": self.stated.size, "md5": self.stated.md5, "adler32": self.stated.adler32}
-        known = {name: getattr(self, name) for name in ("source", "validator", "media_type", "encoding")}
-        return json.dumps({**known, "stated": stated}).encode()
+        return _NOTE.dump_json(self)
 
     @property
     def told(self) -> Representation:
@@ -72,6 +69,9 @@ class Note:
         return Representation(
             stated=self.stated, media_type=self.media_type, encoding=self.encoding, validator=self.validator
         )
+
+
+_NOTE = TypeAdapter(Note)
 
 
 def source_key(url: str) -> str:

@@ -14,7 +14,6 @@ from functools import partial
 
 from voservice import tracing
 from voservice.content import Content, parse_adler32, parse_md5
-from voservice.jobs import LeaseLost
 from vospace_client.terms import (
     ADLER32,
     HTTP_GET,
@@ -196,8 +195,8 @@ async def receiving(run: Run, begin: Callable[[], Upload], key: str) -> AsyncIte
     keep = False
     try:
         yield receiver
-    except (asyncio.CancelledError, LeaseLost):
-        keep = not run.aborted
+    except asyncio.CancelledError:
+        keep = not run.ends
         raise
     finally:
         await receiver.close(keep=keep)

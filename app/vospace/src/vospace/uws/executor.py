@@ -31,12 +31,17 @@ logger = logging.getLogger(__name__)
 class Run:
     """The job of a runner. Every method raises LeaseLost when the job is no longer its own."""
 
-    def __init__(self, job: Job, store: JobStore, worker: str) -> None:
+    def __init__(self, job: Job, store: JobStore, worker: str, timer: asyncio.Timeout | None = None) -> None:
         self.job = job
         self.aborted = False
-        """Whether nobody will continue the job; what a run leaves for that is of no use then."""
+        self.timer = timer
         self._store = store
         self._worker = worker
+
+    @property
+    def ends(self) -> bool:
+        """Whether a run that is cancelled now was the last: the job is aborted or its time is over."""
+        return self.aborted or (self.timer is not None and self.timer.expired())
 
     async def checkpoint(self, state: dict[str, Any]) -> None:
         """Leave what a later run needs to continue; counts as progress."""
@@ -128,7 +133,6 @@ class Executor:
             executor = jobs.Executor(_Jobs(store, pool, self._run), self.worker, pool.slots, lease=lease)
             self._executors.append(executor)
             self._of_kind |= dict.fromkeys(pool.runners, executor)
-        self._timers: dict[str, asyncio.Timeout] = {}
         self._runs: dict[str, Run] = {}
         self._working: list[asyncio.Task[None]] = []
         self._cleaning: asyncio.Task[None] | None = None
@@ -182,12 +186,11 @@ class Executor:
         timer = asyncio.timeout(_remaining(job))
         try:
             async with timer:
-                self._timers[job.id] = timer
-                run = self._runs[job.id] = Run(job, self._store, self.worker)
+                run = self._runs[job.id] = Run(job, self._store, self.worker, timer)
                 try:
                     return await runner(run)
                 finally:
-                    del self._timers[job.id], self._runs[job.id]
+                    del self._runs[job.id]
         except JobFailure as failure:
             return Outcome(ExecutionPhase.ERROR, failure.results or job.results, failure.summary)
         except TimeoutError:
@@ -240,10 +243,12 @@ class Executor:
             self._end(job_id)
             for executor in self._executors:
                 executor.drop(job_id)
-        elif (timer := self._timers.get(job_id)) is not None and not timer.expired():
+        elif (
+            (run := self._runs.get(job_id)) is not None and run.timer is not None and not run.timer.expired()
+        ):
             remaining = _remaining(job)
             loop = asyncio.get_running_loop()
-            timer.reschedule(None if remaining is None else loop.time() + remaining)
+            run.timer.reschedule(None if remaining is None else loop.time() + remaining)
 
     def _end(self, job_id: str) -> None:
         if (run := self._runs.get(job_id)) is not None:
