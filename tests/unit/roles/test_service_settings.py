@@ -189,6 +189,15 @@ def test_a_collectors_address_is_a_url(tmp_path: Path) -> None:
     assert "collector:4318 is not the base URL of a collector" in done.stdout + done.stderr
 
 
+def test_a_collectors_token_does_not_go_in_the_clear(tmp_path: Path) -> None:
+    clear = {"deployment_traces_endpoint": "http://collector:4318", "deployment_traces_token": "a token"}
+    done = render(tmp_path / "services.json", json.dumps(clear))
+    assert done.returncode != 0
+    assert "it would go to http://collector:4318 in the clear" in " ".join(
+        (done.stdout + done.stderr).split()
+    )
+
+
 @pytest.mark.parametrize("service", ["core", "celery_worker", "cavern"])
 def test_storage_elements_reach_the_services_that_ask_them(
     rendered: dict[str, dict[str, Any]], service: str
