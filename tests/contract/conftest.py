@@ -21,8 +21,7 @@ ansible_collections.__path__ = [
     *ansible_collections.__path__,
     str(ROOT / ".venv/collections/ansible_collections"),
 ]
-# Found by that path alone.
-from ansible_collections.skasrc.cavern.plugins.module_utils import _x509  # noqa: E402
+from ansible_collections.skasrc.cavern.plugins.module_utils import _x509  # noqa: E402 - by that path
 
 HERE = Path(__file__).parent
 

@@ -13,9 +13,10 @@ from typing import Any
 import kubernetes_nodes as nodes
 import pytest
 import yaml
-from kubernetes_load import FINAL, Entry, Load
+from kubernetes_load import Entry, Load
 from kubernetes_site import Written, write
 from prepare_data_client.did import DID
+from tasks import FINAL
 
 # The first run compiles what the fixtures use.
 pytestmark = pytest.mark.timeout(3600)

@@ -18,9 +18,9 @@ import pytest
 import requests
 from deployment import CATALOGUE, Deployment
 from prepare_data_client.did import DID
+from tasks import FINAL
 
 Place = Callable[[str, bytes], Path]
-FINAL = {"SUCCEEDED", "FAILED", "CANCELLED", "LOST"}
 COUNT = 2000
 CORE = "ska-src-local-data-preparer-core"
 WORKER = "ska-src-local-data-preparer-celery-worker"

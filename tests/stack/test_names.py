@@ -13,8 +13,8 @@ import pytest
 import requests
 from deployment import Deployment
 from prepare_data_client.did import DID
+from tasks import FINAL
 
-FINAL = {"SUCCEEDED", "FAILED", "CANCELLED", "LOST"}
 Place = Callable[[str, bytes], Path]
 NAMES = [
     "a%41",

@@ -19,10 +19,10 @@ import pytest
 import requests
 from deployment import Deployment
 from prepare_data_client.did import DID
+from tasks import FINAL
 from vospace_client.terms import CORE
 
 Place = Callable[[str, bytes], Path]
-FINAL = {"SUCCEEDED", "FAILED", "CANCELLED", "LOST"}
 AREA = (
     '<vos:node xmlns:vos="http://www.ivoa.net/xml/VOSpace/v2.0" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"'
     ' xsi:type="vos:ContainerNode" uri="vos://{authority}~cavern/home/{user}"><vos:properties>{properties}'

@@ -14,9 +14,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 import urllib3
+from tasks import FINAL
 from vospace_client.documents import node_document
-
-FINAL = {"SUCCEEDED", "FAILED", "CANCELLED", "LOST"}
 
 
 class Entry:

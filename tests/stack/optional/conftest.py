@@ -20,6 +20,24 @@ OPERATOR = "olga"
 
 
 @pytest.fixture(scope="package")
+def approaches() -> list[str]:
+    """The approaches that the deployment offers."""
+    return APPROACHES
+
+
+@pytest.fixture(scope="package")
+def member() -> str:
+    """A user who is in the group `team`, as the issuer knows."""
+    return MEMBER
+
+
+@pytest.fixture(scope="package")
+def operator() -> str:
+    """A user who is an operator, of prepare-data and of the VOSpace."""
+    return OPERATOR
+
+
+@pytest.fixture(scope="package")
 def gateway(stack: Deployment) -> str:
     """The host's address on the deployment's network."""
     (network,) = stack.container("haproxy").attrs["NetworkSettings"]["Networks"].values()

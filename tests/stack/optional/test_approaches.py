@@ -6,50 +6,29 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import requests
 from deployment import Deployment
 from prepare_data_client.did import DID
-
-# As conftest.py asks for them.
-APPROACHES = ["cavern_api_approach", "copy_to_user_area", "symbolic_link"]
-FINAL = {"SUCCEEDED", "FAILED", "CANCELLED", "LOST"}
-
-
-def stage(http: requests.Session, url: str, **body: Any) -> dict[str, Any]:
-    """A task at its end."""
-    answer = http.post(f"{url}/prepare-data/v1/tasks", json=body, timeout=60)
-    assert answer.status_code == 201, answer.text
-    deadline = time.monotonic() + 60
-    while True:
-        task: dict[str, Any] = http.get(
-            f"{url}/prepare-data/v1/tasks/{answer.json()['id']}", timeout=30
-        ).json()
-        if task["state"] in FINAL:
-            return task
-        assert time.monotonic() < deadline, task
-        time.sleep(0.2)
+from tasks import ended, submit
 
 
 def test_copies_and_links(
-    stack: Deployment, http: requests.Session, user: str, rse: Callable[[str, bytes], Path]
+    stack: Deployment,
+    http: requests.Session,
+    user: str,
+    rse: Callable[[str, bytes], Path],
+    approaches: list[str],
 ) -> None:
     """Each owned by the user, who has an area since a first file came by Cavern; copies go as they came."""
     run = uuid.uuid4().hex[:8]
-    dids = {approach: f"testing:{run}_{approach}.dat" for approach in APPROACHES}
+    dids = {approach: f"testing:{run}_{approach}.dat" for approach in approaches}
     for did in dids.values():
         rse(DID.parse(did).path(), did.encode())
     tasks = {}
     for approach, did in dids.items():
-        tasks[approach] = stage(
-            http,
-            stack.url,
-            files=[{"did": did}],
-            destination=run,
-            approach=approach,
-            lifetime=3600,
-        )
+        submitted = {"files": [{"did": did}], "destination": run, "approach": approach, "lifetime": 3600}
+        tasks[approach] = ended(http, submit(http, stack.url, **submitted))
         assert tasks[approach]["state"] == "SUCCEEDED", tasks[approach]
 
     area = stack.data / "cavern_data/cavern/home" / user / run
@@ -63,7 +42,7 @@ def test_copies_and_links(
     link = f"/rse_data/deterministic/{DID.parse(dids['symbolic_link']).path()}"
     assert str(paths["symbolic_link"].readlink()) == link
 
-    for approach in APPROACHES[1:]:
+    for approach in approaches[1:]:
         release = f"{stack.url}/prepare-data/v1/tasks/{tasks[approach]['id']}/release"
         assert http.post(release, timeout=30).status_code == 202
     deadline = time.monotonic() + 60
@@ -77,7 +56,7 @@ def test_without_an_area_nothing_is_written(
 ) -> None:
     did = f"testing:{uuid.uuid4().hex}.dat"
     rse(DID.parse(did).path(), b"content")
-    task = stage(http, stack.url, files=[{"did": did}], approach="copy_to_user_area")
+    task = ended(http, submit(http, stack.url, files=[{"did": did}], approach="copy_to_user_area"))
     assert task["state"] == "FAILED"
     assert f"{user} has no area on this site" in task["info"]
     assert not (stack.data / "cavern_data/cavern/home" / user).exists()

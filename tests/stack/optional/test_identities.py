@@ -12,8 +12,6 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from deployment import Deployment, playbook
 from strangers import self_signed
 
-# In the group, as conftest.py tells the issuer.
-MEMBER = "groupmember"
 NODE = (
     '<vos:node xmlns:vos="http://www.ivoa.net/xml/VOSpace/v2.0" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"'
     ' xsi:type="vos:ContainerNode"><vos:properties>{properties}</vos:properties><vos:nodes/></vos:node>'
@@ -81,7 +79,7 @@ def test_a_certificate_of_another_authority_is_refused(stack: Deployment, tmp_pa
 
 
 def test_the_group_service_is_asked_for_what_no_token_tells(
-    stack: Deployment, http: requests.Session, user: str
+    stack: Deployment, http: requests.Session, user: str, member: str
 ) -> None:
     nodes, files = f"{stack.url}/src/cavern/nodes/home/{user}", f"{stack.url}/src/cavern/files/home/{user}"
     inherit = (
@@ -92,14 +90,14 @@ def test_the_group_service_is_asked_for_what_no_token_tells(
     assert http.put(f"{files}/f", data=b"for the team", timeout=30).status_code == 201
 
     for scope in ("openid profile", "openid profile groups"):
-        headers = {"Authorization": f"Bearer {stack.token(MEMBER, scope=scope)}"}
+        headers = {"Authorization": f"Bearer {stack.token(member, scope=scope)}"}
         search = requests.get(f"{stack.url}/iam/gms/search", headers=headers, verify=stack.ca, timeout=30)
         assert search.text == "team\n"
         with stack.session() as session:
             session.headers.update(headers)
             assert session.get(f"{files}/f", timeout=30).content == b"for the team", scope
             assert session.put(f"{files}/f", data=b"x", timeout=30).status_code == 403
-    with holder(stack, certificate(stack, MEMBER)) as session:
+    with holder(stack, certificate(stack, member)) as session:
         assert session.get(f"{files}/f", timeout=30).content == b"for the team"
     with stack.session(f"{user}x") as outsider:
         assert outsider.get(f"{files}/f", timeout=30).status_code == 403

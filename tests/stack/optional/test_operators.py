@@ -16,9 +16,6 @@ from tasks import ended, strange_message, submit
 
 __all__ = ["chromium", "context"]
 
-# Whom conftest.py makes one.
-OPERATOR = "olga"
-
 
 @pytest.fixture
 def mode(stack: Deployment) -> Iterator[str]:
@@ -36,6 +33,7 @@ def test_operators_see_how_the_service_does_and_act(
     user: str,
     rse: Callable[[str, bytes], Path],
     mode: str,
+    operator: str,
 ) -> None:
     names = [f"{uuid.uuid4().hex}.dat" for _ in range(2)]
     rse(DID.parse(f"testing:{names[0]}").path(), b"there")
@@ -45,7 +43,7 @@ def test_operators_see_how_the_service_does_and_act(
     letter = strange_message(stack)
 
     page = context.new_page()
-    sign_in(page, OPERATOR)
+    sign_in(page, operator)
     # Everybody's tasks.
     expect(page.get_by_role("row", name=user).first).to_be_visible()
     page.get_by_role("link", name="Operators").click()
