@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import ssl
-import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -92,30 +91,21 @@ def test_connections_of_one_address_are_limited(stack: Deployment, anonymous: re
 
 @pytest.mark.usefixtures("settled")
 def test_requests_of_one_address_are_limited(stack: Deployment) -> None:
-    asked = REQUESTS + 2_000
+    together, answered, refused = 200, 0, False
+    begin = time.monotonic()
     with wire.connect_tls(stack, timeout=60) as connection:
-
-        def ask() -> None:
-            one = wire.request(stack, "GET", "/")
-            for _ in range(asked // 100):
-                connection.sendall(one * 100)
-
-        asking = threading.Thread(target=ask)
-        asking.start()
-        seen, refused, rest = 0, 0, b""
-        begin = time.monotonic()
-        while seen < asked and not refused:
-            block = connection.recv(1 << 16)
-            assert block, f"closed after {seen} answers"
-            data = rest + block
-            seen += data.count(b"HTTP/1.1 200")
-            refused += data.count(b"HTTP/1.1 429")
-            # A status line may arrive in two parts.
-            rest = data[-11:] if b"HTTP/1.1 " not in data[-11:] else b""
-        seconds = time.monotonic() - begin
-        connection.close()
-        asking.join()
-    assert refused, f"{seen} requests in {seconds:.1f} s were all answered"
+        while answered < REQUESTS + 2_000 and not refused:
+            # From one thread: OpenSSL does not bear that one connection is written and read at the same time.
+            connection.sendall(wire.request(stack, "GET", "/") * together)
+            received = b""
+            while received.count(b"HTTP/1.1 200 ") < together and not refused:
+                block = connection.recv(1 << 16)
+                assert block, f"closed after {answered} answers"
+                received += block
+                refused = b"HTTP/1.1 429 " in received
+            answered += received.count(b"HTTP/1.1 200 ")
+    seconds = time.monotonic() - begin
+    assert refused, f"{answered} requests in {seconds:.1f} s were all answered"
 
 
 Dribbled = dict[str, tuple[bytes, float]]
