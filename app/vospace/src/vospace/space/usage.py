@@ -7,6 +7,7 @@ rejected, usage is counted again, since files may have been removed through a mo
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -19,6 +20,7 @@ from pathlib import Path as FilePath
 
 from vospace.models.errors import QuotaExceeded
 from vospace.models.uri import Path
+from vospace.storage.system_calls import is_gone
 from vospace.storage.tree import Tree, Walk
 
 NAME = ".vospace-usage"
@@ -26,6 +28,7 @@ MAX_AGE = 60.0
 """Seconds for which a count is valid, and after which reservations of a dead process expire."""
 MIN_AGE = 1.0
 """Minimum seconds between counts before a rejection."""
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(slots=True)
@@ -133,19 +136,24 @@ def measure(descriptor: int) -> int:
     """Bytes of all files below an open directory; links are not followed."""
     total = 0
     pending = [os.dup(descriptor)]
-    while pending:
-        current = pending.pop()
-        try:
-            with os.scandir(current) as entries:
-                for entry in entries:
-                    try:
-                        if entry.is_dir(follow_symlinks=False):
-                            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-                            pending.append(os.open(entry.name, flags, dir_fd=current))
-                        elif entry.is_file(follow_symlinks=False):
-                            total += entry.stat(follow_symlinks=False).st_size
-                    except FileNotFoundError:
-                        continue
-        finally:
+    try:
+        while pending:
+            current = pending.pop()
+            try:
+                with os.scandir(current) as entries:
+                    for entry in entries:
+                        try:
+                            if entry.is_dir(follow_symlinks=False):
+                                pending.append(os.open(entry.name, _DIRECTORY, dir_fd=current))
+                            elif entry.is_file(follow_symlinks=False):
+                                total += entry.stat(follow_symlinks=False).st_size
+                        except OSError as error:
+                            # Removed in the meantime, or replaced by a file or a link.
+                            if not is_gone(error) and error.errno not in (errno.ENOTDIR, errno.ELOOP):
+                                raise
+            finally:
+                os.close(current)
+    finally:
+        for current in pending:
             os.close(current)
     return total

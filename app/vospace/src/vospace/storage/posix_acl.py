@@ -41,16 +41,14 @@ def write(descriptor: int, name: str, acl: Acl) -> None:
         raise
 
 
-def copy(source: int, target: int) -> None:
-    """Give an open file the access list of another; without one it loses what it inherited from its directory."""
+def read(descriptor: int, name: str) -> bytes | None:
+    """Return a list as it is stored, None if there is none."""
     try:
-        raw = os.getxattr(source, ACCESS)
+        return os.getxattr(descriptor, name)
     except OSError as error:
         if error.errno not in (errno.ENODATA, errno.ENOTSUP):
             raise
-        remove(target, ACCESS)
-    else:
-        os.setxattr(target, ACCESS, raw)
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,12 +21,13 @@ import stat
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import NamedTuple
 
 from vospace.models.errors import DuplicateNode
 from vospace.models.uri import STAGING_PREFIX
 from vospace.storage import attributes, posix_acl
 from vospace.storage.locks import Locks
-from vospace.storage.system_calls import is_gone, rename_new
+from vospace.storage.system_calls import closed_on_error, is_gone, rename_new
 from vospace.storage.tree import Directory, Status
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,16 @@ KEPT_SECONDS = 86_400.0
 """How long nobody need continue a kept file before it is a leftover like others."""
 _NOTE = "user.vospace-kept"
 _NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL})
+
+
+class _Inherited(NamedTuple):
+    """What a file takes over from the one that it replaces."""
+
+    uid: int
+    gid: int
+    mode: int
+    acl: bytes | None
+    properties: Mapping[str, str]
 
 
 class StagedFile:
@@ -51,7 +62,7 @@ class StagedFile:
         """
         self._directory = directory
         self._temporary: str | None = None
-        self._inherited: tuple[int, int] | None = None
+        self._inherited: _Inherited | None = None
         self._kept = False
         self.note: bytes | None = None
         if kept is not None and self._open_kept(KEPT_PREFIX + kept):
@@ -127,7 +138,7 @@ class StagedFile:
 
     def inherit(self, name: str, *, properties: bool) -> bool:
         """Copy owner, permissions and, if requested, properties (except those of the content) from the file to be
-        replaced; return False if there is none, or if it is unchanged since the last copy."""
+        replaced; return False if there is none, or if they are as they were at the last copy."""
         try:
             old = self._directory.open_file(name)
         except FileNotFoundError:
@@ -142,19 +153,28 @@ class StagedFile:
             os.close(old)
 
     def _inherit(self, old: int, *, properties: bool) -> bool:
-        status = Status.of(old)
-        seen = (status.stat.st_ino, status.stat.st_ctime_ns)
-        if seen == self._inherited:
+        status = Status.of(old).stat
+        of = self._directory.properties
+        found = _Inherited(
+            status.st_uid,
+            status.st_gid,
+            stat.S_IMODE(status.st_mode) & 0o777,
+            posix_acl.read(old, posix_acl.ACCESS),
+            {k: v for k, v in of.read(old).items() if k not in attributes.OF_CONTENT} if properties else {},
+        )
+        # Not by the file's times: they are coarse, and properties beside the file do not change them.
+        before, self._inherited = self._inherited, found
+        if found == before:
             return False
-        os.fchown(self.descriptor, status.stat.st_uid, status.stat.st_gid)
-        posix_acl.copy(old, self.descriptor)
-        os.fchmod(self.descriptor, stat.S_IMODE(status.stat.st_mode) & 0o777)
-        if properties:
-            of = self._directory.properties
-            kept = {k: v for k, v in of.read(old).items() if k not in attributes.OF_CONTENT}
-            gone = of.read(self.descriptor).keys() - kept.keys() - attributes.OF_CONTENT
-            of.write(self.descriptor, {**kept, **dict.fromkeys(gone if self._inherited else ())})
-        self._inherited = seen
+        os.fchown(self.descriptor, found.uid, found.gid)
+        if found.acl is None:
+            # What it inherited from its directory.
+            posix_acl.remove(self.descriptor, posix_acl.ACCESS)
+        else:
+            os.setxattr(self.descriptor, posix_acl.ACCESS, found.acl)
+        os.fchmod(self.descriptor, found.mode)
+        gone = before.properties.keys() - found.properties.keys() if before is not None else ()
+        of.write(self.descriptor, {**found.properties, **dict.fromkeys(gone)})
         return True
 
     def sync(self) -> None:
@@ -272,9 +292,10 @@ def _create_locked(directory: int, flags: int, mode: int) -> tuple[str, int]:
     while True:
         name = temporary_name()
         descriptor = os.open(name, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode, dir_fd=directory)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if os.fstat(descriptor).st_nlink:
-            return name, descriptor
+        with closed_on_error(descriptor):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_nlink:
+                return name, descriptor
         os.close(descriptor)
 
 

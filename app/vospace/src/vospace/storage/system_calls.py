@@ -6,6 +6,8 @@ import ctypes
 import errno
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _NOREPLACE = 1
@@ -27,6 +29,16 @@ def rename_new(source: str, target: str, *, source_dir: int, target_dir: int) ->
             return
         code = errno.EEXIST
     raise OSError(code, os.strerror(code), target)
+
+
+@contextmanager
+def closed_on_error(descriptor: int) -> Iterator[None]:
+    """Close the descriptor if the block raises. Even fstat(2) does, see `is_gone`."""
+    try:
+        yield
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def is_gone(error: OSError) -> bool:

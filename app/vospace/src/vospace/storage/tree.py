@@ -28,6 +28,7 @@ from vospace.models.uri import STAGING_PREFIX, Path
 from vospace.storage import posix_acl
 from vospace.storage.attributes import Properties
 from vospace.storage.posix_acl import Acl
+from vospace.storage.system_calls import closed_on_error, is_gone
 
 MAX_LINKS = 20
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -72,11 +73,12 @@ class Directory:
     """An open directory; closes itself at the end of a `with` block."""
 
     def __init__(self, descriptor: int, path: Path, properties: Properties) -> None:
-        """`properties`: those of the directory and of its nodes."""
+        """Take over the *descriptor*. `properties`: those of the directory and of its nodes."""
         self.descriptor = descriptor
         self.path = path
         self.properties = properties
-        self.status = Status.of(descriptor)
+        with closed_on_error(descriptor):
+            self.status = Status.of(descriptor)
 
     def __enter__(self) -> Directory:
         return self
@@ -125,9 +127,9 @@ class Directory:
         if not stat.S_ISREG(found.st_mode):
             raise InvalidArgument("not a data node")
         descriptor = os.open(name, _OPEN_FILE | flags, dir_fd=self.descriptor)
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise InvalidArgument("not a data node")
+        with closed_on_error(descriptor):
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise InvalidArgument("not a data node")
         return descriptor
 
     def link_text(self, name: str) -> str:
@@ -170,7 +172,8 @@ class Tree:
         self.root = root
         self.properties = properties
         self._descriptor = os.open(root, _OPEN_DIRECTORY)
-        properties.store.check(self._descriptor)
+        with closed_on_error(self._descriptor):
+            properties.store.check(self._descriptor)
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -232,13 +235,17 @@ def not_of(uid: int, descriptor: int, path: Path) -> Iterator[tuple[Path, Status
                         yield (*above, name), Status.of_link(found)
                     continue
                 opened = os.open(name, _OPEN_FILE, dir_fd=container)
-            except FileNotFoundError:
+                with closed_on_error(opened):
+                    status = Status.of(opened)
+                    below = os.listdir(opened) if status.kind is Kind.CONTAINER else None
+            except OSError as error:
+                if not is_gone(error):
+                    raise
                 continue
-            status = Status.of(opened)
-            if status.kind is Kind.CONTAINER:
-                pending.append((opened, (*above, name), iter(os.listdir(opened))))
-            else:
+            if below is None:
                 os.close(opened)
+            else:
+                pending.append((opened, (*above, name), iter(below)))
             if status.stat.st_uid != uid:
                 yield (*above, name), status
     finally:
