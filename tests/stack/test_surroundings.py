@@ -6,8 +6,9 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from deployment import INVENTORY, ROOT, Deployment
@@ -80,13 +81,20 @@ def test_own_names_never_go_to_a_proxy(book: str) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_a_copied_checkout_is_itself_and_anybodys(site: Deployment, tmp_path: Path) -> None:
+@pytest.fixture
+def anybodys() -> Iterator[Path]:
+    """A directory that all users can reach, which is not so below pytest's own."""
+    with TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        yield directory
+
+
+def test_a_copied_checkout_is_itself_and_anybodys(site: Deployment, anybodys: Path) -> None:
     """A copy at a path with a blank, with the environment of its original, and a user who may talk to Docker only."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to become somebody else")
-    for directory in (tmp_path, *tmp_path.parents):
-        directory.chmod(directory.stat().st_mode | 0o111)
-    copy = tmp_path / "a copy"
+    copy = anybodys / "a copy"
     files = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -117,7 +125,7 @@ def test_a_copied_checkout_is_itself_and_anybodys(site: Deployment, tmp_path: Pa
     )
     role = copy / "roles/secrets/tasks/main.yml"
     role.write_text(role.read_text() + "\n- name: Whose\n  ansible.builtin.debug: {msg: the copy's role}\n")
-    home = tmp_path / "home"
+    home = anybodys / "home"
     home.mkdir()
     for path in (home, copy, *copy.rglob("*")):
         os.chown(path, NOBODY, NOBODY, follow_symlinks=False)

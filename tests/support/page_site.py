@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from voservice import database
 
 URL = "https://core.example"
 PAGE = f"{URL}/prepare-data/ui"
+TLS = ssl.create_default_context()
+"""Of all clients: to load the authorities takes longer than most tests."""
 SAME = {"Sec-Fetch-Site": "same-origin", "Origin": URL, "Accept": "text/html"}
 """Headers of a form of the page."""
 
@@ -100,7 +103,7 @@ class Site:
 
     async def sign_in_code(self, user: str) -> str:
         """Return a code with which the user signs in at the issuer."""
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(verify=TLS) as client:
             answer = await client.post(
                 f"{self.issuer}sign-in-codes",
                 data={"username": user, "password": "letmein"},
@@ -112,7 +115,7 @@ class Site:
     async def at_issuer(self, url: str, user: str = "ada") -> str:
         """Sign a user in on the issuer's page at *url*; returns where the browser is sent then."""
         form = dict(parse_qsl(urlsplit(url).query)) | {"sign_in_code": await self.sign_in_code(user)}
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(verify=TLS) as client:
             shown = await client.get(url)
             action = re.search('action="([^"]+)"', shown.text)
             assert action, shown.text

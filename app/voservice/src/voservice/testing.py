@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 
@@ -18,7 +20,7 @@ def _binaries() -> Path:
     candidates = [Path(found).resolve().parent] if found else []
     candidates += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     for directory in candidates:
-        if all((directory / program).exists() for program in ("initdb", "pg_ctl", "psql")):
+        if all((directory / program).exists() for program in ("initdb", "pg_ctl")):
             return directory
     pytest.fail("no PostgreSQL on this machine: install the package postgresql", pytrace=False)
 
@@ -66,11 +68,18 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def new_database(postgres: str) -> Iterator[str]:
     """URL of an empty database, until the end of the context."""
     name = f"test_{uuid.uuid4().hex[:12]}"
-    host = postgres.split("host=")[1]
-    psql = [str(_binaries() / "psql"), "-h", host, "-U", "postgres", "-qc"]
-    subprocess.run([*psql, f"CREATE DATABASE {name}"], check=True, cwd="/")
+    server = postgres.format("postgres")
+    asyncio.run(_execute(server, f"CREATE DATABASE {name}"))
     yield postgres.format(name)
-    subprocess.run([*psql, f"DROP DATABASE {name} WITH (FORCE)"], check=True, cwd="/")
+    asyncio.run(_execute(server, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+async def _execute(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url)  # type: ignore[no-untyped-call]  # asyncpg has no types
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
 
 
 @pytest.fixture

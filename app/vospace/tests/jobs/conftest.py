@@ -9,6 +9,7 @@ import inspect
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -33,6 +34,8 @@ from vospace.uws.store import JobStore
 
 __all__ = ["database_url", "postgres"]
 CHANNELS = (tables.PHASE_CHANNEL, ROWS_CHANNEL, SETTING_CHANNEL)
+TLS = ssl.create_default_context()
+"""Of all clients: to load the authorities takes longer than most tests."""
 MIGRATIONS = Path(vospace.migrations.__file__).parent
 
 
@@ -292,7 +295,7 @@ def new_service(directory: Path, database: str, source: str, **settings: str) ->
         root=directory / "space/cavern",
         port=port,
         environment=environment,
-        client=httpx.AsyncClient(timeout=30),
+        client=httpx.AsyncClient(timeout=30, verify=TLS),
         log=directory / f"service-{port}.log",
     )
 
@@ -338,7 +341,7 @@ def shared_service(
 async def service(shared_service: Service, source: Source) -> AsyncIterator[Service]:
     """The service that tests share, with nothing in it."""
     shared = shared_service
-    async with httpx.AsyncClient(timeout=30) as client:
+    async with httpx.AsyncClient(timeout=30, verify=TLS) as client:
         shared.client = client
         if shared.process is None or shared.process.poll() is not None:
             await shared.start()
