@@ -57,7 +57,7 @@ def administrator(stack: Deployment) -> Iterator[str]:
         http.post(f"{cavern}/availability", data={"state": "ReadWrite"}, timeout=30).raise_for_status()
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.mark.parametrize("document", [*DOCUMENTS[:-1], pytest.param(DOCUMENTS[-1], marks=pytest.mark.slow)])
 def test_documented_commands_run(
     stack: Deployment, clients: Path, administrator: str, tmp_path: Path, document: str
 ) -> None:

@@ -201,12 +201,11 @@ def test_whoever_comes_without_a_token_is_served_after_every_start(site: Site, p
 @pytest.mark.parametrize(
     "services",
     [
-        ["src-cavern"],
-        ["src-posix-mapper"],
-        ["srcnodedb", "postgres_posixmapper"],
-        [],
+        pytest.param([], id="everything"),
+        pytest.param(["src-cavern"], marks=pytest.mark.slow, id="Cavern"),
+        pytest.param(["src-posix-mapper"], marks=pytest.mark.slow, id="the POSIX mapper"),
+        pytest.param(["srcnodedb", "postgres_posixmapper"], marks=pytest.mark.slow, id="the databases"),
     ],
-    ids=["Cavern", "the POSIX mapper", "the databases", "everything"],
 )
 def test_the_smoke_test_passes_after_a_restart(site: Site, services: list[str]) -> None:
     with ThreadPoolExecutor() as pool:

@@ -78,6 +78,7 @@ def test_new_secrets_and_authorities_are_taken_up_in_one_run(site: Site) -> None
     assert smoked(site)
 
 
+@pytest.mark.slow
 def test_an_upgrade_changes_what_is_another_version_alone(site: Site, versions: None) -> None:
     before = site.started()
     upgraded = site.run(book="playbooks/upgrade.yml", contract_cavern_image=NEXT)

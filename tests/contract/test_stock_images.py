@@ -61,6 +61,7 @@ def test_published_accounts_log_in_nowhere(stock: Site, name: str) -> None:
     assert (code != 0, "password authentication failed" in output) == (True, True)
 
 
+@pytest.mark.slow
 def test_the_databases_end_as_they_should_and_come_back(stock: Site) -> None:
     for name in DATABASES:
         stock.container(name).restart()
@@ -113,6 +114,7 @@ def test_a_database_of_the_other_image_is_refused_and_stays(stock: Site) -> None
     )
 
 
+@pytest.mark.slow
 def test_haproxy_reports_to_docker_and_takes_a_changed_configuration(stock: Site) -> None:
     lines = [line for line in stock.log("haproxy").splitlines() if line.startswith("{")]
     assert "cavern" in {json.loads(line)["backend"] for line in lines}

@@ -74,6 +74,7 @@ def test_rotation_leaves_a_client_in_the_middle_of_its_request(stack: Deployment
         assert http.get(f"{stack.url}{path}", timeout=30).content == sent
 
 
+@pytest.mark.slow
 def test_a_certificate_of_the_site_is_taken_up_and_renewed(stack: Deployment, tmp_path: Path) -> None:
     """From the deployment's own to one of another authority, to the next one of that, and back."""
     root = _x509.create_ca("Site", 3650, "ec")

@@ -204,6 +204,7 @@ def test_cancel_while_running(
     assert not area.exists() or not list(area.iterdir())
 
 
+@pytest.mark.slow
 def test_two_hundred_requests_at_once_from_twenty_users(stack: Deployment, api: str, rse: Place) -> None:
     count = 200
     files = Files(rse, count)
