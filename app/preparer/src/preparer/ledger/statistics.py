@@ -49,9 +49,9 @@ class Statistics(Queries):
             return float(found[0] or 0.0), max(0.0, float(found[1] or 0.0))
 
     async def hours(self, count: int = 24) -> list[Hour]:
-        """Return the latest hours, the oldest first, without those in which no task ended."""
-        hour = func.date_trunc("hour", tasks.c.finished)
-        since = func.date_trunc("hour", now) - func.make_interval(0, 0, 0, 0, count - 1)
+        """Return the latest hours of UTC, the oldest first, without those in which no task ended."""
+        hour = func.date_trunc("hour", tasks.c.finished, "UTC")
+        since = func.date_trunc("hour", now, "UTC") - func.make_interval(0, 0, 0, 0, count - 1)
         sums = (tasks.c.files_done, tasks.c.files_failed, tasks.c.bytes_done)
         query = (
             select(hour, func.count(), *(func.sum(column) for column in sums))
