@@ -34,7 +34,10 @@ KUBERNETES := $(VENV)/.kubernetes
 # Writing for a cluster takes what any deployment does; APPLY=true takes a client of the cluster's too.
 WRITE = $(RUN) $(ARGS) $(if $(APPLY),-e kubernetes_apply=$(APPLY))
 
-.PHONY: help up test smoke status logs token down purge test-all lint unit stack contract test-kubernetes docs bench lock kubernetes kubernetes-secrets chart check certificate revoke compose backup restore upgrade shell psql dev check-token sign-in
+# Of the directory that was given, whatever directory a play works in.
+SAVED = $$(realpath --canonicalize-missing --no-symlinks -- "$(BACKUP)")
+
+.PHONY: help up test smoke status logs token down purge test-all lint unit stack contract test-kubernetes docs bench lock kubernetes kubernetes-secrets kubernetes-backup kubernetes-restore chart check certificate revoke compose backup restore upgrade shell psql dev check-token sign-in
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -113,6 +116,12 @@ kubernetes-secrets: $(if $(APPLY),$(KUBERNETES),$(DEPLOY)) ## Write the secrets 
 chart: $(DEPLOY) ## Write the deployment as a chart of Helm
 	@$(RUN) $(ARGS) playbooks/chart.yml
 
+kubernetes-backup: $(KUBERNETES) ## Save the deployment in a cluster below backups/
+	@$(RUN) $(ARGS) playbooks/kubernetes_backup.yml
+
+kubernetes-restore: $(KUBERNETES) ## Bring a backup into a cluster: make kubernetes-restore BACKUP=backups/…
+	@$(RUN) $(ARGS) playbooks/kubernetes_restore.yml -e "backup_source='$(SAVED)'"
+
 certificate: $(DEPLOY) ## Issue an X.509 client certificate: make certificate USER=ada
 	@$(PLAY) playbooks/client_certificate.yml $(if $(USER),-e user=$(USER))
 
@@ -126,7 +135,7 @@ backup: $(DEPLOY) ## Save the running deployment below backups/
 	@$(PLAY) playbooks/backup.yml
 
 restore: $(DEPLOY) ## Bring a backup back into a purged machine: make restore BACKUP=backups/…
-	@$(PLAY) playbooks/restore.yml -e "backup_source='$$(realpath --canonicalize-missing --no-symlinks -- "$(BACKUP)")'"
+	@$(PLAY) playbooks/restore.yml -e "backup_source='$(SAVED)'"
 
 test: ## Everything that CI runs: lint, unit tests, a deployment and the tests against it
 	@bin/test

@@ -12,52 +12,17 @@ from typing import Any
 
 import kubernetes_nodes as nodes
 import pytest
-import yaml
 from kubernetes_load import Entry, Load
-from kubernetes_site import Written, write
+from kubernetes_release import NAMESPACE, SETTINGS, entry_of, install, pods
+from kubernetes_site import Written, changes, run_playbook, write
 from prepare_data_client.did import DID
 from tasks import FINAL
 
 # The first run compiles what the fixtures use.
 pytestmark = pytest.mark.timeout(3600)
-NAMESPACE = "cavern"
-IMAGES = ("haproxy", "iam", "nginx", "posix-mapper", "postgres", "preparer", "rabbitmq", "vospace")
-STATE = {"srcnodedb": 8001, "postgres-posixmapper": 8003, "ska-src-local-data-preparer-rabbitmq": 8002}
-ACCESS = {"space": "ReadWriteMany", "rse": "ReadOnlyMany", "results": "ReadWriteMany"}
 FILE = "/srv/rse/testing/84/1c/prepare_data_test.txt"
 FILES = 2_000
 """Files that are being staged when a node dies."""
-SETTINGS: dict[str, Any] = {
-    "deployment_public_name": "cavern.nodes.example",
-    "deployment_image_prefix": "cavern",
-    "deployment_image_tag": "local",
-    "deployment_service_overrides": {},
-    "deployment_certificates_dir": "{{ deployment_controller_dir }}/certs",
-    "kubernetes_pod_network": "10.244.0.0/16",
-    "kubernetes_cluster_ip": "10.96.77.77",
-    "kubernetes_storage_class": "",
-    "kubernetes_values": {
-        # Nobody here gives a load balancer its address.
-        "entry": {"type": "NodePort"},
-        "claims": {name: {"spec": {"volumeName": name, "storageClassName": ""}} for name in ACCESS},
-    },
-}
-
-
-def volume(name: str, access: str, claim: str) -> dict[str, Any]:
-    """Return a volume that both nodes see, for a claim."""
-    return {
-        "apiVersion": "v1",
-        "kind": "PersistentVolume",
-        "metadata": {"name": name},
-        "spec": {
-            "capacity": {"storage": "100Gi"},
-            "accessModes": [access],
-            "storageClassName": "",
-            "hostPath": {"path": f"/srv/{name}"},
-            "claimRef": {"namespace": NAMESPACE, "name": claim},
-        },
-    }
 
 
 @pytest.fixture(scope="module")
@@ -67,52 +32,21 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Written:
 
 
 @pytest.fixture(scope="module")
-def cluster(
-    programs: Path, site: Written, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[nodes.Cluster]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the directory of what the nodes have in common."""
+    return tmp_path_factory.mktemp("shared")
+
+
+@pytest.fixture(scope="module")
+def cluster(programs: Path, site: Written, shared: Path) -> Iterator[nodes.Cluster]:
     """Install the chart in a cluster."""
-    missing = [
-        name for name in IMAGES if not nodes.run("docker", "images", "--quiet", f"cavern/{name}:local")
-    ]
-    if missing:
-        pytest.fail(
-            f"the images {', '.join(missing)} are not there: make up, or ansible-playbook site.yml --tags images"
-        )
     try:
-        cluster = nodes.start(
-            programs, tmp_path_factory.mktemp("shared"), [f"cavern/{name}:local" for name in IMAGES]
-        )
-        directories = " ".join(f"/srv/{name}" for name in (*ACCESS, *STATE))
-        cluster.execute(
-            "sh", "-c", f"mkdir -p {directories} {FILE.rpartition('/')[0]} && echo staged >{FILE}"
-        )
-        for name, user in {**STATE, "results": 8014, "rse": 8015}.items():
-            cluster.execute("chown", "-R", f"{user}:{user}", f"/srv/{name}")
-        volumes = [volume(name, access, name) for name, access in ACCESS.items()]
-        volumes += [volume(name, "ReadWriteOnce", f"state-{name}-0") for name in STATE]
-        label = {"pod-security.kubernetes.io/enforce": "baseline"}
-        space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": label}}
-        cluster.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all([space, *volumes]))
-        secrets = (site.chart.parent / "kubernetes/secrets.yaml").read_text()
-        cluster.kubectl("apply", "--server-side", "-f", "-", stdin=secrets)
-        cluster.copy(site.chart, "/root/chart")
-        done = cluster.helm(
-            "install", "cavern", "/root/chart", f"-n{NAMESPACE}", "--wait", "--timeout=8m", check=False
-        )
-        if "STATUS: deployed" not in done:
-            states = cluster.kubectl("get", "pods,pvc", f"-n{NAMESPACE}", "-o", "wide")
-            events = cluster.kubectl("get", "events", f"-n{NAMESPACE}", "--sort-by=.lastTimestamp")
-            pytest.fail(f"{done}\n{states}\n{events[-6000:]}")
+        cluster = nodes.start(programs, shared, nodes.images())
+        cluster.execute("sh", "-c", f"mkdir -p {FILE.rpartition('/')[0]} && echo staged >{FILE}")
+        install(cluster, site)
         yield cluster
     finally:
         nodes.stop()
-
-
-def pods(cluster: nodes.Cluster) -> list[dict[str, Any]]:
-    """Return the pods of services."""
-    return [
-        pod for pod in cluster.get("pods", f"-n{NAMESPACE}") if "job-name" not in pod["metadata"]["labels"]
-    ]
 
 
 def test_a_file_is_staged(cluster: nodes.Cluster) -> None:
@@ -156,15 +90,8 @@ def test_a_second_upgrade_changes_nothing(cluster: nodes.Cluster) -> None:
 
 @pytest.fixture(scope="module")
 def entry(cluster: nodes.Cluster, site: Written) -> Entry:
-    """Return the deployment's public name at the port that the first node has for it."""
-    (ports,) = [
-        service["spec"]["ports"]
-        for service in cluster.get("services", f"-n{NAMESPACE}")
-        if service["spec"]["type"] == "NodePort"
-    ]
-    (port,) = [entry["nodePort"] for entry in ports if entry["port"] == 443]
-    name = SETTINGS["deployment_public_name"]
-    return Entry(name, f"{nodes.SUBNET}.11", port, site.chart.parent / "certs/ca.pem")
+    """Return the deployment's public name."""
+    return entry_of(cluster, site)
 
 
 def test_new_pods_everywhere_fail_no_request(cluster: nodes.Cluster, site: Written, entry: Entry) -> None:
@@ -182,7 +109,9 @@ def test_new_pods_everywhere_fail_no_request(cluster: nodes.Cluster, site: Writt
             name = deployment["metadata"]["name"]
             cluster.kubectl("rollout", "status", f"deployment/{name}", f"-n{NAMESPACE}", "--timeout=8m")
         # Those that are replaced end what they have begun.
-        nodes.wait(lambda: {name.rpartition("-")[0] for name in left()} == set(STATE), 180, "the old pods")
+        nodes.wait(
+            lambda: {name.rpartition("-")[0] for name in left()} == set(nodes.STATE), 180, "the old pods"
+        )
     assert nodes_of(cluster)["haproxy"] == {"node1", "node2"}
     states = load.ends(180)
     assert load.failures == []
@@ -228,6 +157,29 @@ def test_all_pods_but_caverns_would_do_with_the_restricted_standard(cluster: nod
     done = subprocess.run([*command, *label], capture_output=True, text=True, check=True)
     told = re.findall(r"Warning: ([a-z0-9-]+?)-[a-z0-9]+-[a-z0-9]{5}: ", done.stderr)
     assert Counter(told) == {"src-cavern": 1}, done.stderr
+
+
+def test_a_release_is_saved_and_restored(
+    cluster: nodes.Cluster, site: Written, shared: Path, entry: Entry, tmp_path: Path
+) -> None:
+    def running() -> Counter[str]:
+        return Counter(pod["metadata"]["labels"]["app.kubernetes.io/name"] for pod in pods(cluster))
+
+    load = Load(entry, entry.token("saved", site.secrets), "saved")
+    load.prepare()
+    load.put("kept.dat", b"before")
+    inventory = site.chart.parents[1] / "inventory"
+    access = ("-i", str(inventory), "-e", f"kubernetes_kubeconfig={nodes.kubeconfig(shared)}")
+    assert changes(run_playbook(*access, "playbooks/kubernetes_backup.yml", "-e", f"backup_dir={tmp_path}"))
+    (backup,) = tmp_path.iterdir()
+    load.put("kept.dat", b"after")
+    before = running()
+    source = ("-e", f"backup_source={backup}", "-e", "kubernetes_restore_replace=true")
+    assert changes(run_playbook(*access, "playbooks/kubernetes_restore.yml", *source))
+    assert load.get("kept.dat") == b"before"
+    assert running() == before
+    assert load.failures == []
+    assert "REVISION: " in cluster.helm("upgrade", "cavern", "/root/chart", f"-n{NAMESPACE}", "--wait")
 
 
 def test_a_node_that_dies_under_load_loses_nothing(

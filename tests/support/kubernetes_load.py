@@ -89,6 +89,14 @@ class Load:
         document = node_document("ContainerNode")
         self._ask("area", {201, 409}, "PUT", f"/src/cavern/nodes/home/{self._user}", document, "text/xml")
 
+    def put(self, name: str, content: bytes) -> None:
+        """Write a file."""
+        self._ask("put", {200, 201}, "PUT", f"/src/cavern/files/home/{self._user}/{name}", content)
+
+    def get(self, name: str) -> bytes:
+        """Read a file."""
+        return self._ask("get", {200}, "GET", f"/src/cavern/files/home/{self._user}/{name}")
+
     def _files(self, number: int) -> None:
         path = f"/src/cavern/files/home/{self._user}/{number}.dat"
         while not self._stop.wait(0.05):

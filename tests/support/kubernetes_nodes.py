@@ -14,6 +14,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 HERE = Path(__file__).resolve().parents[1] / "kubernetes/cluster"
 NETWORK = "cavern-nodes"
 SUBNET = "172.29.77"
@@ -24,6 +26,13 @@ PACKAGES = (
 )
 PAUSE = "cavern-node/pause:local"
 SHARED = "cavern-nodes-shared"
+IMAGES = ("haproxy", "iam", "nginx", "posix-mapper", "postgres", "preparer", "rabbitmq", "vospace")
+"""Images of a deployment."""
+STATE = {"srcnodedb": 8001, "postgres-posixmapper": 8003, "ska-src-local-data-preparer-rabbitmq": 8002}
+"""What keeps a state of its own, with the users that run it."""
+ACCESS = {"space": "ReadWriteMany", "rse": "ReadOnlyMany", "results": "ReadWriteMany"}
+CLAIMS = {name: {"spec": {"volumeName": name, "storageClassName": ""}} for name in ACCESS}
+"""Values of a site whose claims are for the volumes that `storage` makes."""
 
 
 def run(*command: str | Path, stdin: bytes | None = None, check: bool = True, timeout: int = 600) -> str:
@@ -97,6 +106,64 @@ class Cluster:
     def copy(self, source: Path, target: str) -> None:
         """Copy a file or directory to the first node."""
         run("docker", "cp", str(source), f"{NODES[0]}:{target}")
+
+
+def images() -> list[str]:
+    """Return the images of a deployment, which are there already."""
+    missing = [name for name in IMAGES if not run("docker", "images", "--quiet", f"cavern/{name}:local")]
+    assert not missing, (
+        f"the images {', '.join(missing)} are not there: make up, or ansible-playbook site.yml --tags images"
+    )
+    return [f"cavern/{name}:local" for name in IMAGES]
+
+
+def storage(cluster: Cluster, namespace: str) -> None:
+    """Make the volumes of a deployment, which both nodes see: directories below /srv."""
+    cluster.execute("mkdir", "-p", *(f"/srv/{name}" for name in (*ACCESS, *STATE)))
+    for name, user in {**STATE, "results": 8014, "rse": 8015}.items():
+        cluster.execute("chown", "-R", f"{user}:{user}", f"/srv/{name}")
+    claims = [(name, access, name) for name, access in ACCESS.items()]
+    claims += [(name, "ReadWriteOnce", f"state-{name}-0") for name in STATE]
+    volumes = [
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": name},
+            "spec": {
+                "capacity": {"storage": "100Gi"},
+                "accessModes": [access],
+                "storageClassName": "",
+                "hostPath": {"path": f"/srv/{name}"},
+                "claimRef": {"namespace": namespace, "name": claim},
+            },
+        }
+        for name, access, claim in claims
+    ]
+    cluster.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(volumes))
+
+
+def kubeconfig(directory: Path) -> Path:
+    """Return a file with the administrator's access to the cluster that was started in a directory."""
+    token = (directory / "tokens.csv").read_text().partition(",")[0]
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [
+            {
+                "name": "c",
+                "cluster": {
+                    "server": f"https://{SUBNET}.11:6443",
+                    "certificate-authority": str(directory / "apiserver/apiserver.crt"),
+                },
+            }
+        ],
+        "users": [{"name": "u", "user": {"token": token}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "x",
+    }
+    path = directory / "kubeconfig"
+    path.write_text(yaml.safe_dump(config))
+    return path
 
 
 def stop() -> None:

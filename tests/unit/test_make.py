@@ -39,7 +39,7 @@ def run(tmp_path: Path):
 
     def run(target: str, environment: dict[str, str] | None = None, **arguments: str) -> dict:
         done = subprocess.run(
-            ["make", "--silent", target, f"PLAYBOOK={program}", f"DEPLOY={made}"]
+            ["make", "--silent", target, f"PLAYBOOK={program}", f"DEPLOY={made}", f"KUBERNETES={made}"]
             + [f"{name}={value}" for name, value in arguments.items()],
             cwd=ROOT,
             env={"PATH": os.environ["PATH"]} | (environment or {}),
@@ -72,6 +72,7 @@ def test_arguments_of_a_target_are_not_in_the_environment(run, target: str, wher
         ("logs", "logs_since=15m"),
         ("status", "status_json=true"),
         ("restore", f"backup_source='{ROOT}/backups/x'"),
+        ("kubernetes-restore", f"backup_source='{ROOT}/backups/x'"),
         ("check", "inventory/other"),
         ("check", "logs_tail=1"),
     ],
