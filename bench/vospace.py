@@ -128,7 +128,7 @@ class Bench:
     def nodes(self) -> Iterator[Result]:
         names = [f"n{number}" for number in range(FILES)]
         for method, body in (("PUT", CONTAINER), ("GET", None), ("DELETE", None)):
-            done = self._burst(method, f"nodes{self.box}", names, body)
+            done = self._burst(method, f"nodes{self.box}", names, body, content_type="text/xml")
             yield {
                 "measurement": f"node {method}",
                 "ours": round(done),
@@ -206,11 +206,18 @@ class Bench:
         return sum(1 for _ in jobs.iter("{*}jobref"))
 
     def _burst(
-        self, method: str, path: str, names: list[str], body: bytes | None = None, service: str = ""
+        self,
+        method: str,
+        path: str,
+        names: list[str],
+        body: bytes | None = None,
+        service: str = "",
+        content_type: str = "application/octet-stream",
     ) -> float:
         bearer = f"Authorization: {self.headers['Authorization']}"
         urls = [f"{service or self.service}/{path}/{name}" for name in names]
-        return burst(method, urls, body, bearer, ("--cacert", self.proxied.ca))
+        options = ("--cacert", self.proxied.ca, "-H", f"Content-Type: {content_type}")
+        return burst(method, urls, body, bearer, options)
 
 
 def burst(
