@@ -34,7 +34,7 @@ class Context:
     pages: Pages
 
 
-def context(request: Request) -> Context:
+async def context(request: Request) -> Context:
     """Return the parts of the service that answers *request*."""
     found: Context = request.app.state.context
     return found
@@ -43,7 +43,7 @@ def context(request: Request) -> Context:
 Shared = Annotated[Context, Depends(context)]
 
 
-def claims(request: Request, shared: Shared) -> dict[str, Any]:
+async def claims(request: Request, shared: Shared) -> dict[str, Any]:
     """Return the claims of the caller's token. Raises `AuthenticationError`."""
     token = bearer(request.headers.getlist("authorization"))
     if token is None:
@@ -56,7 +56,7 @@ def claims(request: Request, shared: Shared) -> dict[str, Any]:
         raise AuthenticationError("The token is not one of this issuer's") from exc
 
 
-def client(
+async def client(
     request: Request,
     shared: Shared,
     client_id: Annotated[str, Form()] = "",

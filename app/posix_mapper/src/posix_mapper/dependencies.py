@@ -26,7 +26,7 @@ class Context:
     operators: Operators
 
 
-def context(request: Request) -> Context:
+async def context(request: Request) -> Context:
     """Return the parts of the service that answers *request*."""
     found: Context = request.app.state.context
     return found

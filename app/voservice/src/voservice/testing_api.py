@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
+import fastapi.dependencies.utils
+import fastapi.routing
 import httpx
 import uvicorn
 from fastapi import FastAPI
 from openapi_spec_validator import OpenAPIV31SpecValidator
+from starlette.concurrency import run_in_threadpool
 
 from voservice.auth import AuthenticationError, Identity, TokenVerifier
 
@@ -86,7 +90,24 @@ async def answers_as_described(app: FastAPI, path: str, headers: Mapping[str, st
     async with served(app) as url, httpx.AsyncClient() as client:
         document = f"{url}{path}"
         check((await client.get(document)).json())
-        await _explore(document, headers)
+        with _on_the_event_loop():
+            await _explore(document, headers)
+
+
+@contextmanager
+def _on_the_event_loop() -> Iterator[None]:
+    """Fail if FastAPI runs a dependency or a handler in a thread, which costs more than most requests do otherwise."""
+    called: set[str] = set()
+
+    async def run(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        called.add(getattr(function, "__qualname__", repr(function)))
+        return await run_in_threadpool(function, *arguments, **options)
+
+    with ExitStack() as patches:
+        for module in (fastapi.routing, fastapi.dependencies.utils):
+            patches.enter_context(patch.object(module, "run_in_threadpool", run))
+        yield
+    assert not called, f"not a coroutine: {', '.join(sorted(called))}"
 
 
 async def _explore(document: str, headers: Mapping[str, str]) -> None:

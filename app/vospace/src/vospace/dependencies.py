@@ -41,7 +41,12 @@ def context(request: Request) -> Context:
     return found
 
 
-Shared = Annotated[Context, Depends(context)]
+async def _context(request: Request) -> Context:
+    """Return them as a coroutine does: FastAPI runs functions in threads, which costs more than most of the request."""
+    return context(request)
+
+
+Shared = Annotated[Context, Depends(_context)]
 
 
 async def _identified(request: Request, shared: Context) -> Caller:
