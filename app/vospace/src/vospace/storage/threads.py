@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextvars import copy_context
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -34,5 +36,10 @@ async def uninterrupted(work: Callable[[], Awaitable[T]]) -> T:
 
 
 async def in_thread(act: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
-    """Call in a thread, uninterrupted."""
-    return await uninterrupted(lambda: asyncio.to_thread(act, *arguments, **options))
+    """Call in a thread, uninterrupted, with the context of the task."""
+    # Not by asyncio.to_thread, which would need a task of its own to go on.
+    call = partial(copy_context().run, act, *arguments, **options)
+    work = asyncio.get_running_loop().run_in_executor(None, call)
+    if await ended(work):
+        raise asyncio.CancelledError
+    return work.result()
