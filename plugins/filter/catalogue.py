@@ -496,16 +496,27 @@ def _address(host: str) -> str | None:
         return None
 
 
-def health_checks(services: dict[str, Any], url: str, ca_path: str) -> list[dict[str, Any]]:
-    """Return the checks of the health module: each container, then each service as its users access it."""
+def health_checks(
+    services: dict[str, Any], url: str, ca_path: str, groups: list[str] | None = None
+) -> list[dict[str, Any]]:
+    """Return the checks of the health module: each container, then each service as its users access it.
+
+    With the *groups* of one of several hosts, only those that can be made there: of its own containers, which it asks
+    from inside, since the host itself is not in their network; and on HAProxy's host those of all services by *url*.
+    """
     host, port = (*url.removeprefix("https://").split(":"), "443")[:2]
+    entry = groups is None or any(services[key]["role"] == "haproxy" for key in groups if key in services)
     checks: list[dict[str, Any]] = []
     for key, service in services.items():
-        checks.append(
-            {"service": key, "name": "container", "kind": "container", "container": service["container"]}
-        )
+        present = groups is None or key in groups
+        if present:
+            checks.append(
+                {"service": key, "name": "container", "kind": "container", "container": service["container"]}
+            )
         here = {"service": key, "host": service["address"], "port": service.get("port")}
-        if service.get("check") == "tls":
+        if groups is not None:
+            here["container"] = service["container"]
+        if service.get("check") == "tls" and entry:
             # As clients see it, who verify the public name.
             checks.append(
                 {
@@ -517,10 +528,10 @@ def health_checks(services: dict[str, Any], url: str, ca_path: str) -> list[dict
                     "ca_path": ca_path,
                 }
             )
-        elif "check" in service:
+        elif present and service.get("check") not in (None, "tls"):
             checks.append(here | {"name": CHECKS[service["check"]], "kind": service["check"]})
         probe = service.get("probe")
-        if probe:
+        if probe and entry:
             checks.append(
                 {
                     "service": key,

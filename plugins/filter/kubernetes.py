@@ -30,7 +30,12 @@ def kubernetes_catalogue(
             f"the catalogue has {', '.join(sorted(services))}"
         )
     found = {}
-    for key, service in services.items():
+    for key, placed in services.items():
+        # Its replicas are one service, under the name of the first.
+        first: dict[str, Any] = next(iter(placed.get("instances", [])), {})
+        service = {name: value for name, value in placed.items() if name != "instances"} | {
+            name: first[name] for name in ("alias", "container") if name in first
+        }
         if service.get("monitors"):
             # A cluster has its own.
             continue

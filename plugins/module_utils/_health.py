@@ -9,15 +9,18 @@ parallel until they pass or the deadline is reached.
 
 from __future__ import annotations
 
+import ctypes
 import datetime
 import http.client
+import os
 import socket
 import ssl
 import struct
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urljoin
@@ -39,6 +42,7 @@ KINDS: dict[str, tuple[str, ...]] = {
 }
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 1.0  # s, between two tries of a check
+_CLONE_NEWNET = 0x40000000  # of linux/sched.h
 
 
 class Unhealthy(Exception):
@@ -68,17 +72,53 @@ def _address(check: Check) -> tuple[str, int]:
     return check["host"], check["port"]
 
 
-def _connect(check: Check, timeout: float) -> socket.socket:
+@contextmanager
+def _inside(check: Check, context: Context) -> Iterator[None]:
+    """Let this thread be in the network of the container that a check is made from, if it names one."""
+    name = check.get("container")
+    if not name:
+        yield
+        return
     try:
-        connection = socket.create_connection(_address(check), timeout=timeout)
+        pid = _client(context.engine_socket).inspect_container(name)["State"]["Pid"]
+    except _docker.NotFound as error:
+        raise Unhealthy(f"there is no container {name}") from error
+    except (_docker.DockerException, OSError) as error:
+        raise Unhealthy(f"Docker Engine: {error}") from error
+    if not pid:
+        raise Unhealthy(f"the container {name} does not run")
+    with ExitStack() as stack:
+        try:
+            own, other = (
+                stack.enter_context(open(f"/proc/{process}/ns/net", "rb")) for process in ("thread-self", pid)
+            )
+            _enter(other.fileno())
+        except OSError as error:
+            raise Unhealthy(f"the network of {name} cannot be entered: {error.strerror}") from error
+        stack.callback(_enter, own.fileno())
+        yield
+
+
+def _enter(descriptor: int) -> None:
+    """Move this thread to another network namespace; Python has setns(2) from 3.12 on."""
+    if ctypes.CDLL(None, use_errno=True).setns(descriptor, _CLONE_NEWNET):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _connect(check: Check, context: Context, timeout: float) -> socket.socket:
+    try:
+        # A socket stays in the network in which it was made.
+        with _inside(check, context):
+            connection = socket.create_connection(_address(check), timeout=timeout)
     except OSError as error:
         raise Unhealthy(f"{check['host']}:{check['port']}: {_http.explain(error)}") from error
     return connection
 
 
-def _converse(check: Check, timeout: float, greeting: bytes) -> bytes:
+def _converse(check: Check, context: Context, timeout: float, greeting: bytes) -> bytes:
     """Send *greeting* and return the first bytes of the answer."""
-    with _connect(check, timeout) as connection:
+    with _connect(check, context, timeout) as connection:
         try:
             connection.sendall(greeting)
             return connection.recv(4096)
@@ -88,13 +128,13 @@ def _converse(check: Check, timeout: float, greeting: bytes) -> bytes:
 
 def check_tcp(check: Check, context: Context, timeout: float) -> Found:
     """Check that something accepts connections."""
-    with _connect(check, timeout):
+    with _connect(check, context, timeout):
         return {"message": f"{check['host']}:{check['port']} accepts connections"}
 
 
 def check_amqp(check: Check, context: Context, timeout: float) -> Found:
     """Check that a broker answers a protocol header with connection.start (AMQP 0-9-1 section 2.2.4)."""
-    answer = _converse(check, timeout, b"AMQP\x00\x00\x09\x01")
+    answer = _converse(check, context, timeout, b"AMQP\x00\x00\x09\x01")
     # A method frame on channel 0 whose first method is class 10, method 10.
     if len(answer) < 11 or answer[:3] != b"\x01\x00\x00" or answer[7:11] != struct.pack(">HH", 10, 10):
         shown = answer[:16].decode("ascii", "backslashreplace") or "nothing"
@@ -106,7 +146,7 @@ def check_postgres(check: Check, context: Context, timeout: float) -> Found:
     """Check that a server accepts a session (PostgreSQL protocol 3.0), that is, does not start, stop or recover."""
     parameters = b"user\x00health\x00database\x00health\x00application_name\x00health\x00\x00"
     message = struct.pack(">i", 196608) + parameters
-    answer = _converse(check, timeout, struct.pack(">i", len(message) + 4) + message)
+    answer = _converse(check, context, timeout, struct.pack(">i", len(message) + 4) + message)
     kind = answer[:1]
     if kind == b"R":
         return {"message": "the server asks for authentication"}
@@ -131,7 +171,7 @@ def check_tls(check: Check, context: Context, timeout: float) -> Found:
     except OSError as error:
         raise Unhealthy(f"{ca_path}: {error.strerror or error}") from error
     name = check.get("server_name") or check["host"]
-    with _connect(check, timeout) as connection:
+    with _connect(check, context, timeout) as connection:
         try:
             with trust.wrap_socket(connection, server_hostname=name) as secured:
                 certificate = secured.getpeercert() or {}

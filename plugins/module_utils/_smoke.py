@@ -132,21 +132,39 @@ class Smoke:
             answer = self._ask("GET", asked, 200, self.options["token"], headers=query)
             if not re.match(rf"{re.escape(user)}\t[0-9]+\t[0-9]+\n", answer.body.decode(errors="replace")):
                 raise SmokeError(f"{answer.url} names no uid: {answer.excerpt()}")
-        with self._step("Write the test file to the RSE"):
-            content = self._write(Path(self.options["rse_dir"]) / self.options["path"])
+        content = self._given()
         for path in (directory, file):
             self._clean.append(partial(self._delete, f"{cavern}/nodes{_vospace.encode(path)}", "token"))
         with self._step("Stage it through HAProxy"):
             self._follow(self._submit, self._status)
         with self._step("Compare the staged bytes"):
-            self._compare("on disk", content, Content.at(Path(f"{self.options['space_dir']}{file}")))
-            read = self._ask("GET", f"{cavern}/files{_vospace.encode(file)}", 200, self.options["token"])
-            self._compare("as Cavern returns them", content, Content.of(read.body))
+            self._compare_on_disk(content, file)
+            self._compare_returned(content, file)
         with self._step("Stage it again from inside the network"):
             self._delete(f"{cavern}/nodes{_vospace.encode(file)}", "token", (200, 204))
             self._follow(self._submit_inside, self._status_inside)
-            self._compare("on disk", content, Content.at(Path(f"{self.options['space_dir']}{file}")))
+            if self.options.get("space_dir"):
+                self._compare_on_disk(content, file)
+            else:
+                self._compare_returned(content, file)
         return content
+
+    def _given(self) -> Content:
+        """Return the content of the file on the RSE, which is written if the RSE is on this host."""
+        if self.options.get("content"):
+            return Content(**self.options["content"])
+        with self._step("Write the test file to the RSE"):
+            return self._write(Path(self.options["rse_dir"]) / self.options["path"])
+
+    def _compare_on_disk(self, content: Content, file: str) -> None:
+        if self.options.get("space_dir"):
+            self._compare("on disk", content, Content.at(Path(f"{self.options['space_dir']}{file}")))
+
+    def _compare_returned(self, content: Content, file: str) -> None:
+        read = self._ask(
+            "GET", f"{self._url('cavern')}/files{_vospace.encode(file)}", 200, self.options["token"]
+        )
+        self._compare("as Cavern returns them", content, Content.of(read.body))
 
     # Requests through HAProxy.
 

@@ -73,7 +73,9 @@ options:
         type: int
         default: 14
       container:
-        description: Name of a container of the local Docker Engine.
+        description:
+          - Name of a container of the local Docker Engine.
+          - Checks of the kinds V(tcp), V(amqp) and V(postgres) that name one are made from inside it, which takes root.
         type: str
       ca_path:
         description: CA certificates for this check, if not the module's O(ca_path).

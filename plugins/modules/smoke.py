@@ -56,13 +56,19 @@ options:
     type: str
     default: /test_container
   rse_dir:
-    description: Directory that the RSE serves.
+    description: Directory that the RSE serves. Exactly one of this and O(content) is given.
     type: path
-    required: true
+  content:
+    description: What the file has that is at O(path) of an RSE on another host.
+    type: dict
+    suboptions:
+      size: {description: Size in bytes., type: int, required: true}
+      md5: {description: MD5 in hexadecimal digits., type: str, required: true}
   space_dir:
-    description: Directory that holds the root node of Cavern's space.
+    description:
+      - Directory that holds the root node of Cavern's space. Without it, where that is on another host, the staged file
+        is compared only as Cavern returns it.
     type: path
-    required: true
   vos_uri:
     description:
       - URI of the root node. The container is then created by a complete node document, as OpenCADC's Cavern requires.
@@ -177,14 +183,20 @@ def main() -> None:
             "path": {"type": "str", "default": "testing/84/1c/prepare_data_test.txt"},
             "destination": {"type": "str", "default": "./testing"},
             "container": {"type": "str", "default": "/test_container"},
-            "rse_dir": {"type": "path", "required": True},
-            "space_dir": {"type": "path", "required": True},
+            "rse_dir": {"type": "path"},
+            "content": {
+                "type": "dict",
+                "options": {"size": {"type": "int", "required": True}, "md5": text},
+            },
+            "space_dir": {"type": "path"},
             "vos_uri": {"type": "str"},
             "inside": {"type": "dict", "required": True, "options": {"container": text, "url": text}},
             "socket": {"type": "path", "default": "/var/run/docker.sock"},
             "timeout": {"type": "float", "default": 120},
             "logs": {"type": "list", "elements": "str", "default": []},
         },
+        required_one_of=[("rse_dir", "content")],
+        mutually_exclusive=[("rse_dir", "content")],
     )
     if _docker.LIBRARY_ERROR is not None:
         module.fail_json(msg=missing_required_lib("docker"), exception=_docker.LIBRARY_ERROR)

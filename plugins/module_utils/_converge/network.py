@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ipaddress
 import struct
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,9 @@ from ansible_collections.skasrc.cavern.plugins.module_utils._converge.report imp
 _REJECT = 0x0200  # RTF_REJECT of linux/route.h
 _BRIDGE = "com.docker.network.bridge.name"
 _MTU = "com.docker.network.driver.mtu"
+_ENCRYPTED = "encrypted"
+_PATIENCE = 30.0
+"""Seconds in which an overlay is known to all managers, and free of containers that are gone."""
 
 
 def routes() -> list[tuple[str, ipaddress.IPv4Network]]:
@@ -67,6 +72,7 @@ class Network:
         self.check_mode = check_mode
         self.name: str = wanted["name"]
         self.bridge: str = wanted.get("bridge") or self.name
+        self.driver: str = wanted.get("driver") or "bridge"
         self.action: str | None = None
         self._former: dict[str, Any] | None = None
         self._connections: Connections | None = None
@@ -74,7 +80,9 @@ class Network:
     def plan(self) -> None:
         """Compare network and packet filter with what is wanted."""
         networks = self.engine.networks()
-        found = next((item for item in networks if item["Name"] == self.name), None)
+        named = [item for item in networks if item["Name"] == self.name]
+        # An engine may have both, since a local network hides none of a Swarm's. The one that is to go comes first.
+        found = next((item for item in sorted(named, key=lambda item: item["Driver"] == self.driver)), None)
         if found is None:
             self._plan_creation(networks)
         elif differing := self._differences(found):
@@ -99,12 +107,20 @@ class Network:
 
     def _differences(self, found: dict[str, Any]) -> list[str]:
         config = ((found.get("IPAM") or {}).get("Config") or [{}])[0]
-        mtu = (found.get("Options") or {}).get(_MTU)
-        pairs = [("subnet", config.get("Subnet"), self.wanted["subnet"])]
+        options = found.get("Options") or {}
+        pairs = [
+            ("driver", found.get("Driver"), self.driver),
+            ("subnet", config.get("Subnet"), self.wanted["subnet"]),
+        ]
         if self.wanted.get("gateway"):
             pairs.append(("gateway", config.get("Gateway"), self.wanted["gateway"]))
         if self.wanted.get("mtu"):
-            pairs.append(("mtu", mtu, str(self.wanted["mtu"])))
+            pairs.append(("mtu", options.get(_MTU), str(self.wanted["mtu"])))
+        if self.wanted.get("ip_range"):
+            pairs.append(("ip_range", config.get("IPRange"), self.wanted["ip_range"]))
+        if self.driver == "overlay":
+            pairs.append(("attachable", bool(found.get("Attachable")), True))
+            pairs.append(("encrypted", _ENCRYPTED in options, bool(self.wanted.get("encrypted"))))
         return [f"{name}: {before} -> {after}" for name, before, after in pairs if before != after]
 
     def _plan_recreation(self, found: dict[str, Any], differing: list[str]) -> None:
@@ -126,8 +142,7 @@ class Network:
     def _foreign_members(self, inspect: dict[str, Any] | None) -> list[str]:
         """Return the names of containers in the network that are not of the project."""
         ours = {container["Id"] for container in self.engine.containers()}
-        members = (inspect or {}).get("Containers") or {}
-        return sorted(member["Name"] for key, member in members.items() if key not in ours)
+        return sorted(member["Name"] for key, member in _containers(inspect).items() if key not in ours)
 
     def _plan_connections(self, connections: Connections) -> None:
         connections.plan()
@@ -137,7 +152,7 @@ class Network:
     def members(self) -> list[dict[str, Any]]:
         """Return the endpoints of the network's containers, none where the network is still to be created."""
         inspect = None if self.action else self.engine.network(self.name)
-        return list(((inspect or {}).get("Containers") or {}).values())
+        return list(_containers(inspect).values())
 
     def apply(self) -> None:
         """Carry out what `plan` found."""
@@ -150,20 +165,55 @@ class Network:
         if self._former is not None:
             for container in self.engine.containers():
                 self.engine.remove(container["Id"])
-            self.engine.client.remove_network(self._former["Id"])
+            self._delete(self._former)
+        if not self.wanted.get("creates", True):
+            _await(self._is_known, f"network {self.name}: the host that creates it has not done so")
+            return
         types = _docker.docker.types
-        pool = types.IPAMPool(subnet=self.wanted["subnet"], gateway=self.wanted.get("gateway"))
-        options = {_BRIDGE: self.bridge}
+        pool = types.IPAMPool(
+            subnet=self.wanted["subnet"],
+            iprange=self.wanted.get("ip_range"),
+            gateway=self.wanted.get("gateway"),
+        )
+        overlay = self.driver == "overlay"
+        options = {} if overlay else {_BRIDGE: self.bridge}
         if self.wanted.get("mtu"):
             options[_MTU] = str(self.wanted["mtu"])
-        self.engine.client.create_network(
-            self.name,
-            driver="bridge",
-            ipam=types.IPAMConfig(pool_configs=[pool]),
-            options=options,
-            labels={labels.PROJECT: self.engine.project},
-            check_duplicate=True,
+        if overlay and self.wanted.get("encrypted"):
+            options[_ENCRYPTED] = ""
+        try:
+            self.engine.client.create_network(
+                self.name,
+                driver=self.driver,
+                ipam=types.IPAMConfig(pool_configs=[pool]),
+                options=options,
+                labels={labels.PROJECT: self.engine.project},
+                check_duplicate=True,
+                **({"attachable": True, "scope": "swarm"} if overlay else {}),
+            )
+        except _docker.APIError as error:
+            if not overlay:
+                raise
+            raise ConvergeError(
+                f"network {self.name}: this engine cannot make the overlay: {_docker.explain(error)}"
+            ) from error
+
+    def _is_known(self) -> bool:
+        return any(
+            item["Name"] == self.name and item["Driver"] == self.driver for item in self.engine.networks()
         )
+
+    def _delete(self, network: dict[str, Any]) -> None:
+        """Delete a network; an overlay only when the managers know of no container in it. Raises APIError."""
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                _docker.find(self.engine.client.remove_network, network["Id"])
+                return
+            except _docker.APIError:
+                if network.get("Driver") != "overlay" or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
 
     def remove(self) -> None:
         """Remove the network, if it is the project's, and then the packet filter."""
@@ -183,10 +233,25 @@ class Network:
         if self.check_mode:
             return
         try:
-            self.engine.client.remove_network(found["Id"])
+            self._delete(found)
         except _docker.APIError as error:
             # The Engine can lose count of endpoints when containers die while they are attached.
             raise ConvergeError(
                 f"network {self.name} cannot be removed: {_docker.explain(error)}; "
                 "if nothing uses it, restart Docker Engine and run this again"
             ) from error
+
+
+def _containers(inspect: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the endpoints of a network's containers by container, without those that Swarm has itself."""
+    members = (inspect or {}).get("Containers") or {}
+    return {key: member for key, member in members.items() if not key.startswith("lb-")}
+
+
+def _await(condition: Callable[[], bool], otherwise: str) -> None:
+    """Wait until a condition holds. Raises ConvergeError."""
+    deadline = time.monotonic() + _PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            raise ConvergeError(f"{otherwise} within {_PATIENCE:g} s")
+        time.sleep(0.2)

@@ -48,7 +48,25 @@ _NETWORK = (
     Argument("subnet", "IPv4 subnet.", required=True),
     Argument("gateway", "Address of the host in the network."),
     Argument("bridge", "Name of the bridge interface; that of the network by default."),
-    Argument("mtu", "Largest packet in bytes.", "int"),
+    Argument(
+        "mtu",
+        "Largest packet in bytes. With O(network.driver=overlay), that of the network between the hosts.",
+        "int",
+    ),
+    Argument(
+        "driver",
+        "V(overlay) spans the engines of a Swarm, of which this one must be a manager.",
+        choices=("bridge", "overlay"),
+        default="bridge",
+    ),
+    Argument("ip_range", "Part of the subnet from which addresses are chosen that no container asks for."),
+    Argument("encrypted", "Whether an overlay encrypts what goes from host to host.", "bool", default=False),
+    Argument(
+        "creates",
+        "Whether this engine creates the network. Of those that share an overlay one does, and the others wait for it.",
+        "bool",
+        default=True,
+    ),
     Argument("ensure", "Create the network even where no service is selected.", "bool", default=False),
     Argument(
         "connections",
@@ -72,6 +90,13 @@ PARAMETERS: tuple[Argument, ...] = (
     Argument(
         "catalogue",
         "Keys of every service of the project; containers of others are surplus.",
+        "list",
+        elements="str",
+        default=[],
+    ),
+    Argument(
+        "elsewhere",
+        "Services that run on other hosts; their containers are removed.",
         "list",
         elements="str",
         default=[],

@@ -104,12 +104,15 @@ class Converger:
         container.plan(service, image, self.renewed.images, because)
 
     def _plan_surplus(self) -> None:
-        """Find containers of services that are called otherwise now, and with `prune` of those not in the catalogue."""
+        """Find containers of services that are called otherwise now, or run on another host, and with `prune` of those
+        not in the catalogue."""
         for found in self.engine.containers():
             name, key = container_name(found), found["Labels"].get(labels.SERVICE)
             service = self.services.get(key)
             if service is not None and name != service.container:
                 reason = f"{key} is {service.container} now"
+            elif key in self.params["elsewhere"]:
+                reason = f"{key} is on another host now"
             elif self.params["prune"] and key not in self.params["catalogue"]:
                 reason = "no longer in the catalogue"
             else:
