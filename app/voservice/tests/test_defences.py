@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 
 import httpx
@@ -128,6 +129,17 @@ async def test_a_body_that_is_dribbled_is_ended(serving: Make) -> None:
     assert answer.status_code == 408
     assert answer.json()["detail"] == "received less than 20 bytes of the body in 0.2 s"
     assert answer.headers["Connection"] == "close"
+
+
+async def test_a_byte_at_the_last_moment_buys_no_time(serving: Make) -> None:
+    """One that arrives while the service is too busy to notice that the time is over."""
+
+    async def late() -> AsyncIterator[bytes]:
+        time.sleep(0.25)  # noqa: ASYNC251 - nothing else may run
+        yield b"."
+
+    answer = await serving(body_patience=0.2, body_pace=100).post("/things", content=late())
+    assert answer.status_code == 408
 
 
 async def test_a_burst_buys_no_silence(serving: Make) -> None:

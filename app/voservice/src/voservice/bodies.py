@@ -52,10 +52,12 @@ class _Body:
             async with asyncio.timeout(left):
                 message = await self._receive()
         except TimeoutError:
-            detail = f"received less than {self._least:g} bytes of the body in {self._patience:g} s"
-            raise HTTPException(408, detail, {"Connection": "close"}) from None
+            raise self._too_slow() from None
         self._waited += monotonic() - begin
         if self._waited >= self._patience:
+            if self._brought < self._least:
+                # It arrived with the end of the period, before the timeout was noticed.
+                raise self._too_slow()
             self._waited -= self._patience
             self._brought = 0
         size = len(message.get("body", b""))
@@ -66,3 +68,7 @@ class _Body:
             detail = f"the body is larger than {self._largest} bytes"
             raise HTTPException(413, detail, {"Connection": "close"})
         return message
+
+    def _too_slow(self) -> HTTPException:
+        detail = f"received less than {self._least:g} bytes of the body in {self._patience:g} s"
+        return HTTPException(408, detail, {"Connection": "close"})
