@@ -90,7 +90,7 @@ def test_connections_of_one_address_are_limited(stack: Deployment, anonymous: re
 
 
 @pytest.mark.usefixtures("settled")
-def test_requests_of_one_address_are_limited(stack: Deployment) -> None:
+def test_requests_of_one_address_are_limited(stack: Deployment, anonymous: requests.Session) -> None:
     together, answered, refused = 200, 0, False
     begin = time.monotonic()
     with wire.connect_tls(stack, timeout=60) as connection:
@@ -107,6 +107,9 @@ def test_requests_of_one_address_are_limited(stack: Deployment) -> None:
             answered += received.count(b"HTTP/1.1 200 ")
     seconds = time.monotonic() - begin
     assert refused, f"{answered} requests in {seconds:.1f} s were all answered"
+    # Whoever waits as long as Retry-After tells is served again, and not at the very limit.
+    time.sleep(WINDOW)
+    assert anonymous.get(stack.url, timeout=30).status_code == 200
 
 
 Dribbled = dict[str, tuple[bytes, float]]
