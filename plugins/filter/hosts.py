@@ -118,13 +118,23 @@ def spread_network(network: dict[str, Any], services: dict[str, Any], mtus: list
 
 
 def placement_faults(
-    services: dict[str, Any], groups: dict[str, list[str]], connections: dict[str, str], restricted: bool
+    services: dict[str, Any],
+    groups: dict[str, list[str]],
+    connections: dict[str, str],
+    network: dict[str, Any],
+    restricted: bool,
 ) -> list[str]:
     """Return what keeps a deployment from standing on several hosts as the inventory's *groups* have it.
 
     *connections* has of each host by what Ansible reaches it.
     """
     wrong = []
+    if network.get("encrypted") is None:
+        wrong.append(
+            "deployment_network.encrypted: services talk plain HTTP from host to host, with tokens and files: set it "
+            "to true, which has Docker encrypt that (IPsec), or to false, where nobody else is in the network between "
+            "the hosts"
+        )
     if restricted:
         wrong.append(
             "deployment_restrict_connections: what containers open in the network of several hosts passes no bridge "

@@ -23,7 +23,7 @@ def inventory(tmp_path: Path) -> str:
         "ansible_python_interpreter": "{{ ansible_playbook_python }}",
         "deployment_project": "several",
         "deployment_project_dir": f"{tmp_path}/site",
-        "deployment_network": {"name": "several44", "subnet": "172.28.44.0/24"},
+        "deployment_network": {"name": "several44", "subnet": "172.28.44.0/24", "encrypted": False},
         "deployment_restrict_connections": False,
     }
     directory = tmp_path / "inventory"

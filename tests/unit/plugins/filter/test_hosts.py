@@ -148,7 +148,8 @@ def test_an_instance_whose_address_is_taken_is_refused() -> None:
 
 
 def misplaced(groups: dict[str, list[str]], **options: Any) -> list[str]:
-    given = {"connections": dict.fromkeys("abc", "ssh"), "restricted": False} | options
+    network = {"name": "n", "subnet": SUBNET, "encrypted": True}
+    given = {"connections": dict.fromkeys("abc", "ssh"), "network": network, "restricted": False} | options
     return placement_faults(SERVICES, GROUPS | groups, **given)
 
 
@@ -156,6 +157,7 @@ def misplaced(groups: dict[str, list[str]], **options: Any) -> list[str]:
     ("groups", "options", "message"),
     [
         ({}, {"restricted": True}, "deployment_restrict_connections: "),
+        ({}, {"network": {"name": "n", "subnet": SUBNET}}, "deployment_network.encrypted: "),
         ({"core": []}, {}, "core: the inventory has no group of this name with a host in it"),
         ({"core": ["d"]}, {}, "core: its host d is not in the group deployment"),
         ({"srcnodedb": ["a", "b"]}, {}, "srcnodedb: it is on a, b, but can be on one host alone"),
