@@ -21,8 +21,9 @@ from cryptography.x509.oid import NameOID
 from fastapi import FastAPI, Request
 from starlette.types import Message, Receive, Scope, Send
 from voservice import problems
+from voservice.access import AccessLog
 from voservice.auth import AuthenticationError, IssuerUnavailable
-from voservice.logging import AccessLog, bind, configure
+from voservice.logging import bind, configure
 from voservice.problems import Forbidden, Invalid
 from voservice.proxy import PROVEN, TOLD, ProvenProxy, client_address, client_certificate, common_name
 from voservice.vosi import TOKEN, Capability, availability, capabilities

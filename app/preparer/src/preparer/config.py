@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, Self
 
@@ -180,7 +181,7 @@ class PreparerSettings(ServiceSettings):
         default_factory=lambda: uuid.uuid4().hex[:12], description="Name of this worker"
     )
 
-    @property
+    @cached_property
     def rses(self) -> list[StorageElement]:
         """RSEs that files are staged from, in the order of preference."""
         return self.preparer_rses or [

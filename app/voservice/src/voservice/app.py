@@ -12,9 +12,9 @@ from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
 from voservice import docs, metrics, tracing
+from voservice.access import AccessLog
 from voservice.browsers import Refuse
 from voservice.config import ServiceSettings
-from voservice.logging import AccessLog
 from voservice.middleware import CallerHeaders, protect
 from voservice.responses import text
 
@@ -53,7 +53,6 @@ def service(
     protect(app, settings, refuse, largest_body)
     quiet = (*(prefix + path for path in quiet), metrics.PATH)
     app.add_middleware(AccessLog, quiet=quiet)
-    app.add_middleware(metrics.RequestMetrics)
     tracing.install(app, quiet)
     if caller_headers:
         app.add_middleware(CallerHeaders)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Collection
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import uvicorn
@@ -35,6 +36,7 @@ class Protocol(HttpToolsProtocol):
     ) -> None:
         """Serve one connection."""
         super().__init__(*arguments, **options)
+        _settle()
         self.app = RequestBoundaries(ProvenProxy(self.app, proxies, proof))
         self._patience = response_patience
         self._least = response_pace
@@ -64,6 +66,16 @@ class Protocol(HttpToolsProtocol):
         """Continue with a client that has read its data."""
         self._pace.resume()
         super().resume_writing()
+
+
+@cache
+def _settle() -> None:
+    """Keep what this process made at its start from the garbage collector, once.
+
+    It lives as long as the process, and walking through it over and over takes a fifth of the time of small requests.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def serve(app: str, service: str, settings: ServiceSettings, port: int = 8080, root_path: str = "") -> None:

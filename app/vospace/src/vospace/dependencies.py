@@ -1,4 +1,8 @@
-"""Dependencies of handlers: the parts of the service, and the caller of a request as a user, owner or operator."""
+"""What handlers depend on: the parts of the service, and the caller of a request as a user, owner or operator.
+
+FastAPI resolves one dependency for a handler at most: for each further one, and for each that is a function rather than
+a coroutine, it takes longer than the dependency does.
+"""
 
 from __future__ import annotations
 
@@ -41,36 +45,29 @@ def context(request: Request) -> Context:
     return found
 
 
-async def _context(request: Request) -> Context:
-    """Return them as a coroutine does: FastAPI runs functions in threads, which costs more than most of the request."""
-    return context(request)
-
-
-Shared = Annotated[Context, Depends(_context)]
-
-
-async def _identified(request: Request, shared: Context) -> Caller:
+async def _identified(request: Request) -> Caller:
     """Return the caller, whatever the state of the service. Raises AuthenticationError."""
-    found = await shared.identities.caller(request)
+    found = await context(request).identities.caller(request)
     request.state.caller = found
     if found.username is not None:
         bind(user=found.username)
     return found
 
 
-async def caller(request: Request, shared: Shared) -> Caller:
+async def caller(request: Request) -> Caller:
     """Return the caller. Raises ServiceBusy when the service is offline."""
-    shared.jobs.control.require_readable()
-    return await _identified(request, shared)
+    context(request).jobs.control.require_readable()
+    return await _identified(request)
 
 
 Reader = Annotated[Caller, Depends(caller)]
 """The caller of a request that reads."""
 
 
-async def writer(found: Reader, shared: Shared) -> Caller:
+async def writer(request: Request) -> Caller:
     """Return the caller. Raises ServiceBusy unless the service takes changes."""
-    shared.jobs.control.require_writable()
+    found = await caller(request)
+    context(request).jobs.control.require_writable()
     return found
 
 
@@ -78,9 +75,10 @@ Writer = Annotated[Caller, Depends(writer)]
 """The caller of a request that changes something."""
 
 
-async def owner(request: Request, found: Reader, shared: Shared) -> Owner:
+async def owner(request: Request) -> Owner:
     """Return the caller as an owner of jobs, which prepare-data proves to be its own where they are."""
-    secret = shared.settings.vospace_pull_proof.get_secret_value().encode()
+    found = await caller(request)
+    secret = context(request).settings.vospace_pull_proof.get_secret_value().encode()
     if secret and PULL_PROOF in request.headers:
         proof = request.headers[PULL_PROOF].encode()
         found = replace(found, trusted=hmac.compare_digest(proof, secret))
@@ -90,9 +88,9 @@ async def owner(request: Request, found: Reader, shared: Shared) -> Owner:
 JobOwner = Annotated[Owner, Depends(owner)]
 
 
-async def operator(request: Request, shared: Shared) -> str:
+async def operator(request: Request) -> str:
     """Return the name of the caller, who must be an operator or the owner of the root. Raises PermissionDenied."""
-    found = await _identified(request, shared)
+    shared, found = context(request), await _identified(request)
     if found.username is not None and (
         found.uid == shared.settings.vospace_root_owner_uid
         or shared.operators.include(found.username, found.groups)

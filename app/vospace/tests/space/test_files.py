@@ -15,6 +15,7 @@ pytestmark = pytest.mark.parametrize("metadata", ["xattrs", "sidecar"], indirect
 """Whichever way properties are kept."""
 
 BODY = bytes(range(256)) * 5000
+EACH_SIZE = pytest.mark.parametrize("other", [b"other", BODY[::-1]], ids=["small", "large"])
 DIGEST = "md5=" + base64.b64encode(hashlib.md5(BODY, usedforsecurity=False).digest()).decode()
 
 
@@ -127,9 +128,10 @@ async def test_empty_files(client, ada, box):
     assert (answer.status_code, answer.headers["content-length"]) == (200, "0")
 
 
-async def test_a_wrong_digest_leaves_what_was_there(client, ada, box, root, file):
+@EACH_SIZE
+async def test_a_wrong_digest_leaves_what_was_there(client, ada, box, root, file, other):
     for path, left in ((file, BODY), (f"/files{box}/new", None)):
-        answer = await client.put(path, content=b"other", headers=ada | {"Digest": DIGEST})
+        answer = await client.put(path, content=other, headers=ada | {"Digest": DIGEST})
         assert (answer.status_code, "checksum mismatch" in answer.text) == (412, True)
         disk = root / path.removeprefix("/files/")
         assert (disk.read_bytes() if disk.exists() else None) == left
@@ -160,8 +162,9 @@ async def test_refusals_make_nothing(client, ada, bob, box, root):
     assert os.listdir(root / box[1:]) == []
 
 
-async def test_concurrent_writers_leave_one_whole_file(client, ada, box, root):
-    bodies = [bytes([n]) * 300_000 for n in range(12)]
+@pytest.mark.parametrize("size", [10_000, 300_000])
+async def test_concurrent_writers_leave_one_whole_file(client, ada, box, root, size):
+    bodies = [bytes([n]) * size for n in range(12)]
     puts = [client.put(f"/files{box}/f", content=body, headers=ada) for body in bodies]
     gets = [client.get(f"/files{box}/f", headers=ada) for _ in range(12)]
     answers = await asyncio.gather(*puts, *gets)
@@ -197,14 +200,54 @@ async def test_a_new_file_keeps_the_owner_of_the_old(client, ada, bob, box, docu
         (errno.EIO, 500, "InternalFault: writing failed: Input/output error\n"),
     ],
 )
-async def test_a_disk_that_fails_is_the_answer(client, ada, file, root, monkeypatch, number, status, text):
+@EACH_SIZE
+async def test_a_disk_that_fails_is_the_answer(
+    client, ada, file, root, monkeypatch, number, status, text, other
+):
     def fail(*_):
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
         patch.setattr("vospace.storage.sinks.os.write", fail)
-        answer = await client.put(file, content=b"other", headers=ada)
+        answer = await client.put(file, content=other, headers=ada)
     assert (answer.status_code, answer.text) == (status, text)
     kept = root / file.removeprefix("/files/")
     assert kept.read_bytes() == BODY
     assert os.listdir(kept.parent) == ["f.bin"]
+
+
+async def test_small_files_and_nodes_take_one_turn_of_a_thread(client, ada, box, document, monkeypatch):
+    """More of them would take longer than all else of such a request."""
+    loop = asyncio.get_running_loop()
+    run, turns = loop.run_in_executor, 0
+
+    def count(*arguments):
+        nonlocal turns
+        turns += 1
+        return run(*arguments)
+
+    monkeypatch.setattr(loop, "run_in_executor", count)
+    container, xml = document("ContainerNode"), {"Content-Type": "text/xml"}
+    for method, path, body, headers in (
+        ("PUT", f"/files{box}/f", b"small", {}),
+        ("PUT", f"/files{box}/f", b"again", {"Digest": "adler32=05e90201"}),
+        ("GET", f"/files{box}/f", None, {}),
+        ("HEAD", f"/files{box}/f", None, {}),
+        ("PUT", f"/nodes{box}/c", container, xml),
+        ("GET", f"/nodes{box}/c", None, {}),
+        ("GET", f"/nodes{box}", None, {}),
+        ("DELETE", f"/nodes{box}/c", None, {}),
+    ):
+        turns = 0
+        answer = await client.request(method, path, content=body, headers=ada | headers)
+        assert answer.is_success, answer.text
+        assert turns == 1, (method, path)
+
+
+async def test_a_body_that_waits_for_leave_is_refused_before_it_is_sent(client, bob, box):
+    async def body():
+        raise AssertionError("the body was asked for")
+        yield b""
+
+    headers = bob | {"Expect": "100-continue", "Content-Length": "5"}
+    assert (await client.put(f"/files{box}/f", content=body(), headers=headers)).status_code == 403

@@ -13,7 +13,7 @@ from vospace.models.caller import Caller
 from vospace.models.node import Change
 from vospace.space.usage import measure
 from vospace.storage import staging
-from vospace.storage.tree import not_of
+from vospace.storage.tree import Walk, not_of
 
 ADA = Caller("ada", 10_001, 10_001, frozenset({10_001}), frozenset(), "token")
 BOX = ("box",)
@@ -86,7 +86,8 @@ def test_a_file_that_turns_out_to_be_gone_is_closed(space, monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "fstat", gone)
-            for look in (lambda: box.open_file("f"), lambda: top.open_directory("box")):
+            walk = Walk(space.tree, lambda directory: directory.status)
+            for look in (lambda: box.open_file("f"), lambda: walk.container(BOX)):
                 with pytest.raises(OSError, match="Stale"):
                     look()
             assert list(not_of(0, box.descriptor, BOX)) == []

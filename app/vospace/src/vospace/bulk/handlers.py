@@ -13,7 +13,7 @@ from voservice.browsers import is_of
 from vospace.bodies import Arrivals
 from vospace.bulk.request import RequestReader
 from vospace.bulk.tables import ROWS_CHANNEL
-from vospace.dependencies import JobOwner, Shared, context
+from vospace.dependencies import JobOwner, context
 from vospace.jobs import Jobs
 from vospace.kinds import BULK
 from vospace.models.errors import (
@@ -39,8 +39,9 @@ router = APIRouter(tags=["bulk pull"])
     summary="What became of each file, a line of JSON each, as they finish",
     responses={200: {"content": {"application/x-ndjson": {}}}},
 )
-async def get_files(request: Request, shared: Shared, job_id: str, owner: JobOwner) -> Response:
+async def get_files(request: Request, job_id: str, owner: JobOwner) -> Response:
     """Send what has ended, and unless told otherwise what ends from now on."""
+    shared = context(request)
     if not is_job_id(job_id):
         raise JobNotFound(job_id)
     job = await shared.jobs.service.get(job_id, owner)

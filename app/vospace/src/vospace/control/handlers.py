@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from vospace.dependencies import Operator, Shared
+from vospace.dependencies import Operator, context
 from vospace.models.errors import InvalidArgument
 from vospace.uws.parameters import read_parameters
 from vospace.uws.routes import see_other
@@ -18,8 +18,9 @@ async def log_parameters(request: Request) -> tuple[list[str], list[str]]:
 
 
 @router.post("/availability", summary="Change the state: ReadWrite, ReadOnly or Offline")
-async def set_state(request: Request, shared: Shared, who: Operator) -> Response:
+async def set_state(request: Request, who: Operator) -> Response:
     """Change the state of all processes."""
+    shared = context(request)
     state = (await read_parameters(request)).first("state")
     if state is None:
         raise InvalidArgument("state is missing: ReadWrite, ReadOnly or Offline")

@@ -20,7 +20,7 @@ from voservice.digests import ADLER32, MD5
 from vospace_client import terms
 
 from vospace.models.errors import ChecksumMismatch, InvalidArgument
-from vospace.storage.sinks import FileSink
+from vospace.space.receive import Receiver
 
 _SIZES = {MD5: 16, ADLER32: 4, "sha1": 20, "sha256": 32, "sha512": 64}
 _INSTANCE = {"md5": MD5, "adler32": ADLER32, "sha": "sha1", "sha-256": "sha256", "sha-512": "sha512"}
@@ -52,10 +52,10 @@ class Stated:
         """Names of all algorithms that have to be computed to verify them."""
         return frozenset(digest.algorithm for digest in self._digests)
 
-    def verify(self, sink: FileSink) -> None:
+    def verify(self, received: Receiver) -> None:
         """Raises ChecksumMismatch if the bytes that have arrived are others."""
         for stated in self._digests:
-            found = sink.digest(stated.algorithm)
+            found = received.digest(stated.algorithm)
             if found != stated.value:
                 raise ChecksumMismatch(
                     f"checksum mismatch: {stated.field}: {stated.algorithm} {stated.value.hex()} != {found.hex()}"
@@ -116,6 +116,8 @@ def _structured(headers: Headers, field: str) -> Iterator[_Digest]:
 
 def _dictionary(headers: Headers, field: str) -> dict[str, object]:
     """Members of a structured field without their parameters; none if it cannot be read (RFC 9651 section 4.2)."""
+    if field not in headers:
+        return {}
     text = ", ".join(headers.getlist(field)).encode("latin-1")
     try:
         found = cast("dict[str, tuple[object, object]]", http_sf.parse(text, tltype="dictionary"))

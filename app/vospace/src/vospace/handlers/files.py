@@ -14,7 +14,7 @@ from fastapi.responses import Response, StreamingResponse
 from voservice.browsers import SANDBOX
 from vospace_client import terms
 
-from vospace.dependencies import Context, Reader, Shared, Writer, rest_of_path
+from vospace.dependencies import Context, Reader, Writer, context, rest_of_path
 from vospace.handlers import conditions
 from vospace.handlers.digests import Known, Stated
 from vospace.models.caller import Caller
@@ -29,7 +29,7 @@ from vospace.storage.threads import in_thread
 
 BLOCK = 1 << 20
 SMALL = 256 << 10
-"""Bytes of a file that is sent from memory."""
+"""Bytes of a file that is received into memory, and sent from there."""
 MAX_DIGITS = 18
 """Of a position in a file."""
 
@@ -37,20 +37,23 @@ router = APIRouter(tags=["files"])
 
 
 @router.get("/files/{path:path}", summary="Read a data node")
-async def get_file(request: Request, shared: Shared, caller: Reader) -> Response:
+async def get_file(request: Request, caller: Reader) -> Response:
     """Send the file, or a part of it."""
+    shared = context(request)
     return await _read(request, shared, caller, body=True)
 
 
 @router.head("/files/{path:path}", summary="Headers of a data node")
-async def head_file(request: Request, shared: Shared, caller: Reader) -> Response:
+async def head_file(request: Request, caller: Reader) -> Response:
     """Tell what a GET would."""
+    shared = context(request)
     return await _read(request, shared, caller, body=False)
 
 
 @router.put("/files/{path:path}", summary="Write a data node, on conditions if there are any")
-async def put_file(request: Request, shared: Shared, caller: Writer) -> Response:
+async def put_file(request: Request, caller: Writer) -> Response:
     """Write the whole file: it appears when all of it has arrived."""
+    shared = context(request)
     path, caller = _target(request, shared, caller, "write")
     stated = Stated(request.headers)
     declared = request.headers.get("content-length")
@@ -59,16 +62,23 @@ async def put_file(request: Request, shared: Shared, caller: Writer) -> Response
     if declared == "0" and request.headers.get("x-total-length", "0") != "0":
         # The Python client announces a very large file with an empty request, then sends it.
         return Response(status_code=201, headers={"Content-Length": "0"})
+    announced = None if declared is None else byte_count(declared)
     require = conditions.writing(request.headers)
     begin = partial(shared.space.upload, caller, path, follow=False, require=require)
-    async with Receiver(begin, algorithms=stated.algorithms) as receiver:
-        upload, sink = await receiver.open()
-        await receiver.receive(request.stream(), None if declared is None else byte_count(declared))
-        stated.verify(sink)
-        kind = request.headers.get("content-type")
-        properties = receiver.properties(kind, request.headers.get("content-encoding"))
-        await in_thread(upload.commit, properties)
-        written = os.fstat(upload.descriptor)
+    kind = request.headers.get("content-type")
+    async with Receiver(begin, buffer=SMALL, algorithms=stated.algorithms) as receiver:
+        if announced is None or announced > SMALL or "expect" in request.headers:
+            # What is not wanted is refused before it is sent.
+            await receiver.open()
+        await receiver.receive(request.stream(), announced)
+
+        def store() -> tuple[os.stat_result, dict[str, str | None]]:
+            stated.verify(receiver)
+            properties = receiver.properties(kind, request.headers.get("content-encoding"))
+            return receiver.commit(properties), properties
+
+        # A small file in one turn of a thread: opened, written, verified and placed.
+        written, properties = await in_thread(store)
     headers = {
         "ETag": conditions.tag(written),
         "Content-Length": "0",

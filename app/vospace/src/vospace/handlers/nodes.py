@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Iterable, Iterator
-from itertools import chain, islice
+from itertools import islice
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
@@ -14,7 +14,7 @@ from voservice.auth import USERNAME
 from voservice.responses import xml
 from vospace_client import terms
 
-from vospace.dependencies import Context, Reader, Shared, Writer, rest_of_path
+from vospace.dependencies import Context, Reader, Writer, context, rest_of_path
 from vospace.documents import (
     MAX_DOCUMENT,
     READ_ONLY,
@@ -54,8 +54,9 @@ router = APIRouter(tags=["nodes"])
 
 @router.get("/nodes", summary=GET)
 @router.get("/nodes/{path:path}", summary=GET)
-async def get_node(request: Request, shared: Shared, caller: Reader) -> Response:
+async def get_node(request: Request, caller: Reader) -> Response:
     """Send the document of a node, in XML or JSON; a container's children in pages."""
+    shared = context(request)
     path = _path(request, shared)
     parameters = Parameters(request.query_params.multi_items())
     if (parameters.first("view") or "").lower() == "data":
@@ -69,25 +70,30 @@ async def get_node(request: Request, shared: Shared, caller: Reader) -> Response
         raise InvalidArgument("value for limit must be a positive integer.")
     start = _start(shared.space, parameters.first("uri"), path)
     sort = _sort(parameters)
-    node = await asyncio.to_thread(shared.space.node, caller, path)
-    children: Iterator[Node] = iter(())
-    if node.kind == "ContainerNode" and limit != 0 and node.readable:
-        if sort is None:
-            children = shared.space.children(caller, path, start, limit)
-        else:
-            children = iter(await asyncio.to_thread(_sorted, shared.space, caller, path, start, limit, sort))
-    first = await asyncio.to_thread(_page, children)
+
+    def read() -> tuple[Node, list[Node], Iterator[Node]]:
+        node = shared.space.node(caller, path)
+        children: Iterator[Node] = iter(())
+        if node.kind == "ContainerNode" and limit != 0 and node.readable:
+            if sort is None:
+                children = shared.space.children(caller, path, start, limit)
+            else:
+                children = iter(_sorted(shared.space, caller, path, start, limit, sort))
+        return node, _page(children), children
+
+    node, first, rest = await asyncio.to_thread(read)
     json_wanted = rendering == "application/json"
     render, kind = (_json, "application/json") if json_wanted else (_xml, "text/xml")
     return await _listing(
-        shared.space, render(shared, node, chain(first, children), detail), kind, long=len(first) == PAGE
+        shared.space, render(shared, node, _pages(first, rest), detail), kind, long=len(first) == PAGE
     )
 
 
 @router.put("/nodes", summary=PUT, status_code=201)
 @router.put("/nodes/{path:path}", summary=PUT, status_code=201)
-async def put_node(request: Request, shared: Shared, caller: Writer) -> Response:
+async def put_node(request: Request, caller: Writer) -> Response:
     """Make the node of a document."""
+    shared = context(request)
     path = _path(request, shared)
     document = await _read(request)
     if document.uri is not None and shared.space.naming.path(document.uri) != path:
@@ -115,8 +121,9 @@ async def put_node(request: Request, shared: Shared, caller: Writer) -> Response
 
 @router.post("/nodes", summary=POST)
 @router.post("/nodes/{path:path}", summary=POST)
-async def post_node(request: Request, shared: Shared, caller: Writer) -> Response:
+async def post_node(request: Request, caller: Writer) -> Response:
     """Take over the properties of a document."""
+    shared = context(request)
     path = _path(request, shared)
     document = await _read(request)
     naming = shared.space.naming
@@ -145,8 +152,9 @@ async def post_node(request: Request, shared: Shared, caller: Writer) -> Respons
 
 @router.delete("/nodes", summary=DELETE)
 @router.delete("/nodes/{path:path}", summary=DELETE)
-async def delete_node(request: Request, shared: Shared, caller: Writer) -> Response:
+async def delete_node(request: Request, caller: Writer) -> Response:
     """Remove a node."""
+    shared = context(request)
     await asyncio.to_thread(shared.space.delete, caller, _path(request, shared))
     return Response(status_code=200)
 
@@ -199,20 +207,31 @@ def _sorted(
     return nodes if limit is None else nodes[:limit]
 
 
-async def _xml(shared: Context, node: Node, children: Iterator[Node], detail: str) -> AsyncIterator[bytes]:
+async def _pages(page: list[Node], rest: Iterator[Node]) -> AsyncIterator[list[Node]]:
+    """The first page, which was read already, and all others. One that is not full is the last."""
+    while page:
+        yield page
+        page = await asyncio.to_thread(_page, rest) if len(page) == PAGE else []
+
+
+async def _xml(
+    shared: Context, node: Node, pages: AsyncIterator[list[Node]], detail: str
+) -> AsyncIterator[bytes]:
     writer = NodeWriter(shared.space.naming, detail)
     yield writer.opening(node, await _names(shared, [node])).encode()
-    while page := await asyncio.to_thread(_page, children):
+    async for page in pages:
         names = await _names(shared, page)
         yield "".join(writer.child(child, names) for child in page).encode()
     yield writer.closing(node).encode()
 
 
 async def _document(shared: Context, node: Node) -> bytes:
-    return b"".join([part async for part in _xml(shared, node, iter(()), "properties")])
+    return b"".join([part async for part in _xml(shared, node, _pages([], iter(())), "properties")])
 
 
-async def _json(shared: Context, node: Node, children: Iterator[Node], detail: str) -> AsyncIterator[bytes]:
+async def _json(
+    shared: Context, node: Node, pages: AsyncIterator[list[Node]], detail: str
+) -> AsyncIterator[bytes]:
     spaces = {"@xmlns:vos": terms.VOS, "@xmlns:xsi": terms.XSI}
     content = _json_node(shared.space, node, await _names(shared, [node]), detail)
     text = json.dumps({"vos:node": spaces | content})
@@ -222,7 +241,7 @@ async def _json(shared: Context, node: Node, children: Iterator[Node], detail: s
     opening, empty, closing = text.rpartition("[]")  # of the nodes, which come last
     yield (opening + empty[0]).encode()
     separator = ""
-    while page := await asyncio.to_thread(_page, children):
+    async for page in pages:
         names = await _names(shared, page)
         entries = ", ".join(json.dumps(_json_node(shared.space, child, names, detail)) for child in page)
         yield (separator + entries).encode()

@@ -8,7 +8,7 @@ from voservice.responses import xml
 from voservice.vosi import CERTIFICATE, TOKEN
 from vospace_client.terms import BIDIRECTIONAL, PULL_FROM, PUSH_TO, VIEW_PACKAGE, ExecutionPhase
 
-from vospace.dependencies import Context, JobOwner, Shared, context
+from vospace.dependencies import Context, JobOwner, context
 from vospace.kinds import PACKAGE, SYNCTRANS, TRANSFERS
 from vospace.models.caller import ANONYMOUS, Caller
 from vospace.models.errors import Fault, InvalidArgument, JobNotFound, PermissionDenied
@@ -29,8 +29,9 @@ router = APIRouter(tags=["transfers"])
 
 
 @router.get("/synctrans", summary="Negotiate a transfer by TARGET, DIRECTION and PROTOCOL")
-async def get_synctrans(request: Request, shared: Shared, owner: JobOwner) -> Response:
+async def get_synctrans(request: Request, owner: JobOwner) -> Response:
     """Lead to the endpoint."""
+    shared = context(request)
     if not request.query_params:
         return see_other(f"{shared.settings.service_url}/transfers")
     parameters = Parameters(request.query_params.multi_items())
@@ -41,8 +42,9 @@ async def get_synctrans(request: Request, shared: Shared, owner: JobOwner) -> Re
 
 
 @router.post("/synctrans", summary="Negotiate a transfer by a document, or by parameters of a form")
-async def post_synctrans(request: Request, shared: Shared, owner: JobOwner) -> Response:
+async def post_synctrans(request: Request, owner: JobOwner) -> Response:
     """Lead to the negotiated document, to a package, or to the endpoint."""
+    shared = context(request)
     content, parameters = await document_or_parameters(request, _limit(owner))
     if content:
         return await _by_document(shared, content, owner)
@@ -52,11 +54,11 @@ async def post_synctrans(request: Request, shared: Shared, owner: JobOwner) -> R
 
 
 @router.get("/xfer/{job_id}", summary="The document of a transfer, with its endpoints")
-async def get_transfer(shared: Shared, job_id: str, owner: JobOwner) -> Response:
+async def get_transfer(request: Request, job_id: str, owner: JobOwner) -> Response:
     """Send what was negotiated."""
     if not is_job_id(job_id):
         raise JobNotFound(job_id)
-    job = await shared.jobs.service.get(job_id, owner)
+    job = await context(request).jobs.service.get(job_id, owner)
     return xml(_details(job))
 
 

@@ -3,14 +3,14 @@
 import logging
 from collections.abc import AsyncIterator, Iterator
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.concurrency import iterate_in_threadpool
 from voservice.browsers import SANDBOX
 from voservice.jobs import LeaseLost
 from vospace_client.terms import ExecutionPhase
 
-from vospace.dependencies import JobOwner, Shared
+from vospace.dependencies import JobOwner, context
 from vospace.kinds import PACKAGE
 from vospace.models.caller import Caller
 from vospace.models.errors import InvalidArgument, JobNotFound, ServiceBusy, TooManyRequests
@@ -27,8 +27,9 @@ router = APIRouter(tags=["packages"])
 
 
 @router.get("/pkg/{job_id}/run", summary="Download a package, once")
-async def run_package(shared: Shared, job_id: str, owner: JobOwner) -> Response:
+async def run_package(request: Request, job_id: str, owner: JobOwner) -> Response:
     """Send what was asked for, packed while it is sent."""
+    shared = context(request)
     if not is_job_id(job_id):
         raise JobNotFound(job_id)
     job = await shared.jobs.service.get(job_id, owner)

@@ -11,7 +11,7 @@ from vospace_client.terms import ADLER32, ENCODING, MD5, TYPE
 
 from vospace.models.errors import InvalidArgument
 from vospace.space.write import Upload
-from vospace.storage.sinks import FileSink, MemorySink
+from vospace.storage.sinks import FileSink, MemorySink, storage_failure
 from vospace.storage.threads import in_thread
 
 KEEP_FROM = 64 << 20
@@ -42,7 +42,7 @@ class Receiver:
         self._kept = False
         self._buffer = buffer
         self._algorithms = algorithms
-        self._sink: MemorySink | FileSink = MemorySink()
+        self._sink: MemorySink | FileSink = MemorySink(algorithms)
         self._upload: Upload | None = None
 
     async def __aenter__(self) -> Self:
@@ -88,6 +88,9 @@ class Receiver:
     def adler32(self) -> str:
         return self._sink.adler32
 
+    def digest(self, algorithm: str) -> bytes:
+        return self._sink.digest(algorithm)
+
     @property
     def buffered(self) -> int:
         """Bytes kept in memory."""
@@ -125,20 +128,19 @@ class Receiver:
         return upload, sink
 
     async def receive(self, chunks: AsyncIterator[bytes], announced: int | None) -> None:
-        """Receive a whole body of `announced` bytes into the opened file.
+        """Receive a whole body of `announced` bytes.
 
         Raises QuotaExceeded as soon as it is known, and InvalidArgument for another number of bytes.
         """
-        upload, sink = self._upload, self._sink
-        assert upload is not None
         await self.announce(announced)
         async for chunk in chunks:
-            await sink.write(chunk)
-            if upload.quota_left is not None and sink.length > upload.quota_left:
-                await in_thread(upload.check_quota, sink.length)
-        await sink.flush()
-        if announced is not None and sink.length != announced:
-            raise InvalidArgument(f"the body has {sink.length} bytes, announced were {announced}")
+            await self.write(chunk)
+            upload = self._upload
+            if upload is not None and upload.quota_left is not None and self.length > upload.quota_left:
+                await in_thread(upload.check_quota, self.length)
+        await self.flush()
+        if announced is not None and self.length != announced:
+            raise InvalidArgument(f"the body has {self.length} bytes, announced were {announced}")
 
     async def announce(self, size: int | None) -> None:
         """Raise QuotaExceeded if a file of `size` bytes does not fit into what is left of the quota."""
@@ -168,6 +170,15 @@ class Receiver:
                 _write_all(upload.descriptor, self._sink.data)
         upload.prepare(properties, sync=sync)
         return upload
+
+    def commit(self, properties: dict[str, str | None]) -> os.stat_result:
+        """`stage` the bytes, make the node appear, and return its status; call it in a thread. Raises Faults."""
+        try:
+            upload = self.stage(properties)
+        except OSError as error:
+            raise storage_failure(error) from error
+        upload.place()
+        return os.fstat(upload.descriptor)
 
     async def close(self, *, keep: bool = False) -> None:
         """Release the file; it is lost unless it was placed, or is left to another process (*keep*)."""

@@ -212,8 +212,10 @@ class FileSink:
 class MemorySink:
     """Keeps a small file in memory; digests are computed on request."""
 
-    def __init__(self) -> None:
+    def __init__(self, algorithms: Iterable[str] = ()) -> None:
+        """`algorithms`: digests to compute besides MD5 and Adler-32."""
         self.data = bytearray()
+        self._algorithms = frozenset(algorithms) - {MD5, ADLER32}
         self._digester: Digester | None = None
 
     @property
@@ -228,6 +230,9 @@ class MemorySink:
     def adler32(self) -> str:
         return self._digest().adler32
 
+    def digest(self, algorithm: str) -> bytes:
+        return self._digest().value(algorithm)
+
     async def write(self, data: bytes) -> None:
         self.data += data
         self._digester = None
@@ -241,6 +246,6 @@ class MemorySink:
 
     def _digest(self) -> Digester:
         if self._digester is None:
-            self._digester = Digester()
+            self._digester = Digester(self._algorithms)
             self._digester.update(self.data)
         return self._digester

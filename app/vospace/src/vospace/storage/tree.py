@@ -77,8 +77,6 @@ class Directory:
         self.descriptor = descriptor
         self.path = path
         self.properties = properties
-        with closed_on_error(descriptor):
-            self.status = Status.of(descriptor)
 
     def __enter__(self) -> Directory:
         return self
@@ -90,6 +88,11 @@ class Directory:
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
+
+    @cached_property
+    def status(self) -> Status:
+        """Its status; read once."""
+        return Status.of(self.descriptor)
 
     @cached_property
     def default_acl(self) -> Acl | None:
