@@ -10,11 +10,21 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from preparer.ledger import FileState, KeyReused, Ledger, NewFile, NewTask, Outcome, SameUnderWay, TaskState
+from preparer.ledger import (
+    FileState,
+    KeyReused,
+    Ledger,
+    NewFile,
+    NewTask,
+    Outcome,
+    SameUnderWay,
+    TaskState,
+    aftercare,
+)
 from preparer.ledger.documents import file_document
 from preparer.ledger.requests import INSERT_ROWS
-from preparer.ledger.tables import metadata
-from sqlalchemy import text
+from preparer.ledger.tables import events, files, metadata, tasks
+from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import create_async_engine
 from voservice.testing import database_url, postgres
 
@@ -400,3 +410,69 @@ async def test_a_task_that_waits_for_tape_does_not_wait_for_a_worker(ledger: Led
     await ledger.postpone("w1", task.id, datetime.now(UTC) + timedelta(hours=1), "waits")
     unfinished, waiting = await ledger.oldest()
     assert (unfinished > 0, waiting) == (True, 0)
+
+
+async def end(ledger: Ledger, task: uuid.UUID, ago: timedelta) -> None:
+    """Let a task have ended some time ago."""
+    await ledger.cancel(task)
+    async with ledger.engine.begin() as connection:
+        await connection.execute(
+            update(tasks).where(tasks.c.id == task).values(finished=datetime.now(UTC) - ago)
+        )
+
+
+async def test_old_tasks_are_removed_with_all_that_belongs_to_them(ledger: Ledger) -> None:
+    year = timedelta(days=365)
+    old, _ = await submit(ledger, request())
+    await end(ledger, old, year + timedelta(days=1))
+    recent, _ = await submit(ledger, request())
+    await end(ledger, recent, year - timedelta(days=1))
+    active, _ = await submit(ledger, request())
+    assert await ledger.file_count() == 9
+    assert await ledger.remove_ended(year) == 3
+    assert await ledger.remove_ended(year) is None
+    assert await ledger.task(old) is None
+    assert {task.id for task in await ledger.list_tasks(None, None, None, 10)} == {recent, active}
+    async with ledger.engine.connect() as connection:
+        for table in (files, events):
+            left = await connection.execute(select(table.c.task))
+            assert {row[0] for row in left} == {recent, active}
+    assert await ledger.file_count() == 6
+
+
+@pytest.mark.parametrize(
+    "value", [{"expires": func.now()}, {"callback_next": func.now()}, {"job": "its URL"}]
+)
+async def test_a_task_for_which_something_remains_to_be_done_stays(
+    ledger: Ledger, value: dict[str, Any]
+) -> None:
+    task, _ = await submit(ledger, request())
+    await end(ledger, task, timedelta(days=9))
+    async with ledger.engine.begin() as connection:
+        await connection.execute(update(tasks).values(value))
+    assert await ledger.remove_ended(timedelta(days=1)) is None
+    assert await ledger.task(task) is not None
+
+
+async def test_tasks_are_removed_in_steps_the_oldest_first(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aftercare, "STEP_FILES", 7)
+    made = []
+    for count, days in ((3, 9), (4, 8), (20, 7), (1, 6)):
+        task, _ = await submit(ledger, request(count))
+        await end(ledger, task, timedelta(days=days))
+        made.append(task)
+    for removed, left in ((7, made[2:]), (20, made[3:]), (1, []), (None, [])):
+        assert await ledger.remove_ended(timedelta(days=1)) == removed
+        assert {task.id for task in await ledger.list_tasks(None, None, None, 10)} == set(left)
+
+
+async def test_a_task_that_is_tried_again_is_not_removed(ledger: Ledger) -> None:
+    task, _ = await submit(ledger, request())
+    await end(ledger, task, timedelta(days=9))
+    async with ledger.engine.begin() as connection:
+        await connection.execute(select(tasks.c.id).with_for_update())
+        assert await ledger.remove_ended(timedelta(days=1)) is None
+    assert await ledger.retry(task, b"secret", None) == 3
+    assert await ledger.remove_ended(timedelta(0)) is None

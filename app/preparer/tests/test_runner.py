@@ -12,6 +12,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,13 @@ from cryptography.fernet import Fernet
 from preparer.config import PreparerSettings
 from preparer.ledger import ACTIVE, File, FileState, Ledger, NewFile, NewTask, Outcome, Task, TaskState
 from preparer.ledger.credentials import Vault
-from preparer.ledger.tables import metadata
+from preparer.ledger.tables import metadata, tasks
 from preparer.staging.approach import Approach, Job, Removal, StagingError
 from preparer.worker import aftercare, heartbeat
 from preparer.worker.aftercare import Aftercare
 from preparer.worker.runner import Runner
-from sqlalchemy import text
+from pydantic import ValidationError
+from sqlalchemy import text, update
 from sqlalchemy.ext.asyncio import create_async_engine
 from voservice import tracing
 from voservice.testing import database_url, postgres
@@ -159,6 +161,34 @@ async def test_a_receipt_that_a_killed_worker_owes_is_written_by_the_next(
     async with site.worker(Stub(all_staged)):
         await site.until(task, lambda _: receipt.exists())
     assert len(json.loads(receipt.read_text())["results"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("retention", "most", "left"), [(86_400, 0, [1, 2]), (0, 7, [1, 2]), (0, 5, [2]), (0, 0, [0, 1, 2])]
+)
+async def test_old_tasks_and_those_too_many_are_removed(
+    site: Site, retention: int, most: int, left: list[int]
+) -> None:
+    settings = site.settings.model_copy(
+        update={"preparer_task_retention": retention, "preparer_ledger_files": most}
+    )
+    made = []
+    for hours in (30, 20, 0.1):
+        task = await site.submit()
+        await site.ledger.cancel(task)
+        ended = datetime.now(UTC) - timedelta(hours=hours)
+        async with site.ledger.engine.begin() as connection:
+            await connection.execute(update(tasks).where(tasks.c.id == task).values(finished=ended))
+        made.append(task)
+    for step, _ in Aftercare(settings, site.ledger, site.vault, {}, site.session).steps():
+        await step()
+    assert [number for number, task in enumerate(made) if await site.ledger.task(task)] == left
+
+
+def test_a_task_is_kept_until_its_result_can_be_read() -> None:
+    with pytest.raises(ValidationError, match=r"preparer_task_retention\n.*at least 3600"):
+        PreparerSettings(preparer_task_retention=3599)
+    assert PreparerSettings(preparer_task_retention=0).preparer_task_retention == 0
 
 
 async def test_a_set_of_files_that_is_not_admitted_fails_as_a_whole(site: Site) -> None:

@@ -15,6 +15,10 @@ from voservice.storage_elements import StorageElement, StorageElements
 Approach = Literal["cavern_api_approach", "copy_to_user_area", "symbolic_link"]
 
 
+RESULT_SECONDS = 3600
+"""Time that clients have in any case to read the result of a task, in seconds."""
+
+
 class PreparerSettings(ServiceSettings):
     """Settings of prepare-data; the names without a prefix are those of SKA's own service."""
 
@@ -150,6 +154,18 @@ class PreparerSettings(ServiceSettings):
     preparer_task_attempts: int = Field(
         20, ge=1, description="Number of workers that may die while running a task before it fails"
     )
+    preparer_task_retention: int = Field(
+        31_536_000,
+        ge=0,
+        description="Time for which ended tasks stay in the ledger, in seconds, an hour at least; 0 keeps them for"
+        " ever",
+    )
+    preparer_ledger_files: int = Field(
+        0,
+        ge=0,
+        description="Number of files in the ledger above which the tasks that ended first are removed, but none within"
+        " an hour of its end; 0 for any number",
+    )
     preparer_tape_delay: float = Field(
         60.0,
         gt=0,
@@ -214,6 +230,15 @@ class PreparerSettings(ServiceSettings):
                 "preparer_rucio_audience, preparer_rucio_scope: no token is needed with preparer_rucio_username"
             )
         return self
+
+    @field_validator("preparer_task_retention")
+    @classmethod
+    def _readable(cls, value: int) -> int:
+        if 0 < value < RESULT_SECONDS:
+            raise ValueError(
+                f"at least {RESULT_SECONDS}, for clients to read the result, or 0 to keep tasks for ever"
+            )
+        return value
 
     @field_validator("preparer_page_scope")
     @classmethod

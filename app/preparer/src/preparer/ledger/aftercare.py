@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import delete, func, select, text, update
 
 from preparer.ledger.queries import Queries, add_event
 from preparer.ledger.rows import Task
 from preparer.ledger.tables import IS_ACTIVE, FileState, events, files, now, tasks
+
+STEP_TASKS = 500
+STEP_FILES = 20_000
+"""Most that is removed at once, but for the files of the last task: it is all locked meanwhile."""
 
 
 class Aftercare(Queries):
@@ -124,3 +128,35 @@ class Aftercare(Queries):
                     credential=text("CASE WHEN expires IS NULL THEN NULL ELSE credential END"),
                 )
             )
+
+    async def remove_ended(self, age: timedelta, most: int | None = None) -> int | None:
+        """Remove some of the tasks that ended longer than *age* ago, the oldest first, with their files and events.
+
+        With *most*, none after so many files. Tasks for which something remains to be done stay: copies that will
+        expire, a callback, a bulk job. Returns the number of files removed, or None if there is no such task.
+        """
+        most = STEP_FILES if most is None else min(most, STEP_FILES)
+        ended = (
+            select(tasks.c.id, tasks.c.files)
+            .where(
+                tasks.c.finished < now - age,
+                ~IS_ACTIVE,
+                tasks.c.expires.is_(None),
+                tasks.c.callback_next.is_(None),
+                tasks.c.job.is_(None),
+            )
+            .order_by(tasks.c.finished)
+            .limit(STEP_TASKS)
+            .with_for_update(skip_locked=True)
+        )
+        async with self.engine.begin() as connection:
+            chosen, count = list[uuid.UUID](), 0
+            for task, size in await connection.execute(ended):
+                if count >= most:
+                    break
+                chosen.append(task)
+                count += size
+            if not chosen:
+                return None
+            await connection.execute(delete(tasks).where(tasks.c.id.in_(chosen)))
+            return count

@@ -1,4 +1,5 @@
-"""Aftercare of ended tasks: receipts, callbacks, the removal of expired copies and of orphaned bulk jobs."""
+"""Aftercare of ended tasks: receipts, callbacks, the removal of expired copies, of orphaned bulk jobs, and at last of
+the tasks themselves."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 import aiohttp
 
-from preparer.config import PreparerSettings
+from preparer.config import RESULT_SECONDS, PreparerSettings
 from preparer.ledger import File, FileState, Ledger, Task
 from preparer.ledger.credentials import CredentialLost, Vault
 from preparer.staging import callbacks, receipts
@@ -24,6 +25,8 @@ RECEIPT_DELAY = 30
 # Seconds between attempts to end orphaned bulk jobs, and for how long that is tried: it needs the user's token.
 ABANDON_DELAY = 10
 ABANDON_LIMIT = timedelta(days=1)
+# Seconds between removals of old tasks.
+REMOVAL_DELAY = 60
 
 
 async def pages(
@@ -56,6 +59,7 @@ class Aftercare:
             (self._remove_expired, 1),
             (self._write_missing_receipts, max(1, RECEIPT_DELAY)),
             (self._end_orphans, ABANDON_DELAY),
+            (self._remove_old, REMOVAL_DELAY),
         ]
 
     async def receipt(self, task: Task) -> None:
@@ -85,6 +89,19 @@ class Aftercare:
     async def _end_orphans(self) -> None:
         """End orphaned bulk jobs at Cavern, so that nothing is staged for ended tasks."""
         await asyncio.gather(*map(self._abandon, await self.ledger.orphaned()))
+
+    async def _remove_old(self) -> None:
+        """Remove tasks that ended too long ago, or first where the ledger has too many files."""
+        if retention := self.settings.preparer_task_retention:
+            while await self.ledger.remove_ended(timedelta(seconds=retention)) is not None:
+                pass
+        most = self.settings.preparer_ledger_files
+        surplus = await self.ledger.file_count() - most if most else 0
+        while surplus > 0:
+            removed = await self.ledger.remove_ended(timedelta(seconds=RESULT_SECONDS), surplus)
+            if removed is None:
+                return
+            surplus -= removed
 
     async def _abandon(self, task: Task) -> None:
         # Guaranteed by the query.
