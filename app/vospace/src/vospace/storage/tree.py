@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -58,10 +58,11 @@ class Status:
     def of(cls, descriptor: int) -> Status:
         """Return the status of an open file or directory."""
         found = os.fstat(descriptor)
-        acl = None
-        with suppress(OSError, ValueError):
+        try:
             acl = Acl.decode(os.getxattr(descriptor, posix_acl.ACCESS))
-        return cls(_kind(found.st_mode), found, acl or Acl.of_mode(found.st_mode))
+        except (OSError, ValueError):
+            acl = Acl.of_mode(found.st_mode)
+        return cls(_kind(found.st_mode), found, acl)
 
     @classmethod
     def of_link(cls, found: os.stat_result) -> Status:
