@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 
-from bench import deployment, relay, staging, vospace
+from bench import deployment, growth, relay, staging, vospace
 
 MEASUREMENTS = {
     "deployment": deployment.measure,
     "staging": staging.measure,
+    "growth": growth.measure,
     "relay": relay.measure,
     "vospace": vospace.measure,
 }

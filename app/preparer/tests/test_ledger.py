@@ -476,3 +476,57 @@ async def test_a_task_that_is_tried_again_is_not_removed(ledger: Ledger) -> None
         assert await ledger.remove_ended(timedelta(days=1)) is None
     assert await ledger.retry(task, b"secret", None) == 3
     assert await ledger.remove_ended(timedelta(0)) is None
+
+
+async def test_no_query_for_one_task_or_a_few_reads_all_of_them(database_url: str) -> None:
+    engine = create_async_engine(database_url.replace("postgresql:", "postgresql+asyncpg:"), pool_size=1)
+    ledger = Ledger(engine)
+
+    async def scans() -> dict[str, int]:
+        async with engine.connect() as connection:
+            await connection.execute(text("SELECT pg_stat_force_next_flush()"))
+        async with engine.connect() as connection:
+            found = await connection.execute(text("SELECT relname, seq_scan FROM pg_stat_user_tables"))
+            return {name: count for name, count in found if name in ("tasks", "files", "events")}
+
+    async with engine.begin() as connection:
+        await connection.run_sync(metadata.create_all)
+    task, _ = await submit(ledger, request())
+    async with engine.begin() as connection:
+        for statement in (
+            "INSERT INTO tasks (id, username, subject, approach, state, finished, content_hash, files, published,"
+            " receipt) SELECT gen_random_uuid(), 'user' || n % 50, '', '', 'SUCCEEDED', now(), n, 1, true, true"
+            " FROM generate_series(1, 5000) n",
+            "INSERT INTO files (task, number, did, path, target) SELECT id, n, '', '', ''"
+            " FROM tasks, generate_series(0, 19) n WHERE state = 'SUCCEEDED'",
+            "INSERT INTO events (task, kind) SELECT id, 'x' FROM tasks",
+        ):
+            await connection.execute(text(statement))
+        await connection.execute(text("ANALYZE"))
+    before = await scans()
+    assert before.keys() == {"tasks", "files", "events"}
+    other, _ = await submit(ledger, request())
+    await ledger.same("ada", "none", None)
+    await ledger.active_count("ada")
+    await ledger.task(task)
+    await ledger.list_files(task)
+    for user in ("ada", None):
+        await ledger.list_tasks(user, None, None, 30)
+    assert await claim(ledger) is not None
+    await ledger.record(task, staged(0, 1, 2))
+    await ledger.finish(task, "w1")
+    assert len(await ledger.without_receipt(timedelta(0))) == 1
+    await ledger.note_receipt(task)
+    assert await ledger.without_receipt(timedelta(0)) == []
+    await ledger.cancel(other)
+    await ledger.due_callbacks()
+    await ledger.expired()
+    await ledger.orphaned()
+    await ledger.history()
+    await ledger.oldest()
+    await ledger.ready()
+    assert await ledger.remove_ended(timedelta(days=1)) is None
+    after = await scans()
+    # `ready` reads the first row that it finds.
+    assert after == before | {"tasks": before["tasks"] + 1}
+    await engine.dispose()

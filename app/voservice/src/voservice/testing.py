@@ -25,9 +25,9 @@ def _binaries() -> Path:
     pytest.fail("no PostgreSQL on this machine: install the package postgresql", pytrace=False)
 
 
-@pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of a PostgreSQL server of the tests' own, reached by a socket: ``postgresql://postgres@/{}?host=…``."""
+@contextmanager
+def postgres_server() -> Iterator[str]:
+    """URL of a PostgreSQL server until the end of the context, reached by a socket: ``postgresql://postgres@/{}?host=…``."""
     binaries = _binaries()
     directory = Path("/tmp") / f"pg-{uuid.uuid4().hex[:8]}"  # noqa: S108 - a socket's path must be short
     directory.mkdir(mode=0o755)
@@ -62,6 +62,13 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     yield f"postgresql://postgres@/{{}}?host={directory}"
     run(str(binaries / "pg_ctl"), "-D", str(data), "-m", "immediate", "-w", "stop")
     shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """URL of a PostgreSQL server of the tests' own, as `postgres_server` has it."""
+    with postgres_server() as url:
+        yield url
 
 
 @contextmanager

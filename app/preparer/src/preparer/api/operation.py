@@ -48,7 +48,7 @@ async def ready(request: Request) -> JSONResponse:
     """Tell what answers. Without the broker requests are still taken: they wait in the ledger."""
     shared = context(request)
     try:
-        await shared.ledger.counts()
+        await shared.ledger.ready()
         ledger = True
     except (DBAPIError, OSError):
         ledger = False

@@ -11,7 +11,7 @@ from sqlalchemy import delete, func, select, text, update
 
 from preparer.ledger.queries import Queries, add_event
 from preparer.ledger.rows import Task
-from preparer.ledger.tables import IS_ACTIVE, FileState, events, files, now, tasks
+from preparer.ledger.tables import IS_ACTIVE, FileState, files, now, tasks, transaction_time
 
 STEP_TASKS = 500
 STEP_FILES = 20_000
@@ -24,22 +24,17 @@ class Aftercare(Queries):
     async def note_receipt(self, task: uuid.UUID) -> None:
         """Record that a task's receipt is written."""
         async with self.engine.begin() as connection:
+            await connection.execute(update(tasks).where(tasks.c.id == task, ~IS_ACTIVE).values(receipt=True))
             await add_event(connection, task, "receipt")
 
     async def without_receipt(self, age: timedelta, limit: int = 10) -> Sequence[Task]:
         """Return tasks that ended longer than *age* ago, within a day, and have no receipt."""
-        written = (
-            select(events.c.id)
-            .where(events.c.task == tasks.c.id, events.c.kind == "receipt", events.c.at >= tasks.c.finished)
-            .exists()
-        )
         query = (
             select(tasks)
             .where(
-                tasks.c.finished < now - age,
-                tasks.c.finished > now - timedelta(days=1),
-                ~IS_ACTIVE,
-                ~written,
+                tasks.c.finished < transaction_time - age,
+                tasks.c.finished > transaction_time - timedelta(days=1),
+                ~tasks.c.receipt,
             )
             .limit(limit)
         )
@@ -50,7 +45,7 @@ class Aftercare(Queries):
         async with self.engine.begin() as connection:
             due = (
                 select(tasks.c.id)
-                .where(tasks.c.callback_next <= now)
+                .where(tasks.c.callback_next <= transaction_time)
                 .order_by(tasks.c.callback_next)
                 .limit(limit)
                 .with_for_update(skip_locked=True)
@@ -82,7 +77,7 @@ class Aftercare(Queries):
         async with self.engine.begin() as connection:
             due = (
                 select(tasks.c.id)
-                .where(tasks.c.expires <= now, ~IS_ACTIVE)
+                .where(tasks.c.expires <= transaction_time, ~IS_ACTIVE)
                 .limit(limit)
                 .with_for_update(skip_locked=True)
             )
@@ -139,7 +134,7 @@ class Aftercare(Queries):
         ended = (
             select(tasks.c.id, tasks.c.files)
             .where(
-                tasks.c.finished < now - age,
+                tasks.c.finished < transaction_time - age,
                 ~IS_ACTIVE,
                 tasks.c.expires.is_(None),
                 tasks.c.callback_next.is_(None),

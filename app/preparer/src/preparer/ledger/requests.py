@@ -285,6 +285,7 @@ class Requests(Queries):
                         callback_next=None,
                         callback_status=None,
                         trace=tracing.current(),
+                        receipt=False,
                     )
                 )
                 await add_event(connection, task, "retry", files=again.rowcount)

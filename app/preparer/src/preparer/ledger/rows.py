@@ -106,6 +106,7 @@ class Task:
     expires: datetime | None
     not_before: datetime | None
     trace: str | None
+    receipt: bool
 
     @classmethod
     def of(cls, row: Sequence[Any]) -> Self:

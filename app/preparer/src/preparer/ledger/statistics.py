@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 
 from preparer.ledger.queries import Queries
 from preparer.ledger.rows import BusyWorker, Hour
-from preparer.ledger.tables import IS_ACTIVE, FileState, TaskState, files, now, tasks
+from preparer.ledger.tables import IS_ACTIVE, FileState, TaskState, files, now, tasks, transaction_time
 
 
 class Statistics(Queries):
@@ -16,19 +16,32 @@ class Statistics(Queries):
 
     async def history(self, limit: int = 100) -> list[tuple[int, int, float]]:
         """Return (files, bytes, seconds) of the latest tasks that transferred something, by their first file."""
+        # Among twice as many: a ledger of tasks that transferred nothing is not read to its end.
+        latest = (
+            select(tasks.c.id, tasks.c.files_done, tasks.c.bytes_done, tasks.c.started, tasks.c.finished)
+            .where(tasks.c.finished.is_not(None), tasks.c.state == TaskState.SUCCEEDED)
+            .order_by(tasks.c.finished.desc())
+            .limit(2 * limit)
+            .subquery()
+        )
         query = (
             select(
-                tasks.c.files_done,
-                tasks.c.bytes_done,
-                func.extract("epoch", tasks.c.finished - tasks.c.started),
+                latest.c.files_done,
+                latest.c.bytes_done,
+                func.extract("epoch", latest.c.finished - latest.c.started),
             )
-            .join(files, (files.c.task == tasks.c.id) & (files.c.number == 0))
-            .where(tasks.c.state == TaskState.SUCCEEDED, files.c.state == FileState.STAGED)
-            .order_by(tasks.c.finished.desc())
+            .join(files, (files.c.task == latest.c.id) & (files.c.number == 0))
+            .where(files.c.state == FileState.STAGED)
+            .order_by(latest.c.finished.desc())
             .limit(limit)
         )
         async with self._single.connect() as connection:
             return [(row[0], row[1], float(row[2])) for row in await connection.execute(query)]
+
+    async def ready(self) -> None:
+        """Raise if the ledger does not answer, or its tables are not there."""
+        async with self._single.connect() as connection:
+            await connection.execute(select(tasks.c.id).limit(1))
 
     async def counts(self) -> dict[str, int]:
         """Return the number of tasks by state."""
@@ -56,7 +69,7 @@ class Statistics(Queries):
     async def hours(self, count: int = 24) -> list[Hour]:
         """Return the latest hours of UTC, the oldest first, without those in which no task ended."""
         hour = func.date_trunc("hour", tasks.c.finished, "UTC")
-        since = func.date_trunc("hour", now, "UTC") - func.make_interval(0, 0, 0, 0, count - 1)
+        since = func.date_trunc("hour", transaction_time, "UTC") - func.make_interval(0, 0, 0, 0, count - 1)
         sums = (tasks.c.files_done, tasks.c.files_failed, tasks.c.bytes_done)
         query = (
             select(hour, func.count(), *(func.sum(column) for column in sums))

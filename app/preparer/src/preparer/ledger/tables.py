@@ -58,6 +58,8 @@ GOOD = (FileState.STAGED, FileState.PRESENT)
 
 metadata = MetaData()
 now = func.clock_timestamp()
+transaction_time = func.now()
+"""When the transaction began: unlike with `now`, an index serves for comparisons with it."""
 
 
 class _State(TypeDecorator[StrEnum]):
@@ -119,7 +121,11 @@ tasks = Table(
     _time("not_before"),
     # The request's span, which staging continues, whichever process does it.
     Column("trace", Text),
+    # Whether its receipt is written.
+    Column("receipt", Boolean, nullable=False, server_default=text("false")),
     Index("tasks_user", "username", "created"),
+    Index("tasks_created", "created"),
+    Index("tasks_state", "state"),
     Index(
         "tasks_key",
         "username",
@@ -140,6 +146,11 @@ tasks = Table(
     Index("tasks_expiring", "expires", postgresql_where=text("expires IS NOT NULL")),
     Index("tasks_callbacks", "callback_next", postgresql_where=text("callback_next IS NOT NULL")),
     Index("tasks_finished", "finished", postgresql_where=text("finished IS NOT NULL")),
+    Index(
+        "tasks_without_receipt",
+        "finished",
+        postgresql_where=text("NOT receipt AND finished IS NOT NULL"),
+    ),
     Index("tasks_with_job", "finished", postgresql_where=text("job IS NOT NULL")),
 )
 
