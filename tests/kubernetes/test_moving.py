@@ -41,6 +41,18 @@ TABLES = (
     "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables "
     "WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1"
 )
+# Which numbers come next: two users must not get one uid after a move.
+SEQUENCES = "SELECT schemaname, sequencename, last_value FROM pg_sequences ORDER BY 1, 2"
+FILLED = {
+    "cavern.vospace.job": "jobs",
+    "prepare_data.public.tasks": "tasks",
+    "prepare_data.public.files": "files of tasks",
+    "prepare_data.public.events": "what happened to them",
+    "mapping.mapping.users": "uids",
+    "mapping.mapping.groups": "gids",
+    "mapping sequences": "the next uid and gid",
+}
+"""What must be there for a comparison to say anything, by what it is called in a snapshot."""
 TITLE = "ivo://ivoa.net/vospace/core#title"
 WRITERS = "ivo://ivoa.net/vospace/core#groupwrite"
 STAGED = b"SIMPLE  =                    T" * 96
@@ -94,6 +106,7 @@ class Docker:
         }
         for service, databases in DATABASES.items():
             for database in databases:
+                found[f"{database} sequences"] = site.sql(service, database, SEQUENCES).splitlines()
                 for table in site.sql(service, database, TABLES).splitlines():
                     rows = site.sql(service, database, f"TABLE {table}").splitlines()
                     found[f"{database}.{table}"] = sorted(rows)
@@ -146,9 +159,16 @@ class Moved:
         }
         for service, databases in DATABASES.items():
             for database in databases:
+                found[f"{database} sequences"] = self.sql(service, database, SEQUENCES)
                 for table in self.sql(service, database, TABLES):
                     found[f"{database}.{table}"] = sorted(self.sql(service, database, f"TABLE {table}"))
         return found
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """The generated secrets by name."""
+        loaded: dict[str, str] = yaml.safe_load((self.site.chart.parent / "secrets.yml").read_text())
+        return loaded
 
     def entry(self) -> Entry:
         """Return its public name."""
@@ -215,9 +235,11 @@ def saved(told: str) -> Path:
 
 def test_a_deployment_moves_to_a_cluster_and_back(docker: Docker, moved: Moved) -> None:
     site = docker.site
+    secrets = dict(site.secrets)
     before = docker.snapshot()
     assert len(before["space"]) > 8
     assert len(before["prepare_data.public.tasks"]) == 2, before.keys()
+    assert [name for name in FILLED if not before.get(name)] == [], before.keys()
     token = site.token("ada")
     source = ("-e", f"backup_source={saved(docker.play('playbooks/backup.yml'))}")
     docker.play("playbooks/purge.yml", "-e", "purge_data=true")
@@ -225,7 +247,11 @@ def test_a_deployment_moves_to_a_cluster_and_back(docker: Docker, moved: Moved) 
     # Into the cluster.
     assert changes_nothing(moved, source)
     moved.play("kubernetes_restore", *source)
-    assert differences(before, moved.snapshot()) == []
+    arrived = moved.snapshot()
+    for name, what in FILLED.items():
+        assert arrived.get(name) == before[name], what
+    assert differences(before, arrived) == []
+    assert changed_secrets(secrets, moved.secrets) == set()
     entry = moved.entry()
     bearer = {"Authorization": f"Bearer {token}"}
     answer = entry("GET", "/src/cavern/files/home/ada/survey/image.fits", bearer)
@@ -249,7 +275,11 @@ def test_a_deployment_moves_to_a_cluster_and_back(docker: Docker, moved: Moved) 
     assert {path.stat().st_mode & 0o777 for path in backup.iterdir()} <= {0o600, 0o644}
     assert backup.stat().st_mode & 0o777 == 0o700
     docker.play("playbooks/restore.yml", "-e", f"backup_source={backup}", "--skip-tags", "images")
-    assert differences(after, docker.snapshot()) == []
+    back = docker.snapshot()
+    for name, what in FILLED.items():
+        assert back.get(name) == after[name], what
+    assert differences(after, back) == []
+    assert changed_secrets(secrets, docker.site.secrets) == set()
     ada = Space(docker.site, "ada", bearer=token)
     assert ada.get("/files/home/ada/survey/image.fits").content == STAGED
     assert ada.properties("/home/ada/survey")[TITLE] == "Images of the survey"
@@ -268,11 +298,15 @@ def stage(moved: Moved, entry: Entry, user: str) -> Load:
     place = moved.volumes / "rse/testing/84/1c/prepare_data_test.txt"
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_bytes(b"staged\n")
-    secrets = yaml.safe_load((moved.site.chart.parent / "secrets.yml").read_text())
-    load = Load(entry, entry.token(user, secrets), user)
+    load = Load(entry, entry.token(user, moved.secrets), user)
     load.submit([{"did": "testing:prepare_data_test.txt"}], "in the cluster")
     assert load.ends(180) == {"SUCCEEDED": 1}
     return load
+
+
+def changed_secrets(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    """Return the names, never the values, of what is missing, new or another."""
+    return {name for name in {*before, *after} if before.get(name) != after.get(name)}
 
 
 def differences(before: dict[str, list[str]], after: dict[str, list[str]]) -> list[str]:
