@@ -27,9 +27,9 @@ from rucio_server import rucio as serving
 from voservice import database
 from voservice.auth import Identity
 from voservice.problems import Forbidden, Invalid, TooLarge, Unavailable
-from voservice.testing import new_database, postgres
+from voservice.testing import database_url, new_database, postgres
 
-__all__ = ["postgres"]
+__all__ = ["database_url", "postgres"]
 
 MD5 = "a" * 32
 RSES = [
@@ -222,71 +222,70 @@ class Verifier:
 
 
 async def test_a_dataset_is_requested_of_the_api(
-    server: Server, postgres: str, monkeypatch: pytest.MonkeyPatch
+    server: Server, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A task with a line of the answer for each file; the seed's call takes its three values as they are."""
-    with new_database(postgres) as database_url:
-        settings = {
-            "DATABASE_URL": database_url,
-            "CELERY_BROKER_URL": "amqp://preparer@127.0.0.1:1//",
-            "PREPARER_CREDENTIAL_KEY": Fernet.generate_key().decode(),
-            "PREPARER_RUCIO_URL": server.url,
-            "PREPARER_RUCIO_ACCOUNT": "root",
-            "PREPARER_RUCIO_USERNAME": "site",
-            "PREPARER_RUCIO_PASSWORD": PASSWORD,
-            "PREPARER_RSES": json.dumps(RSES),
-        }
-        for name, value in settings.items():
-            monkeypatch.setenv(name, value)
-        app = create_app()
-        await asyncio.to_thread(database.migrate, app.state.settings, MIGRATIONS)
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        headers = {"Authorization": "Bearer ada"}
-        async with (
-            app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=transport, base_url="http://core", headers=headers) as client,
-        ):
-            app.state.context.verifier = Verifier()
-            # As the client sends it, which cannot tell a dataset from a file.
-            did = DID.parse("testing:good")
-            body = {"files": [{"did": str(did), "path": did.path()}], "destination": "run"}
-            made = await client.post("/v1/tasks", json=body)
-            assert (made.status_code, made.json()["files"]) == (201, 3), made.text
-            files = (await client.get(f"/v1/tasks/{made.json()['id']}/files")).json()["files"]
-            assert [(file["did"], file["rse"], file["size"]) for file in files] == [
-                ("testing:f0", "A,B", 10),
-                ("testing:f1", "A", 11),
-                ("testing:f2", "B", 12),
-            ]
-            # The same request is the same task, and needs no Rucio; neither does one too many.
-            resolver, app.state.context.rucio = app.state.context.rucio, Silent()
-            again = await client.post("/v1/tasks", json=body)
-            assert (again.status_code, again.json()["id"]) == (200, made.json()["id"])
-            keyed = {"Idempotency-Key": "k"}
-            app.state.context.settings.preparer_max_active = 1
-            assert (await client.post("/v1/tasks", json=body | {"destination": "b"})).status_code == 429
-            app.state.context.settings.preparer_max_active = 1000
-            app.state.context.rucio = resolver
-            assert (
-                await client.post("/v1/tasks", json=body | {"destination": "c"}, headers=keyed)
-            ).status_code == 201
-            server.add_files("A", "testing", [{"name": "f9", "bytes": 9, "adler32": "00000009", "md5": MD5}])
-            members = {"dids": [{"scope": "testing", "name": "f9"}]}
-            server.ask("POST", "/dids/testing/grows/dids", members)
-            grown = {"files": [{"did": "testing:grows"}]}
-            first = await client.post("/v1/tasks", json=grown, headers={"Idempotency-Key": "g"})
-            server.ask("POST", "/dids/testing/grows/dids", {"dids": [{"scope": "testing", "name": "f0"}]})
-            second = await client.post("/v1/tasks", json=grown, headers={"Idempotency-Key": "g"})
-            assert (first.status_code, second.status_code) == (201, 200), second.text
-            assert first.json()["id"] == second.json()["id"]
-            changed = await client.post("/v1/tasks", json={"files": [{"did": "testing:f0"}]}, headers=keyed)
-            assert changed.status_code == 409
-            refused = await client.post("/v1/tasks", json={"files": [{"did": "testing:gone"}]})
-            assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "/files/0/did")
-            other = {"Authorization": "Bearer eve"}
-            assert (await client.post("/v1/tasks", json=body, headers=other)).status_code == 403
-            seed = [["testing:unknown", DID.parse("testing:unknown").path(), "./run"]]
-            assert (await client.post("/", json=seed)).status_code == 200
+    settings = {
+        "DATABASE_URL": database_url,
+        "CELERY_BROKER_URL": "amqp://preparer@127.0.0.1:1//",
+        "PREPARER_CREDENTIAL_KEY": Fernet.generate_key().decode(),
+        "PREPARER_RUCIO_URL": server.url,
+        "PREPARER_RUCIO_ACCOUNT": "root",
+        "PREPARER_RUCIO_USERNAME": "site",
+        "PREPARER_RUCIO_PASSWORD": PASSWORD,
+        "PREPARER_RSES": json.dumps(RSES),
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    app = create_app()
+    await asyncio.to_thread(database.migrate, app.state.settings, MIGRATIONS)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    headers = {"Authorization": "Bearer ada"}
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://core", headers=headers) as client,
+    ):
+        app.state.context.verifier = Verifier()
+        # As the client sends it, which cannot tell a dataset from a file.
+        did = DID.parse("testing:good")
+        body = {"files": [{"did": str(did), "path": did.path()}], "destination": "run"}
+        made = await client.post("/v1/tasks", json=body)
+        assert (made.status_code, made.json()["files"]) == (201, 3), made.text
+        files = (await client.get(f"/v1/tasks/{made.json()['id']}/files")).json()["files"]
+        assert [(file["did"], file["rse"], file["size"]) for file in files] == [
+            ("testing:f0", "A,B", 10),
+            ("testing:f1", "A", 11),
+            ("testing:f2", "B", 12),
+        ]
+        # The same request is the same task, and needs no Rucio; neither does one too many.
+        resolver, app.state.context.rucio = app.state.context.rucio, Silent()
+        again = await client.post("/v1/tasks", json=body)
+        assert (again.status_code, again.json()["id"]) == (200, made.json()["id"])
+        keyed = {"Idempotency-Key": "k"}
+        app.state.context.settings.preparer_max_active = 1
+        assert (await client.post("/v1/tasks", json=body | {"destination": "b"})).status_code == 429
+        app.state.context.settings.preparer_max_active = 1000
+        app.state.context.rucio = resolver
+        assert (
+            await client.post("/v1/tasks", json=body | {"destination": "c"}, headers=keyed)
+        ).status_code == 201
+        server.add_files("A", "testing", [{"name": "f9", "bytes": 9, "adler32": "00000009", "md5": MD5}])
+        members = {"dids": [{"scope": "testing", "name": "f9"}]}
+        server.ask("POST", "/dids/testing/grows/dids", members)
+        grown = {"files": [{"did": "testing:grows"}]}
+        first = await client.post("/v1/tasks", json=grown, headers={"Idempotency-Key": "g"})
+        server.ask("POST", "/dids/testing/grows/dids", {"dids": [{"scope": "testing", "name": "f0"}]})
+        second = await client.post("/v1/tasks", json=grown, headers={"Idempotency-Key": "g"})
+        assert (first.status_code, second.status_code) == (201, 200), second.text
+        assert first.json()["id"] == second.json()["id"]
+        changed = await client.post("/v1/tasks", json={"files": [{"did": "testing:f0"}]}, headers=keyed)
+        assert changed.status_code == 409
+        refused = await client.post("/v1/tasks", json={"files": [{"did": "testing:gone"}]})
+        assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "/files/0/did")
+        other = {"Authorization": "Bearer eve"}
+        assert (await client.post("/v1/tasks", json=body, headers=other)).status_code == 403
+        seed = [["testing:unknown", DID.parse("testing:unknown").path(), "./run"]]
+        assert (await client.post("/", json=seed)).status_code == 200
 
 
 def test_the_path_of_a_replica_is_the_same_by_every_protocol() -> None:
