@@ -110,6 +110,21 @@ def coded(coding: str, body: bytes) -> Answer:
     return plain(f"Content-Encoding: {coding}", content=body)
 
 
+def xrootd(digest: int = zlib.adler32(CONTENT)) -> Answer:
+    """Answer as XRootD 5.8 sometimes does: asked for the digest by GET, with its own message in the file's place."""
+    server = "Server: XrootD/v5.8.1"
+
+    def answer(asked: Asked) -> bytes:
+        if "want-digest" not in asked.headers:
+            return plain(server)(asked)
+        if asked.method == "HEAD":
+            return reply(asked, "200 OK", CONTENT, server, f"Digest: adler32={digest:08x}")
+        message = b"adler32 %08x\0" % digest
+        return reply(asked, "200 OK", message + CONTENT[len(message) :], server)
+
+    return answer
+
+
 def habits(elsewhere: str) -> dict[str, Habit]:
     """Return all habits by name; *elsewhere* is a server that must not be contacted."""
     found = {
@@ -126,6 +141,8 @@ def habits(elsewhere: str) -> dict[str, Habit]:
         "a redirect with a credential": Habit(
             redirect("302 Found", "http://user:secret@127.0.0.1/d/x"), None, None, "InvalidArgument"
         ),
+        "its message of the checksum instead of the first bytes": Habit(xrootd()),
+        "bytes of another digest than HEAD tells": Habit(xrootd(1), None, fault="ChecksumMismatch"),
         "redirects in a circle": Habit(redirect("301 Moved", "{this}"), None, None, "TransferFailed"),
         "redirects without end": Habit(redirect("302 Found", "{this}x"), None, None, "TransferFailed"),
         "HEAD is not offered, and ranges are ignored": Habit(but_head("405 Method Not Allowed", no_range)),

@@ -110,6 +110,10 @@ class Representation:
         # Length and checksums are those of the coded bytes (RFC 3230 section 4.1).
         return replace(plain, length=None, stated=UNKNOWN, coding=coding)
 
+    def stated_with(self, apart: Content) -> Content:
+        """Return what is stated, and what was stated *apart* of the file, unless other bytes are sent for it."""
+        return self.stated.completed(apart) if self.coding is None else self.stated
+
     def decoder(self) -> Decoder | None:
         """Return a decoder of the content coding, if there is one."""
         return None if self.coding is None else Decoder(self.coding)

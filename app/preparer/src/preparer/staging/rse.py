@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from types import TracebackType
 from typing import Literal, Self
@@ -14,7 +14,6 @@ import aiohttp
 from prepare_data_client.did import DID, Algorithm
 from voservice.answers import IDENTITY, Representation, Unreadable, seconds_asked
 from voservice.content import Content
-from voservice.digests import WANT_DIGEST
 from voservice.sources import RedirectedTooOften, SourceRefused, reason, show
 from voservice.storage_elements import (
     CredentialRefused,
@@ -169,7 +168,8 @@ class Rse:
         Raises `TransferError`.
         """
         try:
-            async with await self._ask("GET", source, WANT_DIGEST, token) as answer:
+            answer, apart = await self.element.download(source, IDENTITY, user=token)
+            async with answer:
                 if answer.status == TAPE:
                     asked = seconds_asked(answer.headers.get("Retry-After"))
                     raise TransferError(ON_TAPE, on_tape(asked), transient=True, retry_after=asked)
@@ -183,7 +183,8 @@ class Rse:
                         away="RSE" if answer.status in AWAY_STATUS else None,
                         retry_after=seconds_asked(answer.headers.get("Retry-After")),
                     )
-                yield Sending(answer, Representation.of(answer.status, answer.headers, source, wanted=wanted))
+                told = Representation.of(answer.status, answer.headers, source, wanted=wanted)
+                yield Sending(answer, replace(told, stated=told.stated_with(apart)))
         except SourceRefused as exc:
             raise TransferError("InvalidArgument", str(exc)) from exc
         except CredentialRefused as exc:

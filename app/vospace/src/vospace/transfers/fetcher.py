@@ -21,7 +21,6 @@ import aiohttp
 from voservice import tracing
 from voservice.answers import IDENTITY, Decoder, Representation, Unreadable, seconds_asked, total_of_range
 from voservice.content import UNKNOWN, Content
-from voservice.digests import WANT_DIGEST
 from voservice.sources import RedirectedTooOften, SourceRefused, reason, show, show_all
 from voservice.storage_elements import CredentialRefused, CredentialUnavailable, Element, Elements
 from vospace_client.errors import on_tape
@@ -107,7 +106,7 @@ def open_session(limits: FetchLimits, connector: aiohttp.TCPConnector) -> aiohtt
         ),
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"User-Agent": "vospace", **IDENTITY, **WANT_DIGEST},
+        headers={"User-Agent": "vospace", **IDENTITY},
         read_bufsize=1 << 20,
         trace_configs=tracing.followed(),
     )
@@ -290,9 +289,9 @@ class _Attempt:
         headers = {}
         if self._sink.length and validator is not None:
             headers = {"Range": f"bytes={self._sink.length}-", "If-Range": validator}
-        response = await self._element.ask("GET", self.source, headers, trusted=self._trusted)
+        response, apart = await self._element.download(self.source, headers, trusted=self._trusted)
         try:
-            await self._accept(response)
+            await self._accept(response, apart)
             await self._read(response)
         except BaseException:
             response.close()
@@ -300,13 +299,14 @@ class _Attempt:
         response.release()
         return await self._verify()
 
-    async def _accept(self, response: aiohttp.ClientResponse) -> None:
-        """Judge status and headers; afterwards what is read belongs behind the bytes the sink has."""
+    async def _accept(self, response: aiohttp.ClientResponse, apart: Content) -> None:
+        """Judge status and headers, and the digests that were stated apart from them; afterwards what is read belongs
+        behind the bytes the sink has."""
         status = response.status
         if status in (200, 204):
             if self._sink.length:
                 await self.start_over()
-            self._take_statements(response)
+            self._take_statements(response, apart)
         elif status == 206 and self._sink.length:
             self._resume(response)
         elif status == 416 and self._sink.length:
@@ -327,11 +327,11 @@ class _Attempt:
             )
         self._check_announced()
 
-    def _take_statements(self, response: aiohttp.ClientResponse) -> None:
+    def _take_statements(self, response: aiohttp.ClientResponse, apart: Content) -> None:
         name = self.source.partition("#")[0].partition("?")[0]
         told = Representation.of(response.status, response.headers, name, wanted=self._expected.size)
         self._told, self._decoder = told, told.decoder()
-        self._stated = told.stated.completed(Content(told.length))
+        self._stated = told.stated_with(apart).completed(Content(told.length))
         if self._leftover is not None:
             note = Note.of(self.source, told, self._stated, self._expected)
             self._leftover.remember(None if note is None else note.write())
