@@ -67,8 +67,8 @@ async def put_file(request: Request, caller: Writer) -> Response:
     begin = partial(shared.space.upload, caller, path, follow=False, require=require)
     kind = request.headers.get("content-type")
     async with Receiver(begin, buffer=SMALL, algorithms=stated.algorithms) as receiver:
-        if announced is None or announced > SMALL or "expect" in request.headers:
-            # What is not wanted is refused before it is sent.
+        if announced is None or announced > SMALL or "expect" in request.headers or caller.anonymous:
+            # What is not wanted is refused before it is sent, and nobody without a name has memory for it.
             await receiver.open()
         await receiver.receive(request.stream(), announced)
 
