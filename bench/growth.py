@@ -96,7 +96,7 @@ QUERIES: dict[str, Query] = {
     "what each hour of a day came to": lambda ledger: ledger.hours(),
     "count tasks by state, for metrics": lambda ledger: ledger.counts(),
     "look for tasks to remove": lambda ledger: ledger.remove_ended(timedelta(days=400)),
-    "count all files": lambda ledger: ledger.file_count(),
+    "look for too many files": lambda ledger: ledger.remove_surplus(1 << 40, timedelta(hours=1)),
 }
 
 

@@ -1,7 +1,7 @@
 """What handlers depend on: the parts of the service, and the caller of a request as a user, owner or operator.
 
-FastAPI resolves one dependency for a handler at most: for each further one, and for each that is a function rather than
-a coroutine, it takes longer than the dependency does.
+A handler has one dependency at most, and that is a coroutine: FastAPI takes longer over each further one, and over a
+function, which it calls in a thread, than the dependency itself takes.
 """
 
 from __future__ import annotations

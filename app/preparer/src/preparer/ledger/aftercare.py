@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import delete, func, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from preparer.ledger.queries import Queries, add_event
 from preparer.ledger.rows import Task
@@ -16,6 +17,8 @@ from preparer.ledger.tables import IS_ACTIVE, FileState, files, now, tasks, tran
 STEP_TASKS = 500
 STEP_FILES = 20_000
 """Most that is removed at once, but for the files of the last task: it is all locked meanwhile."""
+SURPLUS_LOCK = 0x5041_7375_7270
+"""PostgreSQL's advisory lock of who removes what the ledger has too much."""
 
 
 class Aftercare(Queries):
@@ -124,34 +127,51 @@ class Aftercare(Queries):
                 )
             )
 
-    async def remove_ended(self, age: timedelta, most: int | None = None) -> int | None:
+    async def remove_ended(self, age: timedelta) -> int | None:
         """Remove some of the tasks that ended longer than *age* ago, the oldest first, with their files and events.
 
-        With *most*, none after so many files. Tasks for which something remains to be done stay: copies that will
-        expire, a callback, a bulk job. Returns the number of files removed, or None if there is no such task.
+        Those for which something remains to be done stay: copies that will expire, a callback, a bulk job. Returns the
+        number of files removed, or None if there is no such task.
         """
-        most = STEP_FILES if most is None else min(most, STEP_FILES)
-        ended = (
-            select(tasks.c.id, tasks.c.files)
-            .where(
-                tasks.c.finished < transaction_time - age,
-                ~IS_ACTIVE,
-                tasks.c.expires.is_(None),
-                tasks.c.callback_next.is_(None),
-                tasks.c.job.is_(None),
-            )
-            .order_by(tasks.c.finished)
-            .limit(STEP_TASKS)
-            .with_for_update(skip_locked=True)
-        )
         async with self.engine.begin() as connection:
-            chosen, count = list[uuid.UUID](), 0
-            for task, size in await connection.execute(ended):
-                if count >= most:
-                    break
-                chosen.append(task)
-                count += size
-            if not chosen:
+            return await _remove(connection, age, STEP_FILES)
+
+    async def remove_surplus(self, most: int, age: timedelta) -> int | None:
+        """Remove some tasks, as `remove_ended` does, if all tasks together have more than *most* files.
+
+        One worker at a time: several that count the same surplus would each remove it.
+        """
+        async with self.engine.begin() as connection:
+            if not await connection.scalar(select(func.pg_try_advisory_xact_lock(SURPLUS_LOCK))):
                 return None
-            await connection.execute(delete(tasks).where(tasks.c.id.in_(chosen)))
-            return count
+            surplus = (
+                int(await connection.scalar(select(func.coalesce(func.sum(tasks.c.files), 0))) or 0) - most
+            )
+            return await _remove(connection, age, min(surplus, STEP_FILES)) if surplus > 0 else None
+
+
+async def _remove(connection: AsyncConnection, age: timedelta, most: int) -> int | None:
+    """Remove the oldest tasks that ended longer than *age* ago and are done with, none after *most* files."""
+    ended = (
+        select(tasks.c.id, tasks.c.files)
+        .where(
+            tasks.c.finished < transaction_time - age,
+            ~IS_ACTIVE,
+            tasks.c.expires.is_(None),
+            tasks.c.callback_next.is_(None),
+            tasks.c.job.is_(None),
+        )
+        .order_by(tasks.c.finished)
+        .limit(STEP_TASKS)
+        .with_for_update(skip_locked=True)
+    )
+    chosen, count = list[uuid.UUID](), 0
+    for task, size in await connection.execute(ended):
+        if count >= most:
+            break
+        chosen.append(task)
+        count += size
+    if not chosen:
+        return None
+    await connection.execute(delete(tasks).where(tasks.c.id.in_(chosen)))
+    return count

@@ -49,11 +49,6 @@ class Statistics(Queries):
             rows = await connection.execute(select(tasks.c.state, func.count()).group_by(tasks.c.state))
             return {row[0]: row[1] for row in rows}
 
-    async def file_count(self) -> int:
-        """Return the number of files of all tasks."""
-        async with self._single.connect() as connection:
-            return int(await connection.scalar(select(func.coalesce(func.sum(tasks.c.files), 0))) or 0)
-
     async def oldest(self) -> tuple[float, float]:
         """Return the age of the oldest unfinished task, and how long one has waited for a worker, in seconds.
 

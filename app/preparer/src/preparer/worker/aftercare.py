@@ -95,13 +95,10 @@ class Aftercare:
         if retention := self.settings.preparer_task_retention:
             while await self.ledger.remove_ended(timedelta(seconds=retention)) is not None:
                 pass
-        most = self.settings.preparer_ledger_files
-        surplus = await self.ledger.file_count() - most if most else 0
-        while surplus > 0:
-            removed = await self.ledger.remove_ended(timedelta(seconds=RESULT_SECONDS), surplus)
-            if removed is None:
-                return
-            surplus -= removed
+        if most := self.settings.preparer_ledger_files:
+            readable = timedelta(seconds=RESULT_SECONDS)
+            while await self.ledger.remove_surplus(most, readable) is not None:
+                pass
 
     async def _abandon(self, task: Task) -> None:
         # Guaranteed by the query.
