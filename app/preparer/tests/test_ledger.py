@@ -466,7 +466,11 @@ async def test_tasks_are_removed_in_steps_the_oldest_first(
         assert {task.id for task in await ledger.list_tasks(None, None, None, 10)} == set(left)
 
 
-async def test_workers_that_find_too_many_files_remove_them_once(ledger: Ledger) -> None:
+async def test_workers_that_find_too_many_files_remove_them_once(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As there are always more tasks than one step takes.
+    monkeypatch.setattr(aftercare, "STEP_TASKS", 6)
     for days in range(1, 13):
         task, _ = await submit(ledger, request(10))
         await end(ledger, task, timedelta(days=days))
