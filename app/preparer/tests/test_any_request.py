@@ -9,14 +9,9 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from cryptography.fernet import Fernet
-from fastapi import FastAPI
+from core_here import core
 from hypothesis import example, given
 from hypothesis import strategies as st
-from preparer.app import create_app
-from preparer.ledger import MIGRATIONS
-from voservice import database
-from voservice.auth import Identity
 from voservice.testing import database_url, postgres
 
 __all__ = ["database_url", "postgres"]
@@ -53,41 +48,15 @@ ROW = st.tuples(DIDS, st.one_of(st.just("testing/84/1c/prepare_data_test.txt"), 
 KEYS = st.one_of(st.none(), st.binary(max_size=20), st.just(b"k" * 5000), st.just("é".encode()))
 
 
-class Verifier:
-    """Knows everybody."""
-
-    async def verify(self, token: str) -> Identity:
-        return Identity(username=token, subject=token, issuer="http://issuer")
-
-
 @pytest.fixture
-def app(database_url: str, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
-    """The application; there is no broker, so that tasks stay where they are."""
+async def client(database_url: str) -> AsyncIterator[httpx.AsyncClient]:
+    """Requests of ada."""
     settings = {
-        "DATABASE_URL": database_url,
-        "CELERY_BROKER_URL": "amqp://preparer@127.0.0.1:1//",
-        "PREPARER_CREDENTIAL_KEY": Fernet.generate_key().decode(),
         "PREPARER_CALLBACK_HOSTS": HOST,
         "PREPARER_MAX_ACTIVE": "1000000",
         "PREPARER_MAX_RATE": "1000000",
     }
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    app = create_app()
-    database.migrate(app.state.settings, MIGRATIONS)
-    return app
-
-
-@pytest.fixture
-async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    """Requests of ada."""
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    headers = {"Authorization": "Bearer ada"}
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://core", headers=headers) as client,
-    ):
-        app.state.context.verifier = Verifier()
+    async with core(database_url, "ada", **settings) as (_, client):
         yield client
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -12,20 +11,17 @@ from typing import Any
 import aiohttp
 import httpx
 import pytest
-from cryptography.fernet import Fernet
+from core_here import core
 from prepare_data_client.did import DID
 from preparer.api.resolution import resolve
 from preparer.api.submission import Item, Submission
-from preparer.app import create_app
 from preparer.config import PreparerSettings
-from preparer.ledger import MIGRATIONS, NewFile
+from preparer.ledger import NewFile
 from preparer.rucio import Rucio, path_below
 from pydantic import ValidationError
 from rucio_server import PASSWORD
 from rucio_server import Rucio as Server
 from rucio_server import rucio as serving
-from voservice import database
-from voservice.auth import Identity
 from voservice.problems import Forbidden, Invalid, TooLarge, Unavailable
 from voservice.testing import database_url, new_database, postgres
 
@@ -214,38 +210,16 @@ class Silent:
         raise AssertionError("Rucio was asked")
 
 
-class Verifier:
-    """Knows everybody."""
-
-    async def verify(self, token: str) -> Identity:
-        return Identity(username=token, subject=token, issuer="http://issuer")
-
-
-async def test_a_dataset_is_requested_of_the_api(
-    server: Server, database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_dataset_is_requested_of_the_api(server: Server, database_url: str) -> None:
     """A task with a line of the answer for each file; the seed's call takes its three values as they are."""
     settings = {
-        "DATABASE_URL": database_url,
-        "CELERY_BROKER_URL": "amqp://preparer@127.0.0.1:1//",
-        "PREPARER_CREDENTIAL_KEY": Fernet.generate_key().decode(),
         "PREPARER_RUCIO_URL": server.url,
         "PREPARER_RUCIO_ACCOUNT": "root",
         "PREPARER_RUCIO_USERNAME": "site",
         "PREPARER_RUCIO_PASSWORD": PASSWORD,
         "PREPARER_RSES": json.dumps(RSES),
     }
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    app = create_app()
-    await asyncio.to_thread(database.migrate, app.state.settings, MIGRATIONS)
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    headers = {"Authorization": "Bearer ada"}
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://core", headers=headers) as client,
-    ):
-        app.state.context.verifier = Verifier()
+    async with core(database_url, "ada", **settings) as (app, client):
         # As the client sends it, which cannot tell a dataset from a file.
         did = DID.parse("testing:good")
         body = {"files": [{"did": str(did), "path": did.path()}], "destination": "run"}

@@ -10,26 +10,14 @@ from typing import Any
 import httpx
 import pytest
 from aiohttp import web
-from cryptography.fernet import Fernet
-from fastapi import FastAPI
+from core_here import core
 from preparer.api import body
-from preparer.app import create_app
-from preparer.ledger import MIGRATIONS
-from voservice import database
-from voservice.auth import Identity
 from voservice.testing import database_url, postgres
 
 __all__ = ["database_url", "postgres"]
 
 MIB = 1 << 20
 LIMIT = MIB
-
-
-class Verifier:
-    """A token is a user's name."""
-
-    async def verify(self, token: str) -> Identity:
-        return Identity(username=token, subject=token, issuer="http://issuer")
 
 
 class Elements:
@@ -69,13 +57,8 @@ async def elements() -> AsyncIterator[Elements]:
 
 
 @pytest.fixture
-async def client(
-    database_url: str, elements: Any, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[httpx.AsyncClient]:
+async def client(database_url: str, elements: Any) -> AsyncIterator[httpx.AsyncClient]:
     settings = {
-        "DATABASE_URL": database_url,
-        "CELERY_BROKER_URL": "amqp://preparer@127.0.0.1:1//",
-        "PREPARER_CREDENTIAL_KEY": Fernet.generate_key().decode(),
         "CAVERN_API_URL": f"{elements.url}/cavern",
         "ABS_URL_RSE_ROOT": f"{elements.url}/rse",
         "PREPARER_MAX_BODY": str(LIMIT),
@@ -85,16 +68,7 @@ async def client(
         "PREPARER_ESTIMATE_FILES": "50",
         "PREPARER_USER_EVENTS": "2",
     }
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    app: FastAPI = create_app()
-    await asyncio.to_thread(database.migrate, app.state.settings, MIGRATIONS)
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://core", timeout=60) as client,
-    ):
-        app.state.context.verifier = Verifier()
+    async with core(database_url, **settings) as (app, client):
         client.following = app.state.context.following
         yield client
 
