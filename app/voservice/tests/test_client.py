@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from base64 import b64decode
+from contextlib import suppress
+from importlib.abc import MetaPathFinder
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -148,3 +151,34 @@ async def test_an_issuer_without_a_token_endpoint(credentials: ClientCredentials
     del fake.metadata["token_endpoint"]
     with pytest.raises(AuthenticationError, match="no token endpoint"):
         await credentials.token()
+
+
+class Searches(MetaPathFinder):
+    """Notes the modules that are looked for on the disk, and finds none."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        self.names.append(fullname)
+
+
+async def test_a_request_looks_for_no_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is missing is looked for each time, through all directories that modules may be in."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        writer.close()
+
+    searches = Searches()
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server, httpx.AsyncClient() as client:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        await client.get(url)  # imports what it needs
+        monkeypatch.setattr(sys, "meta_path", [searches, *sys.meta_path])
+        await client.get(url)
+        await client.aclose()
+        async with httpx.AsyncClient() as another:
+            await another.get(url)
+    assert searches.names == []

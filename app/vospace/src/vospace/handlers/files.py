@@ -12,6 +12,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 from voservice.browsers import SANDBOX
+from voservice.routes import RequestRoute
 from vospace_client import terms
 
 from vospace.dependencies import Context, Reader, Writer, context, rest_of_path
@@ -33,7 +34,7 @@ SMALL = 256 << 10
 MAX_DIGITS = 18
 """Of a position in a file."""
 
-router = APIRouter(tags=["files"])
+router = APIRouter(tags=["files"], route_class=RequestRoute)
 
 
 @router.get("/files/{path:path}", summary="Read a data node")

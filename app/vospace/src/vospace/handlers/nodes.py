@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 from voservice.auth import USERNAME
 from voservice.responses import xml
+from voservice.routes import RequestRoute
 from vospace_client import terms
 
 from vospace.dependencies import Context, Reader, Writer, context, rest_of_path
@@ -49,7 +50,7 @@ GET, PUT, POST, DELETE = (
     "Remove a node; a container must be empty",
 )
 
-router = APIRouter(tags=["nodes"])
+router = APIRouter(tags=["nodes"], route_class=RequestRoute)
 
 
 @router.get("/nodes", summary=GET)
