@@ -6,8 +6,11 @@ import asyncio
 import base64
 import hashlib
 import inspect
+import json
 import os
+import select
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -157,6 +160,58 @@ async def source(source_port: int) -> AsyncIterator[Source]:
     await runner.cleanup()
 
 
+class Process:
+    """A process that is not this one's child."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._ended = select.poll()
+        try:
+            self._descriptor = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._descriptor = -1
+        else:
+            self._ended.register(self._descriptor, select.POLLIN)
+
+    @property
+    def alive(self) -> bool:
+        return self._descriptor != -1 and not self._ended.poll(0)
+
+    def send(self, number: signal.Signals) -> None:
+        if self.alive:
+            signal.pidfd_send_signal(self._descriptor, number)
+
+    def wait(self) -> None:
+        if self._descriptor != -1:
+            self._ended.poll()
+
+
+class Starter:
+    """Starts the service in processes of their own."""
+
+    def __init__(self) -> None:
+        program = [sys.executable, str(Path(__file__).with_name("server.py"))]
+        self._program = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def start(self, port: int, environment: dict[str, str], log: Path) -> Process:
+        assert self._program.stdin is not None
+        assert self._program.stdout is not None
+        order = {"port": port, "environment": environment, "log": str(log)}
+        self._program.stdin.write(json.dumps(order) + "\n")
+        self._program.stdin.flush()
+        return Process(int(self._program.stdout.readline()))
+
+    def close(self) -> None:
+        self._program.communicate()
+
+
+@pytest.fixture(scope="session")
+def starter() -> Iterator[Starter]:
+    starter = Starter()
+    yield starter
+    starter.close()
+
+
 @dataclass
 class Service:
     """The service in a process of its own, which may be killed and started again. What it is waited for takes as long
@@ -168,24 +223,23 @@ class Service:
     environment: dict[str, str]
     client: httpx.AsyncClient
     log: Path
-    process: subprocess.Popen[bytes] | None = None
+    starter: Starter
+    process: Process | None = None
 
     async def start(self) -> None:
-        with self.log.open("ab") as log:
-            server = [sys.executable, Path(__file__).with_name("server.py"), str(self.port)]
-            self.process = subprocess.Popen(server, env=self.environment, stdout=log, stderr=log)  # noqa: ASYNC220 - outlives the loop
+        self.process = await asyncio.to_thread(self.starter.start, self.port, self.environment, self.log)
         while True:
             try:
                 await self.client.get(f"{self.url}/nodes?limit=0")
                 return
             except httpx.TransportError:
-                assert self.process.poll() is None, self.log.read_text()
+                assert self.process.alive, self.log.read_text()
                 await asyncio.sleep(0.05)
 
     async def kill(self) -> None:
         """End it as a power cut would."""
         assert self.process is not None
-        self.process.kill()
+        self.process.send(signal.SIGKILL)
         await asyncio.to_thread(self.process.wait)
 
     def file(self, path: str) -> Path:
@@ -270,7 +324,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def new_service(directory: Path, database: str, source: str, **settings: str) -> Service:
+def new_service(starter: Starter, directory: Path, database: str, source: str, **settings: str) -> Service:
     """A service that has not started, on a directory and a database, which pulls from a source."""
     if os.geteuid() != 0:
         pytest.skip("the service gives files to their owners, which only root can")
@@ -297,16 +351,19 @@ def new_service(directory: Path, database: str, source: str, **settings: str) ->
         environment=environment,
         client=httpx.AsyncClient(timeout=30, verify=TLS),
         log=directory / f"service-{port}.log",
+        starter=starter,
     )
 
 
 @pytest.fixture
-async def make_service(tmp_path: Path, database_url: str, source: Source) -> AsyncIterator[MakeService]:
+async def make_service(
+    starter: Starter, tmp_path: Path, database_url: str, source: Source
+) -> AsyncIterator[MakeService]:
     """Start processes on one database and one directory."""
     services: list[Service] = []
 
     async def make(**settings: str) -> Service:
-        service = new_service(tmp_path, database_url, source.base, **settings)
+        service = new_service(starter, tmp_path, database_url, source.base, **settings)
         services.append(service)
         await service.start()
         return service
@@ -325,15 +382,15 @@ async def mortal(make_service: MakeService) -> Service:
 
 @pytest.fixture(scope="session")
 def shared_service(
-    postgres: str, source_port: int, tmp_path_factory: pytest.TempPathFactory
+    starter: Starter, postgres: str, source_port: int, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
     """One that starts with the first test that needs it, since its start takes longer than most tests."""
     directory = tmp_path_factory.mktemp("shared")
     with new_database(postgres) as database:
-        service = new_service(directory, database, f"http://127.0.0.1:{source_port}")
+        service = new_service(starter, directory, database, f"http://127.0.0.1:{source_port}")
         yield service
         if service.process is not None:
-            service.process.kill()
+            service.process.send(signal.SIGKILL)
             service.process.wait()
 
 
@@ -343,7 +400,7 @@ async def service(shared_service: Service, source: Source) -> AsyncIterator[Serv
     shared = shared_service
     async with httpx.AsyncClient(timeout=30, verify=TLS) as client:
         shared.client = client
-        if shared.process is None or shared.process.poll() is not None:
+        if shared.process is None or not shared.process.alive:
             await shared.start()
         kept = set(shared.root.iterdir())
         yield shared

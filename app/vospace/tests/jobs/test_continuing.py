@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import signal
 import time
 from collections.abc import Awaitable, Callable
 
@@ -54,7 +55,7 @@ async def kill(service) -> None:
 
 async def stop(service) -> None:
     """As whoever replaces a container or a pod does."""
-    service.process.terminate()
+    service.process.send(signal.SIGTERM)
     service.process.wait()
 
 
