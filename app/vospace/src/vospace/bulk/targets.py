@@ -217,9 +217,8 @@ def failed(row: Row, started: float, fault: Fault) -> Finished:
 
 def _stored(place: Located, descriptor: int) -> Content:
     """Return the content of a data node, with the checksums that are stored with it."""
-    found = place.directory.properties.read(descriptor)
-    size = os.fstat(descriptor).st_size
-    return Content(size, found.get(terms.MD5), found.get(terms.ADLER32))
+    found, status = place.directory.properties.read(descriptor)
+    return Content(status.st_size, found.get(terms.MD5), found.get(terms.ADLER32))
 
 
 def _same(row: Row, place: Located, descriptor: int, size: int) -> bool:

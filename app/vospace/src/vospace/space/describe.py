@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from vospace.models.caller import Caller
@@ -68,12 +68,11 @@ class Descriptions:
                         place.access.allocation_uid = opened.status.stat.st_uid
                     return self._describe_directory(opened, place.access)
             case Kind.DATA:
-                descriptor, properties = self._lookup.open_data(place)
+                file = self._lookup.open_data(place)
                 try:
-                    status = Status.of(descriptor)
-                    return self._describe_open(place.path, status, place.access, properties)
+                    return self._describe_open(place.path, file.status, place.access, file.properties)
                 finally:
-                    os.close(descriptor)
+                    os.close(file.descriptor)
             case Kind.LINK:
                 return self._describe_link(place)
             case Kind.OTHER:
@@ -82,14 +81,16 @@ class Descriptions:
 
     def _describe_directory(self, directory: Directory, access: Access) -> Node:
         default = directory.default_acl
-        properties = self._tree.properties.read(directory.descriptor)
+        properties, _ = self._tree.properties.read(directory.descriptor)
         node = self._describe_open(directory.path, directory.status, access, properties)
         if not directory.path:
             writable = not access.caller.anonymous and access.may_create_in(directory, "", container=True)
             return replace(node, public=True, readable=True, writable=writable)
         return replace(node, inherits=default is not None)
 
-    def _describe_open(self, path: Path, status: Status, access: Access, properties: dict[str, str]) -> Node:
+    def _describe_open(
+        self, path: Path, status: Status, access: Access, properties: Mapping[str, str]
+    ) -> Node:
         return Node(
             path=path,
             kind=status.kind.value,

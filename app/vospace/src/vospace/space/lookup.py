@@ -12,7 +12,7 @@ from vospace.models.errors import ContainerNotFound, Fault, InvalidArgument, Nod
 from vospace.models.uri import Path
 from vospace.space.access import Access, Rules
 from vospace.space.usage import Usage
-from vospace.storage.system_calls import is_gone
+from vospace.storage.system_calls import closed_on_error, is_gone
 from vospace.storage.tree import Directory, Kind, Status, Tree, Walk
 
 
@@ -111,17 +111,16 @@ class Lookup:
             finally:
                 os.close(descriptor)
 
-    def open_data(self, place: Located) -> tuple[int, dict[str, str]]:
-        """Return a descriptor of a data node, and its properties. If properties are stored beside the files, a file
-        that was replaced after it was opened may have lost them: then the new one is opened. To be called in a block
-        of `found`."""
+    def open_data(self, place: Located) -> OpenFile:
+        """Open a data node. If properties are stored beside the files, a file that was replaced after it was opened may
+        have lost them: then the new one is opened. To be called in a block of `found`."""
         while True:
             descriptor = place.directory.open_file(place.name)
             try:
-                properties = self._tree.properties.read(descriptor)
-                there = place.directory.stat(place.name)
-                if there is not None and os.path.samestat(there, os.fstat(descriptor)):
-                    return descriptor, properties
+                properties, found = self._tree.properties.read(descriptor)
+                there = place.directory.stat(place.name) if self._tree.properties.store.beside else found
+                if there is not None and os.path.samestat(there, found):
+                    return OpenFile(place.path, descriptor, Status.of(descriptor, found), properties)
             except BaseException:
                 os.close(descriptor)
                 raise
@@ -134,15 +133,11 @@ class Lookup:
         if not path:
             raise InvalidArgument("not a data node")
         with self.existing(caller, path, follow=True) as place, self.found(place):
-            descriptor, properties = self.open_data(place)
-            try:
-                status = Status.of(descriptor)
-                if read and not place.access.may_read(status):
+            opened = self.open_data(place)
+            with closed_on_error(opened.descriptor):
+                if read and not place.access.may_read(opened.status):
                     raise PermissionDenied(self._rules.naming.uri(place.path))
-                return OpenFile(place.path, descriptor, status, properties)
-            except BaseException:
-                os.close(descriptor)
-                raise
+            return opened
 
     def stamp(self, caller: Caller, path: Path) -> list[int]:
         """Return inode, size in bytes and modification time in ns of a node, as `Upload.stamp`."""

@@ -35,16 +35,17 @@ class Properties:
     def __init__(self, store: PropertyStore) -> None:
         self.store = store
 
-    def read(self, descriptor: int) -> dict[str, str]:
-        """Return all properties, checksums only if still valid."""
+    def read(self, descriptor: int) -> tuple[dict[str, str], os.stat_result]:
+        """Return all properties, checksums only if still valid, and the status that they belong to."""
         found = {key: _text(value) for key, value in self.store.load(descriptor).items()}
+        status = os.fstat(descriptor)
         stamp = found.pop(STAMP, None)
-        if stamp is not None and stamp != _stamp(os.fstat(descriptor)):
+        if stamp is not None and stamp != _stamp(status):
             for key in _CHECKSUMS:
                 found.pop(key, None)
         if MD5 in found:
             found[MD5] = found[MD5].removeprefix("md5:")
-        return found
+        return found, status
 
     def one(self, descriptor: int, key: str) -> str | None:
         """Return one property, without checking the bytes."""

@@ -38,6 +38,9 @@ class NoRoom(Exception):
 class PropertyStore(Protocol):
     """Stores the properties of the file or directory that a descriptor is open on."""
 
+    beside: bool
+    """Whether they are kept beside the files, so that an open file loses them with its last name."""
+
     def check(self, descriptor: int) -> None:
         """Raises ValueError if the file system of that directory does not support this store."""
 
@@ -54,6 +57,8 @@ class PropertyStore(Protocol):
 
 class ExtendedAttributes:
     """Properties in `user.<key>`, as in OpenCADC's Cavern; they move with the node."""
+
+    beside = False
 
     def check(self, descriptor: int) -> None:
         try:
@@ -127,6 +132,8 @@ class Sidecar:
     A record is named by its node's identity, so it stays with the node wherever and by whomever that is moved, and is
     never found by another node. It is replaced atomically, under a lock shared by all processes.
     """
+
+    beside = True
 
     def __init__(self, base: Path) -> None:
         """Store records in *base*, which must be on a file system with atomic renames."""

@@ -28,7 +28,7 @@ from vospace.models.uri import STAGING_PREFIX
 from vospace.storage import attributes, posix_acl
 from vospace.storage.locks import Locks
 from vospace.storage.system_calls import closed_on_error, is_gone, rename_new
-from vospace.storage.tree import Directory, Status
+from vospace.storage.tree import Directory
 
 logger = logging.getLogger(__name__)
 _KEPT = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -153,14 +153,13 @@ class StagedFile:
             os.close(old)
 
     def _inherit(self, old: int, *, properties: bool) -> bool:
-        status = Status.of(old).stat
-        of = self._directory.properties
+        kept, status = self._directory.properties.read(old) if properties else ({}, os.fstat(old))
         found = _Inherited(
             status.st_uid,
             status.st_gid,
             stat.S_IMODE(status.st_mode) & 0o777,
             posix_acl.read(old, posix_acl.ACCESS),
-            {k: v for k, v in of.read(old).items() if k not in attributes.OF_CONTENT} if properties else {},
+            {key: value for key, value in kept.items() if key not in attributes.OF_CONTENT},
         )
         # Not by the file's times: they are coarse, and properties beside the file do not change them.
         before, self._inherited = self._inherited, found
@@ -174,7 +173,7 @@ class StagedFile:
             os.setxattr(self.descriptor, posix_acl.ACCESS, found.acl)
         os.fchmod(self.descriptor, found.mode)
         gone = before.properties.keys() - found.properties.keys() if before is not None else ()
-        of.write(self.descriptor, {**found.properties, **dict.fromkeys(gone)})
+        self._directory.properties.write(self.descriptor, {**found.properties, **dict.fromkeys(gone)})
         return True
 
     def sync(self) -> None:

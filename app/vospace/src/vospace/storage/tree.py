@@ -55,9 +55,9 @@ class Status:
         return bool(self.acl.other & posix_acl.READ)
 
     @classmethod
-    def of(cls, descriptor: int) -> Status:
-        """Return the status of an open file or directory."""
-        found = os.fstat(descriptor)
+    def of(cls, descriptor: int, found: os.stat_result | None = None) -> Status:
+        """Return the status of an open file or directory, of which *found* may be known."""
+        found = os.fstat(descriptor) if found is None else found
         try:
             acl = Acl.decode(os.getxattr(descriptor, posix_acl.ACCESS))
         except (OSError, ValueError):
