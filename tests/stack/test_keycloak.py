@@ -31,7 +31,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 PATIENCE = 90
 """Seconds for which what takes its time is waited for, such as a new key: services ask for keys twice a minute."""
 PASSWORD = secrets.token_urlsafe(16)
-CLIENTS = ("cavern", "prepare-data", "prepare-data-page")
 SAME = {"Sec-Fetch-Site": "same-origin"}
 
 
@@ -54,10 +53,7 @@ class Site:
 
     def token(self, user: str, client: str = "site-cli") -> str:
         """Return an access token of a user, as *client* gets one."""
-        form = {"grant_type": "password", "username": self.users[user], "password": PASSWORD}
-        answer = self.issuer.grant(client, **form)
-        assert answer.ok, answer.text
-        return str(answer.json()["access_token"])
+        return self.issuer.token(self.users[user], PASSWORD, client)
 
     def session(self, token: str) -> requests.Session:
         """Return an HTTP session with a token."""
@@ -94,42 +90,11 @@ def deploy(settings: dict[str, Any], *playbooks: str) -> str:
 def site(stack: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Keycloak at the host's side of the deployment's bridge, and the deployment with it for an issuer."""
     run = uuid.uuid4().hex[:8]
-    client_secrets = {client: secrets.token_urlsafe(24) for client in CLIENTS}
     gateway = str(next(ip_network(stack.network["subnet"]).hosts()))
     with keycloak.keycloak(gateway, 8443) as issuer:
-        settings = {
-            "deployment_issuer": issuer.issuer,
-            "deployment_service_overrides": {"iam": {"enabled": False}},
-            "certificates_authorities": [issuer.ca],
-            "secrets_overrides": {
-                "iam_client_cavern": client_secrets["cavern"],
-                "iam_client_prepare_data": client_secrets["prepare-data"],
-            },
-            "core_page_client_id": "prepare-data-page",
-            "core_page_client_secret": client_secrets["prepare-data-page"],
-            "deployment_prune": True,
-        }
-        issuer.create_realm(stack.url, [f"survey-{run}"])
-        kinds: dict[str, dict[str, Any]] = {
-            "cavern": {"serviceAccountsEnabled": True},
-            "prepare-data": {
-                "serviceAccountsEnabled": True,
-                "attributes": {
-                    "standard.token.exchange.enabled": "true",
-                    "access.token.lifespan": "604800",
-                },
-            },
-            "prepare-data-page": {
-                "standardFlowEnabled": True,
-                "redirectUris": [f"{stack.url}/prepare-data/ui/signed-in"],
-                "attributes": {"pkce.code.challenge.method": "S256"},
-            },
-        }
-        ids = {name: issuer.client(name, client_secrets[name], **kind) for name, kind in kinds.items()}
-        # For the tests alone, where users would use a browser.
-        for name, lifetime in {"site-cli": 300, "short-cli": 5, "other-cli": 300}.items():
-            attributes = {"access.token.lifespan": str(lifetime)}
-            ids[name] = issuer.client(name, directAccessGrantsEnabled=True, attributes=attributes)
+        settings, ids = issuer.register(stack.url, [f"survey-{run}"])
+        for name, lifetime in {"short-cli": 5, "other-cli": 300}.items():
+            ids[name] = issuer.tests_client(name, lifetime)
         found = Site(stack, issuer, settings, ids)
         for name, groups in {"ada": (f"survey-{run}",), "bob": (f"survey-{run}",), "eve": ()}.items():
             found.users[name] = f"{name}-{run}"

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import subprocess
 import sys
 import uuid
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,7 @@ import pytest
 import requests
 from deployment import Deployment, playbook
 from prepare_data_client.did import DID
-from rucio_server import Rucio
+from rucio_server import Rucio, described
 from tasks import ended, submit
 
 # Rucio's image is built before the first of them.
@@ -116,13 +114,7 @@ def dataset(site: Site, rse: Callable[[str, bytes], Path]) -> tuple[str, dict[st
     for did, content in contents.items():
         scope, name = did.split(":")
         rse(DID.parse(did).path(), content)
-        known = {
-            "name": name,
-            "bytes": len(content),
-            "adler32": f"{zlib.adler32(content):08x}",
-            "md5": hashlib.md5(content, usedforsecurity=False).hexdigest(),
-        }
-        site.rucio.add_files(name.partition("_")[2].removesuffix(".dat"), scope, [known])
+        site.rucio.add_files(name.partition("_")[2].removesuffix(".dat"), scope, [described(name, content)])
     site.rucio.add_collection("testing", run, "DATASET", [("testing", did.split(":")[1]) for did in contents])
     return f"testing:{run}", contents
 

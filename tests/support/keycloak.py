@@ -28,6 +28,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "skas
 PATIENCE = 300
 """Seconds for which a start is waited for: the first one assembles the server."""
 REALM = "site"
+CLIENTS = ("cavern", "prepare-data", "prepare-data-page")
 
 
 def distribution() -> Path:
@@ -186,6 +187,56 @@ class Keycloak:
         }
         found = self.administer("POST", f"/{REALM}/client-scopes", scope)
         self.administer("PUT", f"/{REALM}/default-default-client-scopes/{found}")
+
+    def register(self, url: str, groups: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
+        """Create the realm and the clients of the deployment at *url*, and one for tests, ``site-cli``.
+
+        Return the settings with which it is deployed, and Keycloak's own ids of the clients by their names.
+        """
+        words = {client: secrets.token_urlsafe(24) for client in CLIENTS}
+        settings = {
+            "deployment_issuer": self.issuer,
+            "deployment_service_overrides": {"iam": {"enabled": False}},
+            "certificates_authorities": [self.ca],
+            "secrets_overrides": {
+                "iam_client_cavern": words["cavern"],
+                "iam_client_prepare_data": words["prepare-data"],
+            },
+            "core_page_client_id": "prepare-data-page",
+            "core_page_client_secret": words["prepare-data-page"],
+            "deployment_prune": True,
+        }
+        self.create_realm(url, groups)
+        kinds: dict[str, dict[str, Any]] = {
+            "cavern": {"serviceAccountsEnabled": True},
+            "prepare-data": {
+                "serviceAccountsEnabled": True,
+                "attributes": {
+                    "standard.token.exchange.enabled": "true",
+                    "access.token.lifespan": "604800",
+                },
+            },
+            "prepare-data-page": {
+                "standardFlowEnabled": True,
+                "redirectUris": [f"{url}/prepare-data/ui/signed-in"],
+                "attributes": {"pkce.code.challenge.method": "S256"},
+            },
+        }
+        ids = {name: self.client(name, words[name], **kind) for name, kind in kinds.items()}
+        # For the tests alone, where users would use a browser.
+        ids["site-cli"] = self.tests_client("site-cli", 300)
+        return settings, ids
+
+    def tests_client(self, name: str, lifetime: int) -> str:
+        """Register a client whose tokens, for a user's password, live *lifetime* seconds; returns its internal id."""
+        attributes = {"access.token.lifespan": str(lifetime)}
+        return self.client(name, directAccessGrantsEnabled=True, attributes=attributes)
+
+    def token(self, user: str, password: str, client: str = "site-cli") -> str:
+        """Return an access token of a user, as *client* gets one."""
+        answer = self.grant(client, grant_type="password", username=user, password=password)
+        assert answer.ok, answer.text
+        return str(answer.json()["access_token"])
 
 
 @contextmanager

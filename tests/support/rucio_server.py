@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,6 +64,16 @@ def python() -> Path:
         subprocess.run([str(found), "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
         (ENVIRONMENT / "complete").touch()
     return found
+
+
+def described(name: str, content: bytes) -> dict[str, Any]:
+    """What Rucio is told of a file."""
+    return {
+        "name": name,
+        "bytes": len(content),
+        "adler32": f"{zlib.adler32(content):08x}",
+        "md5": hashlib.md5(content, usedforsecurity=False).hexdigest(),
+    }
 
 
 class Rucio:

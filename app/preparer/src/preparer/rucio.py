@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
@@ -12,6 +13,7 @@ from urllib.parse import quote, urlsplit
 
 import aiohttp
 import httpx
+import jwt
 from prepare_data_client.did import DID
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from voservice.problems import Forbidden, Invalid, Problem, TooLarge, Unavailable
@@ -37,6 +39,7 @@ MOST_TOLD = 500
 AVAILABLE = "AVAILABLE"
 ACTIVE = "ACTIVE"
 BACK = {"Retry-After": "10"}
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,8 @@ class Rucio:
         """Ask the server of *settings*, and the issuer by *client*. Raises OSError for unreadable authorities."""
         self._url = settings.preparer_rucio_url
         self._tokens = _tokens(settings, client)
+        self._client_id = settings.service_client_id
+        self._audience, self._scope = settings.preparer_rucio_audience, settings.preparer_rucio_scope
         self._account = settings.preparer_rucio_account
         self._user = settings.preparer_rucio_username
         self._password = settings.preparer_rucio_password.get_secret_value()
@@ -208,8 +213,10 @@ class Rucio:
                         self._forget(token)
                         continue
                     if answer.status != 200:
-                        text = answer.headers.get("ExceptionMessage") or f"HTTP {answer.status}"
-                        raise Refused(answer.status, legible(text)[:MOST_TOLD])
+                        text = legible(answer.headers.get("ExceptionMessage") or f"HTTP {answer.status}")
+                        if answer.status == 401 and self._tokens is not None:
+                            raise self._refusal(text[:MOST_TOLD], proof)
+                        raise Refused(answer.status, text[:MOST_TOLD])
                     async for line in _split(answer.content):
                         yield model.model_validate_json(line)
                     return
@@ -222,6 +229,20 @@ class Rucio:
                 ) from exc
             except (aiohttp.ClientError, TimeoutError, ValueError) as exc:
                 raise Unavailable(f"Rucio does not answer: {type(exc).__name__}", headers=BACK) from exc
+
+    def _refusal(self, text: str, proof: str) -> Problem:
+        """Return the problem that Rucio takes no token of the issuer's, which is the user's own if it was exchanged."""
+        claims = _claims(proof)
+        told = {name: legible(str(claims.get(name)))[:MOST_TOLD] for name in ("iss", "sub", "aud", "scope")}
+        logger.warning("Rucio refuses a token of the issuer", extra={"fields": {"detail": text, **told}})
+        reason = lacking(claims, self._audience, self._scope)
+        if self._account:
+            return Unavailable(
+                f"Rucio refuses the token that the client {self._client_id} of this service has from the issuer:"
+                f" {text}; {reason}",
+                headers=BACK,
+            )
+        return Forbidden(f"Rucio refuses the token that the issuer exchanged for yours: {text}; {reason}")
 
     def _forget(self, token: str) -> None:
         """Get another proof the next time."""
@@ -269,6 +290,34 @@ def _tokens(settings: PreparerSettings, client: httpx.AsyncClient) -> Granted | 
     kind = Granted if settings.preparer_rucio_account else Exchanged
     secret = Given(settings.service_client_secret.get_secret_value())
     return kind(Grantee(settings.oidc_issuer, settings.service_client_id, secret, audience, scope), client)
+
+
+def _claims(token: str) -> dict[str, Any]:
+    """Return what a token says of itself, unverified: that is Rucio's. Nothing, if it is no JSON web token."""
+    try:
+        found: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
+    except jwt.InvalidTokenError:
+        return {}
+    return found
+
+
+def lacking(claims: dict[str, Any], audience: str, scope: str) -> str:
+    """Return what Rucio may miss in a token with *claims* that was asked for with *audience* and *scope*."""
+    found = claims.get("aud", [])
+    audiences = [str(one) for one in (found if isinstance(found, list) else [found])]
+    if claims and audience and audience not in audiences:
+        said = legible(", ".join(audiences))[:MOST_TOLD] or "none"
+        return (
+            f"its audience is {said}, without {audience} (preparer_rucio_audience), which the issuer has to add"
+            " to the tokens of this client"
+        )
+    scopes = str(claims.get("scope", "")).split()
+    if claims and (missing := [one for one in scope.split() if one not in scopes]):
+        return f"its scope is without {' '.join(missing)} (preparer_rucio_scope)"
+    return (
+        "Rucio's expected_audience and expected_scope have to be what it is asked for with"
+        " (preparer_rucio_audience, preparer_rucio_scope), and its issuer and subject an identity of an account"
+    )
 
 
 def path_below(root: str, url: str) -> str | None:
