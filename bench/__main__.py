@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 
-from bench import deployment, growth, relay, staging, vospace
+from bench import deployment, growth, relay, replicas, staging, vospace
 
 MEASUREMENTS = {
     "deployment": deployment.measure,
     "staging": staging.measure,
     "growth": growth.measure,
     "relay": relay.measure,
+    "replicas": replicas.measure,
     "vospace": vospace.measure,
 }
 

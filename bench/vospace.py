@@ -230,7 +230,7 @@ def burst(
     """Requests per second with CLIENTS of them under way at a time. By curl, which leaves the cores to the servers."""
     command = [
         "curl",
-        "-sS",
+        "--no-progress-meter",
         "--fail",
         "--http1.1",
         "--parallel",

@@ -13,7 +13,7 @@ from typing import Any
 import kubernetes_nodes as nodes
 import pytest
 from kubernetes_load import Entry, Load
-from kubernetes_release import NAMESPACE, SETTINGS, entry_of, install, pods
+from kubernetes_release import NAMESPACE, SETTINGS, entry_of, pods, running
 from kubernetes_site import Written, changes, run_playbook, write
 from prepare_data_client.did import DID
 from tasks import FINAL
@@ -40,13 +40,9 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def cluster(programs: Path, site: Written, shared: Path) -> Iterator[nodes.Cluster]:
     """Install the chart in a cluster."""
-    try:
-        cluster = nodes.start(programs, shared, nodes.images())
+    with running(programs, shared, site) as cluster:
         cluster.execute("sh", "-c", f"mkdir -p {FILE.rpartition('/')[0]} && echo staged >{FILE}")
-        install(cluster, site)
         yield cluster
-    finally:
-        nodes.stop()
 
 
 def test_a_file_is_staged(cluster: nodes.Cluster) -> None:

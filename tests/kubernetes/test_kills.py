@@ -15,7 +15,7 @@ from typing import Any
 import kubernetes_nodes as nodes
 import pytest
 from kubernetes_kills import ABSENT, Killer, User, at_work, content, fill, sha256
-from kubernetes_release import NAMESPACE, SETTINGS, entry_of, install, pods
+from kubernetes_release import NAMESPACE, SETTINGS, entry_of, running, settled
 from kubernetes_site import write
 from tasks import FINAL
 
@@ -32,20 +32,12 @@ class Site:
         """Find the volumes."""
         self.cluster = cluster
         self.users = users
-        mounted = ("docker", "volume", "inspect", "--format={{.Mountpoint}}", nodes.SHARED)
-        self.volumes = Path(nodes.run(*mounted).strip())
+        self.volumes = nodes.volumes()
 
     @property
     def homes(self) -> Path:
         """Directory of all users' areas."""
         return self.volumes / "space/cavern/home"
-
-    def settled(self) -> bool:
-        """Return whether all pods are ready."""
-        found = pods(self.cluster)
-        conditions = [pod["status"].get("conditions", []) for pod in found]
-        ready = [any(c["type"] == "Ready" and c["status"] == "True" for c in listed) for listed in conditions]
-        return len(found) > 10 and all(ready)
 
     def sql(self, database: str, statement: str) -> list[str]:
         """Run a statement in the databases of jobs and of the ledger."""
@@ -60,9 +52,7 @@ def site(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     settings = SETTINGS | {"deployment_service_overrides": {"cavern": {"replicas": 2}}}
     directory = tmp_path_factory.mktemp("site")
     written = write(directory, settings, "kubernetes", "kubernetes_secrets", "chart")
-    try:
-        cluster = nodes.start(programs, tmp_path_factory.mktemp("shared"), nodes.images())
-        install(cluster, written)
+    with running(programs, tmp_path_factory.mktemp("shared"), written) as cluster:
         entry = entry_of(cluster, written)
         users = [
             User(name, entry, entry.token(name, written.secrets), SEED * 10 + number)
@@ -73,8 +63,6 @@ def site(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         for user in users:
             user.prepare()
         yield found
-    finally:
-        nodes.stop()
 
 
 def ended(user: User) -> dict[str, dict[str, Any]]:
@@ -106,7 +94,7 @@ def test_kills_lose_nothing(site: Site) -> None:
             time.sleep(killer.chosen.uniform(1, 6))
             killer.kill()
         seconds = time.monotonic() - begun
-        nodes.wait(site.settled, 600, "all pods to be ready")
+        nodes.wait(lambda: settled(site.cluster), 600, "all pods to be ready")
         time.sleep(5)
     faults: list[str] = []
     counts: Counter[str] = Counter()

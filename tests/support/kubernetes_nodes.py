@@ -142,6 +142,11 @@ def storage(cluster: Cluster, namespace: str) -> None:
     cluster.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(volumes))
 
 
+def volumes() -> Path:
+    """Return where the volumes of a deployment are on this machine: a directory for each of them."""
+    return Path(run("docker", "volume", "inspect", "--format={{.Mountpoint}}", SHARED).strip())
+
+
 def kubeconfig(directory: Path) -> Path:
     """Return a file with the administrator's access to the cluster that was started in a directory."""
     token = (directory / "tokens.csv").read_text().partition(",")[0]

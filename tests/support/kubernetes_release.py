@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import kubernetes_nodes as nodes
@@ -42,6 +45,24 @@ def install(cluster: nodes.Cluster, site: Written) -> None:
         states = cluster.kubectl("get", "pods,pvc", f"-n{NAMESPACE}", "-o", "wide")
         events = cluster.kubectl("get", "events", f"-n{NAMESPACE}", "--sort-by=.lastTimestamp")
         raise AssertionError(f"{done}\n{states}\n{events[-6000:]}")
+
+
+@contextmanager
+def running(programs: Path, directory: Path, site: Written) -> Iterator[nodes.Cluster]:
+    """Install the chart in a cluster of its own, for as long as the block takes; *directory* is the nodes'."""
+    try:
+        cluster = nodes.start(programs, directory, nodes.images())
+        install(cluster, site)
+        yield cluster
+    finally:
+        nodes.stop()
+
+
+def settled(cluster: nodes.Cluster) -> bool:
+    """Return whether all pods are ready."""
+    conditions = [pod["status"].get("conditions", []) for pod in pods(cluster)]
+    ready = [any(c["type"] == "Ready" and c["status"] == "True" for c in listed) for listed in conditions]
+    return len(ready) > 10 and all(ready)
 
 
 def pods(cluster: nodes.Cluster) -> list[dict[str, Any]]:
