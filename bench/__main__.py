@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 
-from bench import deployment, growth, relay, replicas, staging, vospace
+from bench import cluster, deployment, growth, relay, replicas, staging, vospace
 
 MEASUREMENTS = {
+    "cluster": cluster.measure,
     "deployment": deployment.measure,
     "staging": staging.measure,
     "growth": growth.measure,
