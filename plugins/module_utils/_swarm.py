@@ -211,6 +211,14 @@ class Node:
         """Whether it is a node of a Swarm."""
         return bool(self._swarm(self._call("GET", "/info").get("Swarm") or {})["state"] == "active")
 
+    def identity(self) -> str:
+        """Return its identifier as a node, which it knows without any manager."""
+        return str((self._call("GET", "/info").get("Swarm") or {}).get("NodeID") or "")
+
+    def problem(self) -> str:
+        """Return why its Swarm cannot tell anything, nothing if it can or there is none."""
+        return str(self._swarm(self._call("GET", "/info").get("Swarm") or {})["problem"])
+
     def token(self) -> str:
         """Return the secret by which another engine joins as a manager."""
         return str(self._call("GET", "/swarm")["JoinTokens"]["Manager"])

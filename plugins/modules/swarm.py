@@ -13,6 +13,8 @@ description:
   - Begins a Swarm, which has the project's name as a label, or joins that of another host as a manager. An engine that
     is in a Swarm already is left alone.
   - With O(state=absent), leaves a Swarm that this module began for the project, unless there are other networks in it.
+    When several hosts leave, ask all of them in check mode first and then give O(node), since managers without the
+    others cannot tell any more whose the Swarm is.
 author:
   - Cavern deployment team (@skasrc)
 options:
@@ -35,6 +37,11 @@ options:
     type: list
     elements: str
     default: []
+  node:
+    description:
+      - Identifier as which the engine is in the Swarm that it leaves, from RV(actions) of check mode. The managers are
+        not asked again.
+    type: str
   state:
     description: Whether the engine is in the Swarm.
     type: str
@@ -69,7 +76,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 actions:
-  description: Actions taken (in check mode, that would be taken), with reasons.
+  description:
+    - Actions taken (in check mode, that would be taken), with reasons. That of leaving has as C(node) the identifier
+      as which the engine was in the Swarm.
   returned: always
   type: list
   elements: dict
@@ -85,7 +94,7 @@ from ansible_collections.skasrc.cavern.plugins.module_utils import _engine, _swa
 def converge(node: _swarm.Node, options: dict[str, Any], check_mode: bool) -> list[dict[str, Any]]:
     """Bring the engine to the wanted state and return the actions. Raises SwarmError, EngineError."""
     if options["state"] == "absent":
-        return _leave(node, check_mode)
+        return _leave(node, options["node"], check_mode)
     actions = []
     if not node.is_member():
         address, manager = options["address"], options["manager"]
@@ -102,12 +111,24 @@ def converge(node: _swarm.Node, options: dict[str, Any], check_mode: bool) -> li
     return actions
 
 
-def _leave(node: _swarm.Node, check_mode: bool) -> list[dict[str, Any]]:
-    if _engine.ask(node.path) is None or not node.is_member() or node.reason_to_stay():
+def _leave(node: _swarm.Node, decided: str | None, check_mode: bool) -> list[dict[str, Any]]:
+    if _engine.ask(node.path) is None or not node.is_member():
+        return []
+    identity = node.identity()
+    if identity != decided if decided else node.reason_to_stay():
         return []
     if not check_mode:
         node.leave()
-    return [_action(node.project, "leave", "state is absent")]
+    return [_action(node.project, "leave", "state is absent") | {"node": identity}]
+
+
+def _warning(node: _swarm.Node) -> str:
+    """Return what to tell of an engine that stays because nobody knows whose its Swarm is, nothing of any other."""
+    problem = node.problem() if _engine.ask(node.path) is not None else ""
+    return problem and (
+        f"the engine stays in its Swarm, which cannot tell whose it is ({problem}); if it was the deployment's: "
+        "docker swarm leave --force"
+    )
 
 
 def _action(name: str, action: str, reason: str) -> dict[str, Any]:
@@ -122,6 +143,7 @@ def main() -> None:
             "manager": {"type": "str"},
             "token": {"type": "str", "no_log": True},
             "forget": {"type": "list", "elements": "str", "default": []},
+            "node": {"type": "str"},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "socket": {"type": "path", "default": _engine.SOCKET},
         },
@@ -133,6 +155,8 @@ def main() -> None:
     node = _swarm.Node(options["socket"], options["project"])
     try:
         actions = converge(node, options, module.check_mode)
+        if options["state"] == "absent" and not actions and (warning := _warning(node)):
+            module.warn(warning)
     except (_swarm.SwarmError, _engine.EngineError) as error:
         module.fail_json(msg=f"swarm: {error}")
     module.exit_json(changed=bool(actions), actions=actions)

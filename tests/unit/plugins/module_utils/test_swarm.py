@@ -62,6 +62,7 @@ def member(manager: bool = True, project: dict[str, str] = PROJECT) -> dict[str,
         "ServerVersion": "20.10.24",
         "Architecture": "x86_64",
         "Swarm": {
+            "NodeID": "this",
             "NodeAddr": "192.0.2.1",
             "LocalNodeState": "active",
             "ControlAvailable": manager,
@@ -75,7 +76,14 @@ NODE = _swarm.Node("/socket", "cavern")
 
 
 def converge(check_mode: bool = False, **options: Any) -> list[str]:
-    given = {"state": "present", "address": "192.0.2.1", "manager": None, "token": None, "forget": []}
+    given = {
+        "state": "present",
+        "address": "192.0.2.1",
+        "manager": None,
+        "token": None,
+        "forget": [],
+        "node": None,
+    }
     return [one["action"] for one in swarm.converge(NODE, given | options, check_mode)]
 
 
@@ -171,3 +179,38 @@ def test_a_swarm_is_left_if_it_is_the_projects_alone(
     assert [name for name, _document in engine.asked] == (
         ["POST /swarm/leave?force=1", "DELETE /networks/docker_gwbridge"] if left else []
     )
+
+
+def leaderless() -> dict[str, Any]:
+    """What a manager tells without the others: of the Swarm, nothing."""
+    information = member()
+    information["Swarm"]["Cluster"] = {"ID": "", "Spec": {"Labels": None}}
+    return information
+
+
+NO_LEADER = (503, {"message": "rpc error: The swarm does not have a leader."})
+
+
+def test_an_engine_that_was_asked_before_the_others_left_leaves_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(monkeypatch, **{"GET /info": member(), "GET /networks": []})
+    absent = NODE, {"state": "absent", "node": None}
+    [decided] = swarm.converge(*absent, True)
+    assert engine.asked == []
+    engine.answers |= {"GET /info": leaderless(), "GET /nodes": NO_LEADER, "GET /networks": NO_LEADER}
+    assert converge(state="absent") == []
+    assert converge(state="absent", node="another") == []
+    assert converge(state="absent", node=decided["node"]) == ["leave"]
+    assert engine.asked[0] == ("POST /swarm/leave?force=1", None)
+
+
+def test_an_engine_that_stays_because_nobody_knows_whose_its_swarm_is_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = Engine(monkeypatch, **{"GET /info": leaderless(), "GET /nodes": NO_LEADER})
+    assert (
+        "does not have a leader.); if it was the deployment's: docker swarm leave --force"
+        in swarm._warning(NODE)
+    )
+    for information in (member(project={}), ALONE):
+        engine.answers |= {"GET /info": information, "GET /nodes": []}
+        assert swarm._warning(NODE) == ""
