@@ -286,7 +286,7 @@ async def test_with_an_account_alone_rucio_is_asked_with_a_token_of_the_issuer(
     assert server.forms == [granted] * 2
     assert server.tokens[-1] == "token-2"
     server.unknown = {"token-2", "token-3"}
-    with pytest.raises(Forbidden, match="Rucio refuses: HTTP 401"):
+    with pytest.raises(Unavailable, match=r"Rucio refuses the token that the client .* has .*: HTTP 401"):
         await site("s:f")
 
 
