@@ -17,11 +17,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/support"))
 import kubernetes_nodes as nodes
 import kubernetes_programs
-from kubernetes_release import NAMESPACE, SETTINGS, install
+from kubernetes_release import SETTINGS, install, place_file, smoke_test
 from kubernetes_site import write
-
-FILE = "/srv/rse/testing/84/1c/prepare_data_test.txt"
-STAGED = "smoke test passed: testing:prepare_data_test.txt staged, 7 bytes"
 
 
 class Steps:
@@ -54,11 +51,8 @@ def measure() -> Iterator[dict[str, Any]]:
             with steps.step("the chart installed, all pods ready"):
                 install(cluster, site)
             with steps.step("a file staged by helm test"):
-                cluster.execute("sh", "-c", f"mkdir -p {FILE.rpartition('/')[0]} && echo staged >{FILE}")
-                cluster.helm("test", "cavern", f"-n{NAMESPACE}", "--timeout=3m")
-                logs = cluster.kubectl("logs", "job/smoke", f"-n{NAMESPACE}")
-                if STAGED not in logs:
-                    raise RuntimeError(logs)
+                place_file(cluster)
+                smoke_test(cluster)
         finally:
             nodes.stop()
     total = round(sum(steps.seconds.values()), 1)

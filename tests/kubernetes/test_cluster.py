@@ -13,14 +13,13 @@ from typing import Any
 import kubernetes_nodes as nodes
 import pytest
 from kubernetes_load import Entry, Load
-from kubernetes_release import NAMESPACE, SETTINGS, entry_of, pods, running
+from kubernetes_release import NAMESPACE, SETTINGS, entry_of, place_file, pods, running, smoke_test
 from kubernetes_site import Written, changes, run_playbook, write
 from prepare_data_client.did import DID
 from tasks import FINAL
 
 # The first run compiles what the fixtures use.
 pytestmark = pytest.mark.timeout(3600)
-FILE = "/srv/rse/testing/84/1c/prepare_data_test.txt"
 FILES = 2_000
 """Files that are being staged when a node dies."""
 
@@ -41,14 +40,12 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cluster(programs: Path, site: Written, shared: Path) -> Iterator[nodes.Cluster]:
     """Install the chart in a cluster."""
     with running(programs, shared, site) as cluster:
-        cluster.execute("sh", "-c", f"mkdir -p {FILE.rpartition('/')[0]} && echo staged >{FILE}")
+        place_file(cluster)
         yield cluster
 
 
 def test_a_file_is_staged(cluster: nodes.Cluster) -> None:
-    told = cluster.helm("test", "cavern", f"-n{NAMESPACE}", "--logs", "--timeout=3m", check=False)
-    logs = cluster.kubectl("logs", "job/smoke", f"-n{NAMESPACE}", check=False)
-    assert "smoke test passed: testing:prepare_data_test.txt staged, 7 bytes" in logs, told + logs
+    smoke_test(cluster)
 
 
 def nodes_of(cluster: nodes.Cluster) -> dict[str, set[str]]:

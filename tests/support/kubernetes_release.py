@@ -13,6 +13,8 @@ from kubernetes_load import Entry
 from kubernetes_site import Written
 
 NAMESPACE = "cavern"
+FILE = "/srv/rse/testing/84/1c/prepare_data_test.txt"
+"""What the smoke test stages, on the nodes."""
 SETTINGS: dict[str, Any] = {
     "deployment_public_name": "cavern.nodes.example",
     "deployment_image_prefix": "cavern",
@@ -45,6 +47,18 @@ def install(cluster: nodes.Cluster, site: Written) -> None:
         states = cluster.kubectl("get", "pods,pvc", f"-n{NAMESPACE}", "-o", "wide")
         events = cluster.kubectl("get", "events", f"-n{NAMESPACE}", "--sort-by=.lastTimestamp")
         raise AssertionError(f"{done}\n{states}\n{events[-6000:]}")
+
+
+def place_file(cluster: nodes.Cluster) -> None:
+    """Put the file of the smoke test on the RSE."""
+    cluster.execute("sh", "-c", f"mkdir -p {FILE.rpartition('/')[0]} && echo staged >{FILE}")
+
+
+def smoke_test(cluster: nodes.Cluster) -> None:
+    """Have Helm stage the file."""
+    told = cluster.helm("test", "cavern", f"-n{NAMESPACE}", "--logs", "--timeout=3m", check=False)
+    logs = cluster.kubectl("logs", "job/smoke", f"-n{NAMESPACE}", check=False)
+    assert "smoke test passed: testing:prepare_data_test.txt staged, 7 bytes" in logs, told + logs
 
 
 @contextmanager

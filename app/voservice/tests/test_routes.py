@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, Request
@@ -58,6 +59,10 @@ def test_the_route_is_described(client: TestClient) -> None:
     assert (described["summary"], described["description"]) == ("Greet", "A greeting")
 
 
+async def untyped(request) -> Response:  # type: ignore[no-untyped-def]  # that is what is refused
+    return PlainTextResponse("")
+
+
 async def parsed(request: Request, number: int) -> Response:
     return PlainTextResponse(str(number))
 
@@ -77,12 +82,22 @@ async def of_a_friend(request: Request, friend: Annotated[str, Depends(friend)])
 @pytest.mark.parametrize(
     ("handler", "fault"),
     [
+        (untyped, "untyped: request is neither the request nor made of it"),
         (parsed, "parsed: number is neither the request nor made of it"),
         (in_a_thread, "in_a_thread is not a coroutine function"),
         (of_a_friend, "of_a_friend: what friend depends on has a dependency of its own"),
     ],
 )
-def test_a_handler_that_needs_the_framework_is_refused(handler: object, fault: str) -> None:
+def test_a_handler_that_needs_the_framework_is_refused(handler: Callable[..., Any], fault: str) -> None:
     router = APIRouter(route_class=RequestRoute)
     with pytest.raises(TypeError, match=fault):
-        router.get("/")(handler)  # type: ignore[type-var]
+        router.get("/")(handler)
+
+
+def test_no_dependency_of_a_router_or_a_route_is_passed_over_in_silence() -> None:
+    for router, options in (
+        (APIRouter(route_class=RequestRoute, dependencies=[Depends(caller)]), {}),
+        (APIRouter(route_class=RequestRoute), {"dependencies": [Depends(caller)]}),
+    ):
+        with pytest.raises(TypeError, match="greet: dependencies of a route or router are not called"):
+            router.get("/", **options)(greet)

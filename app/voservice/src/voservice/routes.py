@@ -10,7 +10,6 @@ from fastapi import Request
 from fastapi.params import Depends
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
-from starlette.routing import request_response
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 Coroutines = Callable[..., Coroutine[Any, Any, Any]]
@@ -19,19 +18,16 @@ Coroutines = Callable[..., Coroutine[Any, Any, Any]]
 class RequestRoute(APIRoute):
     """A described route whose handler takes the request, and what coroutines make of the request alone.
 
-    FastAPI's own route opens two exit stacks and solves a graph of dependencies for each request, which is more than
-    half of what the framework costs. It is of no use where nothing has to be parsed, validated or closed afterwards.
-    Raises TypeError for a handler that needs it, when the route is made.
+    FastAPI's own route solves a graph of dependencies for each request, which is half of what the framework costs, and
+    of no use where nothing has to be parsed, validated or closed afterwards. Raises TypeError, when the route is made,
+    for a handler that needs it, and for dependencies besides the handler's own, which would not be called.
     """
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        """Take what APIRoute takes."""
-        super().__init__(*args, **options)
-        self.app = request_response(self.get_route_handler())
 
     def get_route_handler(self) -> Handler:
         """Return the handler with what it depends on."""
         handler: Coroutines = self.endpoint
+        if self.dependencies:
+            raise TypeError(f"{handler.__name__}: dependencies of a route or router are not called")
         takers, made = _parameters(handler)
 
         async def handle(request: Request) -> Response:
@@ -51,8 +47,9 @@ def _parameters(function: Coroutines) -> tuple[list[str], list[tuple[str, Corout
     takers, made = [], []
     hints = get_type_hints(function, include_extras=True)
     for name in inspect.signature(function).parameters:
-        depends = [of for of in getattr(hints[name], "__metadata__", ()) if isinstance(of, Depends)]
-        if hints[name] is Request:
+        hint = hints.get(name)
+        depends = [of for of in getattr(hint, "__metadata__", ()) if isinstance(of, Depends)]
+        if hint is Request:
             takers.append(name)
         elif depends and depends[0].dependency is not None:
             of, further = _parameters(depends[0].dependency)

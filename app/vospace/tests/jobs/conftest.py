@@ -164,7 +164,6 @@ class Process:
     """A process that is not this one's child."""
 
     def __init__(self, pid: int) -> None:
-        self._pid = pid
         self._ended = select.poll()
         try:
             self._descriptor = os.pidfd_open(pid)
@@ -184,6 +183,8 @@ class Process:
     def wait(self) -> None:
         if self._descriptor != -1:
             self._ended.poll()
+            os.close(self._descriptor)
+            self._descriptor = -1
 
 
 class Starter:
